@@ -1,0 +1,107 @@
+//! The settings in force, and where they came from.
+//!
+//! [`Config`] is what the rest of the program reads: checked, typed, with no option left open. [`load`]
+//! reads it from the option, the environment, one file and the defaults, in that order.
+
+mod load;
+mod key;
+mod units;
+
+pub use key::PublicKey;
+pub use load::{ConfigError, load};
+pub use units::{Bytes, Floor};
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The commented defaults: the file that a package installs, and the documentation of every key.
+pub const DEFAULTS: &str = include_str!("../../packaging/config.toml");
+
+/// Whose agent this is: decides the defaults of all paths, never a mix of two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// `/etc/koala-agent/config.toml` and the system's paths.
+    System,
+    /// The user's own folders.
+    User,
+    /// A file named by `--config` or `KOALA_AGENT_CONFIG`; its defaults are the system's paths.
+    Named,
+}
+
+/// Everything that can be set, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Whose agent this is.
+    pub scope: Scope,
+    /// The file that was read, or that would have been if it existed.
+    pub path: PathBuf,
+    /// Whether that file exists.
+    pub file_exists: bool,
+    /// Where the daemon publishes its status for everybody to read.
+    pub status_file: PathBuf,
+    /// `[spool]`
+    pub spool: Spool,
+    /// `[outbox]`
+    pub outbox: Outbox,
+    /// `[koala]`
+    pub koala: Koala,
+    /// What was odd but no error, a sentence each; the caller shows them.
+    pub warnings: Vec<String>,
+}
+
+/// `[spool]`: the folder that programs drop files into.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    /// The folder.
+    pub dir: PathBuf,
+    /// The folder is read this often whatever the watcher says.
+    pub scan_interval: Duration,
+    /// A file that no event announced as finished is taken when unchanged for so long.
+    pub settle: Duration,
+    /// An incomplete document unchanged for so long is set aside.
+    pub incomplete_after: Duration,
+    /// The largest JSON document; NDJSON streams and has no such limit.
+    pub max_file_bytes: u64,
+    /// The largest event.
+    pub max_event_bytes: u64,
+}
+
+/// `[outbox]`: the database.
+#[derive(Debug, Clone)]
+pub struct Outbox {
+    /// The database file.
+    pub path: PathBuf,
+    /// The size of the database at which the intake is blocked.
+    pub max_bytes: u64,
+    /// The free space of its file system below which the intake is blocked.
+    pub min_free: Floor,
+    /// How long a delivered messageId is remembered.
+    pub keep_delivered: Duration,
+    /// How long a delivered body is kept.
+    pub keep_bodies: Duration,
+    /// How long the bodies of skipped events are kept.
+    pub keep_skipped: Duration,
+    /// How long failed events and files in `rejected/` are kept.
+    pub keep_failed: Duration,
+}
+
+/// `[koala]`: the destination.
+#[derive(Debug, Clone)]
+pub struct Koala {
+    /// Scheme and host, without a trailing slash or a path.
+    pub endpoint: String,
+    /// The key; `None` while its file is empty or missing.
+    pub public_key: Option<PublicKey>,
+    /// Where the key is looked for, in words for a person: a path, `the credential koala-public-key`, ...
+    pub key_source: String,
+    /// Requests in flight at once.
+    pub concurrency: usize,
+    /// The longest that one request may take.
+    pub timeout: Duration,
+    /// The proxy; `None`: as the environment says.
+    pub proxy: Option<String>,
+    /// Certificates to trust beside the system's, a PEM file.
+    pub ca_file: Option<PathBuf>,
+    /// Whether `http://` may leave the machine.
+    pub allow_plain_http: bool,
+}

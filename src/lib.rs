@@ -1,0 +1,4 @@
+//! koala-agent
+
+pub mod clock;
+pub mod reason;
