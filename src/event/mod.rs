@@ -1,0 +1,264 @@
+//! What an event is: one JSON object in Segment's form, read in place. All meaning of an event's text stands here.
+//!
+//! An [`Event`] borrows its text and looks one level deep. Values stay the bytes they came in, to the last digit.
+
+mod envelope;
+mod id;
+pub(crate) mod json;
+mod scan;
+
+use crate::reason::Code;
+pub use envelope::merge_envelope;
+pub use id::{Digest, MessageId, MessageIdError};
+use json::{Object, Shape};
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use thiserror::Error;
+
+/// How deep an event may nest, itself included. Common parsers stop at 127 (serde_json) or 128, and a request
+/// wraps its values in two levels more; what people send nests less than ten.
+pub const MAX_DEPTH: usize = 120;
+
+/// How many characters a messageId may have: Segment's own limit.
+pub const MAX_MESSAGE_ID: usize = 100;
+
+/// Why a text is no event, and where: nothing of the text itself is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("line {line}, column {column}: {text}")]
+pub struct Flaw {
+    /// `not_json`, `too_deep` or `not_an_event`.
+    pub code: Code,
+    /// For a person.
+    pub text: String,
+    /// Counted from 1, in the text that was read.
+    pub line: usize,
+    /// Counted from 1, in bytes.
+    pub column: usize,
+    /// The text is the beginning of an event: it may grow whole.
+    pub incomplete: bool,
+}
+
+impl Flaw {
+    fn at(text: &str, offset: usize, code: Code, what: impl Into<String>) -> Flaw {
+        let before = &text.as_bytes()[..offset];
+        let line_start = memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1);
+        Flaw {
+            code,
+            text: what.into(),
+            line: 1 + memchr::memchr_iter(b'\n', before).count(),
+            column: 1 + offset - line_start,
+            incomplete: false,
+        }
+    }
+
+    fn syntax(text: &str, error: &serde_json::Error) -> Flaw {
+        let what = error.to_string();
+        let what = what.rsplit_once(" at line ").map_or(what.as_str(), |(what, _)| what);
+        let end = Flaw::at(text, text.len(), Code::NotJson, "the text ends before the event does");
+        // serde_json calls a number that the end cuts invalid.
+        let cut_number = what == "invalid number"
+            && text.ends_with(['-', '+', '.', 'e', 'E'])
+            && (error.line(), error.column() + 1) >= (end.line, end.column);
+        if error.is_eof() || cut_number {
+            return Flaw { incomplete: true, ..end };
+        }
+        let (line, column) = (error.line().max(1), error.column().max(1));
+        Flaw { code: Code::NotJson, text: what.into(), line, column, incomplete: false }
+    }
+}
+
+/// One event: a view of its text.
+#[derive(Debug, Clone)]
+pub struct Event<'a> {
+    text: &'a str,
+    object: Object<'a>,
+}
+
+impl<'a> Event<'a> {
+    /// The event in `json`: one object nested at most [`MAX_DEPTH`] deep, with nothing but white space around it.
+    ///
+    /// Depth comes first, so that no later reader of the text meets a depth that it cannot take.
+    pub fn parse(json: &'a str) -> Result<Event<'a>, Flaw> {
+        if let Some(at) = scan::deeper_than(MAX_DEPTH, json) {
+            return Err(Flaw::at(json, at, Code::TooDeep, format!("nested more than {MAX_DEPTH} deep")));
+        }
+        match serde_json::from_str(json) {
+            Ok(object) => Ok(Event { text: json, object }),
+            Err(error) if error.is_data() => Err(match serde_json::from_str::<&RawValue>(json) {
+                Ok(value) => {
+                    let what = format!("an event is an object but this is {}", Shape::of(value));
+                    Flaw::at(json, offset(json, value.get()), Code::NotAnEvent, what)
+                }
+                Err(error) => Flaw::syntax(json, &error),
+            }),
+            Err(error) => Err(Flaw::syntax(json, &error)),
+        }
+    }
+
+    /// The object's text as it came, without the white space around it.
+    pub fn raw(&self) -> &'a str {
+        self.text.trim_matches([' ', '\n', '\r', '\t'])
+    }
+
+    /// The member of that name at the top level; of duplicates the last, as in `JSON.parse`.
+    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
+        self.object.get(name)
+    }
+
+    /// The member of that name, unless it is null or the empty string: those count as missing.
+    pub fn present(&self, name: &str) -> Option<&'a RawValue> {
+        self.get(name).filter(|value| !matches!(value.get(), "null" | "\"\""))
+    }
+
+    /// The members in order, duplicates and all.
+    pub fn members(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+        self.object.0.iter().map(|m| (m.name.as_ref(), m.value))
+    }
+
+    /// The event's `type`, if it is a string.
+    pub fn kind(&self) -> Option<Cow<'a, str>> {
+        json::decode(self.get("type")?.get())
+    }
+
+    /// For display: what a track calls its event, if that is a scalar and not missing.
+    pub fn name(&self) -> Option<Cow<'a, str>> {
+        let event = self.present("event").filter(|_| self.kind().as_deref() == Some("track"))?;
+        (!matches!(Shape::of(event), Shape::Array | Shape::Object)).then(|| json::text(event.get()))
+    }
+
+    /// The event's messageId, `None` where it is missing. A number or a boolean, alone or as the one element of
+    /// an array, serves as its text, as it does for Segment. The flaw is of code `not_an_event`.
+    pub fn message_id(&self) -> Result<Option<MessageId>, Flaw> {
+        let Some(value) = self.present("messageId") else { return Ok(None) };
+        let flaw = |what| Flaw::at(self.text, offset(self.text, value.get()), Code::NotAnEvent, what);
+        let json = json::as_string(value)
+            .ok_or_else(|| flaw(format!("messageId must be a string but is {}", Shape::of(value))))?;
+        let text = json::decode(&json)
+            .ok_or_else(|| flaw("messageId is no text: half a surrogate pair stands in it".into()))?;
+        match MessageId::new(text.into_owned()) {
+            Err(MessageIdError::Empty) => Ok(None),
+            id => id.map(Some).map_err(|error| flaw(error.to_string())),
+        }
+    }
+
+    /// The digest of the event's content.
+    pub fn digest(&self) -> Digest {
+        Digest::of(self)
+    }
+}
+
+/// Where `part` begins in the text that it is a part of.
+fn offset(text: &str, part: &str) -> usize {
+    part.as_ptr().addr().saturating_sub(text.as_ptr().addr()).min(text.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flaw(json: &str) -> (Code, usize, usize, bool) {
+        let flaw = Event::parse(json).unwrap_err();
+        (flaw.code, flaw.line, flaw.column, flaw.incomplete)
+    }
+
+    fn nested(depth: usize) -> String {
+        format!("{{\"a\":\n{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1))
+    }
+
+    #[test]
+    fn a_text_that_is_no_event_is_told_with_its_place() {
+        for (json, want) in [
+            ("", (Code::NotJson, 1, 1, true)),
+            (" \n", (Code::NotJson, 2, 1, true)),
+            ("{\"a\":1,\n \"b\"", (Code::NotJson, 2, 5, true)),
+            (r#"{"a":"x"#, (Code::NotJson, 1, 8, true)),
+            ("{\"a\":\n-", (Code::NotJson, 2, 2, true)),
+            (r#"{"a":1.0e"#, (Code::NotJson, 1, 10, true)),
+            (r#"{"a":-x,"b":1e"#, (Code::NotJson, 1, 7, false)),
+            ("{\"a\":1,\n  b:2}", (Code::NotJson, 2, 3, false)),
+            (r#"{"a":01}"#, (Code::NotJson, 1, 7, false)),
+            (r#"{"a":1} {}"#, (Code::NotJson, 1, 9, false)),
+            ("[1,2", (Code::NotJson, 1, 5, true)),
+            ("[1 2]", (Code::NotJson, 1, 4, false)),
+            ("\n [{}]", (Code::NotAnEvent, 2, 2, false)),
+            ("12", (Code::NotAnEvent, 1, 1, false)),
+            ("null", (Code::NotAnEvent, 1, 1, false)),
+            (&nested(MAX_DEPTH + 1), (Code::TooDeep, 2, MAX_DEPTH, false)),
+            (&"[".repeat(100_000), (Code::TooDeep, 1, MAX_DEPTH + 1, false)),
+        ] {
+            assert_eq!(flaw(json), want, "{:.20}", json);
+        }
+        assert!(Event::parse(&nested(MAX_DEPTH)).is_ok());
+    }
+
+    #[test]
+    fn a_flaw_quotes_nothing_of_the_text() {
+        let flaw = Event::parse(r#"{"secret":tru}"#).unwrap_err();
+        assert_eq!(flaw.to_string(), "line 1, column 14: expected ident");
+    }
+
+    #[test]
+    fn members_are_seen_in_the_bytes_they_came_in() {
+        let event = Event::parse(" {\"n\": 9007199254740993, \"x\":[1.0 ,1e21],\"n\":-0}\n").unwrap();
+        assert_eq!(event.raw(), "{\"n\": 9007199254740993, \"x\":[1.0 ,1e21],\"n\":-0}");
+        assert_eq!(event.get("n").unwrap().get(), "-0");
+        let all: Vec<_> = event.members().map(|(name, value)| (name, value.get())).collect();
+        assert_eq!(all, [("n", "9007199254740993"), ("x", "[1.0 ,1e21]"), ("n", "-0")]);
+    }
+
+    #[test]
+    fn null_and_the_empty_string_count_as_missing() {
+        let event = Event::parse(r#"{"a":null,"b":"","c":0,"d":" "}"#).unwrap();
+        assert_eq!(
+            ["a", "b", "c", "d", "e"].map(|n| event.present(n).is_some()),
+            [false, false, true, true, false]
+        );
+    }
+
+    #[test]
+    fn type_and_name_are_read_where_they_are_text() {
+        for (json, kind, name) in [
+            (r#"{"type":"tr\u0061ck","event":"Größe \"x\""}"#, Some("track"), Some("Größe \"x\"")),
+            (r#"{"type":"track","event":404}"#, Some("track"), Some("404")),
+            (r#"{"type":"track","event":{}}"#, Some("track"), None),
+            (r#"{"type":"track","event":""}"#, Some("track"), None),
+            (r#"{"type":"page","event":"x"}"#, Some("page"), None),
+            (r#"{"type":1,"event":"x"}"#, None, None),
+        ] {
+            let event = Event::parse(json).unwrap();
+            assert_eq!((event.kind().as_deref(), event.name().as_deref()), (kind, name), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_message_id_is_text_or_missing_or_a_flaw() {
+        let long = format!("\"{}\"", "x".repeat(101));
+        for (json, want) in [
+            (r#""m-\u0031""#, Ok(Some("m-1"))),
+            ("123456", Ok(Some("123456"))),
+            ("1.0", Ok(Some("1.0"))),
+            ("true", Ok(Some("true"))),
+            (r#"["m"]"#, Ok(Some("m"))),
+            ("null", Ok(None)),
+            (r#""""#, Ok(None)),
+            (r#"[""]"#, Ok(None)),
+            ("[null]", Ok(None)),
+            ("{}", Err("messageId must be a string but is an object")),
+            ("[1,2]", Err("messageId must be a string but is an array")),
+            (r#""\ud800""#, Err("messageId is no text: half a surrogate pair stands in it")),
+            (&long, Err("messageId has 101 characters, more than the 100 allowed")),
+        ] {
+            let text = format!("{{\n\"messageId\": {json}}}");
+            let got = Event::parse(&text).unwrap().message_id();
+            match want {
+                Ok(id) => assert_eq!(got.unwrap().as_ref().map(MessageId::as_str), id, "{json}"),
+                Err(what) => {
+                    let flaw = got.unwrap_err();
+                    assert_eq!((flaw.code, flaw.line, flaw.column), (Code::NotAnEvent, 2, 14));
+                    assert_eq!(flaw.text, what);
+                }
+            }
+        }
+        assert_eq!(Event::parse("{}").unwrap().message_id(), Ok(None));
+    }
+}
