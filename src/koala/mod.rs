@@ -1,0 +1,3 @@
+//! Koala's wire.
+
+pub mod batch;

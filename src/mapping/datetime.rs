@@ -1,0 +1,141 @@
+//! The date-time that Segment's destination accepts: the `date-time` of ajv-formats, which is RFC 3339 with the
+//! zone optional and in more spellings.
+
+/// Whether `text` is a date and time that Segment lets pass: `YYYY-MM-DD`, then `T`, `t` or one white space of
+/// JavaScript's, `HH:MM:SS`, an optional fraction of any length, an optional zone that is not range-checked.
+pub fn is_valid(text: &str) -> bool {
+    let mut at = Cursor(text);
+    date(&mut at).is_some() && at.eat(is_separator).is_some() && time(&mut at).is_some() && at.0.is_empty()
+}
+
+fn date(at: &mut Cursor) -> Option<()> {
+    let year = at.digits(4)?;
+    let month = at.eat(|c| c == '-').and_then(|()| at.digits(2))?;
+    let day = at.eat(|c| c == '-').and_then(|()| at.digits(2))?;
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let last = match month {
+        2 if leap => 29,
+        2 => 28,
+        4 | 6 | 9 | 11 => 30,
+        1..=12 => 31,
+        _ => return None,
+    };
+    (1..=last).contains(&day).then_some(())
+}
+
+fn time(at: &mut Cursor) -> Option<()> {
+    let hour = at.digits(2)?;
+    let minute = at.eat(|c| c == ':').and_then(|()| at.digits(2))?;
+    let second = at.eat(|c| c == ':').and_then(|()| at.digits(2))?;
+    if at.eat(|c| c == '.').is_some() {
+        at.digits(1)?;
+        while at.digits(1).is_some() {}
+    }
+    if at.eat(|c| matches!(c, 'Z' | 'z')).is_none() && at.eat(|c| matches!(c, '+' | '-')).is_some() {
+        at.digits(2)?;
+        if at.eat(|c| c == ':').is_some() || !at.0.is_empty() {
+            at.digits(2)?;
+        }
+    }
+    let leap_second = (hour, minute, second) == (23, 59, 60);
+    (leap_second || hour <= 23 && minute <= 59 && second <= 59).then_some(())
+}
+
+/// JavaScript's `\s` has U+FEFF where Unicode's white space has U+0085.
+fn is_separator(c: char) -> bool {
+    matches!(c, 'T' | 't' | '\u{feff}') || c.is_whitespace() && c != '\u{85}'
+}
+
+/// What is left to read.
+struct Cursor<'a>(&'a str);
+
+impl Cursor<'_> {
+    fn eat(&mut self, want: impl Fn(char) -> bool) -> Option<()> {
+        let mut chars = self.0.chars();
+        chars.next().filter(|&c| want(c))?;
+        self.0 = chars.as_str();
+        Some(())
+    }
+
+    fn digits(&mut self, count: usize) -> Option<u32> {
+        let (digits, rest) = self.0.split_at_checked(count)?;
+        let number = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())??;
+        self.0 = rest;
+        Some(number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn real_moments_in_any_of_the_spellings_pass() {
+        for text in [
+            "2024-03-05T14:07:09Z",
+            "2024-03-05t14:07:09z",
+            "2024-03-05 14:07:09",
+            "2024-03-05\t14:07:09",
+            "2024-03-05\u{a0}14:07:09",
+            "2024-03-05\u{feff}14:07:09",
+            "2024-03-05T14:07:09.1",
+            "2024-03-05T14:07:09.123456789012345678901234567890Z",
+            "2024-03-05T14:07:09+02:00",
+            "2024-03-05T14:07:09-0230",
+            "2024-03-05T14:07:09+02",
+            "2024-03-05T14:07:09.5+99:99",
+            "2024-02-29T00:00:00Z",
+            "2000-02-29T00:00:00Z",
+            "0000-01-01T00:00:00Z",
+            "9999-12-31T23:59:59Z",
+            "2016-12-31T23:59:60Z",
+            "2024-04-30T23:59:60+05:00",
+        ] {
+            assert!(is_valid(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn days_that_never_were_and_other_spellings_do_not() {
+        for text in [
+            "",
+            "noon",
+            "1709647629123",
+            "2024-03-05",
+            "2024-03-05T",
+            "2024-03-05T14:07Z",
+            "2024-03-05T24:00:00Z",
+            "2024-03-05T14:60:00Z",
+            "2024-03-05T14:07:60Z",
+            "2024-03-05T23:59:61Z",
+            "2024-02-30T00:00:00Z",
+            "2023-02-29T00:00:00Z",
+            "1900-02-29T00:00:00Z",
+            "2024-04-31T00:00:00Z",
+            "2024-00-05T00:00:00Z",
+            "2024-13-05T00:00:00Z",
+            "2024-03-00T00:00:00Z",
+            "2024-03-32T00:00:00Z",
+            "2024-3-5T14:07:09Z",
+            "20240305T140709Z",
+            "+2024-03-05T14:07:09Z",
+            "2024-03-05  14:07:09Z",
+            "2024-03-05_14:07:09Z",
+            "2024-03-05\u{85}14:07:09Z",
+            " 2024-03-05T14:07:09Z",
+            "2024-03-05T14:07:09Z ",
+            "2024-03-05T14:07:09.Z",
+            "2024-03-05T14:07:09,5Z",
+            "2024-03-05T14:07:09 Z",
+            "2024-03-05T14:07:09+2",
+            "2024-03-05T14:07:09+02:",
+            "2024-03-05T14:07:09+020",
+            "2024-03-05T14:07:09+02:00Z",
+            "2024-03-05T14:07:09ZZ",
+            "2024-03-05T+1:07:09Z",
+            "２０２４-03-05T14:07:09Z",
+        ] {
+            assert!(!is_valid(text), "{text}");
+        }
+    }
+}
