@@ -1,0 +1,88 @@
+# shellcheck shell=bash
+# Who may run which command.
+
+pending() { # a running daemon that holds the event "one", for which nobody listens
+    start
+    drop $PRODUCER one
+    eventually $WAIT "the event is pending" status_is 'd["outbox"]["pending"]' 1
+}
+
+case_anyone_may_map_ask_for_the_status_run_the_demo_and_a_receiver() {
+    local receiver
+    pending
+    event one | as $STRANGER koala-agent map > /dev/null
+    [[ $(as $STRANGER koala-agent status --json | json 'd["outbox"]["pending"]') == 1 ]] || fail "status does not count"
+    systemctl stop koala-agent
+    [[ $(as $STRANGER koala-agent status --json | json 'd["outbox"]["pending"]') == 1 ]] || fail "status does not count"
+    exits 0 as $STRANGER timeout 60 koala-agent demo
+    as $STRANGER timeout 30 koala-agent receiver --listen 127.0.0.1:8791 &
+    receiver=$!
+    eventually $WAIT "a stranger's receiver answers" curl --silent --fail http://127.0.0.1:8791/receiver/events
+    kill $receiver
+}
+
+case_the_group_koala_drop_may_send() {
+    receiver --key pk_test
+    start
+    event sent | as $PRODUCER koala-agent send --wait=15s
+    arrive sent
+}
+
+case_the_group_koala_agent_may_list_and_show_with_the_daemon_up_or_down() {
+    local user
+    pending
+    exits 0 as $READER koala-agent list
+    exits 0 as $READER koala-agent show one
+    for user in $STRANGER $PRODUCER; do
+        exits 77 as $user koala-agent list
+        exits 77 as $user koala-agent show one
+    done
+    systemctl stop koala-agent
+    exits 0 as $READER koala-agent list
+    [[ $(as $READER koala-agent list --json | json 'd["message_id"]') == one ]] || fail "list does not show the event"
+    as $READER koala-agent show one | grep one > /dev/null
+}
+
+case_the_group_koala_agent_may_read_the_views() {
+    command -v sqlite3 > /dev/null || return 0
+    pending
+    [[ $(as $READER sqlite3 -readonly $STATE/outbox.db 'SELECT message_id FROM outbox_events') == one ]]
+}
+
+case_only_root_and_the_service_user_may_retry_discard_and_check() {
+    local user
+    pending
+    for user in $STRANGER $PRODUCER $READER; do
+        exits 77 as $user koala-agent retry one
+        exits 77 as $user koala-agent discard one
+        exits 77 as $user koala-agent check
+    done
+    exits 0 as koala-agent koala-agent retry --state failed
+    exits 0 koala-agent retry --state failed
+    exits 0 as koala-agent koala-agent discard one
+    eventually $WAIT "the event is discarded" status_is 'd["outbox"]["discarded"]' 1
+    receiver --key pk_test
+    exits 0 koala-agent check
+    drop $PRODUCER two
+    arrive two
+}
+
+# Runs the line that a refusal of `koala-agent ARGS...` offers, with sudo played by setpriv.
+run_the_line_offered() {
+    local said line user=root
+    said=$(as $STRANGER koala-agent "$@" 2>&1 < /dev/null) && fail "it was no refusal: $*"
+    line=$(grep -oE 'sudo [^`"'\'']+' <<< "$said" | head -n 1) || fail "no line is offered: $said"
+    line=${line#sudo }
+    if [[ $line == -u\ * ]]; then read -r _ user line <<< "$line"; fi
+    # shellcheck disable=SC2086
+    event offered | as $user $line > /dev/null || fail "the line does not work: $line"
+}
+
+case_a_refusal_offers_a_line_that_works() {
+    pending
+    run_the_line_offered list
+    run_the_line_offered show one
+    run_the_line_offered retry one
+    run_the_line_offered discard one
+    run_the_line_offered send
+}

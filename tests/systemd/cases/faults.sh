@@ -1,0 +1,96 @@
+# shellcheck shell=bash
+# What ends the daemon or should not: signals, hangs, the sandbox; and what it leaves in the journal.
+
+restarted() { [[ $(shown MainPID) != "$1" && $(shown MainPID) != 0 && $(shown ActiveState) == active ]]; }
+
+case_after_sigkill_it_is_restarted_and_nothing_is_lost() {
+    local before after pid
+    mapfile -t before < <(seq -f 'before-%g' 20)
+    mapfile -t after < <(seq -f 'after-%g' 20)
+    start
+    pid=$(shown MainPID)
+    drop $PRODUCER "${before[@]}"
+    kill -KILL "$pid"
+    drop $PRODUCER "${after[@]}"
+    eventually $WAIT "a new main process" restarted "$pid"
+    receiver --key pk_test
+    arrive "${before[@]}" "${after[@]}"
+    status_is 'd["outbox"]["delivered"], d["outbox"]["pending"]' '(40, 0)' || fail "$(koala-agent status)"
+}
+
+case_a_hang_is_ended_by_the_watchdog() {
+    local pid
+    drop_in WatchdogSec=3 TimeoutAbortSec=3
+    receiver --key pk_test
+    start
+    pid=$(shown MainPID)
+    kill -STOP "$pid"
+    eventually 30 "a new main process" restarted "$pid"
+    journal_has 'Watchdog timeout' || fail "the journal has no watchdog timeout"
+    drop $PRODUCER one
+    arrive one
+}
+
+case_an_idle_daemon_is_no_hang() {
+    local pid
+    drop_in WatchdogSec=3
+    start
+    pid=$(shown MainPID)
+    sleep 8 # nothing is to happen here for more than two periods, so there is no fact to wait for
+    shown_is MainPID "$pid" || fail "it was restarted"
+}
+
+case_no_system_call_is_refused() {
+    local pid
+    drop_in SystemCallErrorNumber= # a refused call kills with SIGSYS
+    config http://localhost:8790 '[spool]' 'max_file_bytes = "64KiB"' 'incomplete_after = "1s"' 'settle = "1s"'
+    start
+    pid=$(shown MainPID)
+
+    # every form of file, broken and oversized ones, while nobody answers
+    drop $PRODUCER one
+    event two | as $PRODUCER tee $SPOOL/two.ndjson > /dev/null
+    event three | gzip | as $PRODUCER tee $SPOOL/three.json.gz > /dev/null
+    echo '{"type":' | as $PRODUCER tee $SPOOL/broken.json > /dev/null
+    event big "$(head -c 100000 /dev/zero | tr '\0' a)@acme.dev" | as $PRODUCER tee $SPOOL/big.json > /dev/null
+    as $PRODUCER ln -s /etc/hostname $SPOOL/link.json
+    as $PRODUCER mkfifo $SPOOL/fifo.json
+    event four | as $PRODUCER koala-agent send
+    eventually $WAIT "two files are set aside" status_is 'd["spool"]["rejected_files"]' 2
+    eventually $WAIT "four events are taken" status_is 'd["outbox"]["pending"] + d["outbox"]["delivered"]' 4
+
+    systemctl reload koala-agent
+    receiver --key pk_test
+    arrive one two three four
+    systemctl stop koala-agent
+    shown_is Result success || fail "the result is $(shown Result)"
+    shown_is NRestarts 0 || fail "$(shown NRestarts) restarts"
+    if journal debug | grep -E 'status=31/SYS|SIGSYS'; then fail "a system call was refused"; fi
+}
+
+case_the_journal_has_priorities_and_nothing_personal() {
+    receiver --key pk_test
+    start
+    drop $PRODUCER one
+    arrive one
+    echo '{"type":"track","event":"x","properties":{"email":"ana@acme.dev"}' | as $PRODUCER tee $SPOOL/broken.ndjson > /dev/null
+    eventually $WAIT "the broken file is set aside" status_is 'd["spool"]["rejected_files"]' 1
+    systemctl stop koala-agent
+    journalctl --sync
+    # the daemon's own lines
+    journalctl --cursor="$CURSOR" --quiet --output=json _SYSTEMD_UNIT=koala-agent.service | python3 -c '
+import json, re, sys
+lines = [json.loads(line) for line in sys.stdin]
+assert lines, "the daemon said nothing"
+assert all(isinstance(line["MESSAGE"], str) for line in lines), "a line is not text"
+priorities = {line["PRIORITY"] for line in lines}
+assert {"4", "6"} <= priorities, f"a rejected file is a warning and a start is not: {priorities}"
+for line in lines:
+    text = line["MESSAGE"]
+    assert not re.match(r"<\d>", text), f"a priority that the journal did not take: {text}"
+    assert not re.search(r"\d\d:\d\d:\d\d", text), f"a time of its own: {text}"
+    assert "\x1b" not in text, f"colour: {text!r}"
+    assert "@acme.dev" not in text, f"an email: {text}"
+    assert "pk_test" not in text, f"the key: {text}"
+' || fail "see above"
+}
