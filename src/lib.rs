@@ -1,4 +1,6 @@
 //! koala-agent
 
+pub mod cli;
 pub mod clock;
 pub mod reason;
+pub mod receiver;
