@@ -3,19 +3,17 @@
 //! [`Config`] is what the rest of the program reads: checked, typed, with no option left open. [`load`]
 //! reads it from the option, the environment, one file and the defaults, in that order.
 
-mod load;
-mod key;
-mod units;
+//mod load;
+//mod key;
+//mod units;
 
-pub use key::PublicKey;
-pub use load::{ConfigError, load};
-pub use units::{Bytes, Floor};
+#[derive(Debug, Clone)]
+pub struct Floor;
+#[derive(Debug, Clone)]
+pub struct PublicKey;
 
 use std::path::PathBuf;
 use std::time::Duration;
-
-/// The commented defaults: the file that a package installs, and the documentation of every key.
-pub const DEFAULTS: &str = include_str!("../../packaging/config.toml");
 
 /// Whose agent this is: decides the defaults of all paths, never a mix of two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

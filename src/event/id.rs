@@ -34,6 +34,11 @@ impl MessageId {
         }
     }
 
+    /// A messageId that went through [`MessageId::new`] before it was written down.
+    pub fn remembered(text: String) -> MessageId {
+        MessageId(text)
+    }
+
     /// The messageId of an event that came without one: a UUID (version 8) of the file's identity, the event's
     /// place in it and the event's bytes. The same three give the same id, so a file read twice sends once.
     pub fn derived(identity: &[u8], place: u64, bytes: &[u8]) -> MessageId {

@@ -39,7 +39,8 @@ pub struct Flaw {
 }
 
 impl Flaw {
-    fn at(text: &str, offset: usize, code: Code, what: impl Into<String>) -> Flaw {
+    /// A flaw of the byte at `offset` of `text`.
+    pub fn at(text: &str, offset: usize, code: Code, what: impl Into<String>) -> Flaw {
         let before = &text.as_bytes()[..offset];
         let line_start = memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1);
         Flaw {
@@ -82,6 +83,11 @@ impl<'a> Event<'a> {
         if let Some(at) = scan::deeper_than(MAX_DEPTH, json) {
             return Err(Flaw::at(json, at, Code::TooDeep, format!("nested more than {MAX_DEPTH} deep")));
         }
+        Event::outline(json)
+    }
+
+    /// The object in `json`, however deep it nests: for a look at its members alone.
+    pub fn outline(json: &'a str) -> Result<Event<'a>, Flaw> {
         match serde_json::from_str(json) {
             Ok(object) => Ok(Event { text: json, object }),
             Err(error) if error.is_data() => Err(match serde_json::from_str::<&RawValue>(json) {
@@ -145,6 +151,12 @@ impl<'a> Event<'a> {
     pub fn digest(&self) -> Digest {
         Digest::of(self)
     }
+}
+
+/// The elements of the array in `json`, unread.
+pub fn elements(json: &str) -> Result<Vec<&str>, Flaw> {
+    let elements: Vec<&RawValue> = serde_json::from_str(json).map_err(|error| Flaw::syntax(json, &error))?;
+    Ok(elements.into_iter().map(RawValue::get).collect())
 }
 
 /// Where `part` begins in the text that it is a part of.

@@ -1,0 +1,117 @@
+//! What an administrator changes by hand, from a process of its own, whether an agent runs or not.
+
+use super::reader::pending_event;
+use super::store::{KICKS, Store, short_hash};
+use super::{Filter, OutboxError, PendingEvent, Reader, Settings, State};
+use crate::clock::Timestamp;
+use crate::config;
+use crate::item::Lane;
+use rusqlite::OptionalExtension;
+
+/// A connection that may change settled events.
+pub struct Admin {
+    store: Store,
+    reader: Reader,
+}
+
+/// A settled event whose body is still there, so that it can be tried again.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// The event, as the courier would read it.
+    pub event: PendingEvent,
+    /// Its state.
+    pub state: State,
+}
+
+impl Admin {
+    /// Opens the outbox for changes; never creates it.
+    ///
+    /// # Errors
+    /// [`OutboxError::Missing`], [`OutboxError::Denied`], [`OutboxError::NewerSchema`], and SQLite's.
+    pub fn open(config: &config::Outbox) -> Result<Admin, OutboxError> {
+        let reader = Reader::open(&config.path)?;
+        Ok(Admin { store: Store::open(&Settings::from(config))?, reader })
+    }
+
+    /// What can be read.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+
+    /// The settled event of that id: `Ok(Err(state))` if it has no body any more, or is pending;
+    /// `None`: no row carries that id.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn kept(&self, message_id: &str) -> Result<Option<Result<Kept, State>>, OutboxError> {
+        let Some(detail) = self.reader.show(message_id)? else { return Ok(None) };
+        let Some(state) = State::parse(&detail.row.state) else { return Ok(None) };
+        let Some(body) = detail.body.filter(|_| state != State::Pending) else { return Ok(Some(Err(state))) };
+        let event = PendingEvent {
+            seq: detail.row.seq,
+            message_id: crate::event::MessageId::remembered(detail.row.message_id),
+            spooled_at: detail.spooled_at,
+            body,
+        };
+        Ok(Some(Ok(Kept { event, state })))
+    }
+
+    /// Settled events that match and whose bodies are still there, oldest first, up to `limit` after `after`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn all_kept(&self, filter: &Filter, after: i64, limit: usize) -> Result<Vec<Kept>, OutboxError> {
+        self.reader.kept(filter, after, limit)
+    }
+
+    /// Puts events back among the pending, in their old places, and wakes a running agent. Returns how many.
+    ///
+    /// # Errors
+    /// SQLite's; then nothing has changed.
+    pub fn readmit(&mut self, events: &[(i64, Lane, String)]) -> Result<u64, OutboxError> {
+        self.store.transaction(|store| {
+            let mut n = 0;
+            for (seq, lane, person) in events {
+                n += u64::from(store.readmit(*seq, lane.0, person)?);
+            }
+            store.bump(KICKS)?;
+            Ok(n)
+        })
+    }
+
+    /// Gives up the event of that id; `None`: no row carries it; `Some(false)`: it may not be given up.
+    ///
+    /// # Errors
+    /// SQLite's; then nothing has changed.
+    pub fn discard(&mut self, message_id: &str, now: Timestamp) -> Result<Option<bool>, OutboxError> {
+        let id = short_hash(message_id);
+        self.store.transaction(|store| {
+            let seq = store.seq_of(&id).optional()?;
+            seq.map(|seq| store.discard(seq, now)).transpose()
+        })
+    }
+}
+
+impl Reader {
+    fn kept(&self, filter: &Filter, after: i64, limit: usize) -> Result<Vec<Kept>, OutboxError> {
+        let read = || {
+            let (condition, mut values) = self.condition(filter)?;
+            values.push(after.into());
+            self.connection()
+                .prepare(&format!(
+                    "SELECT e.seq, e.message_id, s.spooled_at, b.body, e.state
+                       FROM outbox_events e JOIN settled s ON s.seq = e.seq JOIN bodies b ON b.seq = e.seq
+                      WHERE {condition} AND e.seq > ? ORDER BY e.seq LIMIT {limit}"
+                ))?
+                .query_map(rusqlite::params_from_iter(&values), |r| {
+                    let state: String = r.get(4)?;
+                    Ok(Kept {
+                        event: pending_event(r)?,
+                        state: State::parse(&state).unwrap_or(State::Failed),
+                    })
+                })?
+                .collect::<Result<Vec<_>, rusqlite::Error>>()
+        };
+        read().map_err(|e| self.error("read what can be tried again", e))
+    }
+}

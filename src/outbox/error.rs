@@ -1,0 +1,132 @@
+//! What can go wrong with the outbox, each error with its object.
+
+use std::path::{Path, PathBuf};
+
+/// An error of the outbox.
+#[derive(Debug, thiserror::Error)]
+pub enum OutboxError {
+    /// Another agent owns it.
+    #[error("the outbox {path} is held by another agent, pid {pid}: stop that one first")]
+    Held {
+        /// The database.
+        path: PathBuf,
+        /// The holder.
+        pid: i32,
+    },
+    /// It is not there, and this caller does not create it.
+    #[error("there is no outbox at {path}: the agent creates it when it first runs")]
+    Missing {
+        /// The database.
+        path: PathBuf,
+    },
+    /// A later version of the agent has written it.
+    #[error("the outbox {path} has schema {found}, this agent knows {known}: install the newer agent again")]
+    NewerSchema {
+        /// The database.
+        path: PathBuf,
+        /// The schema's version in the file.
+        found: i64,
+        /// The newest that this agent knows.
+        known: i64,
+    },
+    /// Locks and shared memory cannot be trusted there.
+    #[error("the outbox {path} is on a network file system ({kind}): set outbox.path to a local disk")]
+    NetworkFileSystem {
+        /// The database.
+        path: PathBuf,
+        /// The file system's name.
+        kind: &'static str,
+    },
+    /// The linked SQLite has a bug that can corrupt a WAL database.
+    #[error("SQLite {found} can corrupt an outbox: 3.51.3 or later is needed")]
+    OldSqlite {
+        /// Its version.
+        found: &'static str,
+    },
+    /// The file system has no room; nothing has changed.
+    #[error("no room left to {deed} in the outbox {path}")]
+    Full {
+        /// The database.
+        path: PathBuf,
+        /// What was being done.
+        deed: &'static str,
+    },
+    /// The file system refuses writes; nothing has changed.
+    #[error("cannot {deed} in the outbox {path}: it cannot be written ({text})")]
+    ReadOnly {
+        /// The database.
+        path: PathBuf,
+        /// What was being done.
+        deed: &'static str,
+        /// What SQLite said.
+        text: String,
+    },
+    /// Permission is missing.
+    #[error("cannot open the outbox {path}: permission denied")]
+    Denied {
+        /// The database.
+        path: PathBuf,
+    },
+    /// The device failed: what was last written may or may not be there.
+    #[error("cannot {deed} in the outbox {path}: {text}")]
+    Io {
+        /// The database.
+        path: PathBuf,
+        /// What was being done.
+        deed: &'static str,
+        /// What the system said.
+        text: String,
+    },
+    /// Anything else that SQLite reports.
+    #[error("cannot {deed} in the outbox {path}: {source}")]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// What was being done.
+        deed: &'static str,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// The thread that owns the connection has ended.
+    #[error("the outbox is closed")]
+    Closed,
+}
+
+impl OutboxError {
+    /// Classifies what SQLite reports, once, so that nobody downstream looks at its codes.
+    pub(super) fn sqlite(path: &Path, deed: &'static str, source: rusqlite::Error) -> OutboxError {
+        use rusqlite::ErrorCode::*;
+        let path = path.to_owned();
+        let text = source.to_string();
+        match source.sqlite_error_code() {
+            Some(DiskFull) => OutboxError::Full { path, deed },
+            Some(ReadOnly) => OutboxError::ReadOnly { path, deed, text },
+            Some(SystemIoFailure) => OutboxError::Io { path, deed, text },
+            Some(PermissionDenied) => OutboxError::Denied { path },
+            _ => OutboxError::Sqlite { path, deed, source },
+        }
+    }
+
+    /// The same for the operating system's errors.
+    pub(super) fn io(path: &Path, deed: &'static str, source: &std::io::Error) -> OutboxError {
+        use std::io::ErrorKind::*;
+        let path = path.to_owned();
+        match source.kind() {
+            StorageFull | QuotaExceeded => OutboxError::Full { path, deed },
+            ReadOnlyFilesystem => OutboxError::ReadOnly { path, deed, text: source.to_string() },
+            PermissionDenied => OutboxError::Denied { path },
+            _ => OutboxError::Io { path, deed, text: source.to_string() },
+        }
+    }
+
+    /// Whether the same call can succeed later: there was no room, no right to write, or somebody else wrote.
+    pub fn is_passing(&self) -> bool {
+        match self {
+            OutboxError::Full { .. } | OutboxError::ReadOnly { .. } => true,
+            OutboxError::Sqlite { source, .. } => {
+                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
+            }
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! The writer: one thread, one connection, one commit for all that waits.
+
+use super::store::{self, Appended, NOT_BEFORE, Progress, Settled, Store};
+use super::{NewEvent, OutboxError, Settings};
+use crate::clock::{Clock, Timestamp};
+use crate::config;
+use crate::reason::Reason;
+use crate::spool::FileIdentity;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::{oneshot, watch};
+
+/// How often the writer looks for what the command line has committed, for rows whose time is up, and for
+/// space to give back: one wake-up a second is all that an idle agent costs.
+const TICK: Duration = Duration::from_secs(1);
+/// Rows forgotten in one transaction, so that an append never waits long behind them.
+const EXPIRE_AT_ONCE: usize = 2_000;
+/// How many ticks lie between two looks for rows whose time is up; the keep_… settings are in days.
+const EXPIRE_EVERY: u32 = 30;
+/// Free pages given back in one step (4 MiB), and the least that is worth a step.
+const SHRINK_PAGES: u64 = 1_024;
+/// Commands in one commit: enough to hide the cost of a commit, few enough to answer the first one soon.
+const MAX_COMMANDS: usize = 1_024;
+
+/// The handle to the writer. Clones speak to the same thread.
+#[derive(Debug, Clone)]
+pub struct Writer {
+    commands: Sender<Command>,
+    gauge: Arc<Gauge>,
+    kicks: watch::Receiver<i64>,
+    not_before: Option<Timestamp>,
+}
+
+/// Figures that the writer keeps up to date, readable without asking it.
+#[derive(Debug, Default)]
+pub struct Gauge {
+    bytes: AtomicU64,
+    rounds: AtomicU64,
+}
+
+impl Gauge {
+    /// Bytes of the database in use, free pages aside.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+
+    /// Grows with every round of the writer's loop: a writer that hangs stands still.
+    pub fn rounds(&self) -> u64 {
+        self.rounds.load(Relaxed)
+    }
+}
+
+type Reply<T> = oneshot::Sender<Result<T, Arc<OutboxError>>>;
+
+#[derive(Debug)]
+enum Command {
+    Append {
+        events: Vec<NewEvent>,
+        progress: Vec<Progress>,
+        reply: Reply<Appended>,
+    },
+    Settle {
+        rows: Vec<(i64, Settled)>,
+        attempts: Vec<(Vec<i64>, Reason)>,
+        reply: Reply<()>,
+    },
+    /// Done with the next commit; it is worth none of its own.
+    Forget(Vec<(Vec<u8>, FileIdentity)>),
+    NotBefore(Option<Timestamp>),
+    Settings(Settings),
+    Stop,
+}
+
+/// What a call of the writer comes to; awaited by the courier, waited for by the intake's thread.
+#[derive(Debug)]
+pub struct Answer<T>(oneshot::Receiver<Result<T, Arc<OutboxError>>>);
+
+impl<T> Answer<T> {
+    /// Waits without blocking the thread.
+    ///
+    /// # Errors
+    /// Those of the transaction; [`OutboxError::Closed`] when the writer has ended.
+    pub async fn wait(self) -> Result<T, Arc<OutboxError>> {
+        self.0.await.unwrap_or_else(|_| Err(Arc::new(OutboxError::Closed)))
+    }
+
+    /// Blocks the thread; not to be called on a thread that runs tasks.
+    ///
+    /// # Errors
+    /// As [`Answer::wait`].
+    pub fn block(self) -> Result<T, Arc<OutboxError>> {
+        self.0.blocking_recv().unwrap_or_else(|_| Err(Arc::new(OutboxError::Closed)))
+    }
+}
+
+impl Writer {
+    /// Adds events and notes how far their files are taken, all or nothing. When the answer is
+    /// [`Appended::Stored`], both are on the disk.
+    pub fn append(&self, events: Vec<NewEvent>, progress: Vec<Progress>) -> Answer<Appended> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Append { events, progress, reply });
+        Answer(answer)
+    }
+
+    /// Settles pending events and notes answers other than acceptance. When the answer is `Ok`, it is on
+    /// the disk.
+    pub fn settle(&self, rows: Vec<(i64, Settled)>, attempts: Vec<(Vec<i64>, Reason)>) -> Answer<()> {
+        let (reply, answer) = oneshot::channel();
+        self.tell(Command::Settle { rows, attempts, reply });
+        Answer(answer)
+    }
+
+    /// Forgets how far files were taken that are gone from the spool. If that is lost in a crash, the entries
+    /// are found without their files at the next start.
+    pub fn forget(&self, files: Vec<(Vec<u8>, FileIdentity)>) {
+        self.tell(Command::Forget(files));
+    }
+
+    /// Keeps the receiver's own wish not to be asked again before a moment: the only wait that outlives a
+    /// restart.
+    pub fn set_not_before(&self, at: Option<Timestamp>) {
+        self.tell(Command::NotBefore(at));
+    }
+
+    /// That wish, as it stood when the outbox was opened.
+    pub fn not_before(&self) -> Option<Timestamp> {
+        self.not_before
+    }
+
+    /// Takes over changed settings; the path stays as it is.
+    pub fn reconfigure(&self, config: &config::Outbox) {
+        self.tell(Command::Settings(Settings::from(config)));
+    }
+
+    /// Figures about the database.
+    pub fn gauge(&self) -> Arc<Gauge> {
+        self.gauge.clone()
+    }
+
+    /// Changes when a command has put events back among the pending.
+    pub fn kicks(&self) -> watch::Receiver<i64> {
+        self.kicks.clone()
+    }
+
+    pub(super) fn stop(&self) {
+        self.tell(Command::Stop);
+    }
+
+    /// A writer that has ended drops the reply, and the caller learns it there.
+    fn tell(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+}
+
+pub(super) fn start(store: Store, clock: Clock) -> Result<(Writer, JoinHandle<()>), OutboxError> {
+    let (commands, inbox) = mpsc::channel();
+    let gauge = Arc::new(Gauge::default());
+    gauge.bytes.store(store.size()?.0, Relaxed);
+    let (kicked, kicks) = watch::channel(store.meta(store::KICKS)?.unwrap_or(0));
+    let not_before = store.meta(NOT_BEFORE)?.map(Timestamp);
+    let data_version = store.data_version()?;
+    let writer = Writer { commands, gauge: gauge.clone(), kicks, not_before };
+    let owner =
+        Owner { store, inbox, clock, gauge, kicked, data_version, ticks: 0, kept_house: Instant::now() };
+    let thread =
+        std::thread::Builder::new().name("outbox".into()).spawn(move || owner.run()).map_err(|e| {
+            OutboxError::Io { path: PathBuf::new(), deed: "start the writer", text: e.to_string() }
+        })?;
+    Ok((writer, thread))
+}
+
+struct Owner {
+    store: Store,
+    inbox: Receiver<Command>,
+    clock: Clock,
+    gauge: Arc<Gauge>,
+    kicked: watch::Sender<i64>,
+    data_version: i64,
+    ticks: u32,
+    kept_house: Instant,
+}
+
+impl Owner {
+    fn run(mut self) {
+        loop {
+            let (stop, idle) = match self.inbox.recv_timeout(TICK) {
+                Ok(first) => (self.commit_all(first), false),
+                Err(RecvTimeoutError::Timeout) => (false, true),
+                Err(RecvTimeoutError::Disconnected) => (true, false),
+            };
+            self.gauge.rounds.fetch_add(1, Relaxed);
+            if stop {
+                break;
+            }
+            if idle || self.kept_house.elapsed() >= TICK {
+                self.kept_house = Instant::now();
+                self.keep_house(idle);
+            }
+        }
+        if let Err(e) = self.store.checkpoint() {
+            tracing::warn!("{e}");
+        }
+    }
+
+    /// Commits everything that waits, then answers. Returns whether the writer is to stop.
+    fn commit_all(&mut self, first: Command) -> bool {
+        let mut commands = vec![first];
+        commands.extend(self.inbox.try_iter().take(MAX_COMMANDS));
+        let stop = commands.iter().any(|c| matches!(c, Command::Stop));
+        let now = self.clock.now();
+        let done = self.store.transaction(|store| {
+            let mut appended = Vec::new();
+            for command in &commands {
+                match command {
+                    Command::Append { events, progress, .. } => {
+                        appended.push(store.append(events, progress, now)?);
+                    }
+                    Command::Settle { rows, attempts, .. } => {
+                        for (seqs, reason) in attempts {
+                            store.note_attempts(seqs, reason, now)?;
+                        }
+                        store.settle(rows, now)?;
+                    }
+                    Command::Forget(files) => store.forget_files(files)?,
+                    Command::NotBefore(at) => store.set_meta(NOT_BEFORE, at.map_or(0, |t| t.0))?,
+                    Command::Settings(_) | Command::Stop => {}
+                }
+            }
+            Ok(appended)
+        });
+        if let Ok((bytes, _)) = self.store.size() {
+            self.gauge.bytes.store(bytes, Relaxed);
+        }
+        let done = done.map_err(Arc::new);
+        let mut appended = done.as_ref().map(|a| a.clone().into_iter()).ok();
+        for command in commands {
+            // A caller that has gone away does not wait for the answer.
+            match command {
+                Command::Append { reply, .. } => {
+                    let answer = appended.as_mut().and_then(Iterator::next);
+                    let _ = reply.send(match (&done, answer) {
+                        (Err(e), _) => Err(e.clone()),
+                        (Ok(_), Some(answer)) => Ok(answer),
+                        (Ok(_), None) => Err(Arc::new(OutboxError::Closed)),
+                    });
+                }
+                Command::Settle { reply, .. } => {
+                    let _ = reply.send(done.as_ref().map(|_| ()).map_err(Arc::clone));
+                }
+                Command::Settings(settings) => self.store.set_settings(settings),
+                Command::Forget(_) | Command::NotBefore(_) | Command::Stop => {}
+            }
+        }
+        stop
+    }
+
+    /// What is done once a second; an error here is no worse than not having done it yet.
+    fn keep_house(&mut self, idle: bool) {
+        self.ticks = self.ticks.wrapping_add(1);
+        let done = (|| {
+            let version = self.store.data_version()?;
+            if version != self.data_version {
+                self.data_version = version;
+                let kicks = self.store.meta(store::KICKS)?.unwrap_or(0);
+                self.kicked.send_if_modified(|k| std::mem::replace(k, kicks) != kicks);
+            }
+            if self.ticks.is_multiple_of(EXPIRE_EVERY) {
+                let now = self.clock.now();
+                self.store.transaction(|store| store.expire(now, EXPIRE_AT_ONCE))?;
+            }
+            let (bytes, free_pages) = self.store.size()?;
+            self.gauge.bytes.store(bytes, Relaxed);
+            if idle && free_pages > SHRINK_PAGES {
+                self.store.shrink(SHRINK_PAGES)?;
+            }
+            Ok::<_, OutboxError>(())
+        })();
+        if let Err(e) = done {
+            tracing::debug!("{e}");
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! The spool: the folder that programs drop event files into. One type owns it.
+//!
+//! Its files are data from strangers: only regular files with one name are opened, no link is followed, and a
+//! name is only ever joined to the folder's own path. A file leaves the folder in two ways: removed, after all
+//! its events are durable in the outbox, or moved to `rejected/` beside a reason. Nothing is deleted unread.
+
+mod document;
+mod drop;
+mod lines;
+mod reject;
+mod remove;
+mod watch;
+
+pub use document::{Document, Form, split, text_of};
+pub use drop::drop_in;
+pub use lines::{Line, Lines};
+pub use reject::{Rejected, Rejects, Why, rejects_of};
+pub use remove::Removal;
+pub use watch::Watcher;
+
+use flate2::read::MultiGzDecoder;
+use nix::libc;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, BufReader, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+/// Where files that cannot be taken are set aside.
+pub const REJECTED: &str = "rejected";
+/// Where a file is moved to be compared with the one that was read, just before it is removed.
+const REMOVING: &str = ".removing";
+/// Files handled in one round: the oldest of the folder. Bounds the memory that a folder of millions takes
+/// (about 100 bytes each) and lets a round end.
+pub const MAX_LISTED: usize = 200_000;
+/// Read ahead of a file: a line of ordinary size comes in one read.
+const READ_BUFFER: usize = 64 << 10;
+
+/// An error of the spool folder, naming the path, the deed and the mend.
+#[derive(Debug, thiserror::Error)]
+pub enum SpoolError {
+    /// The folder is not there.
+    #[error("there is no spool folder {path}: create it, or set spool.dir")]
+    Missing {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The folder refuses us.
+    #[error(
+        "cannot {deed} in the spool {path}: permission denied; its owner must be the agent's user (see packaging/tmpfiles.d)"
+    )]
+    Denied {
+        /// The folder or file.
+        path: PathBuf,
+        /// What was being done.
+        deed: &'static str,
+    },
+    /// Anything else the system says.
+    #[error("cannot {deed} in the spool {path}: {source}")]
+    Io {
+        /// The folder or file.
+        path: PathBuf,
+        /// What was being done.
+        deed: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl SpoolError {
+    pub(crate) fn new(path: &Path, deed: &'static str, source: io::Error) -> SpoolError {
+        let path = path.to_owned();
+        match source.kind() {
+            io::ErrorKind::PermissionDenied => SpoolError::Denied { path, deed },
+            _ => SpoolError::Io { path, deed, source },
+        }
+    }
+}
+
+/// A file as the file system knows it: enough to tell it from a later one of the same name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileIdentity {
+    /// The device.
+    pub device: u64,
+    /// The inode, which is used again as soon as it is free.
+    pub inode: u64,
+    /// Birth, nanoseconds since 1970; 0 where the file system does not know.
+    pub born: i64,
+    /// Last modification, nanoseconds since 1970.
+    pub modified: i64,
+}
+
+/// How the events stand in a file, as its name says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// `*.json`: one event, an array, or Segment's batch envelope.
+    Document,
+    /// `*.jsonl`, `*.ndjson`: an event a line.
+    Lines,
+}
+
+/// A file of the spool, as the folder shows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name in the folder.
+    pub name: OsString,
+    /// Which file of that name.
+    pub identity: FileIdentity,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+impl Entry {
+    fn of(name: OsString, meta: &Metadata) -> Entry {
+        Entry { name, identity: identity(meta), size: meta.len() }
+    }
+
+    /// The order of the spool: modification time, then name.
+    pub fn order(&self) -> (i64, &OsStr) {
+        (self.identity.modified, &self.name)
+    }
+
+    /// The form of its content, and whether it is packed; `None`: its name says neither.
+    pub fn format(&self) -> Option<(Format, bool)> {
+        let name = self.name.as_bytes().to_ascii_lowercase();
+        let (name, gz) = match name.strip_suffix(b".gz") {
+            Some(rest) => (rest, true),
+            None => (name.as_slice(), false),
+        };
+        let format = if name.ends_with(b".json") {
+            Format::Document
+        } else if name.ends_with(b".jsonl") || name.ends_with(b".ndjson") {
+            Format::Lines
+        } else {
+            return None;
+        };
+        Some((format, gz))
+    }
+}
+
+/// What a look at the folder showed.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Files to be read, in the order of the spool; at most [`MAX_LISTED`], the oldest.
+    pub files: Vec<Entry>,
+    /// What is left alone, and why; at most [`MAX_LISTED`].
+    pub left: Vec<(OsString, &'static str)>,
+    /// How many files there are to be read in all, and their size.
+    pub waiting: (u64, u64),
+}
+
+/// Why a file could not be opened for reading.
+#[derive(Debug)]
+pub enum Unopened {
+    /// It is gone, or it is not the regular file with one name that was listed: the next look decides.
+    Changed,
+    /// Permission is missing; the uid of its owner.
+    Unreadable(u32),
+    /// Anything else.
+    Error(SpoolError),
+}
+
+/// The spool folder, owned by the agent.
+#[derive(Debug, Clone)]
+pub struct Spool {
+    dir: PathBuf,
+}
+
+impl Spool {
+    /// Opens the folder, makes the folders of its own in it, and puts back what a crash left half removed.
+    ///
+    /// # Errors
+    /// The folder is missing or refuses reading or writing.
+    pub fn open(dir: &Path) -> Result<Spool, SpoolError> {
+        match fs::metadata(dir) {
+            Ok(meta) if meta.is_dir() => {}
+            Ok(_) => {
+                return Err(SpoolError::Io {
+                    path: dir.to_owned(),
+                    deed: "read files",
+                    source: io::ErrorKind::NotADirectory.into(),
+                });
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return Err(SpoolError::Missing { path: dir.to_owned() });
+            }
+            Err(e) => return Err(SpoolError::new(dir, "read files", e)),
+        }
+        fs::read_dir(dir).map_err(|e| SpoolError::new(dir, "read files", e))?;
+        for (name, mode) in [(REJECTED, 0o750), (REMOVING, 0o700)] {
+            let path = dir.join(name);
+            match DirBuilder::new().mode(mode).create(&path) {
+                Ok(()) => {}
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && real_folder(&path) => {}
+                Err(e) => return Err(SpoolError::new(&path, "make a folder", e)),
+            }
+        }
+        let spool = Spool { dir: dir.to_owned() };
+        spool.put_back_half_removed()?;
+        Ok(spool)
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The files that were set aside.
+    pub fn rejects(&self) -> Rejects {
+        Rejects::new(self.dir.join(REJECTED))
+    }
+
+    /// Looks at the folder.
+    ///
+    /// The look is not one moment: a file that lands during it can be missed while a later one is seen. So a
+    /// second look follows, and what it finds in the range of the first is merged in: then no file is ahead of
+    /// one that was there before it.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn list(&self) -> Result<Listing, SpoolError> {
+        let mut listing = self.look()?;
+        let Some(last) = listing.files.last().map(|e| (e.identity.modified, e.name.clone())) else {
+            return Ok(listing);
+        };
+        let again = self.look()?;
+        let known: std::collections::HashSet<OsString> =
+            listing.files.iter().map(|e| e.name.clone()).collect();
+        let late = again
+            .files
+            .into_iter()
+            .filter(|e| e.order() <= (last.0, last.1.as_os_str()) && !known.contains(&e.name));
+        let before = listing.files.len();
+        listing.files.extend(late);
+        if listing.files.len() > before {
+            listing.files.sort_unstable_by(|a, b| a.order().cmp(&b.order()));
+        }
+        Ok(listing)
+    }
+
+    fn look(&self) -> Result<Listing, SpoolError> {
+        let mut listing = Listing::default();
+        for item in fs::read_dir(&self.dir).map_err(|e| SpoolError::new(&self.dir, "read files", e))? {
+            let item = item.map_err(|e| SpoolError::new(&self.dir, "read files", e))?;
+            let name = item.file_name();
+            if !is_finished_name(&name) || name == REJECTED {
+                continue;
+            }
+            // Gone since: a producer may do with its names what it likes.
+            let Ok(meta) = fs::symlink_metadata(self.dir.join(&name)) else { continue };
+            match left_alone(&meta) {
+                Some(why) if listing.left.len() < MAX_LISTED => listing.left.push((name, why)),
+                Some(_) => {}
+                None => {
+                    listing.waiting.0 += 1;
+                    listing.waiting.1 += meta.len();
+                    listing.files.push(Entry::of(name, &meta));
+                    if listing.files.len() >= 2 * MAX_LISTED {
+                        keep_oldest(&mut listing.files);
+                    }
+                }
+            }
+        }
+        if listing.files.len() > MAX_LISTED {
+            keep_oldest(&mut listing.files);
+        }
+        listing.files.sort_unstable_by(|a, b| a.order().cmp(&b.order()));
+        Ok(listing)
+    }
+
+    /// Looks at one file again.
+    pub fn entry(&self, name: &OsStr) -> Option<Entry> {
+        let meta = fs::symlink_metadata(self.dir.join(name)).ok()?;
+        left_alone(&meta).is_none().then(|| Entry::of(name.to_owned(), &meta))
+    }
+
+    /// Opens a file for reading: the very one that was listed, though it may have grown since.
+    ///
+    /// # Errors
+    /// See [`Unopened`].
+    pub fn open_file(&self, entry: &Entry) -> Result<(File, Entry), Unopened> {
+        let path = self.dir.join(&entry.name);
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
+            .open(&path)
+            .map_err(|e| match e.kind() {
+                io::ErrorKind::NotFound => Unopened::Changed,
+                io::ErrorKind::PermissionDenied => {
+                    Unopened::Unreadable(fs::symlink_metadata(&path).map_or(0, |m| m.uid()))
+                }
+                _ if e.raw_os_error() == Some(libc::ELOOP) => Unopened::Changed,
+                _ => Unopened::Error(SpoolError::new(&path, "open a file", e)),
+            })?;
+        let meta =
+            file.metadata().map_err(|e| Unopened::Error(SpoolError::new(&path, "examine a file", e)))?;
+        let now = Entry::of(entry.name.clone(), &meta);
+        if left_alone(&meta).is_some() || !same_file(&now.identity, &entry.identity) {
+            return Err(Unopened::Changed);
+        }
+        Ok((file, now))
+    }
+}
+
+/// A reader of a file's (unpacked) text.
+pub fn unpacked(file: File, gz: bool) -> Box<dyn Read + Send> {
+    if gz {
+        Box::new(MultiGzDecoder::new(BufReader::with_capacity(READ_BUFFER, file)))
+    } else {
+        Box::new(file)
+    }
+}
+
+/// Whether two sightings are of one file, though it may have been written to in between.
+pub fn same_file(a: &FileIdentity, b: &FileIdentity) -> bool {
+    (a.device, a.inode, a.born) == (b.device, b.inode, b.born) && (a.born != 0 || a.modified == b.modified)
+}
+
+fn keep_oldest(files: &mut Vec<Entry>) {
+    files.select_nth_unstable_by(MAX_LISTED, |a, b| a.order().cmp(&b.order()));
+    files.truncate(MAX_LISTED);
+}
+
+/// Producers write under a name that starts with a dot or ends in `.tmp`, then rename.
+fn is_finished_name(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    !name.starts_with(b".") && !name.ends_with(b".tmp")
+}
+
+fn left_alone(meta: &Metadata) -> Option<&'static str> {
+    let kind = meta.file_type();
+    if kind.is_symlink() {
+        Some("a symbolic link")
+    } else if kind.is_dir() {
+        Some("a folder")
+    } else if !kind.is_file() {
+        Some("not a regular file")
+    } else if meta.nlink() != 1 {
+        Some("a file with a second hard link")
+    } else {
+        None
+    }
+}
+
+fn real_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|m| m.is_dir())
+}
+
+fn identity(meta: &Metadata) -> FileIdentity {
+    let born = meta.created().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
+    FileIdentity {
+        device: meta.dev(),
+        inode: meta.ino(),
+        born: born.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(0)),
+        modified: meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec()),
+    }
+}

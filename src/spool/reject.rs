@@ -1,0 +1,314 @@
+//! Files and lines that cannot be taken, set aside in `rejected/` beside the reason.
+//!
+//! `NAME.why` is written first and names the file's identity and place, so that setting the same thing aside
+//! again after a crash is recognised: nothing there is overwritten, and nothing is set aside twice.
+
+use super::remove::rename_to_free_name;
+use super::{Entry, FileIdentity, REJECTED, Spool, SpoolError, is_finished_name};
+use crate::clock::Timestamp;
+use crate::event::Flaw;
+use crate::reason::Code;
+use serde::{Deserialize, Serialize};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// The ending of the reason's file.
+const WHY: &str = ".why";
+/// What a name in `rejected/` may have beside its stem: place, number, ending, `.why`; the file system allows
+/// 255 bytes in all.
+const MAX_STEM: usize = 255 - 60;
+
+/// The content of `NAME.why`; no piece of the body is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Why {
+    /// From the closed list of reasons.
+    pub code: Code,
+    /// For a person.
+    pub text: String,
+    /// The line in the file as it came, from 1.
+    pub line: usize,
+    /// The column in that line, in bytes, from 1.
+    pub column: usize,
+    /// When it was set aside.
+    pub when: Timestamp,
+    /// The name that the file had in the spool.
+    pub file: String,
+    /// The line or element of it, from 1; 0: the whole file.
+    pub place: u64,
+    /// The file's inode, which with `modified` tells it from another of that name.
+    pub inode: u64,
+    /// The file's modification time, nanoseconds since 1970.
+    pub modified: i64,
+    /// The document ended too early: it is taken back if it grows whole.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub incomplete: bool,
+}
+
+impl Why {
+    fn is_about_the_same(&self, other: &Why) -> bool {
+        (&self.file, self.place, self.inode, self.modified)
+            == (&other.file, other.place, other.inode, other.modified)
+    }
+}
+
+/// A file in `rejected/`.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    /// Its name there.
+    pub name: OsString,
+    /// Why it is there, where that can still be read.
+    pub why: Option<Why>,
+    /// Its size in bytes.
+    pub size: u64,
+}
+
+/// The folder `rejected/`.
+#[derive(Debug, Clone)]
+pub struct Rejects {
+    dir: PathBuf,
+}
+
+impl Rejects {
+    /// The folder at that path, whether it is there or not.
+    pub fn new(dir: PathBuf) -> Rejects {
+        Rejects { dir }
+    }
+
+    /// Sets a whole file of the spool aside. When this returns, it is in `rejected/` beside its reason, durably.
+    ///
+    /// # Errors
+    /// The system's; then the file is still in the spool.
+    pub fn set_aside_file(
+        &self,
+        spool: &Spool,
+        entry: &Entry,
+        flaw: &Flaw,
+        now: Timestamp,
+    ) -> Result<OsString, SpoolError> {
+        let from = spool.dir().join(&entry.name);
+        let error = |e| SpoolError::new(&from, "set a file aside", e);
+        let why = why(&entry.name, &entry.identity, 0, flaw, now);
+        let (stem, ending) = stem_and_ending(&entry.name);
+        for name in names(stem, "", ending) {
+            if !self.reserve(&name, &why).map_err(error)? {
+                continue;
+            }
+            match rename_to_free_name(&from, &self.dir.join(&name)) {
+                Ok(()) => {
+                    self.sync().map_err(error)?;
+                    return Ok(name);
+                }
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => {
+                    let _ = fs::remove_file(self.why_path(&name));
+                    return Err(error(e));
+                }
+            }
+        }
+        Ok(entry.name.clone())
+    }
+
+    /// Sets one line or element of a file aside. It is durable after [`Rejects::sync`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn set_aside_part(
+        &self,
+        entry: &Entry,
+        place: u64,
+        content: &[u8],
+        flaw: &Flaw,
+        now: Timestamp,
+    ) -> Result<(), SpoolError> {
+        let error = |e| SpoolError::new(&self.dir, "set a part of a file aside", e);
+        let why = why(&entry.name, &entry.identity, place, flaw, now);
+        let (stem, ending) = stem_and_ending(&entry.name);
+        let ending = ending.strip_suffix(".gz").unwrap_or(ending);
+        for name in names(stem, &format!(".{place}"), ending) {
+            if !self.reserve(&name, &why).map_err(error)? {
+                continue;
+            }
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o640)
+                .open(self.dir.join(&name))
+                .map_err(error)?;
+            return file.write_all(content).and_then(|()| file.write_all(b"\n")).map_err(error);
+        }
+        Ok(())
+    }
+
+    /// When this returns, all that was set aside is on the disk.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn sync(&self) -> io::Result<()> {
+        let folder = File::open(&self.dir)?;
+        #[cfg(target_os = "linux")]
+        nix::unistd::syncfs(&folder)?;
+        folder.sync_all()
+    }
+
+    /// Writes the reason under that name, if the name is free or is about the very same thing.
+    fn reserve(&self, name: &OsStr, why: &Why) -> io::Result<bool> {
+        let path = self.why_path(name);
+        match fs::read(&path) {
+            Ok(text) => {
+                return Ok(serde_json::from_slice::<Why>(&text).is_ok_and(|w| w.is_about_the_same(why)));
+            }
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+        if fs::symlink_metadata(self.dir.join(name)).is_ok() {
+            return Ok(false);
+        }
+        let aside = self.dir.join(".why.tmp");
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&aside)?;
+        serde_json::to_writer(&mut file, why)?;
+        file.write_all(b"\n")?;
+        fs::rename(&aside, &path)?;
+        Ok(true)
+    }
+
+    /// Every file there, in the order of their names.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn list(&self) -> io::Result<Vec<Rejected>> {
+        let mut files = Vec::new();
+        for item in fs::read_dir(&self.dir)? {
+            let item = item?;
+            let name = item.file_name();
+            let Ok(meta) = item.metadata() else { continue };
+            if is_reason(&name) || !is_finished_name(&name) || !meta.is_file() {
+                continue;
+            }
+            files.push(Rejected { why: self.why(&name), size: meta.len(), name });
+        }
+        files.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(files)
+    }
+
+    /// How many files are there.
+    pub fn count(&self) -> u64 {
+        let Ok(items) = fs::read_dir(&self.dir) else { return 0 };
+        items
+            .filter_map(Result::ok)
+            .map(|item| item.file_name())
+            .filter(|name| is_finished_name(name) && !is_reason(name))
+            .count() as u64
+    }
+
+    /// The reason beside a file.
+    pub fn why(&self, name: &OsStr) -> Option<Why> {
+        serde_json::from_slice(&fs::read(self.why_path(name)).ok()?).ok()
+    }
+
+    /// Puts a file back into the spool, under its name or beside the one that has it now; its reason goes.
+    ///
+    /// # Errors
+    /// There is no such file, or the system's.
+    pub fn put_back(&self, name: &OsStr) -> Result<OsString, SpoolError> {
+        let from = self.dir.join(name);
+        let error = |e| SpoolError::new(&from, "put a file back", e);
+        if !is_finished_name(name) || is_reason(name) || name.as_bytes().contains(&b'/') {
+            return Err(error(io::ErrorKind::NotFound.into()));
+        }
+        let spool = self.dir.parent().unwrap_or(&self.dir);
+        let (stem, ending) = stem_and_ending(name);
+        for free in names(stem, "", ending) {
+            match rename_to_free_name(&from, &spool.join(&free)) {
+                Ok(()) => {
+                    let _ = fs::remove_file(self.why_path(name));
+                    return Ok(free);
+                }
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(error(e)),
+            }
+        }
+        Ok(name.to_owned())
+    }
+
+    /// Puts files back that were set aside because they ended too early and have been written to since.
+    /// Returns their names.
+    pub fn take_back_grown(&self) -> Vec<OsString> {
+        let grown = |r: &Rejected| {
+            let why = r.why.as_ref()?;
+            let meta = fs::symlink_metadata(self.dir.join(&r.name)).ok()?;
+            let changed = super::identity(&meta).modified != why.modified;
+            (why.incomplete && changed).then(|| r.name.clone())
+        };
+        let files = self.list().unwrap_or_default();
+        files.iter().filter_map(grown).filter_map(|name| self.put_back(&name).ok()).collect()
+    }
+
+    /// Deletes what was set aside before `before`. Returns how many files went.
+    pub fn expire(&self, before: Timestamp) -> u64 {
+        let old = |r: &Rejected| r.why.as_ref().is_some_and(|why| why.when < before);
+        let files = self.list().unwrap_or_default();
+        let gone =
+            files.iter().filter(|r| old(r)).filter(|r| fs::remove_file(self.dir.join(&r.name)).is_ok());
+        gone.map(|r| fs::remove_file(self.why_path(&r.name))).count() as u64
+    }
+
+    fn why_path(&self, name: &OsStr) -> PathBuf {
+        let mut path = self.dir.join(name).into_os_string();
+        path.push(WHY);
+        PathBuf::from(path)
+    }
+}
+
+/// Where the files of a spool at that path are set aside.
+pub fn rejects_of(spool_dir: &Path) -> Rejects {
+    Rejects::new(spool_dir.join(REJECTED))
+}
+
+fn why(name: &OsStr, identity: &FileIdentity, place: u64, flaw: &Flaw, when: Timestamp) -> Why {
+    Why {
+        code: flaw.code,
+        text: flaw.text.clone(),
+        line: flaw.line,
+        column: flaw.column,
+        when,
+        file: name.to_string_lossy().into_owned(),
+        place,
+        inode: identity.inode,
+        modified: identity.modified,
+        incomplete: flaw.incomplete,
+    }
+}
+
+fn is_reason(name: &OsStr) -> bool {
+    name.as_bytes().ends_with(WHY.as_bytes())
+}
+
+/// `a.b.jsonl.gz` is `a.b` and `.jsonl.gz`: a part keeps the ending, so that it can be put back as it is.
+fn stem_and_ending(name: &OsStr) -> (&[u8], &str) {
+    let bytes = name.as_bytes();
+    let packed = if bytes.to_ascii_lowercase().ends_with(b".gz") { 3 } else { 0 };
+    let cut = memchr::memrchr(b'.', &bytes[..bytes.len() - packed]).filter(|&i| i > 0);
+    let (stem, ending) = bytes.split_at(cut.unwrap_or(bytes.len()));
+    match std::str::from_utf8(ending) {
+        Ok(ending) if ending.len() <= 16 => (stem, ending),
+        _ => (bytes, ""),
+    }
+}
+
+/// `stem.place.ending`, then `stem.place~2.ending`, and so on without end.
+fn names<'a>(stem: &'a [u8], place: &'a str, ending: &'a str) -> impl Iterator<Item = OsString> + 'a {
+    (1u64..).map(move |n| {
+        let mut name = stem[..stem.len().min(MAX_STEM)].to_vec();
+        name.extend(place.as_bytes());
+        if n > 1 {
+            name.extend(format!("~{n}").as_bytes());
+        }
+        name.extend(ending.as_bytes());
+        OsString::from_vec(name)
+    })
+}

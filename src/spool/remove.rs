@@ -1,0 +1,96 @@
+//! Removing just the file that was read.
+//!
+//! Linux cannot unlink by descriptor, and a producer may have renamed another file over the name since it was
+//! read. So the name is moved into a folder that is the agent's alone, compared there, and only then unlinked;
+//! what turns out to be another file goes back.
+
+use super::{Entry, REMOVING, Spool, SpoolError, same_file};
+use nix::fcntl::AT_FDCWD;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io;
+use std::path::Path;
+
+/// What became of a removal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It is gone.
+    Removed,
+    /// Another file has taken its name; that one is where it was.
+    Replaced,
+    /// It was written to after it was read; it is where it was.
+    Changed,
+}
+
+impl Spool {
+    /// Removes a file all of whose events are durable: the file that was read, and no other.
+    ///
+    /// # Errors
+    /// The system's; then the file is still in the folder, or half removed and put back at the next start.
+    pub fn remove(&self, read: &Entry) -> Result<Removal, SpoolError> {
+        let path = self.dir.join(&read.name);
+        let aside = self.dir.join(REMOVING).join(&read.name);
+        let error = |e| SpoolError::new(&path, "remove a file", e);
+        match rename_to_free_name(&path, &aside) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Removal::Removed),
+            Err(e) => return Err(error(e)),
+        }
+        let meta = fs::symlink_metadata(&aside).map_err(error)?;
+        let now = Entry::of(read.name.clone(), &meta);
+        let outcome = if !same_file(&now.identity, &read.identity) {
+            Removal::Replaced
+        } else if now.size != read.size || now.identity.modified != read.identity.modified {
+            Removal::Changed
+        } else {
+            fs::remove_file(&aside).map_err(error)?;
+            return Ok(Removal::Removed);
+        };
+        self.put_back(&aside, &read.name).map_err(error)?;
+        Ok(outcome)
+    }
+
+    /// Files that a crash left between the two steps of a removal go back; the outbox knows which are taken.
+    pub(super) fn put_back_half_removed(&self) -> Result<(), SpoolError> {
+        let folder = self.dir.join(REMOVING);
+        let error = |e| SpoolError::new(&folder, "put files back", e);
+        for item in fs::read_dir(&folder).map_err(error)? {
+            let item = item.map_err(error)?;
+            self.put_back(&item.path(), &item.file_name()).map_err(error)?;
+        }
+        Ok(())
+    }
+
+    /// Under its own name, or, where a producer has used that again, beside it.
+    fn put_back(&self, aside: &Path, name: &OsStr) -> io::Result<()> {
+        for n in 1.. {
+            let mut free = OsString::new();
+            if n > 1 {
+                free.push(format!("{n}~"));
+            }
+            free.push(name);
+            match rename_to_free_name(aside, &self.dir.join(free)) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                other => return other,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Renames, and overwrites nothing.
+pub(super) fn rename_to_free_name(from: &Path, to: &Path) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::fcntl::{RenameFlags, renameat2};
+        match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
+            // A file system that does not know the flag.
+            Err(nix::errno::Errno::EINVAL) => {}
+            other => return other.map_err(io::Error::from),
+        }
+    }
+    if fs::symlink_metadata(to).is_ok() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    fs::rename(from, to)
+}

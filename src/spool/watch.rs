@@ -1,0 +1,61 @@
+//! The watcher: a hint that something is there to be read, and which names were announced as finished.
+//!
+//! It reports nothing on network file systems and bind mounts and loses events when it overflows, so the
+//! truth is the folder itself, read at every interval.
+
+use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
+use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use std::collections::HashSet;
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Names remembered as announced; more than that land as fast as they are taken only in a flood, and then the
+/// rest are found by the scan, a little later.
+const MAX_ANNOUNCED: usize = 100_000;
+
+/// Watches one folder for as long as it lives.
+pub struct Watcher {
+    _inner: Option<RecommendedWatcher>,
+    announced: Arc<Mutex<HashSet<OsString>>>,
+}
+
+impl Watcher {
+    /// Watches `dir`, calling `wake` (from another thread) whenever something happened that may let a file be
+    /// read. Where the system cannot watch, the second value says why; everything is then found by the scan.
+    pub fn new(dir: &Path, wake: impl Fn() + Send + 'static) -> (Watcher, Option<String>) {
+        let announced = Arc::new(Mutex::new(HashSet::new()));
+        let names = announced.clone();
+        let handler = move |event: notify::Result<notify::Event>| {
+            let Ok(event) = event else { return wake() };
+            match event.kind {
+                EventKind::Modify(ModifyKind::Name(RenameMode::To))
+                | EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
+                    let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
+                    for name in event.paths.iter().filter_map(|p| p.file_name()) {
+                        if names.len() < MAX_ANNOUNCED {
+                            names.insert(name.to_owned());
+                        }
+                    }
+                }
+                // A file made readable, a link that is gone, a file begun: looked at again, not announced.
+                EventKind::Modify(ModifyKind::Metadata(_)) | EventKind::Create(_) | EventKind::Other => {}
+                _ => return,
+            }
+            wake();
+        };
+        let watching = notify::recommended_watcher(handler).and_then(|mut watcher| {
+            watcher.watch(dir, RecursiveMode::NonRecursive)?;
+            Ok(watcher)
+        });
+        match watching {
+            Ok(watcher) => (Watcher { _inner: Some(watcher), announced }, None),
+            Err(e) => (Watcher { _inner: None, announced }, Some(e.to_string())),
+        }
+    }
+
+    /// Whether a name was announced as finished since it was last taken; forgets it.
+    pub fn take(&self, name: &OsStr) -> bool {
+        self.announced.lock().unwrap_or_else(PoisonError::into_inner).remove(name)
+    }
+}
