@@ -1,0 +1,206 @@
+//! The only place that speaks HTTP to the receiver.
+
+use super::verdict::{Answer, Verdict, judge};
+use crate::clock::Clock;
+use crate::config::{self, PublicKey};
+use crate::reason::{Code, Reason};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
+use reqwest::{NoProxy, Proxy, Response, Url, redirect};
+use std::error::Error as StdError;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Without a User-Agent Koala takes the sender for a bot and drops what it sent, without an error.
+pub const USER_AGENT: &str = concat!("koala-agent/", env!("CARGO_PKG_VERSION"));
+/// Of an answer's body no more is read: a verdict needs one sentence of it.
+const MAX_ANSWER: usize = 64 << 10;
+/// A host that is there accepts a connection within a few round trips.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that idles longer is dropped, so that an address that moves is looked up again.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why a client could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The CA file.
+    #[error("cannot use koala.ca_file {path}: {text}")]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        text: String,
+    },
+    /// The proxy's address; it may hold a password, so it is not shown.
+    #[error("koala.proxy (or HTTPS_PROXY) is not a proxy's address: write http://host:port")]
+    Proxy,
+    /// The endpoint.
+    #[error("koala.endpoint {0} is not an address")]
+    Endpoint(String),
+    /// Anything else.
+    #[error("cannot set up HTTPS: {0}")]
+    Setup(String),
+}
+
+/// A client for one destination: its address, its key, its proxy, its trust.
+#[derive(Debug, Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    endpoint: Url,
+    key: PublicKey,
+    proxied: bool,
+    clock: Clock,
+}
+
+impl Client {
+    /// A client for the destination; `None` while there is no key.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub fn new(config: &config::Koala, clock: Clock) -> Result<Option<Client>, ClientError> {
+        let Some(key) = config.public_key.clone() else { return Ok(None) };
+        let endpoint =
+            Url::parse(&config.endpoint).map_err(|_| ClientError::Endpoint(config.endpoint.clone()))?;
+        // Fails only if a provider is installed already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .user_agent(USER_AGENT)
+            .redirect(redirect::Policy::none())
+            .timeout(config.timeout)
+            .connect_timeout(CONNECT_TIMEOUT.min(config.timeout))
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .dns_resolver(SystemResolver)
+            .no_proxy();
+        let proxy = if config.is_loopback() { None } else { proxy_of(config) };
+        let proxied = proxy.is_some();
+        if let Some(address) = proxy {
+            let proxy = Proxy::all(address).map_err(|_| ClientError::Proxy)?;
+            builder = builder.proxy(proxy.no_proxy(NoProxy::from_env()));
+        }
+        if let Some(path) = &config.ca_file {
+            let bad = |text: String| ClientError::CaFile { path: path.clone(), text };
+            let pem = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
+            let certificates =
+                reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| bad(innermost(&e)))?;
+            if certificates.is_empty() {
+                return Err(bad("there is no certificate in it: it must be PEM".to_owned()));
+            }
+            builder = builder.tls_certs_merge(certificates);
+        }
+        let http = builder.build().map_err(|e| ClientError::Setup(innermost(&e)))?;
+        Ok(Some(Client { http, endpoint, key, proxied, clock }))
+    }
+
+    /// Sends a request's body for people, and judges the answer.
+    pub async fn batch(&self, body: String) -> Verdict {
+        let request = self.http.post(self.url("batch")).header(CONTENT_TYPE, "application/json").body(body);
+        self.judged(request.send().await).await
+    }
+
+    /// Asks whether the receiver knows the key, without sending an event.
+    pub async fn auth(&self) -> Verdict {
+        self.judged(self.http.get(self.url("auth")).send().await).await
+    }
+
+    fn url(&self, last: &str) -> Url {
+        let mut url = self.endpoint.clone();
+        url.set_path(&format!("/web/projects/{}/{last}", self.key.expose()));
+        url
+    }
+
+    async fn judged(&self, response: Result<Response, reqwest::Error>) -> Verdict {
+        match self.answer(response).await {
+            Ok(answer) => judge(&answer, self.clock.now()),
+            // The URL holds the key.
+            Err(error) => self.trouble(&error.without_url()),
+        }
+    }
+
+    async fn answer(&self, response: Result<Response, reqwest::Error>) -> Result<Answer, reqwest::Error> {
+        let mut response = response?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await? {
+            body.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER - body.len())]);
+            if body.len() == MAX_ANSWER {
+                break;
+            }
+        }
+        let header = |name| header(response.headers(), name).map(|text| self.key.redact(&text));
+        Ok(Answer {
+            status: response.status().as_u16(),
+            retry_after: header(RETRY_AFTER),
+            content_type: header(CONTENT_TYPE),
+            location: header(LOCATION),
+            body: self.key.redact(&String::from_utf8_lossy(&body)),
+        })
+    }
+
+    fn trouble(&self, error: &reqwest::Error) -> Verdict {
+        let host = self.endpoint.host_str().unwrap_or_default();
+        let said = innermost(error);
+        let (code, text) = if error.is_timeout() {
+            (Code::Timeout, format!("{host} did not answer in time"))
+        } else if caused_by::<ResolveError>(error) {
+            (Code::Dns, format!("the name {host} cannot be resolved: {said}"))
+        } else if caused_by::<rustls::Error>(error) {
+            (Code::Tls, format!("no trusted TLS connection with {host}: {said}"))
+        } else if self.proxied && error.is_connect() {
+            (Code::Proxy, format!("the proxy lets no connection through to {host}: {said}"))
+        } else if error.is_connect() {
+            (Code::Connect, format!("no connection to {}: {said}", self.address()))
+        } else {
+            (Code::Connect, format!("the connection to {} broke: {said}", self.address()))
+        };
+        Verdict::Trouble { reason: Reason::new(code, self.key.redact(&text)), retry_after: None }
+    }
+
+    fn address(&self) -> String {
+        let host = self.endpoint.host_str().unwrap_or_default();
+        self.endpoint.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
+    }
+}
+
+fn proxy_of(config: &config::Koala) -> Option<String> {
+    let environment = || ["HTTPS_PROXY", "https_proxy"].iter().find_map(|name| std::env::var(name).ok());
+    config.proxy.clone().or_else(environment).filter(|address| !address.is_empty())
+}
+
+fn header(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+/// Walks through the causes of an error; an [`std::io::Error`] that wraps another hides it from `source`.
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |error| {
+        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
+        wrapped.map(|inner| inner as &(dyn StdError + 'static)).or_else(|| error.source())
+    })
+}
+
+fn caused_by<E: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
+    causes(error).any(|cause| cause.is::<E>())
+}
+
+/// The last cause says what happened; those before it say through which layers it came.
+fn innermost(error: &(dyn StdError + 'static)) -> String {
+    causes(error).last().map_or_else(String::new, ToString::to_string)
+}
+
+/// The system's resolver, with an error that can be told from others.
+#[derive(Debug)]
+struct SystemResolver;
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct ResolveError(String);
+
+impl Resolve for SystemResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            match tokio::net::lookup_host((name.as_str(), 0)).await {
+                Ok(addresses) => Ok(Box::new(addresses.collect::<Vec<_>>().into_iter()) as Addrs),
+                Err(e) => Err(Box::new(ResolveError(e.to_string())) as Box<dyn StdError + Send + Sync>),
+            }
+        })
+    }
+}
