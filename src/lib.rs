@@ -1,4 +1,5 @@
 //! koala-agent
 
 pub mod clock;
+pub mod config;
 pub mod reason;
