@@ -3,17 +3,36 @@
 //! [`Config`] is what the rest of the program reads: checked, typed, with no option left open. [`load`]
 //! reads it from the option, the environment, one file and the defaults, in that order.
 
-//mod load;
-//mod key;
-//mod units;
+mod address;
+mod defaults;
+mod environment;
+mod error;
+mod key;
+mod load;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod units;
+mod value;
 
-#[derive(Debug, Clone)]
-pub struct Floor;
-#[derive(Debug, Clone)]
-pub struct PublicKey;
+pub use environment::Environment;
+pub use error::ConfigError;
+pub use key::{InvalidKey, PublicKey};
+pub use load::{Options, load};
+pub use units::{Bytes, Floor};
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+/// The commented defaults: the file that a package installs, and the documentation of every key.
+pub const DEFAULTS: &str = include_str!("../../packaging/config.toml");
+
+/// What the environment variables begin with that set a key: `KOALA_AGENT_SPOOL__DIR` is `spool.dir`.
+const PREFIX: &str = "KOALA_AGENT_";
+
+/// The environment variable that names the configuration file.
+const VARIABLE: &str = "KOALA_AGENT_CONFIG";
 
 /// Whose agent this is: decides the defaults of all paths, never a mix of two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,12 +62,14 @@ pub struct Config {
     pub outbox: Outbox,
     /// `[koala]`
     pub koala: Koala,
+    /// Whether the file holds the key and can be read by everybody, which a `check` fails.
+    pub key_exposed: bool,
     /// What was odd but no error, a sentence each; the caller shows them.
     pub warnings: Vec<String>,
 }
 
 /// `[spool]`: the folder that programs drop files into.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spool {
     /// The folder.
     pub dir: PathBuf,
@@ -65,7 +86,7 @@ pub struct Spool {
 }
 
 /// `[outbox]`: the database.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outbox {
     /// The database file.
     pub path: PathBuf,
@@ -84,7 +105,7 @@ pub struct Outbox {
 }
 
 /// `[koala]`: the destination.
-#[derive(Debug, Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Koala {
     /// Scheme and host, without a trailing slash or a path.
     pub endpoint: String,
@@ -92,14 +113,36 @@ pub struct Koala {
     pub public_key: Option<PublicKey>,
     /// Where the key is looked for, in words for a person: a path, `the credential koala-public-key`, ...
     pub key_source: String,
+    /// The file that the key comes from; `None` if it stands in the configuration itself.
+    pub key_file: Option<PathBuf>,
+    /// What is odd about the key's file, a sentence each; for those who need the key, as `run` and `check` do.
+    pub key_warnings: Vec<String>,
     /// Requests in flight at once.
     pub concurrency: usize,
     /// The longest that one request may take.
     pub timeout: Duration,
-    /// The proxy; `None`: as the environment says.
+    /// The proxy; `None`: as the environment says. It may hold a password, so it is never shown.
     pub proxy: Option<String>,
     /// Certificates to trust beside the system's, a PEM file.
     pub ca_file: Option<PathBuf>,
     /// Whether `http://` may leave the machine.
     pub allow_plain_http: bool,
+}
+
+impl Koala {
+    /// Whether the endpoint is on this machine: then no proxy is used, and `http://` is as good as `https://`.
+    pub fn is_loopback(&self) -> bool {
+        address::is_loopback(&self.endpoint)
+    }
+}
+
+impl fmt::Debug for Koala {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Koala")
+            .field("endpoint", &self.endpoint)
+            .field("key_source", &self.key_source)
+            .field("concurrency", &self.concurrency)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
 }

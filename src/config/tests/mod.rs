@@ -1,0 +1,63 @@
+//! The rules of the configuration, and what a person reads when one is broken.
+
+mod layers;
+mod refusals;
+mod secrets;
+
+use super::load::{Folders, UserFolders, load_among};
+use super::*;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+/// A machine with its folders, on which no configuration stands yet.
+struct World {
+    dir: tempfile::TempDir,
+    folders: Folders,
+}
+
+impl World {
+    fn new() -> World {
+        let dir = tempfile::tempdir().unwrap();
+        let user = UserFolders {
+            config: dir.path().join("user"),
+            state: dir.path().join("state"),
+            runtime: Some(dir.path().join("runtime")),
+        };
+        fs::create_dir(dir.path().join("user")).unwrap();
+        World { folders: Folders { system_file: dir.path().join("config.toml"), user: Some(user) }, dir }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        fs::write(self.at(name), text).unwrap();
+        fs::set_permissions(self.at(name), fs::Permissions::from_mode(0o640)).unwrap();
+        self.at(name)
+    }
+
+    fn load(&self, options: &Options, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        load_among(&self.folders, options, &env.iter().copied().collect())
+    }
+
+    fn system(&self, env: &[(&str, &str)]) -> Config {
+        self.load(&Options::default(), env).unwrap()
+    }
+
+    fn user(&self, env: &[(&str, &str)]) -> Config {
+        self.load(&Options { user: true, ..Options::default() }, env).unwrap()
+    }
+
+    fn named(&self, name: &str) -> Options {
+        Options { config: Some(self.at(name)), ..Options::default() }
+    }
+
+    /// What a person reads of a system configuration of that text, with the folder's name left out.
+    fn refusal(&self, text: &str, env: &[(&str, &str)]) -> String {
+        self.write("config.toml", text);
+        let error = self.load(&Options::default(), env).unwrap_err();
+        assert!(matches!(error, ConfigError::Invalid { .. }), "{error:?}");
+        error.to_string().replace(&format!("{}/", self.dir.path().display()), "")
+    }
+}

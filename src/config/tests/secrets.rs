@@ -1,0 +1,140 @@
+//! Where the key comes from, and that it goes nowhere.
+
+use super::*;
+
+fn key(config: &Config) -> Option<&str> {
+    config.koala.public_key.as_ref().map(PublicKey::expose)
+}
+
+#[test]
+fn the_key_comes_from_the_environment_the_file_the_credential_or_the_default_file() {
+    let world = World::new();
+    let credentials = world.at("");
+    let env = [("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap())];
+    let source = |config: &Config| config.koala.key_source.clone();
+
+    world.write("koala-public-key", "");
+    world.write("user/public-key", "pk_default");
+    let config = world.user(&env);
+    assert_eq!(
+        (key(&config), source(&config)),
+        (Some("pk_default"), world.at("user/public-key").display().to_string())
+    );
+
+    world.write("koala-public-key", "pk_credential");
+    let config = world.user(&env);
+    assert_eq!(
+        (key(&config), source(&config)),
+        (Some("pk_credential"), "the credential koala-public-key".into())
+    );
+
+    let file = world.write("key", "");
+    let config_file = world.write("user/config.toml", &format!("koala.public_key_file = {file:?}"));
+    let config = world.user(&env);
+    assert_eq!((key(&config), source(&config)), (None, file.display().to_string()));
+
+    world.write("user/config.toml", "\nkoala.public_key = \"pk_text\"");
+    let config = world.user(&env);
+    assert_eq!((key(&config), source(&config)), (Some("pk_text"), format!("{}:2", config_file.display())));
+
+    let file_variable = ("KOALA_AGENT_KOALA__PUBLIC_KEY_FILE", file.to_str().unwrap());
+    let config = world.user(&[env[0], file_variable]);
+    assert_eq!((key(&config), source(&config)), (None, file.display().to_string()));
+
+    let config = world.user(&[env[0], ("KOALA_AGENT_KOALA__PUBLIC_KEY", "pk_env")]);
+    assert_eq!((key(&config), source(&config)), (Some("pk_env"), "KOALA_AGENT_KOALA__PUBLIC_KEY".into()));
+
+    world.write("user/config.toml", "koala.public_key = \"\"");
+    assert_eq!(key(&world.user(&env)), Some("pk_credential"));
+}
+
+#[test]
+fn a_key_and_a_key_file_side_by_side_are_one_too_many() {
+    let world = World::new();
+    assert_eq!(
+        world.refusal("[koala]\npublic_key = \"pk_1\"\npublic_key_file = \"/k\"", &[]),
+        "config.toml:3: koala.public_key_file is set beside koala.public_key; remove one of them"
+    );
+    let both = [("KOALA_AGENT_KOALA__PUBLIC_KEY", "pk_1"), ("KOALA_AGENT_KOALA__PUBLIC_KEY_FILE", "/k")];
+    assert_eq!(
+        world.refusal("", &both),
+        "KOALA_AGENT_KOALA__PUBLIC_KEY_FILE: koala.public_key_file is set beside koala.public_key; remove one of them"
+    );
+}
+
+#[test]
+fn a_key_is_read_again_from_its_file() {
+    let world = World::new();
+    let mut koala = world.user(&[]).koala;
+    world.write("user/public-key", "pk_new");
+    koala.reread_key().unwrap();
+    assert_eq!(koala.public_key, PublicKey::new("pk_new").unwrap());
+
+    let path = world.write("user/public-key", "not a key");
+    let error = koala.reread_key().unwrap_err();
+    let wanted = "what it holds is not a public key: only letters, digits and - . _ ~ can stand in one";
+    assert_eq!(error.to_string(), format!("{}: {wanted}", path.display()));
+    assert_eq!(koala.public_key, PublicKey::new("pk_new").unwrap());
+    assert_eq!(
+        world.load(&Options { user: true, ..Options::default() }, &[]).unwrap_err().to_string(),
+        error.to_string()
+    );
+}
+
+#[test]
+fn what_is_odd_about_the_keys_file_is_told_to_those_who_need_the_key() {
+    let world = World::new();
+    let path = world.write("user/public-key", "pk_1");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let config = world.user(&[]);
+    let shown = path.display();
+    assert_eq!(
+        config.koala.key_warnings,
+        [format!("everybody can read the public key in {shown}; run: chmod o-r {shown}")]
+    );
+    assert_eq!((config.warnings, config.key_exposed), (vec![], false));
+}
+
+#[test]
+fn a_file_that_holds_the_key_and_can_be_read_by_all_exposes_it() {
+    let world = World::new();
+    let path = world.write("config.toml", "koala.public_key = \"pk_1\"");
+    let shown = path.display();
+    assert!(!world.system(&[]).key_exposed);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    let config = world.system(&[("KOALA_AGENT_KOALA__PUBLIC_KEY", "pk_other")]);
+    assert!(config.key_exposed);
+    assert_eq!(
+        config.warnings,
+        [format!("everybody can read {shown}, which holds koala.public_key; run: chmod o-r {shown}")]
+    );
+}
+
+#[test]
+fn no_error_and_no_debug_shows_a_secret() {
+    let world = World::new();
+    for text in [
+        "koala.public_key = \"pk secret\"",
+        "koala.public_key = pk_secret",
+        "koala.public_key = \"pk_secret",
+        "koala.public_key = 'pk_secret' x",
+        "koala.public_key = \"pk_secret\\q\"",
+        "koala.public_key = [\"pk_secret\"]",
+        "koala.public_key = \"pk_secret\"\nkoala.public_key = \"pk_secret\"",
+        "koala.proxy = \"http://ana:secret@\"",
+        "koala.proxy = \"http://ana:secret@proxy/x\"",
+        "koala.endpoint = \"https://ana:secret@k.test\"",
+    ] {
+        let refusal = world.refusal(text, &[]);
+        assert!(!refusal.contains("secret"), "{refusal}");
+    }
+    let refusal = world.refusal("", &[("KOALA_AGENT_KOALA__PUBLIC_KEY", "pk/secret")]);
+    assert_eq!(
+        refusal,
+        "KOALA_AGENT_KOALA__PUBLIC_KEY: koala.public_key is not a public key: \
+         only letters, digits and - . _ ~ can stand in one"
+    );
+    world.write("config.toml", "koala.public_key = \"secret\"\nkoala.proxy = \"http://ana:secret@proxy\"");
+    let config = format!("{:?}", world.system(&[]));
+    assert!(!config.contains("secret"), "{config}");
+}
