@@ -11,7 +11,7 @@ use koala_agent::mapping::{Outcome, map};
 fn sent(event: &str) -> String {
     let event = Event::parse(event).unwrap();
     match map(&event, &MessageId::new("m".into()).unwrap(), Timestamp(0)) {
-        Outcome::Send(items) => items.into_iter().map(|item| Batch::new(item).body()).collect(),
+        Outcome::Send(item) => Batch::new(*item).body(),
         Outcome::Skip(reason) => reason.code.to_string(),
         Outcome::Invalid(reason) => reason.text,
     }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 fn items(text: &str) -> Vec<Item> {
     let event = Event::parse(text).unwrap();
     match map(&event, &event.message_id().unwrap().unwrap(), Timestamp(0)) {
-        Outcome::Send(items) => items,
+        Outcome::Send(item) => vec![*item],
         other => panic!("{other:?}"),
     }
 }

@@ -80,8 +80,7 @@ impl Client {
         if let Some(path) = &config.ca_file {
             let bad = |text: String| ClientError::CaFile { path: path.clone(), text };
             let pem = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
-            let certificates =
-                reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| bad(innermost(&e)))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| bad(innermost(&e)))?;
             if certificates.is_empty() {
                 return Err(bad("there is no certificate in it: it must be PEM".to_owned()));
             }
@@ -171,7 +170,8 @@ fn header(headers: &HeaderMap, name: HeaderName) -> Option<String> {
 
 /// Walks through the causes of an error; an [`std::io::Error`] that wraps another hides it from `source`.
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error| {
+    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| {
+        let error: &'a (dyn StdError + 'static) = *error;
         let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         wrapped.map(|inner| inner as &(dyn StdError + 'static)).or_else(|| error.source())
     })

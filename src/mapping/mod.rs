@@ -31,8 +31,8 @@ const KO_PROFILE_ID: &str = "ko_profile_id";
 /// What becomes of an event under the mappings.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// These items are sent.
-    Send(Vec<Item>),
+    /// This item is sent.
+    Send(Box<Item>),
     /// There is nothing to send, and nothing wrong.
     Skip(Reason),
     /// No request can be made of it: code `invalid_field`, every fault in the text.
@@ -62,7 +62,7 @@ pub fn map(event: &Event, message_id: &MessageId, timestamp: Timestamp) -> Outco
         );
     }
     match item(kind, fields, message_id) {
-        Some(item) => Outcome::Send(vec![item]),
+        Some(item) => Outcome::Send(Box::new(item)),
         None => skip(Code::NoIdentity, "neither a profile_id nor an email says whose event it is"),
     }
 }

@@ -1,0 +1,3 @@
+//! The loops.
+mod triage;
+pub use triage::triage;
