@@ -76,6 +76,15 @@ impl<'de> Deserialize<'de> for Timestamp {
 /// A point of the monotonic clock, counted from the start of the process.
 pub type Mono = Duration;
 
+/// One moment on both clocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// For people.
+    pub wall: Timestamp,
+    /// For waits.
+    pub mono: Mono,
+}
+
 /// The clock that everything with a wait in it is handed.
 #[derive(Debug, Clone)]
 pub struct Clock(Kind);
@@ -111,6 +120,11 @@ impl Clock {
             Kind::System { start } => start.elapsed(),
             Kind::Manual(tx) => tx.borrow().1,
         }
+    }
+
+    /// Both at once.
+    pub fn moment(&self) -> Moment {
+        Moment { wall: self.now(), mono: self.mono() }
     }
 
     /// Returns once the monotonic clock has reached `at`.

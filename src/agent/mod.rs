@@ -1,3 +1,294 @@
-//! The loops.
+//! The agent: the loops that bring events from the spool to the receiver, started, watched and stopped together.
+//!
+//! ```text
+//!   spool ──▶ Intake ──append──▶ ┌────────┐ ◀──gather── Courier ──▶ receiver
+//!            (thread)            │ outbox │             (task)
+//!                                └────────┘ ◀──settle──┘
+//!                 Publisher (task): what both see, for everybody to read
+//! ```
+
+mod chunk;
+mod courier;
+mod destination;
+mod dispatch;
+mod intake;
+mod publisher;
+mod pulse;
+mod reading;
+mod remover;
 mod triage;
+
+pub use pulse::Pulse;
 pub use triage::triage;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::koala::{Client, ClientError};
+use crate::outbox::{Gauge, Outbox, OutboxError, Reader};
+use crate::spool::{Spool, SpoolError, Watcher};
+use crate::status::{self, Status};
+use courier::{Courier, Signal};
+use intake::{Intake, View};
+use publisher::Publisher;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+/// Why an agent does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The outbox.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// The spool.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The client.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The status file.
+    #[error("cannot publish the status in {path}: {source}")]
+    Status {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Why an agent ended that was not told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Fatal {
+    /// The outbox failed in a way that waiting does not mend; a restart recovers what is in it.
+    #[error("{0}")]
+    Outbox(Arc<OutboxError>),
+    /// A defect: the panic has been logged.
+    #[error("the {0} has ended by a defect")]
+    Defect(&'static str),
+}
+
+/// A running agent.
+pub struct Agent {
+    config: Arc<Mutex<Config>>,
+    clock: Clock,
+    outbox: Outbox,
+    signals: mpsc::UnboundedSender<Signal>,
+    wake: SyncSender<()>,
+    stop: Arc<AtomicBool>,
+    courier: JoinHandle<Result<(), Fatal>>,
+    intake: oneshot::Receiver<Result<(), Fatal>>,
+    publisher: Arc<Publisher>,
+    publishing: JoinHandle<()>,
+    kicking: JoinHandle<()>,
+    pulses: [(&'static str, Pulse); 2],
+    gauge: Arc<Gauge>,
+}
+
+impl Agent {
+    /// Starts the loops. When this returns `Ok`, the outbox is owned, the spool is watched, and files are taken.
+    ///
+    /// # Errors
+    /// See [`StartError`]; then nothing runs.
+    pub async fn start(config: Config, clock: Clock) -> Result<Agent, StartError> {
+        let outbox = Outbox::open(&config.outbox, clock.clone())?;
+        let spool = Spool::open(&config.spool.dir)?;
+        let reader = || Reader::beside(&config.outbox.path);
+        let client = Client::new(&config.koala, clock.clone())?;
+        let (signals, inbox) = mpsc::unbounded_channel();
+        let (wake, wakes) = sync_channel(1);
+        let changed = Arc::new(Notify::new());
+
+        let view = Arc::new(Mutex::new(View {
+            spool: status::Spool { dir: spool.dir().to_owned(), ..status::Spool::default() },
+            intake: status::Intake { state: status::IntakeState::Open, reason: None },
+        }));
+        let (destination, shown) = watch::channel(status::Destination {
+            kind: "koala".to_owned(),
+            endpoint: config.koala.endpoint.clone(),
+            state: status::DestinationState::Unknown,
+            since: None,
+            reason: None,
+            retry_at: None,
+            last_delivery: None,
+        });
+        let shared = Arc::new(Mutex::new(config.clone()));
+        let publisher = Arc::new(Publisher::new(
+            shared.clone(),
+            clock.clone(),
+            reader()?,
+            outbox.writer.gauge(),
+            view.clone(),
+            shown,
+            changed.clone(),
+        ));
+        publisher
+            .publish(true)
+            .map_err(|source| StartError::Status { path: config.status_file.clone(), source })?;
+
+        let pulses = [("courier", Pulse::default()), ("intake", Pulse::default())];
+        let courier = Courier::new(
+            client,
+            config.koala.concurrency,
+            outbox.writer.clone(),
+            reader()?,
+            clock.clone(),
+            destination,
+            pulses[0].1.clone(),
+        );
+        let stop = Arc::new(AtomicBool::new(false));
+        let waking = wake.clone();
+        let (watcher, unwatched) = Watcher::new(spool.dir(), move || {
+            // A full channel has a wake in it already.
+            let _ = waking.try_send(());
+        });
+        if let Some(why) = unwatched {
+            tracing::warn!("the spool cannot be watched ({why}): files are found within spool.scan_interval");
+        }
+        let stored = {
+            let (signals, changed) = (signals.clone(), changed.clone());
+            Box::new(move || {
+                let _ = signals.send(Signal::Stored);
+                changed.notify_one();
+            })
+        };
+        let intake = Intake::new(intake::Parts {
+            spool,
+            watcher,
+            config: shared.clone(),
+            writer: outbox.writer.clone(),
+            progress: outbox.progress.clone(),
+            clock: clock.clone(),
+            wakes,
+            stop: stop.clone(),
+            stored,
+            view,
+            pulse: pulses[1].1.clone(),
+        })
+        .map_err(StartError::Thread)?;
+        let (ended, intake_ended) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("intake".into())
+            .spawn(move || {
+                // Nobody listens any more once the agent is gone.
+                let _ = ended.send(intake.run());
+            })
+            .map_err(StartError::Thread)?;
+
+        let kicking = {
+            let (signals, mut kicks) = (signals.clone(), outbox.writer.kicks());
+            tokio::spawn(async move {
+                while kicks.changed().await.is_ok() {
+                    let _ = signals.send(Signal::Kick);
+                }
+            })
+        };
+        let publishing = tokio::spawn(publisher.clone().run());
+        Ok(Agent {
+            gauge: outbox.writer.gauge(),
+            config: shared,
+            clock,
+            outbox,
+            signals,
+            wake,
+            stop,
+            courier: tokio::spawn(courier.run(inbox)),
+            intake: intake_ended,
+            publisher,
+            publishing,
+            kicking,
+            pulses,
+        })
+    }
+
+    /// What `status` prints.
+    ///
+    /// # Errors
+    /// The outbox cannot be read.
+    pub fn status(&self) -> Result<Status, OutboxError> {
+        self.publisher.status(true)
+    }
+
+    /// Returns when a loop has ended by itself.
+    pub async fn failed(&mut self) -> Fatal {
+        tokio::select! {
+            ended = &mut self.courier => match ended {
+                Ok(Err(fatal)) => fatal,
+                _ => Fatal::Defect("courier"),
+            },
+            ended = &mut self.intake => match ended {
+                Ok(Err(fatal)) => fatal,
+                _ => Fatal::Defect("intake"),
+            },
+        }
+    }
+
+    /// Takes over other settings; the folders stay as they are. The receiver is asked at once.
+    ///
+    /// # Errors
+    /// No client can be made of them; then the old ones stay.
+    pub fn reload(&self, config: Config) -> Result<(), ClientError> {
+        let client = Client::new(&config.koala, self.clock.clone())?;
+        let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        for (key, before, after) in [
+            ("spool.dir", &current.spool.dir, &config.spool.dir),
+            ("outbox.path", &current.outbox.path, &config.outbox.path),
+        ] {
+            if before != after {
+                tracing::warn!(
+                    "{key} has changed: that takes a restart, until then {} stays",
+                    before.display()
+                );
+            }
+        }
+        let (dir, path) = (current.spool.dir.clone(), current.outbox.path.clone());
+        let concurrency = config.koala.concurrency;
+        *current = config;
+        (current.spool.dir, current.outbox.path) = (dir, path);
+        self.outbox.writer.reconfigure(&current.outbox);
+        drop(current);
+        let _ = self.signals.send(Signal::Client(client, concurrency));
+        self.look();
+        Ok(())
+    }
+
+    /// Wakes the intake.
+    pub fn look(&self) {
+        let _ = self.wake.try_send(());
+    }
+
+    /// How often each loop has come round; and asks each to come round once more.
+    pub fn pulses(&self) -> [(&'static str, u64); 3] {
+        let [(courier, first), (intake, second)] = &self.pulses;
+        let beats = [(*courier, first.beats()), (*intake, second.beats()), ("outbox", self.gauge.rounds())];
+        first.ask();
+        self.look();
+        beats
+    }
+
+    /// Finishes what is in flight, commits, and lets the outbox go. Takes at most ten seconds.
+    ///
+    /// # Errors
+    /// The last commit failed.
+    pub async fn stop(self) -> Result<(), Fatal> {
+        self.stop.store(true, Relaxed);
+        self.look();
+        let _ = self.signals.send(Signal::Stop);
+        self.kicking.abort();
+        self.publishing.abort();
+        let courier = self.courier.await.unwrap_or(Err(Fatal::Defect("courier")));
+        let intake = self.intake.await.unwrap_or(Err(Fatal::Defect("intake")));
+        if let Err(e) = self.publisher.publish(false) {
+            tracing::warn!("the last status could not be published: {e}");
+        }
+        let outbox = self.outbox;
+        drop(self.publisher);
+        let closed = tokio::task::spawn_blocking(move || outbox.close()).await;
+        closed.map_err(|_| Fatal::Defect("outbox"))?;
+        courier.and(intake)
+    }
+}

@@ -227,6 +227,21 @@ impl Reader {
         read().map_err(|e| self.error("gather a person's events", e))
     }
 
+    /// The oldest pending event of each of these lanes.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn oldest(&self, lanes: &[Lane]) -> Result<Vec<(Lane, Option<i64>)>, OutboxError> {
+        let read = || {
+            let mut statement = self.conn.prepare_cached("SELECT min(seq) FROM pending WHERE lane = ?")?;
+            lanes
+                .iter()
+                .map(|lane| Ok((*lane, statement.query_row([lane.0], |r| r.get(0))?)))
+                .collect::<Result<Vec<_>, rusqlite::Error>>()
+        };
+        read().map_err(|e| self.error("look for a person's oldest event", e))
+    }
+
     /// The counters.
     ///
     /// # Errors

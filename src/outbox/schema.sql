@@ -86,6 +86,8 @@ CREATE TABLE spool_files (
     modified INTEGER NOT NULL,                  -- nanoseconds, as first seen
     position INTEGER NOT NULL,                  -- bytes of the (unpacked) text that are taken
     place    INTEGER NOT NULL,                  -- lines or elements that are taken
+    read_size     INTEGER NOT NULL,             -- bytes of the file when it was read
+    read_modified INTEGER NOT NULL,             -- nanoseconds, when it was read
     finished INTEGER NOT NULL CHECK (finished IN (0, 1))
 ) STRICT, WITHOUT ROWID;
 

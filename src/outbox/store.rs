@@ -44,6 +44,8 @@ pub struct Progress {
     pub position: u64,
     /// Lines or elements that are taken.
     pub place: u64,
+    /// The file's size in bytes when it was read, and its modification time then, nanoseconds since 1970.
+    pub read: (u64, i64),
     /// Whether all of it is taken, so that nothing but its removal is left to do.
     pub finished: bool,
 }
@@ -494,14 +496,21 @@ impl Store {
 
     fn note_progress(&self, p: &Progress) -> Result<(), rusqlite::Error> {
         self.cached(
-            "INSERT INTO spool_files (name, device, inode, born, modified, position, place, finished)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-             ON CONFLICT (name) DO UPDATE SET device = ?2, inode = ?3, born = ?4, modified = ?5, position = ?6,
-                                              place = ?7, finished = ?8",
+            "INSERT OR REPLACE INTO spool_files
+                    (name, device, inode, born, modified, position, place, read_size, read_modified, finished)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
-            p.name, p.identity.device as i64, p.identity.inode as i64, p.identity.born, p.identity.modified,
-            p.position as i64, p.place as i64, p.finished
+            p.name,
+            p.identity.device as i64,
+            p.identity.inode as i64,
+            p.identity.born,
+            p.identity.modified,
+            p.position as i64,
+            p.place as i64,
+            p.read.0 as i64,
+            p.read.1,
+            p.finished
         ])?;
         Ok(())
     }
@@ -519,7 +528,8 @@ impl Store {
     pub(super) fn progress(&self) -> Result<Vec<Progress>, OutboxError> {
         let read = || {
             self.cached(
-                "SELECT name, device, inode, born, modified, position, place, finished FROM spool_files",
+                "SELECT name, device, inode, born, modified, position, place, read_size, read_modified, finished
+                   FROM spool_files",
             )?
             .query_map([], |r| {
                 Ok(Progress {
@@ -532,7 +542,8 @@ impl Store {
                     },
                     position: r.get::<_, i64>(5)? as u64,
                     place: r.get::<_, i64>(6)? as u64,
-                    finished: r.get(7)?,
+                    read: (r.get::<_, i64>(7)? as u64, r.get(8)?),
+                    finished: r.get(9)?,
                 })
             })?
             .collect::<Result<Vec<_>, _>>()

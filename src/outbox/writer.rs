@@ -59,7 +59,7 @@ type Reply<T> = oneshot::Sender<Result<T, Arc<OutboxError>>>;
 #[derive(Debug)]
 enum Command {
     Append {
-        events: Vec<NewEvent>,
+        events: Arc<Vec<NewEvent>>,
         progress: Vec<Progress>,
         reply: Reply<Appended>,
     },
@@ -100,7 +100,7 @@ impl<T> Answer<T> {
 impl Writer {
     /// Adds events and notes how far their files are taken, all or nothing. When the answer is
     /// [`Appended::Stored`], both are on the disk.
-    pub fn append(&self, events: Vec<NewEvent>, progress: Vec<Progress>) -> Answer<Appended> {
+    pub fn append(&self, events: Arc<Vec<NewEvent>>, progress: Vec<Progress>) -> Answer<Appended> {
         let (reply, answer) = oneshot::channel();
         self.tell(Command::Append { events, progress, reply });
         Answer(answer)
@@ -164,8 +164,17 @@ pub(super) fn start(store: Store, clock: Clock) -> Result<(Writer, JoinHandle<()
     let not_before = store.meta(NOT_BEFORE)?.map(Timestamp);
     let data_version = store.data_version()?;
     let writer = Writer { commands, gauge: gauge.clone(), kicks, not_before };
-    let owner =
-        Owner { store, inbox, clock, gauge, kicked, data_version, ticks: 0, kept_house: Instant::now() };
+    let owner = Owner {
+        store,
+        inbox,
+        clock,
+        gauge,
+        kicked,
+        data_version,
+        ticks: 0,
+        kept_house: Instant::now(),
+        unhurried: Vec::new(),
+    };
     let thread =
         std::thread::Builder::new().name("outbox".into()).spawn(move || owner.run()).map_err(|e| {
             OutboxError::Io { path: PathBuf::new(), deed: "start the writer", text: e.to_string() }
@@ -182,6 +191,8 @@ struct Owner {
     data_version: i64,
     ticks: u32,
     kept_house: Instant,
+    /// What waits for the next commit.
+    unhurried: Vec<Command>,
 }
 
 impl Owner {
@@ -208,8 +219,13 @@ impl Owner {
 
     /// Commits everything that waits, then answers. Returns whether the writer is to stop.
     fn commit_all(&mut self, first: Command) -> bool {
-        let mut commands = vec![first];
+        let mut commands = std::mem::take(&mut self.unhurried);
+        commands.push(first);
         commands.extend(self.inbox.try_iter().take(MAX_COMMANDS));
+        if commands.iter().all(|c| matches!(c, Command::Forget(_))) && commands.len() < MAX_COMMANDS {
+            self.unhurried = commands;
+            return false;
+        }
         let stop = commands.iter().any(|c| matches!(c, Command::Stop));
         let now = self.clock.now();
         let done = self.store.transaction(|store| {

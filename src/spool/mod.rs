@@ -20,6 +20,7 @@ pub use watch::Watcher;
 
 use flate2::read::MultiGzDecoder;
 use nix::libc;
+use nix::unistd::{AccessFlags, access};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, BufReader, Read};
@@ -189,6 +190,7 @@ impl Spool {
             Err(e) => return Err(SpoolError::new(dir, "read files", e)),
         }
         fs::read_dir(dir).map_err(|e| SpoolError::new(dir, "read files", e))?;
+        access(dir, AccessFlags::W_OK).map_err(|e| SpoolError::new(dir, "remove files", e.into()))?;
         for (name, mode) in [(REJECTED, 0o750), (REMOVING, 0o700)] {
             let path = dir.join(name);
             match DirBuilder::new().mode(mode).create(&path) {

@@ -78,7 +78,8 @@ impl Rejects {
         Rejects { dir }
     }
 
-    /// Sets a whole file of the spool aside. When this returns, it is in `rejected/` beside its reason, durably.
+    /// Sets a whole file of the spool aside. When this returns, it is in `rejected/` beside its reason; after
+    /// [`Rejects::sync`], durably. Until then a power cut leaves it in the one folder or the other.
     ///
     /// # Errors
     /// The system's; then the file is still in the spool.
@@ -98,10 +99,7 @@ impl Rejects {
                 continue;
             }
             match rename_to_free_name(&from, &self.dir.join(&name)) {
-                Ok(()) => {
-                    self.sync().map_err(error)?;
-                    return Ok(name);
-                }
+                Ok(()) => return Ok(name),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => {
                     let _ = fs::remove_file(self.why_path(&name));

@@ -1,0 +1,125 @@
+//! A chunk of the spool: the events that are stored in one commit, and how far that brings their files.
+
+use crate::clock::Timestamp;
+use crate::event::Flaw;
+use crate::outbox::{NewEvent, Progress, Reused};
+use crate::reason::Code;
+use crate::spool::{Entry, Format, Rejects, Spool, SpoolError};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Events in a chunk: as many as make the cost of a commit disappear, few enough to be on the disk soon.
+const MAX_EVENTS: usize = 5_000;
+/// Bytes of events in a chunk; two chunks are in memory at once.
+const MAX_BYTES: usize = 4 << 20;
+/// Files in a chunk.
+const MAX_FILES: usize = 2_000;
+
+/// A file that the chunk takes from.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// The file as it was read.
+    pub entry: Entry,
+    /// How far it is taken once the chunk is stored.
+    pub progress: Progress,
+}
+
+/// Events and their files, in the order of the spool.
+#[derive(Debug, Default)]
+pub struct Chunk {
+    /// The events.
+    pub events: Arc<Vec<NewEvent>>,
+    /// For each event the index of its file.
+    from: Vec<usize>,
+    /// The files.
+    pub sources: Vec<Source>,
+    bytes: usize,
+}
+
+impl Chunk {
+    /// Adds a file; the events that follow are from it.
+    pub fn begin(&mut self, source: Source) {
+        self.sources.push(source);
+    }
+
+    /// Adds an event of the file begun last.
+    pub fn push(&mut self, event: NewEvent) {
+        self.bytes += event.body.len();
+        self.from.push(self.sources.len().saturating_sub(1));
+        // The only other owner is the writer, which has not seen this chunk yet.
+        Arc::make_mut(&mut self.events).push(event);
+    }
+
+    /// The file begun last.
+    pub fn current(&mut self) -> Option<&mut Source> {
+        self.sources.last_mut()
+    }
+
+    /// Whether it is time to store it.
+    pub fn is_full(&self) -> bool {
+        self.events.len() >= MAX_EVENTS || self.bytes >= MAX_BYTES || self.sources.len() >= MAX_FILES
+    }
+
+    /// Whether there is nothing to store.
+    pub fn is_empty(&self) -> bool {
+        self.sources.is_empty()
+    }
+
+    /// How far the files are taken once it is stored.
+    pub fn progress(&self) -> Vec<Progress> {
+        self.sources.iter().map(|source| source.progress.clone()).collect()
+    }
+
+    /// Takes out the events whose ids were used before by others and sets them aside, durably.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn set_aside_reused(
+        &mut self,
+        reused: &[Reused],
+        spool: &Spool,
+        rejects: &Rejects,
+        now: Timestamp,
+    ) -> Result<(), SpoolError> {
+        let mut whole_files = HashSet::new();
+        for Reused { index, first_at, first_file } in reused {
+            let (event, source) = (&self.events[*index], &self.sources[self.from[*index]]);
+            let line_of_file = if matches!(source.entry.format(), Some((Format::Lines, _))) {
+                event.place as usize
+            } else {
+                1
+            };
+            let flaw = Flaw {
+                code: Code::MessageIdReused,
+                text: format!(
+                    "the messageId came before with other content, {first_at} in {first_file}: \
+                     give each event an id of its own"
+                ),
+                line: line_of_file,
+                column: 1,
+                incomplete: false,
+            };
+            if event.place == 0 {
+                rejects.set_aside_file(spool, &source.entry, &flaw, now)?;
+                whole_files.insert(self.from[*index]);
+            } else {
+                rejects.set_aside_part(&source.entry, event.place, event.body.as_bytes(), &flaw, now)?;
+            }
+        }
+        rejects.sync().map_err(|e| SpoolError::new(spool.dir(), "set events aside", e))?;
+        let out: HashSet<usize> = reused.iter().map(|r| r.index).collect();
+        let old = std::mem::take(self);
+        let events = Arc::unwrap_or_clone(old.events).into_iter().zip(old.from).enumerate();
+        let mut left = events.filter(|(index, _)| !out.contains(index)).map(|(_, pair)| pair).peekable();
+        for (index, source) in old.sources.into_iter().enumerate() {
+            let keep = !whole_files.contains(&index);
+            if keep {
+                self.begin(source);
+            }
+            while let Some((event, _)) = left.next_if(|(_, from)| *from == index) {
+                self.push(event);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,284 @@
+//! How the destination is, and when it may be asked again. Pure: what decides takes the time and returns data.
+//!
+//! ```text
+//!              accepted                    trouble
+//!   unknown ───────────▶ online ◀────────▶ backoff      one backoff for the destination as a whole
+//!      │                   │    accepted      │
+//!      └───────────────────┴──── refused ◀────┘         the key, the address, or everybody is refused
+//! ```
+
+use crate::clock::{Moment, Mono, Timestamp};
+use crate::koala::MAX_RETRY_AFTER;
+use crate::reason::{Code, Reason};
+use crate::status::DestinationState;
+use std::time::Duration;
+
+/// The first wait after trouble. A tenth of requests failing must not become a standstill, so it is short.
+const BACKOFF_BASE: Duration = Duration::from_millis(100);
+/// The longest wait after trouble: a receiver that is back is found within a minute.
+const BACKOFF_MAX: Duration = Duration::from_secs(60);
+/// Minutes between probes of a receiver that refuses: a person must act, and will look within a quarter of an
+/// hour. The last one repeats.
+const REFUSED_MINUTES: [u64; 5] = [1, 2, 4, 8, 15];
+
+/// A wait of `base` doubled with each failure, at most `max`, drawn evenly from nothing to that (full jitter):
+/// many agents that lost one receiver do not come back to it in one instant.
+pub fn backoff(failures: u32, rng: &mut fastrand::Rng) -> Duration {
+    BACKOFF_BASE.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX).mul_f64(rng.f64())
+}
+
+/// Whether a request may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gate {
+    /// So many may be in flight.
+    Open(usize),
+    /// One, to find out.
+    Probe,
+    /// None before then.
+    ShutUntil(Mono),
+}
+
+/// The state of the destination.
+#[derive(Debug)]
+pub struct Destination {
+    state: DestinationState,
+    since: Timestamp,
+    reason: Option<Reason>,
+    until: Mono,
+    /// The receiver's own wish: nothing cuts it short.
+    not_before: Mono,
+    failures: u32,
+    refusals: usize,
+    concurrency: usize,
+    last_delivery: Option<Timestamp>,
+    rng: fastrand::Rng,
+}
+
+impl Destination {
+    /// A destination to which nothing was sent yet. `not_before`: what the receiver asked for before a restart.
+    pub fn new(
+        concurrency: usize,
+        not_before: Option<Timestamp>,
+        now: Moment,
+        rng: fastrand::Rng,
+    ) -> Destination {
+        let mut destination = Destination {
+            state: DestinationState::Unknown,
+            since: now.wall,
+            reason: None,
+            until: Mono::ZERO,
+            not_before: Mono::ZERO,
+            failures: 0,
+            refusals: 0,
+            concurrency,
+            last_delivery: None,
+            rng,
+        };
+        // A wall clock that was set back must not turn an hour into years.
+        let wish = not_before.map_or(Duration::ZERO, |at| at.since(now.wall)).min(MAX_RETRY_AFTER);
+        if !wish.is_zero() {
+            let reason =
+                Reason::new(Code::RateLimited, "the receiver asked for a pause before the last stop");
+            destination.trouble(reason, Some(wish), now);
+        }
+        destination
+    }
+
+    /// Whether a request may be sent now.
+    pub fn gate(&self, now: Mono) -> Gate {
+        match self.state {
+            DestinationState::Online => Gate::Open(self.concurrency),
+            DestinationState::Unknown => Gate::Open(1),
+            DestinationState::Backoff | DestinationState::Refused if now < self.until => {
+                Gate::ShutUntil(self.until)
+            }
+            DestinationState::Backoff | DestinationState::Refused => Gate::Probe,
+        }
+    }
+
+    /// Something was accepted. `current`: by a request that was sent since the state last changed.
+    pub fn accepted(&mut self, current: bool, now: Moment) {
+        self.last_delivery = Some(now.wall);
+        if current {
+            self.enter(DestinationState::Online, None, now);
+            (self.failures, self.refusals) = (0, 0);
+            self.not_before = Mono::ZERO;
+        }
+    }
+
+    /// The receiver is in trouble or out of reach: the next wait is twice as long.
+    pub fn trouble(&mut self, reason: Reason, retry_after: Option<Duration>, now: Moment) {
+        let wait = backoff(self.failures, &mut self.rng);
+        self.failures += 1;
+        self.enter(DestinationState::Backoff, Some(reason), now);
+        self.until = now.mono + wait;
+        self.wish(retry_after, now);
+    }
+
+    /// Trouble of a request that was sent before the wait began: only what the receiver asks for counts.
+    pub fn stale_trouble(&mut self, retry_after: Option<Duration>, now: Moment) {
+        if matches!(self.state, DestinationState::Backoff | DestinationState::Refused) {
+            self.wish(retry_after, now);
+        }
+    }
+
+    fn wish(&mut self, retry_after: Option<Duration>, now: Moment) {
+        if let Some(wish) = retry_after {
+            self.not_before = self.not_before.max(now.mono + wish);
+        }
+        self.until = self.until.max(self.not_before);
+    }
+
+    /// The receiver refuses: a person must act.
+    pub fn refuse(&mut self, reason: Reason, now: Moment) {
+        let minutes = REFUSED_MINUTES[self.refusals.min(REFUSED_MINUTES.len() - 1)];
+        let wait = Duration::from_secs(60 * minutes).mul_f64(1.0 + 0.1 * self.rng.f64());
+        self.refusals += 1;
+        self.enter(DestinationState::Refused, Some(reason), now);
+        self.until = (now.mono + wait).max(self.not_before);
+    }
+
+    /// The receiver answers, but what it thinks of us is open again: one request at a time.
+    pub fn reopen(&mut self, now: Moment) {
+        self.enter(DestinationState::Unknown, None, now);
+    }
+
+    /// Asks at once what would be asked later: on SIGHUP, `retry` and a new key.
+    pub fn kick(&mut self) {
+        self.until = self.not_before;
+    }
+
+    /// How many requests may be in flight at once.
+    pub fn set_concurrency(&mut self, concurrency: usize) {
+        self.concurrency = concurrency;
+    }
+
+    fn enter(&mut self, state: DestinationState, reason: Option<Reason>, now: Moment) {
+        if self.state != state {
+            self.since = now.wall;
+            self.state = state;
+        }
+        self.reason = reason;
+    }
+
+    /// Its state.
+    pub fn state(&self) -> DestinationState {
+        self.state
+    }
+
+    /// Since when.
+    pub fn since(&self) -> Timestamp {
+        self.since
+    }
+
+    /// Why.
+    pub fn reason(&self) -> Option<&Reason> {
+        self.reason.as_ref()
+    }
+
+    /// Whether it refuses the key, the address or everybody.
+    pub fn refuses(&self) -> bool {
+        self.state == DestinationState::Refused
+    }
+
+    /// Whether it refuses everybody's events.
+    pub fn refuses_all(&self) -> bool {
+        self.refuses() && self.reason.as_ref().is_some_and(|r| r.code == Code::RefusesAll)
+    }
+
+    /// When it is asked again.
+    pub fn retry_at(&self, now: Moment) -> Option<Timestamp> {
+        matches!(self.state, DestinationState::Backoff | DestinationState::Refused)
+            .then(|| now.wall.plus(self.until.saturating_sub(now.mono)))
+    }
+
+    /// The receiver's own wish not to be asked before then, while it holds.
+    pub fn not_before(&self, now: Moment) -> Option<Timestamp> {
+        (self.not_before > now.mono).then(|| now.wall.plus(self.not_before - now.mono))
+    }
+
+    /// When it last took something.
+    pub fn last_delivery(&self) -> Option<Timestamp> {
+        self.last_delivery
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Moment {
+        Moment { wall: Timestamp(1_000_000 * seconds as i64), mono: Duration::from_secs(seconds) }
+    }
+
+    fn new(not_before: Option<Timestamp>) -> Destination {
+        Destination::new(8, not_before, at(0), fastrand::Rng::with_seed(7))
+    }
+
+    fn reason(code: Code) -> Reason {
+        Reason::new(code, "as the test says")
+    }
+
+    #[test]
+    fn waits_double_up_to_a_minute_and_are_drawn_from_nothing_to_that() {
+        let mut rng = fastrand::Rng::with_seed(1);
+        for (failures, most) in [(0, 0.1), (1, 0.2), (5, 3.2), (9, 51.2), (10, 60.0), (4_000_000, 60.0)] {
+            let waits: Vec<f64> = (0..1000).map(|_| backoff(failures, &mut rng).as_secs_f64()).collect();
+            let longest = waits.iter().copied().fold(0.0, f64::max);
+            let mean = waits.iter().sum::<f64>() / 1000.0;
+            assert!(longest <= most && longest > 0.95 * most, "{failures}: {longest}");
+            assert!((0.45..0.55).contains(&(mean / most)), "{failures}: {mean}");
+        }
+    }
+
+    #[test]
+    fn one_request_finds_out_and_its_success_opens_the_rest() {
+        let mut d = new(None);
+        assert_eq!(d.gate(Mono::ZERO), Gate::Open(1));
+        d.accepted(true, at(1));
+        assert_eq!((d.gate(at(1).mono), d.state()), (Gate::Open(8), DestinationState::Online));
+        d.trouble(reason(Code::Http5xx), None, at(2));
+        assert!(matches!(d.gate(at(2).mono), Gate::ShutUntil(_)));
+        assert_eq!(d.gate(at(3).mono), Gate::Probe);
+        d.accepted(false, at(3));
+        assert_eq!(d.state(), DestinationState::Backoff);
+        d.accepted(true, at(3));
+        assert_eq!(d.gate(at(3).mono), Gate::Open(8));
+    }
+
+    #[test]
+    fn it_is_never_asked_earlier_than_it_wishes_not_even_when_kicked() {
+        let mut d = new(None);
+        d.trouble(reason(Code::RateLimited), Some(Duration::from_secs(7)), at(0));
+        d.kick();
+        assert_eq!(d.gate(at(6).mono), Gate::ShutUntil(at(7).mono));
+        d.stale_trouble(Some(Duration::from_secs(20)), at(6));
+        assert_eq!(d.gate(at(25).mono), Gate::ShutUntil(at(26).mono));
+        assert_eq!(d.gate(at(26).mono), Gate::Probe);
+    }
+
+    #[test]
+    fn the_wish_outlives_a_restart_and_is_capped_when_the_clock_was_set_back() {
+        let d = new(Some(at(0).wall.plus(Duration::from_secs(30))));
+        assert_eq!(d.gate(at(0).mono), Gate::ShutUntil(at(30).mono));
+        let d = new(Some(Timestamp(i64::MAX)));
+        assert_eq!(d.gate(at(0).mono), Gate::ShutUntil(at(3600).mono));
+        assert_eq!(new(Some(at(0).wall)).gate(Mono::ZERO), Gate::Open(1));
+    }
+
+    #[test]
+    fn a_receiver_that_refuses_is_asked_a_few_times_an_hour() {
+        let mut d = new(None);
+        let (mut now, mut asked) = (at(0), Vec::new());
+        while now.mono < at(3600).mono {
+            d.refuse(reason(Code::KeyRefused), now);
+            let Gate::ShutUntil(until) = d.gate(now.mono) else { panic!() };
+            asked.push((until - now.mono).as_secs_f64() / 60.0);
+            now = Moment { wall: now.wall.plus(until - now.mono), mono: until };
+        }
+        for (wait, minutes) in asked.iter().zip([1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]) {
+            assert!((minutes..=1.1 * minutes).contains(wait), "{asked:?}");
+        }
+        assert!(asked.len() <= 7, "{asked:?}");
+    }
+}

@@ -1,0 +1,524 @@
+//! The intake: takes files from the spool into the outbox. A thread of its own, because reading files blocks.
+//!
+//! ```text
+//!   list ──▶ open ──▶ read ──▶ parse, triage ──▶ chunk ──append──▶ durable ──▶ remove
+//!                                  │                  ╲
+//!                                  └── bad ──▶ rejected/ (durable before the chunk)
+//! ```
+//!
+//! An outside event only wakes the loop; each round looks at the whole folder. One chunk is on its way to the
+//! disk while the next is read. Nothing is removed before the commit that holds its events has been answered.
+
+use super::chunk::{Chunk, Source};
+use super::remover::Remover;
+use super::{Fatal, Pulse};
+use crate::clock::{Clock, Mono};
+use crate::config;
+use crate::outbox::{Answer, Appended, Gauge, OutboxError, Progress, Writer};
+use crate::reason::{Code, Reason};
+use crate::spool::{Entry, FileIdentity, Listing, Rejects, Removal, Spool, SpoolError, Watcher, same_file};
+use crate::status;
+use nix::sys::statvfs::statvfs;
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::io::ErrorKind;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often a blocked intake looks whether there is room again.
+const BLOCKED_RETRY: Duration = Duration::from_secs(1);
+/// A full outbox takes files again when it has shrunk to this share, so that it does not flap.
+const REOPEN_BELOW: f64 = 0.95;
+/// How often a file that cannot be read is spoken of again.
+const REMIND_EVERY: Duration = Duration::from_secs(3600);
+/// Names remembered as spoken of; a spool with more oddities than this repeats itself.
+const MAX_REPORTED: usize = 10_000;
+/// How often `rejected/` is looked through: for files whose time is up, and for those that have grown whole.
+const TIDY_EVERY: Duration = Duration::from_secs(30);
+
+/// What the intake tells the rest of the agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// The spool's part of the status.
+    pub spool: status::Spool,
+    /// Whether files are taken.
+    pub intake: status::Intake,
+}
+
+/// Why a round ended early.
+pub(super) enum Stop {
+    /// There is no room: nothing more is taken for now.
+    Blocked(Reason),
+    /// The agent stops.
+    Asked,
+    /// The agent must end.
+    Fatal(Fatal),
+}
+
+impl From<SpoolError> for Stop {
+    fn from(e: SpoolError) -> Stop {
+        let code = match &e {
+            SpoolError::Io { source, .. } => match source.kind() {
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::DiskFull,
+                ErrorKind::ReadOnlyFilesystem => Code::ReadOnly,
+                _ => Code::Unreadable,
+            },
+            SpoolError::Missing { .. } | SpoolError::Denied { .. } => Code::Unreadable,
+        };
+        Stop::Blocked(Reason::new(code, e.to_string()))
+    }
+}
+
+/// Everything that an intake is made of.
+pub struct Parts {
+    /// The folder.
+    pub spool: Spool,
+    /// Its watcher.
+    pub watcher: Watcher,
+    /// The settings, which may change.
+    pub config: Arc<Mutex<config::Config>>,
+    /// The outbox.
+    pub writer: Writer,
+    /// How far files had been taken at the last stop.
+    pub progress: Vec<Progress>,
+    /// The time.
+    pub clock: Clock,
+    /// Wakes the loop; it looks at everything whatever the reason.
+    pub wakes: Receiver<()>,
+    /// Set before the last wake.
+    pub stop: Arc<AtomicBool>,
+    /// Called after every commit that stored events.
+    pub stored: Box<dyn Fn() + Send>,
+    /// Where the loop says what it sees.
+    pub view: Arc<Mutex<View>>,
+    /// Its sign of life.
+    pub pulse: Pulse,
+}
+
+/// The intake's state; [`Intake::run`] is its loop.
+pub struct Intake {
+    pub(super) parts: Parts,
+    pub(super) config: config::Config,
+    pub(super) rejects: Rejects,
+    gauge: Arc<Gauge>,
+    remover: Remover,
+    pub(super) chunk: Chunk,
+    in_commit: Option<(Chunk, Answer<Appended>)>,
+    /// Something was set aside that must be durable before the next chunk is.
+    pub(super) set_aside: bool,
+    /// How far files are taken that are still in the folder, by name.
+    pub(super) taken: HashMap<OsString, Progress>,
+    /// Files that are taken and on their way out.
+    leaving: HashSet<OsString>,
+    /// Documents that ended too early: as they were, and since when.
+    pub(super) incomplete: HashMap<OsString, (Entry, Mono)>,
+    /// Files that may not be read, and when that was last said.
+    unreadable: HashMap<OsString, Mono>,
+    /// Files that nothing announced as finished: as they were, and since when.
+    young: HashMap<OsString, (Entry, Mono)>,
+    /// Oddities that were spoken of.
+    reported: HashSet<OsString>,
+    gone: Vec<(Vec<u8>, FileIdentity)>,
+    blocked: Option<Reason>,
+    tidied: Option<Mono>,
+}
+
+impl Intake {
+    /// An intake that has not looked at the folder yet.
+    ///
+    /// # Errors
+    /// The system has no more threads.
+    pub fn new(parts: Parts) -> std::io::Result<Intake> {
+        let config = parts.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let taken = parts.progress.iter().map(|p| (OsString::from_vec(p.name.clone()), p.clone())).collect();
+        Ok(Intake {
+            config,
+            rejects: parts.spool.rejects(),
+            gauge: parts.writer.gauge(),
+            remover: Remover::start(&parts.spool)?,
+            parts,
+            chunk: Chunk::default(),
+            in_commit: None,
+            set_aside: false,
+            taken,
+            leaving: HashSet::new(),
+            incomplete: HashMap::new(),
+            unreadable: HashMap::new(),
+            young: HashMap::new(),
+            reported: HashSet::new(),
+            gone: Vec::new(),
+            blocked: None,
+            tidied: None,
+        })
+    }
+
+    /// Runs until it is told to stop.
+    ///
+    /// # Errors
+    /// The outbox or the folder failed in a way that waiting does not mend.
+    pub fn run(mut self) -> Result<(), Fatal> {
+        self.forget_vanished_files();
+        loop {
+            self.parts.pulse.beat();
+            self.config = self.parts.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let began = Instant::now();
+            let ended = self.round();
+            let wait = match ended {
+                Ok(wait) => {
+                    self.unblock();
+                    wait
+                }
+                Err(Stop::Blocked(reason)) => {
+                    self.drop_chunks();
+                    self.block(reason);
+                    BLOCKED_RETRY
+                }
+                Err(Stop::Asked) => break,
+                Err(Stop::Fatal(fatal)) => return Err(fatal),
+            };
+            if self.parts.stop.load(Relaxed) {
+                break;
+            }
+            match self.parts.wakes.recv_timeout(wait) {
+                // A folder that takes long to read is not read all the time.
+                Ok(()) => std::thread::sleep(began.elapsed().min(BLOCKED_RETRY) / 4),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.remover.finish();
+        self.collect_removed();
+        Ok(())
+    }
+
+    /// One look at the folder, and everything taken that can be taken. Returns when to look again at the latest.
+    fn round(&mut self) -> Result<Duration, Stop> {
+        self.collect_removed();
+        if let Some(reason) = self.no_room() {
+            self.tidy();
+            return Err(Stop::Blocked(reason));
+        }
+        self.tidy();
+        let listing = self.parts.spool.list()?;
+        self.see(&listing);
+        let mut wait = self.config.spool.scan_interval;
+        let mut young = std::mem::take(&mut self.young);
+        for entry in listing.files {
+            if self.leaving.contains(&entry.name) {
+                continue;
+            }
+            match self.not_yet(&entry, &mut young) {
+                Some(rest) => wait = wait.min(rest),
+                None => {
+                    if let Some(rest) = self.take(entry)? {
+                        wait = wait.min(rest);
+                    }
+                }
+            }
+            if self.chunk.is_full() {
+                self.flush()?;
+            }
+        }
+        self.flush()?;
+        self.finish_commit()?;
+        self.collect_removed();
+        Ok(wait.max(Duration::from_millis(1)))
+    }
+
+    /// How long the file must still be left alone, if it is not known to be finished.
+    fn not_yet(&mut self, entry: &Entry, young: &mut HashMap<OsString, (Entry, Mono)>) -> Option<Duration> {
+        let now = self.parts.clock.mono();
+        let announced = self.parts.watcher.take(&entry.name);
+        if let Some((before, since)) = self.incomplete.get(&entry.name)
+            && before == entry
+        {
+            let rest = self.config.spool.incomplete_after.saturating_sub(now.saturating_sub(*since));
+            return (!rest.is_zero()).then_some(rest);
+        }
+        if announced {
+            return None;
+        }
+        let settle = self.config.spool.settle;
+        let age = self.parts.clock.now().0.saturating_mul(1_000_000).saturating_sub(entry.identity.modified);
+        if u64::try_from(age).is_ok_and(|age| Duration::from_nanos(age) >= settle) {
+            return None;
+        }
+        // Its time stamp is young, or in the future: then it counts how long it has been seen unchanged.
+        let since = match young.remove(&entry.name) {
+            Some((before, since)) if before == *entry => since,
+            _ => now,
+        };
+        let rest = settle.saturating_sub(now.saturating_sub(since));
+        if rest.is_zero() {
+            return None;
+        }
+        self.young.insert(entry.name.clone(), (entry.clone(), since));
+        Some(rest)
+    }
+
+    /// Sends the chunk to the disk once the one before it is there.
+    pub(super) fn flush(&mut self) -> Result<(), Stop> {
+        self.parts.pulse.beat();
+        if self.parts.stop.load(Relaxed) {
+            // What is read and not stored is read again at the next start.
+            self.finish_commit()?;
+            return Err(Stop::Asked);
+        }
+        if std::mem::take(&mut self.set_aside) {
+            self.rejects
+                .sync()
+                .map_err(|e| SpoolError::new(self.parts.spool.dir(), "set events aside", e))?;
+            self.count_rejected();
+        }
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        self.finish_commit()?;
+        if let Some(reason) = self.no_room() {
+            return Err(Stop::Blocked(reason));
+        }
+        let chunk = std::mem::take(&mut self.chunk);
+        self.submit(chunk);
+        Ok(())
+    }
+
+    fn submit(&mut self, chunk: Chunk) {
+        let answer = self.parts.writer.append(chunk.events.clone(), chunk.progress());
+        self.in_commit = Some((chunk, answer));
+    }
+
+    /// Waits for the chunk that is on its way to the disk. Only one is, so that what is sent to the disk again
+    /// without some of its events keeps its place in the order of the spool.
+    pub(super) fn finish_commit(&mut self) -> Result<(), Stop> {
+        while let Some((mut chunk, answer)) = self.in_commit.take() {
+            match answer.block() {
+                Ok(Appended::Stored { .. }) => self.stored(chunk),
+                Ok(Appended::Reused(reused)) => {
+                    let now = self.parts.clock.now();
+                    chunk.set_aside_reused(&reused, &self.parts.spool, &self.rejects, now)?;
+                    tracing::warn!(
+                        "{} events set aside: their messageIds came before with other content",
+                        reused.len()
+                    );
+                    self.submit(chunk);
+                }
+                Err(e) if e.is_passing() => return Err(Stop::Blocked(reason_of(&e))),
+                Err(e) => return Err(Stop::Fatal(Fatal::Outbox(e))),
+            }
+        }
+        Ok(())
+    }
+
+    /// The chunk's events are on the disk: its files may go.
+    fn stored(&mut self, chunk: Chunk) {
+        for Source { entry, progress } in chunk.sources {
+            if progress.finished {
+                self.remove(entry.clone());
+            }
+            self.taken.insert(entry.name, progress);
+        }
+        if !chunk.events.is_empty() {
+            (self.parts.stored)();
+        }
+    }
+
+    fn drop_chunks(&mut self) {
+        self.chunk = Chunk::default();
+        self.in_commit = None;
+    }
+
+    /// Removes a file that is taken whole.
+    pub(super) fn remove(&mut self, entry: Entry) {
+        self.waits_no_more(&entry);
+        self.leaving.insert(entry.name.clone());
+        self.remover.remove(entry);
+    }
+
+    pub(super) fn waits_no_more(&self, entry: &Entry) {
+        self.view(|view| {
+            view.spool.waiting_files = view.spool.waiting_files.saturating_sub(1);
+            view.spool.waiting_bytes = view.spool.waiting_bytes.saturating_sub(entry.size);
+        });
+    }
+
+    fn collect_removed(&mut self) {
+        for (entry, removal) in self.remover.done() {
+            self.leaving.remove(&entry.name);
+            match removal {
+                Ok(Removal::Removed | Removal::Replaced) => {
+                    self.taken.remove(&entry.name);
+                    self.gone.push((entry.name.as_bytes().to_vec(), entry.identity));
+                }
+                // It is read again: what is new in it is taken, the rest is known.
+                Ok(Removal::Changed) => {}
+                Err(e) => {
+                    if self.reported.len() < MAX_REPORTED && self.reported.insert(entry.name) {
+                        tracing::warn!("{e}; its events are stored, it is tried again");
+                    }
+                }
+            }
+        }
+        if !self.gone.is_empty() {
+            self.parts.writer.forget(std::mem::take(&mut self.gone));
+        }
+    }
+
+    /// Forgets files that vanished between their last commit and this start.
+    fn forget_vanished_files(&mut self) {
+        let spool = &self.parts.spool;
+        let gone: Vec<(Vec<u8>, FileIdentity)> = self
+            .taken
+            .extract_if(|name, progress| {
+                spool.entry(name).is_none_or(|entry| !same_file(&entry.identity, &progress.identity))
+            })
+            .map(|(_, progress)| (progress.name, progress.identity))
+            .collect();
+        if !gone.is_empty() {
+            self.parts.writer.forget(gone);
+        }
+    }
+
+    /// Whether the file of that entry has been taken before, and how far.
+    pub(super) fn progress_of(&self, entry: &Entry) -> Option<&Progress> {
+        self.taken.get(&entry.name).filter(|p| same_file(&p.identity, &entry.identity))
+    }
+
+    fn no_room(&self) -> Option<Reason> {
+        let outbox = &self.config.outbox;
+        let used = self.gauge.bytes();
+        let was_full = self.blocked.as_ref().is_some_and(|reason| reason.code == Code::MaxBytes);
+        let limit = if was_full { outbox.max_bytes as f64 * REOPEN_BELOW } else { outbox.max_bytes as f64 };
+        if used as f64 >= limit {
+            let text = format!(
+                "the outbox holds {} of the {} that outbox.max_bytes allows",
+                config::Bytes(used),
+                config::Bytes(outbox.max_bytes)
+            );
+            return Some(Reason::new(Code::MaxBytes, text));
+        }
+        let disk = statvfs(outbox.path.parent()?).ok()?;
+        let block = disk.fragment_size() as u64;
+        let (free, total) = (disk.blocks_available() as u64 * block, disk.blocks() as u64 * block);
+        let floor = outbox.min_free.bytes(total);
+        (free < floor).then(|| {
+            let text = format!(
+                "the outbox's file system has {} free, less than the {} that outbox.min_free asks for",
+                config::Bytes(free),
+                config::Bytes(floor)
+            );
+            Reason::new(Code::MinFree, text)
+        })
+    }
+
+    fn block(&mut self, reason: Reason) {
+        if self.blocked.as_ref().is_none_or(|before| before.code != reason.code) {
+            tracing::warn!("no more files are taken ({reason}); they wait in the spool");
+        }
+        self.blocked = Some(reason);
+        self.publish_intake();
+    }
+
+    fn unblock(&mut self) {
+        if self.blocked.take().is_some() {
+            tracing::info!("files are taken again");
+            self.publish_intake();
+        }
+    }
+
+    fn publish_intake(&self) {
+        let state =
+            if self.blocked.is_some() { status::IntakeState::Blocked } else { status::IntakeState::Open };
+        self.view(|view| view.intake = status::Intake { state, reason: self.blocked.clone() });
+    }
+
+    fn view(&self, change: impl FnOnce(&mut View)) {
+        change(&mut self.parts.view.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Says what the folder shows.
+    fn see(&mut self, listing: &Listing) {
+        let present: HashSet<&OsStr> = listing.files.iter().map(|e| e.name.as_os_str()).collect();
+        self.unreadable.retain(|name, _| present.contains(name.as_os_str()));
+        self.incomplete.retain(|name, _| present.contains(name.as_os_str()));
+        for (name, what) in &listing.left {
+            self.report(
+                name,
+                format_args!("left alone: it is {what}, and only files with one name are read"),
+            );
+        }
+        let (now, unreadable) = (self.parts.clock.now(), self.unreadable.len() as u64);
+        let leaving = listing.files.iter().filter(|entry| self.leaving.contains(&entry.name));
+        let (files, bytes) = leaving.fold((0, 0), |(files, bytes), entry| (files + 1, bytes + entry.size));
+        self.view(|view| {
+            view.spool.waiting_files = listing.waiting.0.saturating_sub(files);
+            view.spool.waiting_bytes = listing.waiting.1.saturating_sub(bytes);
+            view.spool.unreadable_files = unreadable;
+            view.spool.scanned_at = Some(now);
+        });
+    }
+
+    /// Speaks of an oddity of the folder once.
+    pub(super) fn report(&mut self, name: &OsStr, what: std::fmt::Arguments<'_>) {
+        if self.reported.contains(name) {
+            return;
+        }
+        if self.reported.len() >= MAX_REPORTED {
+            self.reported.clear();
+        }
+        self.reported.insert(name.to_owned());
+        tracing::warn!("{}: {what}", self.parts.spool.dir().join(name).display().to_string().escape_debug());
+    }
+
+    /// A file that may not be read stays, is counted, and is spoken of now and then.
+    pub(super) fn leave_unreadable(&mut self, entry: &Entry, hint: &str) {
+        let now = self.parts.clock.mono();
+        let said = self.unreadable.get(&entry.name);
+        if said.is_none_or(|said| now.saturating_sub(*said) >= REMIND_EVERY) {
+            let path = self.parts.spool.dir().join(&entry.name).display().to_string();
+            tracing::warn!("{}: {hint}", path.escape_debug());
+            self.unreadable.insert(entry.name.clone(), now);
+        }
+        let unreadable = self.unreadable.len() as u64;
+        self.view(|view| view.spool.unreadable_files = unreadable);
+    }
+
+    /// It could be opened.
+    pub(super) fn is_readable(&mut self, name: &OsStr) {
+        if self.unreadable.remove(name).is_some() {
+            let unreadable = self.unreadable.len() as u64;
+            self.view(|view| view.spool.unreadable_files = unreadable);
+        }
+    }
+
+    fn tidy(&mut self) {
+        let now = self.parts.clock.mono();
+        if self
+            .tidied
+            .is_some_and(|at| now.saturating_sub(at) < TIDY_EVERY.min(self.config.spool.scan_interval))
+        {
+            return;
+        }
+        self.tidied = Some(now);
+        for name in self.rejects.take_back_grown() {
+            tracing::info!("{} was written to after it had been set aside: taken back", name.display());
+        }
+        self.rejects.expire(self.parts.clock.now().minus(self.config.outbox.keep_failed));
+        self.count_rejected();
+    }
+
+    fn count_rejected(&self) {
+        let rejected = self.rejects.count();
+        self.view(|view| view.spool.rejected_files = rejected);
+    }
+}
+
+fn reason_of(error: &OutboxError) -> Reason {
+    let code = match error {
+        OutboxError::ReadOnly { .. } => Code::ReadOnly,
+        _ => Code::DiskFull,
+    };
+    Reason::new(code, error.to_string())
+}

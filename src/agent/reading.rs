@@ -1,0 +1,349 @@
+//! How the intake reads one file: from its text to the events of a chunk, the bad ones set aside.
+
+use super::chunk::Source;
+use super::intake::{Intake, Stop};
+use super::triage;
+use crate::clock::Timestamp;
+use crate::config::Bytes;
+use crate::event::{Event, Flaw, MessageId, merge_envelope};
+use crate::outbox::{NewEvent, Progress};
+use crate::reason::Code;
+use crate::spool::{Document, Entry, Form, Format, Line, Lines, Unopened, split, text_of, unpacked};
+use nix::unistd::{Gid, Group, Uid, User};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Intake {
+    /// Takes what can be taken of a file. Returns when to look at it again, if something of it must wait.
+    pub(super) fn take(&mut self, entry: Entry) -> Result<Option<Duration>, Stop> {
+        let Some((format, gz)) = entry.format() else {
+            let what = "the name says nothing of its form: it must end in .json, .jsonl or .ndjson, or one of them and .gz";
+            self.set_file_aside(&entry, &Flaw::at("", 0, Code::NotJson, what))?;
+            return Ok(None);
+        };
+        let (file, entry) = match self.parts.spool.open_file(&entry) {
+            Ok(opened) => opened,
+            Err(Unopened::Changed) => return Ok(None),
+            Err(Unopened::Unreadable(owner)) => {
+                let hint = self.hint_for_unreadable(&entry, owner);
+                self.leave_unreadable(&entry, &hint);
+                return Ok(None);
+            }
+            Err(Unopened::Error(e)) => {
+                self.report(&entry.name, format_args!("{e}"));
+                return Ok(None);
+            }
+        };
+        self.is_readable(&entry.name);
+        let before = self.progress_of(&entry).cloned();
+        let read = (entry.size, entry.identity.modified);
+        if before.as_ref().is_some_and(|p| p.finished && p.read == read) {
+            self.remove(entry);
+            return Ok(None);
+        }
+        let mut progress = before.unwrap_or_else(|| Progress {
+            name: entry.name.as_bytes().to_vec(),
+            identity: entry.identity,
+            position: 0,
+            place: 0,
+            read,
+            finished: false,
+        });
+        if format == Format::Document && progress.read != read {
+            // Written to since: what it holds now is told from what was taken by the events' ids.
+            (progress.position, progress.place) = (0, 0);
+        }
+        (progress.read, progress.finished) = (read, false);
+        match format {
+            Format::Document => self.take_document(file, gz, entry, progress),
+            Format::Lines => self.take_lines(file, gz, entry, progress),
+        }
+    }
+
+    fn take_document(
+        &mut self,
+        file: File,
+        gz: bool,
+        entry: Entry,
+        progress: Progress,
+    ) -> Result<Option<Duration>, Stop> {
+        let limit = self.config.spool.max_file_bytes;
+        let mut bytes = Vec::new();
+        let too_large = !gz && entry.size > limit;
+        if !too_large && let Err(e) = unpacked(file, gz).take(limit + 1).read_to_end(&mut bytes) {
+            return self.unread(&entry, gz, &e);
+        }
+        if too_large || bytes.len() as u64 > limit {
+            let what = format!(
+                "the document is larger than spool.max_file_bytes, {}: an event a line (.jsonl) has no such limit",
+                Bytes(limit)
+            );
+            self.set_file_aside(&entry, &Flaw::at("", 0, Code::TooLarge, what))?;
+            return Ok(None);
+        }
+        let text = match text_of(&bytes) {
+            Ok(text) => text,
+            Err(flaw) => return self.flawed(&entry, &flaw),
+        };
+        let document = match split(text) {
+            Ok(document) => document,
+            Err(flaw) => return self.flawed(&entry, &flaw),
+        };
+        self.incomplete.remove(&entry.name);
+        let taken = progress.place;
+        let source = Source { entry, progress };
+        self.chunk.begin(source.clone());
+        for (item, place) in document.items.iter().zip(1..).skip(usize::try_from(taken).unwrap_or(usize::MAX))
+        {
+            let single = document.form == Form::Single;
+            let admitted = match Event::parse(item) {
+                Ok(event) if document.form == Form::Envelope => {
+                    let merged = merge_envelope(&event, document.context, document.integrations);
+                    self.admit(&merged, &source, place)
+                }
+                Ok(_) => self.admit(item, &source, if single { 0 } else { place }),
+                Err(flaw) => Err(flaw),
+            };
+            match admitted.map_err(|flaw| Document::place(text, item, flaw)) {
+                Ok(event) => self.chunk.push(event),
+                Err(flaw) if single => {
+                    self.chunk.sources.pop();
+                    self.set_file_aside(&source.entry, &flaw)?;
+                    return Ok(None);
+                }
+                Err(flaw) => self.set_aside_part(&source, place, item.as_bytes(), &flaw)?,
+            }
+            self.advance(0, place);
+            if self.chunk.is_full() && (place as usize) < document.items.len() {
+                self.flush()?;
+                self.chunk.begin(source.clone());
+                self.advance(0, place);
+            }
+        }
+        self.finish();
+        Ok(None)
+    }
+
+    fn take_lines(
+        &mut self,
+        file: File,
+        gz: bool,
+        entry: Entry,
+        progress: Progress,
+    ) -> Result<Option<Duration>, Stop> {
+        let mut lines = Lines::new(unpacked(file, gz), self.config.spool.max_file_bytes);
+        if let Err(e) = lines.skip_to(progress.position, progress.place) {
+            return self.unread(&entry, gz, &e);
+        }
+        let source = Source { entry, progress };
+        self.chunk.begin(source.clone());
+        loop {
+            let (position, place) = (lines.position, lines.place);
+            let (line, ended) = match lines.next_line() {
+                Ok(Line::Text(line)) => (line, true),
+                Ok(Line::Unended(line)) => (line, false),
+                Ok(Line::End) => break,
+                Ok(Line::Endless) => {
+                    let what = format!(
+                        "line {} goes on for more than spool.max_file_bytes, {}",
+                        place + 1,
+                        Bytes(self.config.spool.max_file_bytes)
+                    );
+                    let flaw =
+                        Flaw { line: lines.place as usize + 1, ..Flaw::at("", 0, Code::TooLarge, what) };
+                    return self.set_aside_rest(&source.entry, &flaw);
+                }
+                Err(e) => return self.unread(&source.entry, gz, &e),
+            };
+            if !line.is_empty() {
+                let admitted = text_of(&line).and_then(|text| self.admit(text, &source, place + 1));
+                match admitted {
+                    Ok(event) => self.chunk.push(event),
+                    Err(flaw) => {
+                        let flaw = Flaw { line: place as usize + 1, ..flaw };
+                        if !ended
+                            && flaw.incomplete
+                            && let Some(wait) = self.wait_for_more(&source.entry)
+                        {
+                            self.advance(position, place);
+                            return Ok(Some(wait));
+                        }
+                        let flaw = Flaw { incomplete: false, ..flaw };
+                        self.set_aside_part(&source, place + 1, &line, &flaw)?;
+                    }
+                }
+            }
+            self.advance(lines.position, lines.place);
+            if self.chunk.is_full() {
+                self.flush()?;
+                self.chunk.begin(source.clone());
+                self.advance(lines.position, lines.place);
+            }
+        }
+        self.incomplete.remove(&source.entry.name);
+        self.finish();
+        Ok(None)
+    }
+
+    /// An event of that text, completed and judged.
+    fn admit(&self, text: &str, source: &Source, place: u64) -> Result<NewEvent, Flaw> {
+        let limit = self.config.spool.max_event_bytes;
+        if text.len() as u64 > limit {
+            let what = format!(
+                "the event is larger than spool.max_event_bytes, {}: leave out what Koala does not need",
+                Bytes(limit)
+            );
+            return Err(Flaw::at(text, 0, Code::TooLarge, what));
+        }
+        let event = Event::parse(text)?;
+        let identity = source.progress.identity;
+        let message_id = match event.message_id()? {
+            Some(id) => id,
+            None => {
+                let mut first_seen = source.progress.name.clone();
+                first_seen.push(0);
+                first_seen.extend(identity.inode.to_le_bytes());
+                first_seen.extend(identity.modified.to_le_bytes());
+                MessageId::derived(&first_seen, place, event.raw().as_bytes())
+            }
+        };
+        let spooled_at = Timestamp(identity.modified.max(0) / 1_000_000);
+        Ok(NewEvent {
+            digest: event.digest(),
+            kind: event.kind().map(Into::into),
+            name: event.name().map(Into::into),
+            file: Arc::from(source.entry.name.to_string_lossy()),
+            place,
+            spooled_at,
+            body: event.raw().to_owned(),
+            fate: triage(&event, &message_id, spooled_at),
+            message_id,
+        })
+    }
+
+    /// Notes in the chunk how far the current file is taken.
+    fn advance(&mut self, position: u64, place: u64) {
+        if let Some(source) = self.chunk.current() {
+            (source.progress.position, source.progress.place) = (position, place);
+        }
+    }
+
+    /// Notes in the chunk that all of the current file is taken.
+    fn finish(&mut self) {
+        if let Some(source) = self.chunk.current() {
+            source.progress.finished = true;
+        }
+    }
+
+    /// A whole text that is wrong: set aside, unless it only ends too early and may still grow.
+    fn flawed(&mut self, entry: &Entry, flaw: &Flaw) -> Result<Option<Duration>, Stop> {
+        if flaw.incomplete
+            && let Some(wait) = self.wait_for_more(entry)
+        {
+            return Ok(Some(wait));
+        }
+        self.set_file_aside(entry, flaw)?;
+        Ok(None)
+    }
+
+    /// How long a file that ends too early may still stay as it is; `None`: its time is up.
+    fn wait_for_more(&mut self, entry: &Entry) -> Option<Duration> {
+        let now = self.parts.clock.mono();
+        let since = match self.incomplete.get(&entry.name) {
+            Some((before, since)) if before == entry => *since,
+            _ => now,
+        };
+        let rest = self.config.spool.incomplete_after.saturating_sub(now.saturating_sub(since));
+        if rest.is_zero() {
+            self.incomplete.remove(&entry.name);
+            return None;
+        }
+        self.incomplete.insert(entry.name.clone(), (entry.clone(), since));
+        Some(rest)
+    }
+
+    /// The text could not be read to its end.
+    fn unread(&mut self, entry: &Entry, gz: bool, error: &io::Error) -> Result<Option<Duration>, Stop> {
+        let flaw = |what: &str, incomplete| Flaw { incomplete, ..Flaw::at("", 0, Code::NotJson, what) };
+        match error.kind() {
+            ErrorKind::UnexpectedEof if gz && entry.size > 0 => {
+                let flaw = flaw("the packed file ends too early", true);
+                if let Some(wait) = self.wait_for_more(entry) {
+                    return Ok(Some(wait));
+                }
+                self.set_aside_rest(entry, &flaw)
+            }
+            ErrorKind::UnexpectedEof if gz => self.flawed(entry, &flaw("the packed file is empty", true)),
+            ErrorKind::InvalidInput | ErrorKind::InvalidData if gz => {
+                self.set_aside_rest(entry, &flaw("the packed file is damaged, or is not gzip", false))
+            }
+            ErrorKind::UnexpectedEof => {
+                // Shorter than what was taken of it: its producer has begun it anew, so this does too.
+                self.taken.remove(&entry.name);
+                Ok(Some(Duration::ZERO))
+            }
+            _ => {
+                self.report(&entry.name, format_args!("cannot be read: {error}"));
+                Ok(None)
+            }
+        }
+    }
+
+    /// Sets a file aside of which something may have been taken: that is made durable first.
+    fn set_aside_rest(&mut self, entry: &Entry, flaw: &Flaw) -> Result<Option<Duration>, Stop> {
+        self.flush()?;
+        self.finish_commit()?;
+        self.set_file_aside(entry, flaw)?;
+        Ok(None)
+    }
+
+    fn set_file_aside(&mut self, entry: &Entry, flaw: &Flaw) -> Result<(), Stop> {
+        let now = self.parts.clock.now();
+        self.rejects.set_aside_file(&self.parts.spool, entry, flaw, now)?;
+        self.set_aside = true;
+        self.taken.remove(&entry.name);
+        self.waits_no_more(entry);
+        tracing::warn!(
+            "{} set aside ({}): {flaw}",
+            entry.name.display().to_string().escape_debug(),
+            flaw.code
+        );
+        Ok(())
+    }
+
+    fn set_aside_part(
+        &mut self,
+        source: &Source,
+        place: u64,
+        content: &[u8],
+        flaw: &Flaw,
+    ) -> Result<(), Stop> {
+        self.rejects.set_aside_part(&source.entry, place, content, flaw, self.parts.clock.now())?;
+        if !self.set_aside {
+            let name = source.entry.name.display().to_string();
+            tracing::warn!("parts of {} set aside ({}): {flaw}", name.escape_debug(), flaw.code);
+        }
+        self.set_aside = true;
+        Ok(())
+    }
+
+    fn hint_for_unreadable(&self, entry: &Entry, owner: u32) -> String {
+        let path = self.parts.spool.dir().join(&entry.name);
+        let owner = User::from_uid(Uid::from_raw(owner)).ok().flatten().map_or(owner.to_string(), |u| u.name);
+        let group = |path: &std::path::Path| std::fs::symlink_metadata(path).map(|m| m.gid()).ok();
+        let (its, spools) = (group(&path), group(self.parts.spool.dir()));
+        let shown = path.display().to_string();
+        let mut mend = format!("chmod g+r '{shown}'");
+        if its != spools
+            && let Some(gid) = spools
+        {
+            let name = Group::from_gid(Gid::from_raw(gid)).ok().flatten().map_or(gid.to_string(), |g| g.name);
+            mend = format!("chgrp {name} '{shown}' && {mend}");
+        }
+        format!("cannot be read, it belongs to {owner}; it is left until it can, by: {mend}")
+    }
+}
