@@ -12,3 +12,4 @@ pub mod reason;
 pub mod receiver;
 pub mod spool;
 pub mod status;
+pub mod telemetry;
