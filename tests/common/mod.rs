@@ -130,7 +130,7 @@ impl World {
             let step = step.min(left);
             self.clock.advance(step);
             left -= step;
-            tokio::time::sleep(Duration::from_millis(4)).await;
+            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 }
