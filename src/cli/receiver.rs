@@ -1,5 +1,6 @@
 //! `koala-agent receiver`: a local Koala at the terminal.
 
+use super::ExitCode;
 use crate::receiver::{Faults, Notice, Options, Receiver, SUSPENDED};
 use clap::Args;
 use std::collections::{BTreeMap, HashSet};
@@ -106,12 +107,12 @@ pub enum ReceiverError {
 }
 
 impl ReceiverError {
-    /// The exit code of sysexits.h.
-    pub fn exit_code(&self) -> u8 {
+    /// How the command ends.
+    pub fn exit_code(&self) -> ExitCode {
         match self {
-            ReceiverError::Faults(_) => 64,
-            ReceiverError::InUse(_) | ReceiverError::Listen(..) => 69,
-            ReceiverError::Io(_) => 74,
+            ReceiverError::Faults(_) => ExitCode::Usage,
+            ReceiverError::InUse(_) | ReceiverError::Listen(..) => ExitCode::Unavailable,
+            ReceiverError::Io(_) => ExitCode::Io,
         }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 
-pub(crate) use super::scan::compact;
+pub(crate) use super::scan::{compact, pretty};
 
 /// One member of an object.
 #[derive(Debug, Clone)]

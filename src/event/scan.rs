@@ -21,6 +21,45 @@ pub(super) fn compact_into(out: &mut String, json: &str) {
     out.push_str(&json[from..]);
 }
 
+/// `json` over several lines, for a person; every value in the bytes it came in.
+pub(crate) fn pretty(json: &str) -> String {
+    const STEP: &str = "  ";
+    let json = compact(json);
+    let bytes = json.as_bytes();
+    let mut out = String::with_capacity(json.len() * 2);
+    let (mut from, mut depth) = (0, 0usize);
+    for (at, byte) in outside_strings(&json) {
+        // Whether a line ends before the byte, and after it.
+        let (before, after) = match byte {
+            b'{' | b'[' => {
+                depth += 1;
+                (false, !matches!(bytes.get(at + 1), Some(b'}' | b']')))
+            }
+            b'}' | b']' => {
+                depth = depth.saturating_sub(1);
+                (!matches!(bytes.get(at.wrapping_sub(1)), Some(b'{' | b'[')), false)
+            }
+            b',' => (false, true),
+            b':' => (false, false),
+            _ => continue,
+        };
+        out.push_str(&json[from..at]);
+        let line = || format!("\n{}", STEP.repeat(depth));
+        if before {
+            out.push_str(&line());
+        }
+        out.push(char::from(byte));
+        match byte {
+            b':' => out.push(' '),
+            _ if after => out.push_str(&line()),
+            _ => {}
+        }
+        from = at + 1;
+    }
+    out.push_str(&json[from..]);
+    out
+}
+
 /// Where the text is nested deeper than `max`, if it is: the place of the bracket that is one too many.
 pub(super) fn deeper_than(max: usize, text: &str) -> Option<usize> {
     let mut depth = 0usize;
@@ -68,6 +107,17 @@ mod tests {
     #[test]
     fn white_space_goes_outside_strings_only() {
         assert_eq!(compact("{ \"a b\" :\t[ 1 ,\r\n\"\\\" \\\\\" ] }"), r#"{"a b":[1,"\" \\"]}"#);
+    }
+
+    #[test]
+    fn a_pretty_text_has_the_same_values() {
+        let json = r#"{"a":[1.0,{"b":[]},"x,{\"}"],"c":{}}"#;
+        let text = pretty(json);
+        assert_eq!(compact(&text), json);
+        assert_eq!(
+            text,
+            "{\n  \"a\": [\n    1.0,\n    {\n      \"b\": []\n    },\n    \"x,{\\\"}\"\n  ],\n  \"c\": {}\n}"
+        );
     }
 
     #[test]

@@ -363,6 +363,38 @@ impl Reader {
         };
         read().map_err(|e| self.error("look up an event", e))
     }
+
+    /// How many older events of the same person a pending event waits for.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn ahead(&self, seq: i64) -> Result<u64, OutboxError> {
+        self.conn
+            .query_row(
+                "SELECT count(*) FROM pending p JOIN pending q ON q.lane = p.lane AND q.seq < p.seq
+                  WHERE p.seq = ?",
+                [seq],
+                |r| r.get::<_, i64>(0),
+            )
+            .map(|n| n as u64)
+            .map_err(|e| self.error("count what waits before an event", e))
+    }
+
+    /// Bytes of the database in use, free pages aside.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn bytes(&self) -> Result<u64, OutboxError> {
+        self.conn
+            .query_row(
+                "SELECT (page_count - freelist_count) * page_size
+                   FROM pragma_page_count, pragma_freelist_count, pragma_page_size",
+                [],
+                |r| r.get::<_, i64>(0),
+            )
+            .map(|n| n as u64)
+            .map_err(|e| self.error("measure it", e))
+    }
 }
 
 pub(super) fn pending_event(row: &Row<'_>) -> Result<PendingEvent, rusqlite::Error> {

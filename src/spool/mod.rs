@@ -125,20 +125,25 @@ impl Entry {
 
     /// The form of its content, and whether it is packed; `None`: its name says neither.
     pub fn format(&self) -> Option<(Format, bool)> {
-        let name = self.name.as_bytes().to_ascii_lowercase();
-        let (name, gz) = match name.strip_suffix(b".gz") {
-            Some(rest) => (rest, true),
-            None => (name.as_slice(), false),
-        };
-        let format = if name.ends_with(b".json") {
-            Format::Document
-        } else if name.ends_with(b".jsonl") || name.ends_with(b".ndjson") {
-            Format::Lines
-        } else {
-            return None;
-        };
-        Some((format, gz))
+        format_of(&self.name)
     }
+}
+
+/// The form that a file's name promises, and whether it is packed; `None`: the name says neither.
+pub fn format_of(name: &OsStr) -> Option<(Format, bool)> {
+    let name = name.as_bytes().to_ascii_lowercase();
+    let (name, gz) = match name.strip_suffix(b".gz") {
+        Some(rest) => (rest, true),
+        None => (name.as_slice(), false),
+    };
+    let format = if name.ends_with(b".json") {
+        Format::Document
+    } else if name.ends_with(b".jsonl") || name.ends_with(b".ndjson") {
+        Format::Lines
+    } else {
+        return None;
+    };
+    Some((format, gz))
 }
 
 /// What a look at the folder showed.
@@ -326,7 +331,7 @@ fn keep_oldest(files: &mut Vec<Entry>) {
 }
 
 /// Producers write under a name that starts with a dot or ends in `.tmp`, then rename.
-fn is_finished_name(name: &OsStr) -> bool {
+pub(crate) fn is_finished_name(name: &OsStr) -> bool {
     let name = name.as_bytes();
     !name.starts_with(b".") && !name.ends_with(b".tmp")
 }

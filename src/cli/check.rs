@@ -1,0 +1,290 @@
+//! `koala-agent check`: whether everything is in place, seen as the service's user.
+
+use super::context::service;
+use super::mend::mend;
+use super::output::{self, BAD, DIM, GOOD, paint, plain};
+use super::permission::{may_change, service_user};
+use super::status::{folder_of, free_bytes};
+use super::{CliError, Context, ExitCode};
+use crate::clock::Timestamp;
+use crate::config::{self, Bytes, Config, ConfigError, Scope};
+use crate::koala::{Client, Verdict};
+use crate::outbox::{Filter, OutboxError, Reader, holder};
+use crate::reason::Reason;
+use crate::spool::REJECTED;
+use clap::Args;
+use nix::sys::statvfs::statvfs;
+use nix::unistd::{AccessFlags, Gid, Uid, User, access, setgid, setuid};
+
+/// A clock before this program was written is wrong; certificates would be refused, and times be nonsense.
+const FIRST_SANE: &str = "2024-01-01T00:00:00Z";
+
+/// Whether everything is in place, and the mend where it is not
+///
+/// One line each, seen as the user that the service runs as. Ends with 1 if one fails.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The configuration alone: needs no database, network or user
+    #[arg(long)]
+    config_only: bool,
+    /// Do not ask the receiver about the key
+    #[arg(long)]
+    offline: bool,
+}
+
+/// The lines so far.
+#[derive(Default)]
+struct Report {
+    text: String,
+    failed: bool,
+    /// Root's rights are given up before the lines are made.
+    by_root: bool,
+}
+
+impl Report {
+    fn line(&mut self, mark: String, subject: &str, what: &str) {
+        self.text += &format!("{mark}  {subject:<13}  {}\n", plain(what));
+    }
+
+    fn ok(&mut self, subject: &str, what: impl AsRef<str>) {
+        self.line(paint(GOOD, "ok  "), subject, what.as_ref());
+    }
+
+    fn note(&mut self, subject: &str, what: impl AsRef<str>) {
+        self.line(paint(DIM, "note"), subject, what.as_ref());
+    }
+
+    fn fail(&mut self, subject: &str, what: impl AsRef<str>, mend: impl AsRef<str>) {
+        self.failed = true;
+        self.line(paint(BAD, "FAIL"), subject, what.as_ref());
+        if !mend.as_ref().is_empty() {
+            self.line("    ".to_owned(), "", mend.as_ref());
+        }
+    }
+}
+
+/// Prints a line for each thing that must be in place.
+///
+/// # Errors
+/// Not by this user, or a configuration that this user may not read.
+pub fn run(context: &Context, args: &CheckArgs) -> Result<ExitCode, CliError> {
+    let mut report = Report { by_root: Uid::effective().is_root(), ..Report::default() };
+    match config::load(&context.options, &context.environment) {
+        Err(error @ ConfigError::Unreadable { .. }) => return Err(error.into()),
+        Err(error) => error.to_string().lines().for_each(|problem| report.fail("configuration", problem, "")),
+        Ok(config) => {
+            if !args.config_only {
+                may_change(context, &config, "check the agent")?;
+                become_service(&config)?;
+            }
+            check_config(&config, args.config_only, &mut report);
+            if !args.config_only {
+                check_machine(context, &config, args, &mut report);
+            }
+        }
+    }
+    output::print(&report.text)?;
+    Ok(if report.failed { ExitCode::No } else { ExitCode::Success })
+}
+
+/// Gives root's rights up for good, so that every permission is seen as the service meets it.
+fn become_service(config: &Config) -> Result<(), CliError> {
+    let Some(uid) = service_user(config).filter(|uid| Uid::effective().is_root() && !uid.is_root()) else {
+        return Ok(());
+    };
+    let failed =
+        |e: nix::Error| CliError::new(ExitCode::Io, format!("cannot become the service's user {uid}: {e}"));
+    let user = User::from_uid(uid).map_err(failed)?;
+    if let Some(user) = user {
+        #[cfg(target_os = "linux")]
+        {
+            let name = std::ffi::CString::new(user.name).unwrap_or_default();
+            nix::unistd::initgroups(&name, user.gid).map_err(failed)?;
+        }
+        setgid(user.gid).map_err(failed)?;
+    } else {
+        setgid(Gid::from_raw(uid.as_raw())).map_err(failed)?;
+    }
+    setuid(uid).map_err(failed)
+}
+
+fn check_config(config: &Config, alone: bool, report: &mut Report) {
+    let path = config.path.display();
+    match config.file_exists {
+        true if access(&config.path, AccessFlags::R_OK).is_err() => report.fail(
+            "configuration",
+            format!("{path} cannot be read by the service's user"),
+            format!("chmod a+r {path}"),
+        ),
+        true => report.ok("configuration", path.to_string()),
+        false => report.ok("configuration", format!("the defaults: there is no {path}")),
+    }
+    for warning in &config.warnings {
+        // The load warns of an exposed key in these words as well.
+        match config.key_exposed && warning.contains("koala.public_key") {
+            true => report.fail("configuration", warning, ""),
+            false => report.note("configuration", warning),
+        }
+    }
+    let source = &config.koala.key_source;
+    let odd = &config.koala.key_warnings;
+    if config.koala.public_key.is_some() {
+        odd.iter().for_each(|warning| report.fail("key", warning, ""));
+        // systemd hands root's file to the service; nobody does so for an agent that is run by hand.
+        let own = config.koala.key_file.as_ref().filter(|_| config.scope != Scope::System);
+        match own.filter(|file| access(*file, AccessFlags::R_OK).is_err()) {
+            Some(_) => report.fail(
+                "key",
+                format!("{} cannot read {source}", me()),
+                format!("chown {} {source}", me()),
+            ),
+            None => report.ok("key", format!("from {source}")),
+        }
+    } else if alone {
+        report.note("key", format!("none from {source}"));
+    } else if odd.is_empty() {
+        let mend = format!("put the public key of your Koala workspace into {source}");
+        report.fail("key", "there is none yet: events are stored and not sent", mend);
+    } else if config.scope == Scope::System && !report.by_root {
+        report.note("key", format!("{source} is root's, who hands it to the service; root can check it"));
+    } else {
+        odd.iter().for_each(|warning| report.fail("key", warning, ""));
+    }
+}
+
+fn check_machine(context: &Context, config: &Config, args: &CheckArgs, report: &mut Report) {
+    check_spool(config, report);
+    let newest = check_outbox(config, report);
+    check_room(config, report);
+    check_clock(context.clock.now(), newest, report);
+    if args.offline {
+        report.note("receiver", "not asked: --offline");
+    } else {
+        check_receiver(context, config, report);
+    }
+    match holder(&config.outbox.path) {
+        Some(pid) => report.note("agent", format!("runs, pid {pid}")),
+        None => report.note("agent", format!("does not run; to start it: {}", service(config, "start"))),
+    }
+}
+
+/// All that the service does in a folder.
+fn all_rights() -> AccessFlags {
+    AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK
+}
+
+fn me() -> String {
+    super::permission::my_name()
+}
+
+fn check_spool(config: &Config, report: &mut Report) {
+    let dir = &config.spool.dir;
+    for path in [dir.clone(), dir.join(REJECTED)] {
+        let shown = path.display();
+        if path != *dir && !path.exists() {
+            continue;
+        }
+        if !path.is_dir() {
+            let mend = format!("mkdir -p {shown} && chown {} {shown}, or set spool.dir", me());
+            report.fail("spool", format!("there is no folder {shown}"), mend);
+        } else if access(&path, all_rights()).is_err() {
+            let mend = format!("chown {0} {shown} && chmod u+rwx {shown}", me());
+            report.fail("spool", format!("{} cannot read and write {shown}", me()), mend);
+        } else {
+            report.ok("spool", shown.to_string());
+        }
+    }
+}
+
+/// Returns when the newest event was stored.
+fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
+    let path = &config.outbox.path;
+    let shown = path.display();
+    let folder = folder_of(path);
+    if access(folder, all_rights()).is_err() {
+        let mend = format!("chown {} {}", me(), folder.display());
+        report.fail("outbox", format!("{} cannot write in {}", me(), folder.display()), mend);
+        return None;
+    }
+    let reader = match Reader::open(path) {
+        Ok(reader) => reader,
+        Err(OutboxError::Missing { .. }) => {
+            report.ok("outbox", format!("{shown} will be made when the agent first runs"));
+            return None;
+        }
+        Err(error) => {
+            report.fail("outbox", error.to_string(), "");
+            return None;
+        }
+    };
+    if access(path, AccessFlags::W_OK).is_err() {
+        report.fail("outbox", format!("{} cannot write {shown}", me()), format!("chown {} {shown}*", me()));
+    }
+    match reader.bytes().and_then(|bytes| Ok((bytes, reader.list(&Filter::default(), 1)?))) {
+        Ok((bytes, _)) if bytes >= config.outbox.max_bytes => report.fail(
+            "outbox",
+            format!("{shown} has {} of {}", Bytes(bytes), Bytes(config.outbox.max_bytes)),
+            "raise outbox.max_bytes, or let events be delivered",
+        ),
+        Ok((bytes, listing)) => {
+            report.ok("outbox", format!("{shown}, {} of {}", Bytes(bytes), Bytes(config.outbox.max_bytes)));
+            return listing.rows.first().and_then(|row| Timestamp::parse(&row.received_at));
+        }
+        Err(error) => {
+            report.fail("outbox", error.to_string(), "stop the agent, and restore the file from a backup")
+        }
+    }
+    None
+}
+
+fn check_room(config: &Config, report: &mut Report) {
+    let path = &config.outbox.path;
+    let folder = folder_of(path);
+    let Ok(disk) = statvfs(folder) else { return };
+    #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
+    let total = disk.blocks() as u64 * disk.fragment_size() as u64;
+    let free = free_bytes(&disk);
+    let floor = config.outbox.min_free;
+    let what = format!("{} free at {}, outbox.min_free is {floor}", Bytes(free), folder.display());
+    match free < floor.bytes(total) {
+        true => report.fail("disk", what, "free space there, or lower outbox.min_free"),
+        false => report.ok("disk", what),
+    }
+}
+
+fn check_clock(now: Timestamp, newest: Option<Timestamp>, report: &mut Report) {
+    let mend = "set it, or let it be set: timedatectl set-ntp true";
+    if Timestamp::parse(FIRST_SANE).is_some_and(|first| now < first) {
+        report.fail("clock", format!("it says {now}"), mend);
+    } else if let Some(newest) = newest.filter(|newest| *newest > now) {
+        report.fail("clock", format!("it says {now}, and the newest event was stored at {newest}"), mend);
+    } else {
+        report.ok("clock", now.to_string());
+    }
+}
+
+fn check_receiver(context: &Context, config: &Config, report: &mut Report) {
+    let endpoint = &config.koala.endpoint;
+    let client = match Client::new(&config.koala, context.clock.clone()) {
+        Ok(Some(client)) => client,
+        Ok(None) => return report.note("receiver", format!("{endpoint} not asked: there is no key")),
+        Err(error) => return report.fail("receiver", error.to_string(), ""),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let verdict = match runtime {
+        Ok(runtime) => runtime.block_on(client.auth()),
+        Err(error) => return report.fail("receiver", format!("cannot ask: {error}"), ""),
+    };
+    let refused = |reason: Reason| {
+        let deed = mend(reason.code, config).unwrap_or_else(|| "nothing: it passes by itself".to_owned());
+        (reason.to_string(), deed)
+    };
+    let (what, deed) = match verdict {
+        Verdict::Accepted => return report.ok("receiver", format!("{endpoint} takes the key")),
+        Verdict::Trouble { reason, .. }
+        | Verdict::Closed(reason)
+        | Verdict::Doubtful(reason)
+        | Verdict::TooLarge(reason) => refused(reason),
+    };
+    report.fail("receiver", what, deed);
+}

@@ -1,0 +1,59 @@
+//! What a person can do about each reason, in one place.
+
+use super::context::{ours, service};
+use crate::config::Config;
+use crate::reason::Code;
+
+/// The mend for a reason of the destination or the intake, or for a settled event's; `None`: it passes by itself.
+pub fn mend(code: Code, config: &Config) -> Option<String> {
+    let file = config.path.display();
+    let endpoint = &config.koala.endpoint;
+    let restart = service(config, "restart");
+    let reload = service(config, "reload");
+    let key = &config.koala.key_source;
+    Some(match code {
+        Code::Http5xx | Code::RateLimited => return None,
+        Code::Dns => format!("check this machine's network, and the name in koala.endpoint, {endpoint}"),
+        Code::Connect => format!("check that this machine reaches {endpoint}: curl -I {endpoint}"),
+        Code::Tls => {
+            "check this machine's clock; a certificate of your own authority goes into koala.ca_file"
+                .to_owned()
+        }
+        Code::Timeout => format!("check the network to {endpoint}; koala.timeout in {file} is the limit"),
+        Code::Proxy => format!("check koala.proxy in {file}, or HTTPS_PROXY"),
+        Code::NoKey => format!("put the public key of your Koala workspace into {key}, then: {restart}"),
+        Code::KeyRefused => format!("put the right public key into {key}, then: {restart}"),
+        Code::NotFound => {
+            format!("set koala.endpoint in {file}: {endpoint} has no such address; then: {reload}")
+        }
+        Code::RefusesAll => {
+            format!(
+                "it refuses everybody: set another koala.endpoint in {file} (now {endpoint}), then: {reload}"
+            )
+        }
+        Code::NotTheReceiver => {
+            format!("log in to the network's portal, or set koala.proxy or koala.endpoint in {file}")
+        }
+        Code::Redirect => format!("set koala.endpoint in {file} to where it points, then: {reload}"),
+        Code::MaxBytes => {
+            format!("raise outbox.max_bytes in {file}, then: {reload}; or let events be delivered")
+        }
+        Code::MinFree | Code::DiskFull => {
+            format!("free space on the file system of {}", config.outbox.path.display())
+        }
+        Code::ReadOnly => {
+            format!("make the file systems of {} writable", config.outbox.path.display())
+        }
+        Code::Unreadable => {
+            format!("chmod g+r the files in {} that the agent cannot read", config.spool.dir.display())
+        }
+        Code::NoMapping | Code::NoIdentity | Code::BrowserLibrary | Code::IntegrationsOff => return None,
+        Code::InvalidField | Code::TooLarge | Code::Refused => format!(
+            "mend what makes such events; {} tries these again",
+            ours(config, &format!("retry --state failed --reason {code}"))
+        ),
+        Code::NotJson | Code::NotAnEvent | Code::MessageIdReused | Code::TooDeep => {
+            format!("mend the file; {} takes it back", ours(config, "retry --rejected NAME"))
+        }
+    })
+}

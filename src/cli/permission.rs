@@ -1,0 +1,55 @@
+//! Who may change things: root, and the user that the service runs as.
+
+use super::{CliError, Context, output::plain};
+use crate::config::{Config, Scope};
+use nix::unistd::{Uid, User};
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt;
+
+/// The user that the packaged service runs as.
+const SERVICE_USER: &str = "koala-agent";
+
+/// The user that the agent runs as: the owner of the outbox, or of the folder that it will be made in.
+/// `None`: it is hidden from this user, who then is another one.
+pub fn service_user(config: &Config) -> Option<Uid> {
+    let by_name = || User::from_name(SERVICE_USER).ok().flatten().map(|user| user.uid);
+    for (up, path) in config.outbox.path.ancestors().enumerate() {
+        // systemd makes the state folder at the first start.
+        let later = (up > 1 && config.scope == Scope::System).then(by_name).flatten();
+        if later.is_some() {
+            return later;
+        }
+        match fs::metadata(path) {
+            Ok(meta) => return Some(Uid::from_raw(meta.uid())),
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(_) => return None,
+        }
+    }
+    None
+}
+
+/// Returns if this user is root or the service's; `deed` says what for.
+///
+/// # Errors
+/// It is another one: then the same command by root would work.
+pub fn may_change(context: &Context, config: &Config, deed: &str) -> Result<(), CliError> {
+    let me = Uid::effective();
+    let service = service_user(config);
+    if me.is_root() || service == Some(me) {
+        return Ok(());
+    }
+    let name = service.and_then(|uid| User::from_uid(uid).ok().flatten()).map(|user| user.name);
+    let who = match name.as_deref().or((config.scope == Scope::System).then_some(SERVICE_USER)) {
+        Some("root") => "root".to_owned(),
+        Some(name) => format!("root or {}", plain(name)),
+        None => "root or the user that the agent runs as".to_owned(),
+    };
+    Err(CliError::Denied { text: format!("only {who} may {deed}"), line: Some(context.by_root()) })
+}
+
+/// The name of the user of this process.
+pub fn my_name() -> String {
+    let me = Uid::effective();
+    User::from_uid(me).ok().flatten().map_or_else(|| me.to_string(), |user| user.name)
+}
