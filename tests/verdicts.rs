@@ -50,7 +50,6 @@ async fn a_receiver_that_refuses_everybody_costs_nobody_an_event() {
     assert!(reason.text.contains(r#"400: {"error":"Koala ingest suspended"}"#), "{}", reason.text);
     assert!(reason.text.contains("koala.endpoint"), "{}", reason.text);
     let asked = world.receiver.stats().requests;
-    println!("{asked} requests in the first hour");
     assert!((3..=20).contains(&asked), "{asked}");
 
     world.receiver.set_faults(Faults::default());
@@ -82,7 +81,6 @@ async fn of_a_thousand_events_with_one_poisoned_exactly_that_one_fails() {
     assert_eq!((status.reasons[0].state.as_str(), status.reasons[0].code.as_str()), ("failed", "refused"));
     assert_in_order(&world);
     let refused = world.receiver.stats().refused_requests;
-    println!("{refused} requests were refused for one poisoned event");
     assert!(refused <= 6, "{refused}");
     let requests = world.receiver.stats().requests;
     // Forty full requests (30 and 20 of each person), the control, and the split of 30.
@@ -166,8 +164,7 @@ async fn trouble_backs_off_as_a_whole_and_nobody_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn retry_after_is_kept_and_outlives_a_restart() {
-    let faults =
-        Faults { status: Some(429), retry_after: Some("600".into()), ..Faults::default() };
+    let faults = Faults { status: Some(429), retry_after: Some("600".into()), ..Faults::default() };
     let mut world = World::manual(faults).await;
     world.track("m-1", "ana@acme.dev");
     world.start().await;

@@ -47,6 +47,9 @@ pub enum Signal {
     Stop,
 }
 
+/// The lanes of a commit, each with its oldest event that still waits.
+type Committed = Result<Vec<(Lane, Option<i64>)>, Arc<OutboxError>>;
+
 /// The courier's state; [`Courier::run`] is its loop.
 pub struct Courier {
     client: Option<Client>,
@@ -57,7 +60,7 @@ pub struct Courier {
     /// Up to this event the outbox was searched for lanes.
     searched: i64,
     requests: JoinSet<(Ticket, Verdict)>,
-    commits: JoinSet<Result<Vec<(Lane, Option<i64>)>, Arc<OutboxError>>>,
+    commits: JoinSet<Committed>,
     /// Commits that could not be made yet: nothing more is sent that could not be marked either.
     stalled: watch::Sender<usize>,
     not_before: Option<Timestamp>,
@@ -203,10 +206,7 @@ impl Courier {
         });
     }
 
-    fn committed(
-        &mut self,
-        committed: Result<Result<Vec<(Lane, Option<i64>)>, Arc<OutboxError>>, tokio::task::JoinError>,
-    ) -> Result<(), Fatal> {
+    fn committed(&mut self, committed: Result<Committed, tokio::task::JoinError>) -> Result<(), Fatal> {
         match committed {
             Ok(Ok(next)) => self.dispatch.settled(next),
             Ok(Err(e)) => return Err(Fatal::Outbox(e)),

@@ -173,7 +173,6 @@ impl Dispatch {
         self.max_bytes
     }
 
-
     /// A pending event was found. Events of one lane may come in any order.
     pub fn discovered(&mut self, seq: i64, lane: Lane) {
         let Some(state) = self.lanes.get_mut(&lane) else {

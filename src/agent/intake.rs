@@ -14,11 +14,11 @@ use super::remover::Remover;
 use super::{Fatal, Pulse};
 use crate::clock::{Clock, Mono};
 use crate::config;
+use crate::disk;
 use crate::outbox::{Answer, Appended, Gauge, OutboxError, Progress, Writer};
 use crate::reason::{Code, Reason};
 use crate::spool::{Entry, FileIdentity, Listing, Rejects, Removal, Spool, SpoolError, Watcher, same_file};
 use crate::status;
-use nix::sys::statvfs::statvfs;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
@@ -399,9 +399,7 @@ impl Intake {
             );
             return Some(Reason::new(Code::MaxBytes, text));
         }
-        let disk = statvfs(outbox.path.parent()?).ok()?;
-        let block = disk.fragment_size() as u64;
-        let (free, total) = (disk.blocks_available() as u64 * block, disk.blocks() as u64 * block);
+        let disk::Disk { free, total } = disk::of(&outbox.path)?;
         let floor = outbox.min_free.bytes(total);
         (free < floor).then(|| {
             let text = format!(

@@ -3,9 +3,9 @@
 use super::intake::View;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
+use crate::disk;
 use crate::outbox::{Gauge, OutboxError, Reader, State};
 use crate::status::{self, SCHEMA, Status};
-use nix::sys::statvfs::statvfs;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -87,7 +87,6 @@ impl Publisher {
         let view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
-        let disk = config.outbox.path.parent().and_then(|folder| statvfs(folder).ok());
         Ok(Status {
             schema: SCHEMA,
             now,
@@ -111,7 +110,7 @@ impl Publisher {
                 oldest_pending_seconds: counts.oldest_pending.map(|at| now.since(at).as_secs()),
                 bytes: self.gauge.bytes(),
                 max_bytes: config.outbox.max_bytes,
-                disk_free: disk.map_or(0, |d| d.blocks_available() as u64 * d.fragment_size() as u64),
+                disk_free: disk::of(&config.outbox.path).map_or(0, |disk| disk.free),
             },
             reasons: counts
                 .reasons

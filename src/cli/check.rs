@@ -4,16 +4,16 @@ use super::context::service;
 use super::mend::mend;
 use super::output::{self, BAD, DIM, GOOD, paint, plain};
 use super::permission::{may_change, service_user};
-use super::status::{folder_of, free_bytes};
+use super::status::folder_of;
 use super::{CliError, Context, ExitCode};
 use crate::clock::Timestamp;
 use crate::config::{self, Bytes, Config, ConfigError, Scope};
+use crate::disk;
 use crate::koala::{Client, Verdict};
 use crate::outbox::{Filter, OutboxError, Reader, holder};
 use crate::reason::Reason;
 use crate::spool::REJECTED;
 use clap::Args;
-use nix::sys::statvfs::statvfs;
 use nix::unistd::{AccessFlags, Gid, Uid, User, access, setgid, setuid};
 
 /// A clock before this program was written is wrong; certificates would be refused, and times be nonsense.
@@ -240,10 +240,7 @@ fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
 fn check_room(config: &Config, report: &mut Report) {
     let path = &config.outbox.path;
     let folder = folder_of(path);
-    let Ok(disk) = statvfs(folder) else { return };
-    #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
-    let total = disk.blocks() as u64 * disk.fragment_size() as u64;
-    let free = free_bytes(&disk);
+    let Some(disk::Disk { free, total }) = disk::of(path) else { return };
     let floor = config.outbox.min_free;
     let what = format!("{} free at {}, outbox.min_free is {floor}", Bytes(free), folder.display());
     match free < floor.bytes(total) {

@@ -94,7 +94,7 @@ fn said(error: &io::Error) -> String {
     }
 }
 
-fn of_outbox(error: &OutboxError) -> ExitCode {
+pub(super) fn of_outbox(error: &OutboxError) -> ExitCode {
     match error {
         OutboxError::Held { .. } | OutboxError::Full { .. } => ExitCode::TryAgain,
         OutboxError::Missing { .. } => ExitCode::NotFound,
@@ -107,7 +107,7 @@ fn of_outbox(error: &OutboxError) -> ExitCode {
     }
 }
 
-fn of_io(error: &io::Error) -> ExitCode {
+pub(super) fn of_io(error: &io::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory => ExitCode::NotFound,
         ErrorKind::PermissionDenied => ExitCode::NoPermission,

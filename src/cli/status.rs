@@ -3,6 +3,7 @@
 use super::{CliError, Context, ExitCode, output, status_text};
 use crate::clock::Timestamp;
 use crate::config::Config;
+use crate::disk;
 use crate::outbox::{Reader, State, holder};
 use crate::spool::{REJECTED, is_finished_name};
 use crate::status::{
@@ -11,7 +12,6 @@ use crate::status::{
 use clap::Args;
 use nix::errno::Errno;
 use nix::sys::signal::kill;
-use nix::sys::statvfs::{Statvfs, statvfs};
 use nix::unistd::Pid;
 use std::fs;
 use std::path::Path;
@@ -108,9 +108,7 @@ fn destination(config: &Config) -> Destination {
 /// The counts of this moment, where this user may read them.
 fn read_outbox(status: &mut Status, config: &Config) -> bool {
     let path = &config.outbox.path;
-    if let Ok(disk) = statvfs(folder_of(path)) {
-        status.outbox.disk_free = free_bytes(&disk);
-    }
+    status.outbox.disk_free = disk::of(path).map_or(0, |disk| disk.free);
     let Ok(reader) = Reader::open(path) else { return false };
     let (Ok(counts), Ok(bytes)) = (reader.counts(), reader.bytes()) else { return false };
     status.outbox.pending = counts.of(State::Pending);
@@ -131,12 +129,6 @@ fn read_outbox(status: &mut Status, config: &Config) -> bool {
 /// The folder of a file, or the nearest above it that is there.
 pub fn folder_of(file: &Path) -> &Path {
     file.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("/"))
-}
-
-/// What is left for this user on a file system.
-#[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
-pub fn free_bytes(disk: &Statvfs) -> u64 {
-    disk.blocks_available() as u64 * disk.fragment_size() as u64
 }
 
 /// What is different while no agent runs: the settings are the file's, and the spool is counted here.

@@ -85,7 +85,14 @@ pub(super) fn load_among(
     let named = by_option.or_else(by_variable);
     let (scope, path) = match &named {
         // The daemon may be asked to reload from another folder than it was started in.
-        Some((path, _)) => (Scope::Named, std::path::absolute(path).unwrap_or_else(|_| path.clone())),
+        Some((path, _)) => match std::path::absolute(path).unwrap_or_else(|_| path.clone()) {
+            // Naming the system's file is the same as naming none.
+            path if path == folders.system_file => {
+                status_file = Some(PathBuf::from(SYSTEM_STATUS_FILE));
+                (Scope::System, path)
+            }
+            path => (Scope::Named, path),
+        },
         None if options.user => {
             let Some(user) = &folders.user else { return Err(ConfigError::one(NO_HOME.to_owned())) };
             settings.spool.dir = user.state.join("spool");

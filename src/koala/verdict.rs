@@ -121,7 +121,7 @@ fn quote(text: &str) -> String {
 
 fn is_html(answer: &Answer) -> bool {
     let kind = answer.content_type.as_deref().unwrap_or_default().trim_start().to_ascii_lowercase();
-    let body = answer.body.trim_start().get(..9).unwrap_or_default().to_ascii_lowercase();
+    let body: String = answer.body.trim_start().chars().take(9).collect::<String>().to_ascii_lowercase();
     kind.starts_with("text/html")
         || kind.starts_with("application/xhtml")
         || body.starts_with("<!doctype")

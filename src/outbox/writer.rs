@@ -100,9 +100,9 @@ impl<T> Answer<T> {
 impl Writer {
     /// Adds events and notes how far their files are taken, all or nothing. When the answer is
     /// [`Appended::Stored`], both are on the disk.
-    pub fn append(&self, events: Arc<Vec<NewEvent>>, progress: Vec<Progress>) -> Answer<Appended> {
+    pub fn append(&self, events: impl Into<Arc<Vec<NewEvent>>>, progress: Vec<Progress>) -> Answer<Appended> {
         let (reply, answer) = oneshot::channel();
-        self.tell(Command::Append { events, progress, reply });
+        self.tell(Command::Append { events: events.into(), progress, reply });
         Answer(answer)
     }
 

@@ -250,9 +250,15 @@ impl Rejects {
     pub fn expire(&self, before: Timestamp) -> u64 {
         let old = |r: &Rejected| r.why.as_ref().is_some_and(|why| why.when < before);
         let files = self.list().unwrap_or_default();
-        let gone =
-            files.iter().filter(|r| old(r)).filter(|r| fs::remove_file(self.dir.join(&r.name)).is_ok());
-        gone.map(|r| fs::remove_file(self.why_path(&r.name))).count() as u64
+        let mut gone = 0;
+        for name in files.iter().filter(|r| old(r)).map(|r| &r.name) {
+            if fs::remove_file(self.dir.join(name)).is_ok() {
+                // Left behind, it says why something was set aside that is gone: no harm.
+                let _ = fs::remove_file(self.why_path(name));
+                gone += 1;
+            }
+        }
+        gone
     }
 
     fn why_path(&self, name: &OsStr) -> PathBuf {

@@ -261,7 +261,7 @@ fn a_reader_that_goes_away_ends_a_command_quietly() {
     let world = World::new();
     let outbox = world.agent();
     let json = r#"{"type":"track","event":"x","properties":{"email":"ana@acme.dev"}}"#;
-    let events = (0..2000).map(|n| event(&format!("e-{n}"), json, "a")).collect();
+    let events = (0..2000).map(|n| event(&format!("e-{n}"), json, "a")).collect::<Vec<_>>();
     outbox.writer.append(events, vec![]).block().unwrap();
     let mut child = world.command();
     let child =

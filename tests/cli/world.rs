@@ -96,7 +96,7 @@ impl World {
         let world = World::new();
         let outbox = world.agent();
         let writer = &outbox.writer;
-        let events = EVENTS.iter().map(|(id, json)| event(id, json, "a.jsonl")).collect();
+        let events = EVENTS.iter().map(|(id, json)| event(id, json, "a.jsonl")).collect::<Vec<_>>();
         writer.append(events, vec![]).block().unwrap();
         let refused = Reason::new(Code::Refused, "the receiver answered 400: no\u{1b}[2J");
         let trouble = Reason::new(Code::Http5xx, "the receiver answered 503");
