@@ -22,7 +22,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Bad events that are told one by one; whoever mends these will run the command again.
 const MAX_TOLD: usize = 10;
@@ -56,7 +56,7 @@ pub fn run(context: &Context, args: &SendArgs) -> Result<ExitCode, CliError> {
     let parcel = read_all(context, args, &config)?;
     parcel.warn();
     let waiter = args.wait.map(|limit| Waiter::new(&config, limit));
-    let name = file_name();
+    let name = file_name(context);
     drop_in(&config.spool.dir, &name, parcel.content.as_bytes())?;
     output::print(&parcel.ids.iter().map(|id| format!("{}\n", plain(id))).collect::<String>())?;
     hint(format_args!(
@@ -214,10 +214,9 @@ fn may_drop(config: &Config) -> Result<(), CliError> {
     }
 }
 
-/// Unique on this machine, and in the order of time where modification times are equal.
-fn file_name() -> OsString {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
-    format!("send-{now}-{}.jsonl", std::process::id()).into()
+/// Unique on this machine, as a process sends one file; the time tells an administrator when.
+fn file_name(context: &Context) -> OsString {
+    format!("send-{}-{}.jsonl", context.clock.now().0, std::process::id()).into()
 }
 
 fn tell_of_block(config: &Config) {

@@ -50,7 +50,7 @@ pub struct Progress {
     pub finished: bool,
 }
 
-/// What became of the events of one [`Store::append`].
+/// What became of the events of one [`Writer::append`](super::Writer::append).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Appended {
     /// All are on the disk, but for duplicates, which were there before.
