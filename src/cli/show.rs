@@ -10,11 +10,12 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::event::{Event, MessageId, json::pretty};
 use crate::outbox::{Attempt, Detail, Listed, Reader, State};
-use crate::spool::REJECTED;
+use crate::spool::{Format, REJECTED, format_of};
 use crate::status::{DestinationState, Status};
 use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 
@@ -124,7 +125,11 @@ fn text(shown: &Shown) -> String {
     if let (Some(code), Some(reason)) = (&row.reason_code, &row.reason) {
         facts.more(format_args!("{}: {}", plain(code), plain(reason)));
     }
-    let place = if row.place == 0 { String::new() } else { format!(", {}", row.place) };
+    let unit = match format_of(OsStr::new(&row.file)) {
+        Some((Format::Lines, _)) => "line",
+        _ => "element",
+    };
+    let place = if row.place == 0 { String::new() } else { format!(", {unit} {}", row.place) };
     facts.add("file", format_args!("{}{place}, written {}", plain(&row.file), shown.spooled_at));
     facts.add("stored", &row.received_at);
     facts.add("attempts", row.attempts);

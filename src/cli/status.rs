@@ -1,7 +1,7 @@
 //! `koala-agent status`: from the agent's published file, and from the outbox where this user may read it.
 
 use super::{CliError, Context, ExitCode, output, status_text};
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::disk;
 use crate::outbox::{Reader, State, holder};
@@ -182,7 +182,7 @@ fn started(pid: u32) -> Option<Timestamp> {
     let uptime: f64 = uptime.split_whitespace().next()?.parse().ok()?;
     let up = Duration::try_from_secs_f64(uptime).ok()?;
     let age = up.saturating_sub(Duration::from_millis(hundredths * 10));
-    Some(Timestamp::from_system(std::time::SystemTime::now()).minus(age))
+    Some(Clock::system().now().minus(age))
 }
 
 #[cfg(test)]
@@ -198,7 +198,7 @@ mod tests {
         let config = load(&Options { config: Some(file), user: false }, &Environment::default()).unwrap();
         let mut status = blank(&config);
         for (running, pid, now, want) in [
-            (true, Some(std::process::id()), Timestamp::from_system(std::time::SystemTime::now()), true),
+            (true, Some(std::process::id()), Clock::system().now(), true),
             (true, Some(std::process::id()), Timestamp(0), !cfg!(target_os = "linux")),
             (false, Some(std::process::id()), Timestamp(i64::MAX), false),
             (true, None, Timestamp(i64::MAX), false),

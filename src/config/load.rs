@@ -127,10 +127,10 @@ pub(super) fn load_among(
         return Err(ConfigError::Invalid { problems: settings.problems });
     }
 
-    let Settings { spool, outbox, koala, mut warnings, .. } = settings;
+    let Settings { spool, outbox, mut koala, warnings, .. } = settings;
     if key_exposed {
         let shown = path.display();
-        warnings.push(format!(
+        koala.key_warnings.push(format!(
             "everybody can read {shown}, which holds koala.public_key; run: chmod o-r {shown}"
         ));
     }

@@ -46,7 +46,7 @@ pub enum Verdict {
     TooLarge(Reason),
 }
 
-/// Judges an answer. The table is that of the README's section on answers.
+/// Judges an answer, by the table that the README shows.
 pub fn judge(answer: &Answer, now: Timestamp) -> Verdict {
     let said = said(answer);
     let closed = |code| Verdict::Closed(Reason::new(code, said.clone()));

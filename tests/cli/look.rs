@@ -241,7 +241,7 @@ fn an_event_is_shown_with_its_history_and_its_request() {
     for (id, pieces) in [
         (
             "refused",
-            &["track \"Odd\"", "failed since", "a.jsonl, 1, written 2026-01-02", "attempts     2"][..],
+            &["track \"Odd\"", "failed since", "a.jsonl, line 1, written 2026-01-02", "attempts     2"][..],
         ),
         ("waiting", &["\"sum\": 1.0", "POST /web/projects/<public_key>/batch", "next"]),
         ("delivered", &["delivered since", "not kept any more"]),

@@ -108,7 +108,7 @@ fn a_configuration_that_everybody_can_read_with_the_key_in_it_fails() {
     fs::write(world.path("config.toml"), text + "\npublic_key = \"pk_5ecret\"\n").unwrap();
     let ran = world.run(&["check", "--config-only"]);
     assert_eq!(ran.code, 1);
-    assert_says(&ran.out, &["FAIL  configuration", "chmod o-r"]);
+    assert_says(&ran.out, &["FAIL  key", "chmod o-r"]);
     assert!(!ran.out.contains("pk_5ecret"));
 }
 

@@ -105,7 +105,7 @@ fn a_file_that_holds_the_key_and_can_be_read_by_all_exposes_it() {
     let config = world.system(&[("KOALA_AGENT_KOALA__PUBLIC_KEY", "pk_other")]);
     assert!(config.key_exposed);
     assert_eq!(
-        config.warnings,
+        config.koala.key_warnings,
         [format!("everybody can read {shown}, which holds koala.public_key; run: chmod o-r {shown}")]
     );
 }
