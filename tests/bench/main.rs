@@ -1,0 +1,180 @@
+//! How fast the agent is, as ratios to floors measured in the same run: a figure alone says more of the machine.
+//!
+//! ```sh
+//! cargo bench                                  # 100,000 events in one file, 5,000 files of one event
+//! KOALA_BENCH=20 cargo bench                   # that many per cent of it
+//! ```
+//!
+//! Nothing is asserted about time. The agent is the real binary, durable as always; the receiver is the built-in one,
+//! in this process, so its work is not counted with the agent's.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a benchmark")]
+
+use koala_agent::receiver::{Options, Receiver};
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Persons among whom the events are spread: Koala takes one person a request.
+const PERSONS: usize = 6_000;
+/// Longer than any run on any machine that is worth measuring on.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn main() {
+    let percent: usize = std::env::var("KOALA_BENCH").ok().and_then(|p| p.parse().ok()).unwrap_or(100);
+    let (events, files) = (1_000 * percent, 50 * percent);
+    println!("floors of this machine, in this run");
+    let insert = floor_insert(events);
+    let post = floor_post(files);
+    let unlink = floor_unlink(files);
+    println!("  insert into SQLite, durable, 5,000 a commit   {insert:>9.0} rows/s");
+    println!("  POST to loopback, 8 at once                   {post:>9.0} requests/s");
+    println!("  read and remove a file                        {unlink:>9.0} files/s\n");
+
+    println!("{events} events in one NDJSON file, {PERSONS} persons");
+    run(events, insert, "insert floor", |spool| {
+        let aside = spool.join(".events");
+        let mut out = std::io::BufWriter::new(fs::File::create(&aside).unwrap());
+        for n in 0..events {
+            writeln!(out, "{}", event(n)).unwrap();
+        }
+        out.into_inner().unwrap().sync_all().unwrap();
+        fs::rename(aside, spool.join("events.ndjson")).unwrap();
+    });
+    println!("{files} files of one event");
+    run(files, unlink, "file floor", |spool| {
+        for n in 0..files {
+            let aside = spool.join(".event");
+            fs::write(&aside, event(n)).unwrap();
+            fs::rename(aside, spool.join(format!("{n:07}.json"))).unwrap();
+        }
+    });
+}
+
+/// A track of some 600 bytes, as servers send them.
+fn event(n: usize) -> String {
+    let person = n.wrapping_mul(2_654_435_761) % PERSONS;
+    format!(
+        r#"{{"type":"track","messageId":"{n:08x}-0000-4000-a000-{person:012x}","timestamp":"2026-03-01T00:00:00.000Z","userId":"user_{person:06}","event":"Feature Used","properties":{{"email":"person{person}@example.com","plan":"team","url":"https://app.example.com/projects/alpha/reports?ref={n:x}","value":{n}.5,"seq":{n}}},"context":{{"ip":"203.0.113.7","userAgent":"Mozilla/5.0 (X11; Linux x86_64; rv:127.0) Gecko/20100101 Firefox/127.0 (extended support build, en-US, ci-7)","locale":"en-US","timezone":"Europe/Berlin","library":{{"name":"analytics-node","version":"6.2.0"}},"app":{{"name":"web","build":"217"}}}}}}"#
+    )
+}
+
+/// Lets the agent bring what `fill` drops to the receiver, and prints how that went.
+fn run(events: usize, floor: f64, floor_name: &str, fill: impl Fn(&Path)) {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = dir.path().join("spool");
+    fs::create_dir(&spool).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let receiver = runtime.block_on(Receiver::start(([127, 0, 0, 1], 0).into(), Options::default())).unwrap();
+    fill(&spool);
+    let bytes: u64 = fs::read_dir(&spool).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
+    let config = dir.path().join("config.toml");
+    let text = format!(
+        "[spool]\ndir = \"{0}/spool\"\nsettle = \"0s\"\n[outbox]\npath = \"{0}/outbox.db\"\nmin_free = 0\n\
+         max_bytes = \"8GiB\"\n[koala]\nendpoint = \"{1}\"\npublic_key = \"pk_bench\"\n",
+        dir.path().display(),
+        receiver.endpoint()
+    );
+    fs::write(&config, text).unwrap();
+    let began = Instant::now();
+    let mut agent = start(&config);
+    while receiver.stats().held < events {
+        assert!(began.elapsed() < PATIENCE, "{} of {events} in {PATIENCE:?}", receiver.stats().held);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let rate = events as f64 / began.elapsed().as_secs_f64();
+    let (cpu, written, memory) = usage(&agent);
+    let requests = receiver.stats().requests;
+    agent.kill().unwrap();
+    agent.wait().unwrap();
+    println!("  {rate:>9.0} events/s, {:.2} of the {floor_name}", rate / floor);
+    println!("  {:>9.2} CPU s per 100,000", cpu / events as f64 * 1e5);
+    println!("  {:>9.1} bytes written for each byte of input", written as f64 / bytes as f64);
+    println!("  {:>9.1} events a request", events as f64 / requests as f64);
+    println!("  {memory:>9} MB of memory at most\n");
+    assert_eq!(receiver.stats().repeats, 0);
+}
+
+fn start(config: &Path) -> Child {
+    Command::new(env!("CARGO_BIN_EXE_koala-agent"))
+        .arg("--config")
+        .arg(config)
+        .arg("run")
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// CPU seconds, bytes that went to the disk, and the peak of memory in MB, as Linux tells them.
+fn usage(agent: &Child) -> (f64, u64, u64) {
+    let proc = |file: &str| fs::read_to_string(format!("/proc/{}/{file}", agent.id())).unwrap_or_default();
+    let number = |text: &str, name: &str| -> u64 {
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_default();
+        line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0)
+    };
+    let stat = proc("stat");
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    // utime and stime, in hundredths of a second on every Linux of today.
+    let ticks: f64 = [11, 12].iter().filter_map(|&i| fields.get(i)?.parse::<f64>().ok()).sum();
+    (ticks / 100.0, number(&proc("io"), "write_bytes:"), number(&proc("status"), "VmHWM:") / 1024)
+}
+
+fn floor_insert(rows: usize) -> f64 {
+    let dir = tempfile::tempdir().unwrap();
+    let db = rusqlite::Connection::open(dir.path().join("floor.db")).unwrap();
+    db.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
+    db.execute_batch("PRAGMA synchronous = FULL; CREATE TABLE t (seq INTEGER PRIMARY KEY, body TEXT)")
+        .unwrap();
+    let bodies: Vec<String> = (0..rows).map(event).collect();
+    let began = Instant::now();
+    for chunk in bodies.chunks(5_000) {
+        db.execute_batch("BEGIN IMMEDIATE").unwrap();
+        for body in chunk {
+            db.prepare_cached("INSERT INTO t (body) VALUES (?)").unwrap().execute([body]).unwrap();
+        }
+        db.execute_batch("COMMIT").unwrap();
+    }
+    rows as f64 / began.elapsed().as_secs_f64()
+}
+
+fn floor_post(requests: usize) -> f64 {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), Options::default()).await.unwrap();
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("{}/web/projects/pk_bench/batch", receiver.endpoint());
+        let began = Instant::now();
+        let mut tasks = tokio::task::JoinSet::new();
+        for task in 0..8 {
+            let (client, url) = (client.clone(), url.clone());
+            tasks.spawn(async move {
+                for n in (task..requests).step_by(8) {
+                    let body = format!(
+                        r#"{{"email":"a@acme.dev","traits":{{}},"events":[{{"type":"track","event":"E","sent_at":"2026-03-01T00:00:00Z","message_id":"{n}"}}]}}"#
+                    );
+                    let request = client.post(&url).header("user-agent", "bench").body(body);
+                    assert_eq!(request.send().await.unwrap().status(), 204);
+                }
+            });
+        }
+        while tasks.join_next().await.is_some() {}
+        requests as f64 / began.elapsed().as_secs_f64()
+    })
+}
+
+fn floor_unlink(files: usize) -> f64 {
+    let dir = tempfile::tempdir().unwrap();
+    let name = |n| dir.path().join(format!("{n:07}.json"));
+    for n in 0..files {
+        fs::write(name(n), event(n)).unwrap();
+    }
+    let began = Instant::now();
+    for n in 0..files {
+        fs::read(name(n)).unwrap();
+        fs::remove_file(name(n)).unwrap();
+    }
+    files as f64 / began.elapsed().as_secs_f64()
+}
