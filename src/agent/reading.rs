@@ -101,10 +101,11 @@ impl Intake {
         {
             let single = document.form == Form::Single;
             let admitted = match Event::parse(item) {
-                Ok(event) if document.form == Form::Envelope => {
+                // Its messageId is looked at before the merge, which moves what stands behind it.
+                Ok(event) if document.form == Form::Envelope => event.message_id().and_then(|_| {
                     let merged = merge_envelope(&event, document.context, document.integrations);
                     self.admit(&merged, &source, place)
-                }
+                }),
                 Ok(_) => self.admit(item, &source, if single { 0 } else { place }),
                 Err(flaw) => Err(flaw),
             };
