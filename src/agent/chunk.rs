@@ -70,7 +70,8 @@ impl Chunk {
         self.sources.iter().map(|source| source.progress.clone()).collect()
     }
 
-    /// Takes out the events whose ids were used before by others and sets them aside, durably.
+    /// Takes out the events whose ids were used before by others and sets them aside, durably. Returns the files
+    /// that went with their only event.
     ///
     /// # Errors
     /// The system's.
@@ -80,7 +81,7 @@ impl Chunk {
         spool: &Spool,
         rejects: &Rejects,
         now: Timestamp,
-    ) -> Result<(), SpoolError> {
+    ) -> Result<Vec<Entry>, SpoolError> {
         let mut whole_files = HashSet::new();
         for Reused { index, first_at, first_file } in reused {
             let (event, source) = (&self.events[*index], &self.sources[self.from[*index]]);
@@ -111,15 +112,17 @@ impl Chunk {
         let old = std::mem::take(self);
         let events = Arc::unwrap_or_clone(old.events).into_iter().zip(old.from).enumerate();
         let mut left = events.filter(|(index, _)| !out.contains(index)).map(|(_, pair)| pair).peekable();
+        let mut gone = Vec::new();
         for (index, source) in old.sources.into_iter().enumerate() {
-            let keep = !whole_files.contains(&index);
-            if keep {
+            if whole_files.contains(&index) {
+                gone.push(source.entry);
+            } else {
                 self.begin(source);
             }
             while let Some((event, _)) = left.next_if(|(_, from)| *from == index) {
                 self.push(event);
             }
         }
-        Ok(())
+        Ok(gone)
     }
 }

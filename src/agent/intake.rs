@@ -27,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 /// How often a blocked intake looks whether there is room again.
 const BLOCKED_RETRY: Duration = Duration::from_secs(1);
@@ -94,6 +95,8 @@ pub struct Parts {
     pub stored: Box<dyn Fn() + Send>,
     /// Where the loop says what it sees.
     pub view: Arc<Mutex<View>>,
+    /// Told whenever that has changed.
+    pub changed: Arc<Notify>,
     /// Its sign of life.
     pub pulse: Pulse,
 }
@@ -298,7 +301,10 @@ impl Intake {
                 Ok(Appended::Stored { .. }) => self.stored(chunk),
                 Ok(Appended::Reused(reused)) => {
                     let now = self.parts.clock.now();
-                    chunk.set_aside_reused(&reused, &self.parts.spool, &self.rejects, now)?;
+                    for entry in chunk.set_aside_reused(&reused, &self.parts.spool, &self.rejects, now)? {
+                        self.waits_no_more(&entry);
+                    }
+                    self.count_rejected();
                     tracing::warn!(
                         "{} events set aside: their messageIds came before with other content",
                         reused.len()
@@ -434,6 +440,7 @@ impl Intake {
 
     fn view(&self, change: impl FnOnce(&mut View)) {
         change(&mut self.parts.view.lock().unwrap_or_else(PoisonError::into_inner));
+        self.parts.changed.notify_one();
     }
 
     /// Says what the folder shows.

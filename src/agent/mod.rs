@@ -150,10 +150,9 @@ impl Agent {
             tracing::warn!("the spool cannot be watched ({why}): files are found within spool.scan_interval");
         }
         let stored = {
-            let (signals, changed) = (signals.clone(), changed.clone());
+            let signals = signals.clone();
             Box::new(move || {
                 let _ = signals.send(Signal::Stored);
-                changed.notify_one();
             })
         };
         let intake = Intake::new(intake::Parts {
@@ -167,6 +166,7 @@ impl Agent {
             stop: stop.clone(),
             stored,
             view,
+            changed,
             pulse: pulses[1].1.clone(),
         })
         .map_err(StartError::Thread)?;
