@@ -1,0 +1,120 @@
+//! Whether everything has become what it must.
+
+use super::corpus::{Corpus, Good, Reject};
+use koala_agent::receiver::{Held, Receiver};
+use koala_agent::spool::rejects_of;
+use koala_agent::status::Status;
+use serde_json::Value;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fs;
+use std::path::Path;
+
+/// What a kill left: the ids that the outbox held as pending, and the number of the last request before it.
+pub struct Kill {
+    pub pending: HashSet<String>,
+    pub last_request: u64,
+}
+
+/// Every count is what was dropped, and nothing waits.
+pub fn adds_up(status: &Status, corpus: &Corpus) -> bool {
+    let (outbox, spool) = (&status.outbox, &status.spool);
+    let good = corpus.good.values().map(Vec::len).sum::<usize>() as u64;
+    let settled = outbox.delivered + outbox.skipped + outbox.failed;
+    (outbox.pending, spool.waiting_files, spool.waiting_bytes, outbox.discarded) == (0, 0, 0, 0)
+        && (outbox.delivered, outbox.skipped, outbox.failed) == (good, corpus.skipped, corpus.failed)
+        && (spool.duplicates, spool.rejected_files) == (corpus.duplicates, corpus.rejects.len() as u64)
+        && settled + spool.duplicates + spool.rejected_files == corpus.dropped
+}
+
+/// Each good event has arrived, once, each person's in the order of the spool, under the id that it was given.
+pub fn arrived(receiver: &Receiver, corpus: &Corpus) {
+    let mut got: BTreeMap<String, Vec<Good>> = BTreeMap::new();
+    for held in receiver.events() {
+        let person =
+            held.top("profile_id").or_else(|| held.top("email")).unwrap().trim_matches('"').to_owned();
+        got.entry(person).or_default().push(Good { n: number(&held), id: Some(held.message_id.to_string()) });
+    }
+    assert!(got.keys().eq(corpus.good.keys()), "the people are not the same");
+    for (person, want) in &corpus.good {
+        let got = &got[person];
+        let pairs = || want.iter().zip(got);
+        let wrong = pairs().position(|(want, got)| {
+            got.n != want.n || want.id.as_ref().map_or(!is_derived(got), |_| got.id != want.id)
+        });
+        if let Some(at) = wrong.or((want.len() != got.len()).then(|| pairs().len())) {
+            let around = at.saturating_sub(2)..at + 4;
+            let (want, got) = (around.clone().map(|i| want.get(i)), around.map(|i| got.get(i)));
+            panic!(
+                "{person}, from event {at} on: {:?} but {:?}",
+                want.collect::<Vec<_>>(),
+                got.collect::<Vec<_>>()
+            );
+        }
+    }
+}
+
+fn number(held: &Held) -> u64 {
+    let item: Value = serde_json::from_str(held.item.get()).unwrap();
+    let about = if item["type"] == "track" { &item["properties"] } else { &item["traits"] };
+    about["n"].as_u64().unwrap()
+}
+
+fn is_derived(good: &Good) -> bool {
+    let uuid = good.id.as_ref().and_then(|id| uuid::Uuid::parse_str(id).ok());
+    uuid.is_some_and(|uuid| uuid.get_version_num() == 8)
+}
+
+/// Each bad piece is set aside once, in its own bytes, beside its reason and its place, and nothing else is left.
+pub fn set_aside(spool: &Path, corpus: &Corpus) {
+    let mut left: Vec<_> = fs::read_dir(spool).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, [".removing", "rejected"]);
+    let got = rejects_of(spool).list().unwrap().into_iter().map(|rejected| {
+        let why = rejected.why.unwrap_or_else(|| panic!("no reason for {:?}", rejected.name));
+        let bytes = fs::read(spool.join("rejected").join(&rejected.name)).unwrap();
+        (why.file, why.place, why.code, why.line, why.column, bytes)
+    });
+    let mut got: Vec<Reject> = got.collect();
+    let mut want: Vec<&Reject> = corpus.rejects.iter().collect();
+    got.sort();
+    want.sort();
+    for (got, want) in got.iter().zip(&want) {
+        let shown =
+            |r: &Reject| format!("{:?} {:.60}", (&r.0, r.1, r.2, r.3, r.4), String::from_utf8_lossy(&r.5));
+        assert!(got == *want, "set aside: {}\n  expected: {}", shown(got), shown(want));
+    }
+    assert_eq!(got.len(), want.len());
+    let reasons = fs::read_dir(spool.join("rejected")).unwrap();
+    let reasons = reasons.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|e| e == "why"));
+    assert_eq!(reasons.count(), got.len(), "a reason without its file");
+}
+
+/// What came again is what was under way at a kill: taken by the receiver and not yet marked, whole requests, at
+/// most so many at a time. Returns how many events came again.
+pub fn repeats(receiver: &Receiver, kills: &[Kill], most: usize) -> u64 {
+    let mut requests: HashMap<u64, Vec<Held>> = HashMap::new();
+    for held in receiver.events() {
+        requests.entry(held.request).or_default().push(held);
+    }
+    let mut under_way = vec![0; kills.len()];
+    for (number, items) in &requests {
+        let mut cuts = 0;
+        for (kill, under_way) in kills.iter().zip(&mut under_way) {
+            let pending = items.iter().filter(|held| kill.pending.contains(&*held.message_id)).count();
+            if *number <= kill.last_request && pending > 0 {
+                assert_eq!(pending, items.len(), "half of request {number} is marked");
+                (cuts, *under_way) = (cuts + 1, *under_way + 1);
+            }
+        }
+        for Held { message_id, repeats, .. } in items {
+            // Two kills in a row can come before it is sent again.
+            let told = (cuts > 0) == (*repeats > 0) && *repeats <= cuts;
+            assert!(
+                told,
+                "{message_id} of request {number} came again {repeats} times, and was cut {cuts} times"
+            );
+        }
+    }
+    assert!(under_way.iter().all(|n| *n <= most), "requests under way at the kills: {under_way:?}");
+    receiver.stats().repeats
+}
