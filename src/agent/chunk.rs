@@ -4,14 +4,16 @@ use crate::clock::Timestamp;
 use crate::event::Flaw;
 use crate::outbox::{NewEvent, Progress, Reused};
 use crate::reason::Code;
-use crate::spool::{Entry, Format, Rejects, Spool, SpoolError};
+use crate::spool::{Entry, Format, Rejects, Spool, SpoolError, shown};
 use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Events in a chunk: as many as make the cost of a commit disappear, few enough to be on the disk soon.
 const MAX_EVENTS: usize = 5_000;
-/// Bytes of events in a chunk; two chunks are in memory at once.
+/// Bytes of text in a chunk; two chunks are in memory at once.
 const MAX_BYTES: usize = 4 << 20;
+/// What a part that is set aside counts for at least: it makes two files.
+pub const PART_SET_ASIDE: usize = MAX_BYTES / 1_000;
 /// Files in a chunk.
 const MAX_FILES: usize = 2_000;
 
@@ -48,6 +50,11 @@ impl Chunk {
         self.from.push(self.sources.len().saturating_sub(1));
         // The only other owner is the writer, which has not seen this chunk yet.
         Arc::make_mut(&mut self.events).push(event);
+    }
+
+    /// Notes text that made no event. To read it, and to set it aside, takes its time all the same.
+    pub fn pass(&mut self, bytes: usize) {
+        self.bytes += bytes;
     }
 
     /// The file begun last.
@@ -93,18 +100,21 @@ impl Chunk {
             let flaw = Flaw {
                 code: Code::MessageIdReused,
                 text: format!(
-                    "the messageId came before with other content, {first_at} in {first_file}: \
-                     give each event an id of its own"
+                    "the messageId came before with other content, {first_at} in {}: \
+                     give each event an id of its own",
+                    shown(first_file)
                 ),
                 line: line_of_file,
                 column: 1,
                 incomplete: false,
             };
             if event.place == 0 {
+                // If it was replaced or written to since it was read, the next look reads it.
                 rejects.set_aside_file(spool, &source.entry, &flaw, now)?;
                 whole_files.insert(self.from[*index]);
             } else {
-                rejects.set_aside_part(&source.entry, event.place, event.body.as_bytes(), &flaw, now)?;
+                let (first_seen, body) = (&source.progress.identity, event.body.as_bytes());
+                rejects.set_aside_part(&source.entry, first_seen, event.place, body, &flaw, now)?;
             }
         }
         rejects.sync().map_err(|e| SpoolError::new(spool.dir(), "set events aside", e))?;

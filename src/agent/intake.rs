@@ -17,12 +17,13 @@ use crate::config;
 use crate::disk;
 use crate::outbox::{Answer, Appended, Gauge, OutboxError, Progress, Writer};
 use crate::reason::{Code, Reason};
-use crate::spool::{Entry, FileIdentity, Listing, Rejects, Removal, Spool, SpoolError, Watcher, same_file};
+use crate::spool::{
+    Entry, FileIdentity, FileKey, Listing, Rejects, Removal, Spool, SpoolError, Watcher, shown,
+};
 use crate::status;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,7 +36,11 @@ const BLOCKED_RETRY: Duration = Duration::from_secs(1);
 const REOPEN_BELOW: f64 = 0.95;
 /// How often a file that cannot be read is spoken of again.
 const REMIND_EVERY: Duration = Duration::from_secs(3600);
-/// Names remembered as spoken of; a spool with more oddities than this repeats itself.
+/// The ticks of a file system's clock are this long at most. A file that changed within the last one is left alone
+/// until it is over: what happened to it afterwards could not be told by its time stamps, nor a new file of the same
+/// inode from it.
+const TICK: Duration = Duration::from_millis(20);
+/// Names remembered as spoken of; of more oddities than this at once the rest is not spoken of.
 const MAX_REPORTED: usize = 10_000;
 /// How often `rejected/` is looked through: for files whose time is up, and for those that have grown whole.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
@@ -112,21 +117,31 @@ pub struct Intake {
     in_commit: Option<(Chunk, Answer<Appended>)>,
     /// Something was set aside that must be durable before the next chunk is.
     pub(super) set_aside: bool,
-    /// How far files are taken that are still in the folder, by name.
-    pub(super) taken: HashMap<OsString, Progress>,
-    /// Files that are taken and on their way out.
-    leaving: HashSet<OsString>,
+    /// How far files are taken that are still in the folder, or set aside.
+    pub(super) taken: HashMap<FileKey, Progress>,
+    /// Files that are taken and on their way out, by name.
+    leaving: HashMap<OsString, FileKey>,
     /// Documents that ended too early: as they were, and since when.
     pub(super) incomplete: HashMap<OsString, (Entry, Mono)>,
     /// Files that may not be read, and when that was last said.
     unreadable: HashMap<OsString, Mono>,
-    /// Files that nothing announced as finished: as they were, and since when.
-    young: HashMap<OsString, (Entry, Mono)>,
+    /// Files that are not yet to be taken.
+    young: HashMap<OsString, Young>,
     /// Oddities that were spoken of.
     reported: HashSet<OsString>,
-    gone: Vec<(Vec<u8>, FileIdentity)>,
+    gone: Vec<FileIdentity>,
     blocked: Option<Reason>,
     tidied: Option<Mono>,
+}
+
+/// A file that may be unfinished.
+struct Young {
+    /// As it was.
+    entry: Entry,
+    /// Since when.
+    since: Mono,
+    /// The watcher has told that it is finished.
+    announced: bool,
 }
 
 impl Intake {
@@ -136,7 +151,7 @@ impl Intake {
     /// The system has no more threads.
     pub fn new(parts: Parts) -> std::io::Result<Intake> {
         let config = parts.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let taken = parts.progress.iter().map(|p| (OsString::from_vec(p.name.clone()), p.clone())).collect();
+        let taken = parts.progress.iter().map(|p| (p.identity.key(), p.clone())).collect();
         Ok(Intake {
             config,
             rejects: parts.spool.rejects(),
@@ -147,7 +162,7 @@ impl Intake {
             in_commit: None,
             set_aside: false,
             taken,
-            leaving: HashSet::new(),
+            leaving: HashMap::new(),
             incomplete: HashMap::new(),
             unreadable: HashMap::new(),
             young: HashMap::new(),
@@ -205,15 +220,17 @@ impl Intake {
             return Err(Stop::Blocked(reason));
         }
         self.tidy();
+        let announced = self.parts.watcher.announced();
         let listing = self.parts.spool.list()?;
         self.see(&listing);
         let mut wait = self.config.spool.scan_interval;
         let mut young = std::mem::take(&mut self.young);
         for entry in listing.files {
-            if self.leaving.contains(&entry.name) {
+            if self.leaving.get(&entry.name) == Some(&entry.identity.key()) {
                 continue;
             }
-            match self.not_yet(&entry, &mut young) {
+            let young = young.remove(&entry.name);
+            match self.not_yet(&entry, announced.contains(&entry.name), young) {
                 Some(rest) => wait = wait.min(rest),
                 None => {
                     if let Some(rest) = self.take(entry)? {
@@ -231,45 +248,56 @@ impl Intake {
         Ok(wait.max(Duration::from_millis(1)))
     }
 
-    /// How long the file must still be left alone, if it is not known to be finished.
-    fn not_yet(&mut self, entry: &Entry, young: &mut HashMap<OsString, (Entry, Mono)>) -> Option<Duration> {
+    /// How long the file must still be left alone, if it is not known to be finished. `before`: what was found last
+    /// time.
+    fn not_yet(&mut self, entry: &Entry, announced: bool, before: Option<Young>) -> Option<Duration> {
         let now = self.parts.clock.mono();
-        let announced = self.parts.watcher.take(&entry.name);
         if let Some((before, since)) = self.incomplete.get(&entry.name)
             && before == entry
         {
             let rest = self.config.spool.incomplete_after.saturating_sub(now.saturating_sub(*since));
             return (!rest.is_zero()).then_some(rest);
         }
-        if announced {
-            return None;
-        }
+        let before = before.filter(|young| young.entry == *entry);
+        let since = before.as_ref().map_or(now, |young| young.since);
+        let announced = announced || before.is_some_and(|young| young.announced);
+        let age = self.parts.clock.now().0.saturating_mul(1_000_000).saturating_sub(entry.changed);
         let settle = self.config.spool.settle;
-        let age = self.parts.clock.now().0.saturating_mul(1_000_000).saturating_sub(entry.identity.modified);
-        if u64::try_from(age).is_ok_and(|age| Duration::from_nanos(age) >= settle) {
-            return None;
-        }
-        // Its time stamp is young, or in the future: then it counts how long it has been seen unchanged.
-        let since = match young.remove(&entry.name) {
-            Some((before, since)) if before == *entry => since,
-            _ => now,
+        let rest = if self.leaving.contains_key(&entry.name) {
+            // Another file that had its name is on the way out.
+            TICK
+        } else if announced {
+            TICK.saturating_sub(Duration::from_nanos(age.unsigned_abs()))
+        } else if u64::try_from(age).is_ok_and(|age| Duration::from_nanos(age) >= settle) {
+            Duration::ZERO
+        } else {
+            // Its time stamp is young, or in the future: then it counts how long it has been seen unchanged.
+            settle.saturating_sub(now.saturating_sub(since))
         };
-        let rest = settle.saturating_sub(now.saturating_sub(since));
         if rest.is_zero() {
             return None;
         }
-        self.young.insert(entry.name.clone(), (entry.clone(), since));
+        self.young.insert(entry.name.clone(), Young { entry: entry.clone(), since, announced });
         Some(rest)
     }
 
-    /// Sends the chunk to the disk once the one before it is there.
-    pub(super) fn flush(&mut self) -> Result<(), Stop> {
+    /// A sign of life, amid work that may be long.
+    ///
+    /// # Errors
+    /// The agent is to stop; what is on its way to the disk is there.
+    pub(super) fn turn(&mut self) -> Result<(), Stop> {
         self.parts.pulse.beat();
         if self.parts.stop.load(Relaxed) {
             // What is read and not stored is read again at the next start.
             self.finish_commit()?;
             return Err(Stop::Asked);
         }
+        Ok(())
+    }
+
+    /// Sends the chunk to the disk once the one before it is there.
+    pub(super) fn flush(&mut self) -> Result<(), Stop> {
+        self.turn()?;
         if std::mem::take(&mut self.set_aside) {
             self.rejects
                 .sync()
@@ -324,22 +352,27 @@ impl Intake {
             if progress.finished {
                 self.remove(entry.clone());
             }
-            self.taken.insert(entry.name, progress);
+            self.taken.insert(entry.identity.key(), progress);
         }
         if !chunk.events.is_empty() {
             (self.parts.stored)();
         }
     }
 
+    /// Whatever stopped the round: what is on its way to the disk arrives there or does not, and the rest is read again.
     fn drop_chunks(&mut self) {
         self.chunk = Chunk::default();
-        self.in_commit = None;
+        if let Some((chunk, answer)) = self.in_commit.take()
+            && let Ok(Appended::Stored { .. }) = answer.block()
+        {
+            self.stored(chunk);
+        }
     }
 
     /// Removes a file that is taken whole.
     pub(super) fn remove(&mut self, entry: Entry) {
         self.waits_no_more(&entry);
-        self.leaving.insert(entry.name.clone());
+        self.leaving.insert(entry.name.clone(), entry.identity.key());
         self.remover.remove(entry);
     }
 
@@ -355,8 +388,9 @@ impl Intake {
             self.leaving.remove(&entry.name);
             match removal {
                 Ok(Removal::Removed | Removal::Replaced) => {
-                    self.taken.remove(&entry.name);
-                    self.gone.push((entry.name.as_bytes().to_vec(), entry.identity));
+                    if let Some(progress) = self.taken.remove(&entry.identity.key()) {
+                        self.gone.push(progress.identity);
+                    }
                 }
                 // It is read again: what is new in it is taken, the rest is known.
                 Ok(Removal::Changed) => {}
@@ -374,13 +408,15 @@ impl Intake {
 
     /// Forgets files that vanished between their last commit and this start.
     fn forget_vanished_files(&mut self) {
-        let spool = &self.parts.spool;
-        let gone: Vec<(Vec<u8>, FileIdentity)> = self
+        if self.taken.is_empty() {
+            return;
+        }
+        let there: HashSet<FileKey> =
+            self.parts.spool.keys().filter(|key| self.taken.contains_key(key)).collect();
+        let gone: Vec<FileIdentity> = self
             .taken
-            .extract_if(|name, progress| {
-                spool.entry(name).is_none_or(|entry| !same_file(&entry.identity, &progress.identity))
-            })
-            .map(|(_, progress)| (progress.name, progress.identity))
+            .extract_if(|key, _| !there.contains(key))
+            .map(|(_, progress)| progress.identity)
             .collect();
         if !gone.is_empty() {
             self.parts.writer.forget(gone);
@@ -389,7 +425,7 @@ impl Intake {
 
     /// Whether the file of that entry has been taken before, and how far.
     pub(super) fn progress_of(&self, entry: &Entry) -> Option<&Progress> {
-        self.taken.get(&entry.name).filter(|p| same_file(&p.identity, &entry.identity))
+        self.taken.get(&entry.identity.key())
     }
 
     fn no_room(&self) -> Option<Reason> {
@@ -448,6 +484,8 @@ impl Intake {
         let present: HashSet<&OsStr> = listing.files.iter().map(|e| e.name.as_os_str()).collect();
         self.unreadable.retain(|name, _| present.contains(name.as_os_str()));
         self.incomplete.retain(|name, _| present.contains(name.as_os_str()));
+        let odd: HashSet<&OsStr> = listing.left.iter().map(|(name, _)| name.as_os_str()).collect();
+        self.reported.retain(|name| odd.contains(name.as_os_str()) || present.contains(name.as_os_str()));
         for (name, what) in &listing.left {
             self.report(
                 name,
@@ -455,7 +493,7 @@ impl Intake {
             );
         }
         let (now, unreadable) = (self.parts.clock.now(), self.unreadable.len() as u64);
-        let leaving = listing.files.iter().filter(|entry| self.leaving.contains(&entry.name));
+        let leaving = listing.files.iter().filter(|entry| self.leaving.contains_key(&entry.name));
         let (files, bytes) = leaving.fold((0, 0), |(files, bytes), entry| (files + 1, bytes + entry.size));
         self.view(|view| {
             view.spool.waiting_files = listing.waiting.0.saturating_sub(files);
@@ -467,14 +505,9 @@ impl Intake {
 
     /// Speaks of an oddity of the folder once.
     pub(super) fn report(&mut self, name: &OsStr, what: std::fmt::Arguments<'_>) {
-        if self.reported.contains(name) {
-            return;
+        if self.reported.len() < MAX_REPORTED && self.reported.insert(name.to_owned()) {
+            tracing::warn!("{}: {what}", shown(self.parts.spool.dir().join(name)));
         }
-        if self.reported.len() >= MAX_REPORTED {
-            self.reported.clear();
-        }
-        self.reported.insert(name.to_owned());
-        tracing::warn!("{}: {what}", self.parts.spool.dir().join(name).display().to_string().escape_debug());
     }
 
     /// A file that may not be read stays, is counted, and is spoken of now and then.
@@ -482,8 +515,7 @@ impl Intake {
         let now = self.parts.clock.mono();
         let said = self.unreadable.get(&entry.name);
         if said.is_none_or(|said| now.saturating_sub(*said) >= REMIND_EVERY) {
-            let path = self.parts.spool.dir().join(&entry.name).display().to_string();
-            tracing::warn!("{}: {hint}", path.escape_debug());
+            tracing::warn!("{}: {hint}", shown(self.parts.spool.dir().join(&entry.name)));
             self.unreadable.insert(entry.name.clone(), now);
         }
         let unreadable = self.unreadable.len() as u64;
@@ -508,7 +540,7 @@ impl Intake {
         }
         self.tidied = Some(now);
         for name in self.rejects.take_back_grown() {
-            tracing::info!("{} was written to after it had been set aside: taken back", name.display());
+            tracing::info!("{} was written to after it had been set aside: taken back", shown(name));
         }
         self.rejects.expire(self.parts.clock.now().minus(self.config.outbox.keep_failed));
         self.count_rejected();

@@ -1,6 +1,6 @@
 //! How the intake reads one file: from its text to the events of a chunk, the bad ones set aside.
 
-use super::chunk::Source;
+use super::chunk::{PART_SET_ASIDE, Source};
 use super::intake::{Intake, Stop};
 use super::triage;
 use crate::clock::Timestamp;
@@ -8,7 +8,7 @@ use crate::config::Bytes;
 use crate::event::{Event, Flaw, MessageId, merge_envelope};
 use crate::outbox::{NewEvent, Progress};
 use crate::reason::Code;
-use crate::spool::{Document, Entry, Form, Format, Line, Lines, Unopened, split, text_of, unpacked};
+use crate::spool::{Document, Entry, Form, Format, Line, Lines, Unopened, shown, split, text_of, unpacked};
 use nix::unistd::{Gid, Group, Uid, User};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -25,9 +25,9 @@ impl Intake {
             self.set_file_aside(&entry, &Flaw::at("", 0, Code::NotJson, what))?;
             return Ok(None);
         };
-        let (file, entry) = match self.parts.spool.open_file(&entry) {
-            Ok(opened) => opened,
-            Err(Unopened::Changed) => return Ok(None),
+        let file = match self.parts.spool.open_file(&entry) {
+            Ok(file) => file,
+            Err(Unopened::Changed) => return Ok(Some(self.config.spool.settle)),
             Err(Unopened::Unreadable(owner)) => {
                 let hint = self.hint_for_unreadable(&entry, owner);
                 self.leave_unreadable(&entry, &hint);
@@ -137,8 +137,11 @@ impl Intake {
         progress: Progress,
     ) -> Result<Option<Duration>, Stop> {
         let mut lines = Lines::new(unpacked(file, gz), self.config.spool.max_file_bytes);
-        if let Err(e) = lines.skip_to(progress.position, progress.place) {
-            return self.unread(&entry, gz, &e);
+        while lines.position < progress.position {
+            self.turn()?;
+            if let Err(e) = lines.skip_towards(progress.position, progress.place) {
+                return self.unread(&entry, gz, &e);
+            }
         }
         let source = Source { entry, progress };
         self.chunk.begin(source.clone());
@@ -160,7 +163,9 @@ impl Intake {
                 }
                 Err(e) => return self.unread(&source.entry, gz, &e),
             };
-            if !line.is_empty() {
+            if line.is_empty() {
+                self.chunk.pass((lines.position - position) as usize);
+            } else {
                 let admitted = text_of(&line).and_then(|text| self.admit(text, &source, place + 1));
                 match admitted {
                     Ok(event) => self.chunk.push(event),
@@ -284,7 +289,7 @@ impl Intake {
             }
             ErrorKind::UnexpectedEof => {
                 // Shorter than what was taken of it: its producer has begun it anew, so this does too.
-                self.taken.remove(&entry.name);
+                self.taken.remove(&entry.identity.key());
                 Ok(Some(Duration::ZERO))
             }
             _ => {
@@ -304,15 +309,12 @@ impl Intake {
 
     fn set_file_aside(&mut self, entry: &Entry, flaw: &Flaw) -> Result<(), Stop> {
         let now = self.parts.clock.now();
-        self.rejects.set_aside_file(&self.parts.spool, entry, flaw, now)?;
-        self.set_aside = true;
-        self.taken.remove(&entry.name);
-        self.waits_no_more(entry);
-        tracing::warn!(
-            "{} set aside ({}): {flaw}",
-            entry.name.display().to_string().escape_debug(),
-            flaw.code
-        );
+        // How far it was taken stays known, should it come back.
+        if self.rejects.set_aside_file(&self.parts.spool, entry, flaw, now)?.is_some() {
+            self.set_aside = true;
+            self.waits_no_more(entry);
+            tracing::warn!("{} set aside ({}): {flaw}", shown(&entry.name), flaw.code);
+        }
         Ok(())
     }
 
@@ -323,10 +325,11 @@ impl Intake {
         content: &[u8],
         flaw: &Flaw,
     ) -> Result<(), Stop> {
-        self.rejects.set_aside_part(&source.entry, place, content, flaw, self.parts.clock.now())?;
+        let (first_seen, now) = (&source.progress.identity, self.parts.clock.now());
+        self.rejects.set_aside_part(&source.entry, first_seen, place, content, flaw, now)?;
+        self.chunk.pass(content.len().max(PART_SET_ASIDE));
         if !self.set_aside {
-            let name = source.entry.name.display().to_string();
-            tracing::warn!("parts of {} set aside ({}): {flaw}", name.escape_debug(), flaw.code);
+            tracing::warn!("parts of {} set aside ({}): {flaw}", shown(&source.entry.name), flaw.code);
         }
         self.set_aside = true;
         Ok(())
@@ -337,13 +340,13 @@ impl Intake {
         let owner = User::from_uid(Uid::from_raw(owner)).ok().flatten().map_or(owner.to_string(), |u| u.name);
         let group = |path: &std::path::Path| std::fs::symlink_metadata(path).map(|m| m.gid()).ok();
         let (its, spools) = (group(&path), group(self.parts.spool.dir()));
-        let shown = path.display().to_string();
-        let mut mend = format!("chmod g+r '{shown}'");
+        let quoted = format!("'{}'", shown(&path).replace('\'', r"'\''"));
+        let mut mend = format!("chmod g+r {quoted}");
         if its != spools
             && let Some(gid) = spools
         {
             let name = Group::from_gid(Gid::from_raw(gid)).ok().flatten().map_or(gid.to_string(), |g| g.name);
-            mend = format!("chgrp {name} '{shown}' && {mend}");
+            mend = format!("chgrp {name} {quoted} && {mend}");
         }
         format!("cannot be read, it belongs to {owner}; it is left until it can, by: {mend}")
     }

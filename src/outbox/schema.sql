@@ -77,18 +77,19 @@ CREATE TABLE counters (
     PRIMARY KEY (state, code)
 ) STRICT, WITHOUT ROWID;
 
--- How far each file of the spool has been taken, from its first commit until it is gone from the folder.
+-- How far each file of the spool has been taken, from its first commit until it is gone from the folder. A file is
+-- known by its identity, whatever it is renamed to.
 CREATE TABLE spool_files (
-    name     BLOB NOT NULL PRIMARY KEY,
-    device   INTEGER NOT NULL,
     inode    INTEGER NOT NULL,
     born     INTEGER NOT NULL,                  -- nanoseconds; 0 where the file system does not know
     modified INTEGER NOT NULL,                  -- nanoseconds, as first seen
+    name     BLOB NOT NULL,                     -- as first seen
     position INTEGER NOT NULL,                  -- bytes of the (unpacked) text that are taken
     place    INTEGER NOT NULL,                  -- lines or elements that are taken
     read_size     INTEGER NOT NULL,             -- bytes of the file when it was read
     read_modified INTEGER NOT NULL,             -- nanoseconds, when it was read
-    finished INTEGER NOT NULL CHECK (finished IN (0, 1))
+    finished INTEGER NOT NULL CHECK (finished IN (0, 1)),
+    PRIMARY KEY (inode, born, modified)
 ) STRICT, WITHOUT ROWID;
 
 -- The views are for other readers; they change only by additions.

@@ -36,10 +36,10 @@ pub(super) const NOT_BEFORE: &str = "not_before";
 /// How far a file has been taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// The file's name in the spool, as bytes.
-    pub name: Vec<u8>,
-    /// Which file of that name.
+    /// Which file, as first seen.
     pub identity: FileIdentity,
+    /// Its name in the spool, as bytes, as first seen.
+    pub name: Vec<u8>,
     /// Bytes of the (unpacked) text that are taken.
     pub position: u64,
     /// Lines or elements that are taken.
@@ -497,12 +497,11 @@ impl Store {
     fn note_progress(&self, p: &Progress) -> Result<(), rusqlite::Error> {
         self.cached(
             "INSERT OR REPLACE INTO spool_files
-                    (name, device, inode, born, modified, position, place, read_size, read_modified, finished)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (name, inode, born, modified, position, place, read_size, read_modified, finished)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
             p.name,
-            p.identity.device as i64,
             p.identity.inode as i64,
             p.identity.born,
             p.identity.modified,
@@ -516,10 +515,10 @@ impl Store {
     }
 
     /// Forgets files that are gone from the spool.
-    pub(super) fn forget_files(&self, files: &[(Vec<u8>, FileIdentity)]) -> Result<(), rusqlite::Error> {
-        for (name, identity) in files {
-            self.cached("DELETE FROM spool_files WHERE name = ? AND inode = ? AND born = ?")?
-                .execute(params![name, identity.inode as i64, identity.born])?;
+    pub(super) fn forget_files(&self, files: &[FileIdentity]) -> Result<(), rusqlite::Error> {
+        for file in files {
+            self.cached("DELETE FROM spool_files WHERE inode = ? AND born = ? AND modified = ?")?
+                .execute(params![file.inode as i64, file.born, file.modified])?;
         }
         Ok(())
     }
@@ -528,22 +527,21 @@ impl Store {
     pub(super) fn progress(&self) -> Result<Vec<Progress>, OutboxError> {
         let read = || {
             self.cached(
-                "SELECT name, device, inode, born, modified, position, place, read_size, read_modified, finished
+                "SELECT name, inode, born, modified, position, place, read_size, read_modified, finished
                    FROM spool_files",
             )?
             .query_map([], |r| {
                 Ok(Progress {
                     name: r.get(0)?,
                     identity: FileIdentity {
-                        device: r.get::<_, i64>(1)? as u64,
-                        inode: r.get::<_, i64>(2)? as u64,
-                        born: r.get(3)?,
-                        modified: r.get(4)?,
+                        inode: r.get::<_, i64>(1)? as u64,
+                        born: r.get(2)?,
+                        modified: r.get(3)?,
                     },
-                    position: r.get::<_, i64>(5)? as u64,
-                    place: r.get::<_, i64>(6)? as u64,
-                    read: (r.get::<_, i64>(7)? as u64, r.get(8)?),
-                    finished: r.get(9)?,
+                    position: r.get::<_, i64>(4)? as u64,
+                    place: r.get::<_, i64>(5)? as u64,
+                    read: (r.get::<_, i64>(6)? as u64, r.get(7)?),
+                    finished: r.get(8)?,
                 })
             })?
             .collect::<Result<Vec<_>, _>>()

@@ -69,7 +69,7 @@ enum Command {
         reply: Reply<()>,
     },
     /// Done with the next commit; it is worth none of its own.
-    Forget(Vec<(Vec<u8>, FileIdentity)>),
+    Forget(Vec<FileIdentity>),
     NotBefore(Option<Timestamp>),
     Settings(Settings),
     Stop,
@@ -116,7 +116,7 @@ impl Writer {
 
     /// Forgets how far files were taken that are gone from the spool. If that is lost in a crash, the entries
     /// are found without their files at the next start.
-    pub fn forget(&self, files: Vec<(Vec<u8>, FileIdentity)>) {
+    pub fn forget(&self, files: Vec<FileIdentity>) {
         self.tell(Command::Forget(files));
     }
 

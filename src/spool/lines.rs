@@ -15,6 +15,10 @@ pub enum Line {
     End,
 }
 
+/// Bytes skipped in one step: a fraction of a second, packed or not, so that whoever reads a long file can be told
+/// to stop.
+const MAX_SKIP: u64 = 64 << 20;
+
 /// Reads lines and counts bytes and lines as it goes.
 pub struct Lines<R> {
     source: R,
@@ -33,16 +37,18 @@ impl<R: Read> Lines<R> {
         Lines { source, buffer: Vec::new(), start: 0, max_line, position: 0, place: 0 }
     }
 
-    /// Reads on where an earlier reading ended.
+    /// Goes on towards where an earlier reading ended, by at most [`MAX_SKIP`]. Returns whether it is there.
     ///
     /// # Errors
     /// The source's; [`io::ErrorKind::UnexpectedEof`] when it is shorter than it was.
-    pub fn skip_to(&mut self, position: u64, place: u64) -> io::Result<()> {
-        if io::copy(&mut (&mut self.source).take(position), &mut io::sink())? < position {
+    pub fn skip_towards(&mut self, position: u64, place: u64) -> io::Result<bool> {
+        let step = (position - self.position).min(MAX_SKIP);
+        if io::copy(&mut (&mut self.source).take(step), &mut io::sink())? < step {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        (self.position, self.place) = (position, place);
-        Ok(())
+        self.position += step;
+        self.place = place;
+        Ok(self.position == position)
     }
 
     /// The next line.
@@ -129,8 +135,8 @@ mod tests {
         let mut lines = Lines::new(&text[..], 99);
         lines.next_line().unwrap();
         let mut again = Lines::new(&text[..], 99);
-        again.skip_to(lines.position, lines.place).unwrap();
+        assert!(again.skip_towards(lines.position, lines.place).unwrap());
         assert_eq!(again.next_line().unwrap(), Line::Text(b"two".into()));
-        assert!(Lines::new(&text[..], 99).skip_to(99, 9).is_err());
+        assert!(Lines::new(&text[..], 99).skip_towards(99, 9).is_err());
     }
 }

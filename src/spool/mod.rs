@@ -43,14 +43,15 @@ const READ_BUFFER: usize = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
     /// The folder is not there.
-    #[error("there is no spool folder {path}: create it, or set spool.dir")]
+    #[error("there is no spool folder {}: create it, or set spool.dir", shown(path))]
     Missing {
         /// The folder.
         path: PathBuf,
     },
     /// The folder refuses us.
     #[error(
-        "cannot {deed} in the spool {path}: permission denied; its owner must be the agent's user (see packaging/tmpfiles.d)"
+        "cannot {deed} in the spool {}: permission denied; its owner must be the agent's user (see packaging/tmpfiles.d)",
+        shown(path)
     )]
     Denied {
         /// The folder or file.
@@ -59,7 +60,7 @@ pub enum SpoolError {
         deed: &'static str,
     },
     /// Anything else the system says.
-    #[error("cannot {deed} in the spool {path}: {source}")]
+    #[error("cannot {deed} in the spool {}: {source}", shown(path))]
     Io {
         /// The folder or file.
         path: PathBuf,
@@ -81,16 +82,26 @@ impl SpoolError {
 }
 
 /// A file as the file system knows it: enough to tell it from a later one of the same name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileIdentity {
-    /// The device.
-    pub device: u64,
     /// The inode, which is used again as soon as it is free.
     pub inode: u64,
     /// Birth, nanoseconds since 1970; 0 where the file system does not know.
     pub born: i64,
     /// Last modification, nanoseconds since 1970.
     pub modified: i64,
+}
+
+/// What stays of a file's identity however it is renamed and written to: its inode and birth. Where the file system
+/// knows no birth, its last modification stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FileKey(u64, i64);
+
+impl FileIdentity {
+    /// What two sightings of one file have in common.
+    pub fn key(&self) -> FileKey {
+        FileKey(self.inode, if self.born == 0 { self.modified } else { self.born })
+    }
 }
 
 /// How the events stand in a file, as its name says.
@@ -111,11 +122,19 @@ pub struct Entry {
     pub identity: FileIdentity,
     /// Its size in bytes.
     pub size: u64,
+    /// When anything about it last changed, its name among that: nanoseconds since 1970. No producer can set it.
+    pub changed: i64,
 }
 
 impl Entry {
     fn of(name: OsString, meta: &Metadata) -> Entry {
-        Entry { name, identity: identity(meta), size: meta.len() }
+        let changed = nanoseconds(meta.ctime(), meta.ctime_nsec());
+        Entry { name, identity: identity(meta), size: meta.len(), changed }
+    }
+
+    /// Whether this is the file of that other sighting, and nobody has written to it in between.
+    pub fn is_as_read(&self, read: &Entry) -> bool {
+        self.identity == read.identity && self.size == read.size
     }
 
     /// The order of the spool: modification time, then name.
@@ -160,7 +179,7 @@ pub struct Listing {
 /// Why a file could not be opened for reading.
 #[derive(Debug)]
 pub enum Unopened {
-    /// It is gone, or it is not the regular file with one name that was listed: the next look decides.
+    /// It is not what was listed any more: the next look decides.
     Changed,
     /// Permission is missing; the uid of its owner.
     Unreadable(u32),
@@ -200,7 +219,7 @@ impl Spool {
             let path = dir.join(name);
             match DirBuilder::new().mode(mode).create(&path) {
                 Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && real_folder(&path) => {}
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_own_folder(&path) => {}
                 Err(e) => return Err(SpoolError::new(&path, "make a folder", e)),
             }
         }
@@ -283,11 +302,20 @@ impl Spool {
         left_alone(&meta).is_none().then(|| Entry::of(name.to_owned(), &meta))
     }
 
-    /// Opens a file for reading: the very one that was listed, though it may have grown since.
+    /// Every file there is, also of those set aside.
+    pub fn keys(&self) -> impl Iterator<Item = FileKey> {
+        [self.dir.clone(), self.dir.join(REJECTED)]
+            .into_iter()
+            .filter_map(|folder| fs::read_dir(folder).ok())
+            .flatten()
+            .filter_map(|item| Some(identity(&item.ok()?.metadata().ok()?).key()))
+    }
+
+    /// Opens a file for reading: the very one that was listed, as it was then.
     ///
     /// # Errors
     /// See [`Unopened`].
-    pub fn open_file(&self, entry: &Entry) -> Result<(File, Entry), Unopened> {
+    pub fn open_file(&self, entry: &Entry) -> Result<File, Unopened> {
         let path = self.dir.join(&entry.name);
         let file = OpenOptions::new()
             .read(true)
@@ -303,11 +331,10 @@ impl Spool {
             })?;
         let meta =
             file.metadata().map_err(|e| Unopened::Error(SpoolError::new(&path, "examine a file", e)))?;
-        let now = Entry::of(entry.name.clone(), &meta);
-        if left_alone(&meta).is_some() || !same_file(&now.identity, &entry.identity) {
+        if left_alone(&meta).is_some() || Entry::of(entry.name.clone(), &meta) != *entry {
             return Err(Unopened::Changed);
         }
-        Ok((file, now))
+        Ok(file)
     }
 }
 
@@ -318,11 +345,6 @@ pub fn unpacked(file: File, gz: bool) -> Box<dyn Read + Send> {
     } else {
         Box::new(file)
     }
-}
-
-/// Whether two sightings are of one file, though it may have been written to in between.
-pub fn same_file(a: &FileIdentity, b: &FileIdentity) -> bool {
-    (a.device, a.inode, a.born) == (b.device, b.inode, b.born) && (a.born != 0 || a.modified == b.modified)
 }
 
 fn keep_oldest(files: &mut Vec<Entry>) {
@@ -351,16 +373,28 @@ fn left_alone(meta: &Metadata) -> Option<&'static str> {
     }
 }
 
-fn real_folder(path: &Path) -> bool {
-    fs::symlink_metadata(path).is_ok_and(|m| m.is_dir())
+/// A producer who was quicker to make a folder of that name, or a link, must not see what is put there. Root's agent
+/// may find the folder of the service's user.
+fn is_own_folder(path: &Path) -> bool {
+    let us = nix::unistd::geteuid();
+    fs::symlink_metadata(path).is_ok_and(|m| m.is_dir() && (us.is_root() || m.uid() == us.as_raw()))
 }
 
 fn identity(meta: &Metadata) -> FileIdentity {
     let born = meta.created().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok());
     FileIdentity {
-        device: meta.dev(),
         inode: meta.ino(),
         born: born.map_or(0, |d| i64::try_from(d.as_nanos()).unwrap_or(0)),
-        modified: meta.mtime().saturating_mul(1_000_000_000).saturating_add(meta.mtime_nsec()),
+        modified: nanoseconds(meta.mtime(), meta.mtime_nsec()),
     }
+}
+
+fn nanoseconds(seconds: i64, rest: i64) -> i64 {
+    seconds.saturating_mul(1_000_000_000).saturating_add(rest)
+}
+
+/// A path as a line of the log can take it: producers choose names, and a name may hold a line's end or an escape.
+pub fn shown(path: impl AsRef<Path>) -> String {
+    let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    path.as_ref().display().to_string().chars().map(plain).collect()
 }

@@ -3,7 +3,7 @@
 //! `NAME.why` is written first and names the file's identity and place, so that setting the same thing aside
 //! again after a crash is recognised: nothing there is overwritten, and nothing is set aside twice.
 
-use super::remove::rename_to_free_name;
+use super::remove::{Claim, rename_to_free_name};
 use super::{Entry, FileIdentity, REJECTED, Spool, SpoolError, is_finished_name};
 use crate::clock::Timestamp;
 use crate::event::Flaw;
@@ -50,8 +50,7 @@ pub struct Why {
 
 impl Why {
     fn is_about_the_same(&self, other: &Why) -> bool {
-        (&self.file, self.place, self.inode, self.modified)
-            == (&other.file, other.place, other.inode, other.modified)
+        (self.place, self.inode, self.modified) == (other.place, other.inode, other.modified)
     }
 }
 
@@ -78,8 +77,9 @@ impl Rejects {
         Rejects { dir }
     }
 
-    /// Sets a whole file of the spool aside. When this returns, it is in `rejected/` beside its reason; after
-    /// [`Rejects::sync`], durably. Until then a power cut leaves it in the one folder or the other.
+    /// Sets a whole file of the spool aside: the file that was read, and no other. When this returns its name there,
+    /// it is in `rejected/` beside its reason; after [`Rejects::sync`], durably. Until then a power cut leaves it in
+    /// the one folder or the other. `None`: it was replaced or written to since it was read, and is to be read again.
     ///
     /// # Errors
     /// The system's; then the file is still in the spool.
@@ -89,41 +89,52 @@ impl Rejects {
         entry: &Entry,
         flaw: &Flaw,
         now: Timestamp,
-    ) -> Result<OsString, SpoolError> {
-        let from = spool.dir().join(&entry.name);
-        let error = |e| SpoolError::new(&from, "set a file aside", e);
+    ) -> Result<Option<OsString>, SpoolError> {
+        let error = |e| SpoolError::new(&spool.dir().join(&entry.name), "set a file aside", e);
+        let Claim::Held(from) = spool.claim(entry).map_err(error)? else { return Ok(None) };
+        let moved = self.move_aside(&from, entry, flaw, now);
+        if moved.is_err() {
+            // If this fails as well, the next start does it.
+            let _ = spool.put_back(&from, &entry.name);
+        }
+        moved.map(Some).map_err(error)
+    }
+
+    fn move_aside(&self, from: &Path, entry: &Entry, flaw: &Flaw, now: Timestamp) -> io::Result<OsString> {
         let why = why(&entry.name, &entry.identity, 0, flaw, now);
         let (stem, ending) = stem_and_ending(&entry.name);
         for name in names(stem, "", ending) {
-            if !self.reserve(&name, &why).map_err(error)? {
+            if !self.reserve(&name, &why)? {
                 continue;
             }
-            match rename_to_free_name(&from, &self.dir.join(&name)) {
+            match rename_to_free_name(from, &self.dir.join(&name)) {
                 Ok(()) => return Ok(name),
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => {
                     let _ = fs::remove_file(self.why_path(&name));
-                    return Err(error(e));
+                    return Err(e);
                 }
             }
         }
         Ok(entry.name.clone())
     }
 
-    /// Sets one line or element of a file aside. It is durable after [`Rejects::sync`].
+    /// Sets one line or element of a file aside; `first_seen` is the file's identity as the outbox knows it. It is
+    /// durable after [`Rejects::sync`].
     ///
     /// # Errors
     /// The system's.
     pub fn set_aside_part(
         &self,
         entry: &Entry,
+        first_seen: &FileIdentity,
         place: u64,
         content: &[u8],
         flaw: &Flaw,
         now: Timestamp,
     ) -> Result<(), SpoolError> {
         let error = |e| SpoolError::new(&self.dir, "set a part of a file aside", e);
-        let why = why(&entry.name, &entry.identity, place, flaw, now);
+        let why = why(&entry.name, first_seen, place, flaw, now);
         let (stem, ending) = stem_and_ending(&entry.name);
         let ending = ending.strip_suffix(".gz").unwrap_or(ending);
         for name in names(stem, &format!(".{place}"), ending) {
@@ -280,7 +291,7 @@ fn why(name: &OsStr, identity: &FileIdentity, place: u64, flaw: &Flaw, when: Tim
         line: flaw.line,
         column: flaw.column,
         when,
-        file: name.to_string_lossy().into_owned(),
+        file: super::shown(name),
         place,
         inode: identity.inode,
         modified: identity.modified,
@@ -313,6 +324,10 @@ fn names<'a>(stem: &'a [u8], place: &'a str, ending: &'a str) -> impl Iterator<I
             name.extend(format!("~{n}").as_bytes());
         }
         name.extend(ending.as_bytes());
+        if name.ends_with(WHY.as_bytes()) {
+            // Not to be taken for a reason.
+            name.push(b'_');
+        }
         OsString::from_vec(name)
     })
 }

@@ -1,15 +1,15 @@
-//! Removing just the file that was read.
+//! Taking just the file that was read out of the folder.
 //!
-//! Linux cannot unlink by descriptor, and a producer may have renamed another file over the name since it was
-//! read. So the name is moved into a folder that is the agent's alone, compared there, and only then unlinked;
-//! what turns out to be another file goes back.
+//! Linux cannot unlink or rename by descriptor, and a producer may have renamed another file over the name since it
+//! was read. So the name is moved into a folder that is the agent's alone, compared there, and only then unlinked or
+//! set aside; what turns out to be another file goes back.
 
-use super::{Entry, REMOVING, Spool, SpoolError, same_file};
+use super::{Entry, REMOVING, Spool, SpoolError};
 use nix::fcntl::AT_FDCWD;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What became of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,32 +22,43 @@ pub enum Removal {
     Changed,
 }
 
+/// What came of [`Spool::claim`].
+pub(super) enum Claim {
+    /// The file is out of every producer's reach, at this path.
+    Held(PathBuf),
+    /// It is not there to be had.
+    Lost(Removal),
+}
+
 impl Spool {
     /// Removes a file all of whose events are durable: the file that was read, and no other.
     ///
     /// # Errors
     /// The system's; then the file is still in the folder, or half removed and put back at the next start.
     pub fn remove(&self, read: &Entry) -> Result<Removal, SpoolError> {
-        let path = self.dir.join(&read.name);
-        let aside = self.dir.join(REMOVING).join(&read.name);
-        let error = |e| SpoolError::new(&path, "remove a file", e);
-        match rename_to_free_name(&path, &aside) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Removal::Removed),
-            Err(e) => return Err(error(e)),
+        let error = |e| SpoolError::new(&self.dir.join(&read.name), "remove a file", e);
+        match self.claim(read).map_err(error)? {
+            Claim::Held(aside) => fs::remove_file(aside).map(|()| Removal::Removed).map_err(error),
+            Claim::Lost(removal) => Ok(removal),
         }
-        let meta = fs::symlink_metadata(&aside).map_err(error)?;
-        let now = Entry::of(read.name.clone(), &meta);
-        let outcome = if !same_file(&now.identity, &read.identity) {
-            Removal::Replaced
-        } else if now.size != read.size || now.identity.modified != read.identity.modified {
-            Removal::Changed
-        } else {
-            fs::remove_file(&aside).map_err(error)?;
-            return Ok(Removal::Removed);
-        };
-        self.put_back(&aside, &read.name).map_err(error)?;
-        Ok(outcome)
+    }
+
+    /// Moves the file that was read, and no other, to where no producer reaches it. A crash after that is mended at the
+    /// next start: the file goes back.
+    pub(super) fn claim(&self, read: &Entry) -> io::Result<Claim> {
+        let aside = self.dir.join(REMOVING).join(&read.name);
+        match rename_to_free_name(&self.dir.join(&read.name), &aside) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Claim::Lost(Removal::Removed)),
+            Err(e) => return Err(e),
+        }
+        let now = Entry::of(read.name.clone(), &fs::symlink_metadata(&aside)?);
+        if now.is_as_read(read) {
+            return Ok(Claim::Held(aside));
+        }
+        self.put_back(&aside, &read.name)?;
+        let same = now.identity.key() == read.identity.key();
+        Ok(Claim::Lost(if same { Removal::Changed } else { Removal::Replaced }))
     }
 
     /// Files that a crash left between the two steps of a removal go back; the outbox knows which are taken.
@@ -62,7 +73,7 @@ impl Spool {
     }
 
     /// Under its own name, or, where a producer has used that again, beside it.
-    fn put_back(&self, aside: &Path, name: &OsStr) -> io::Result<()> {
+    pub(super) fn put_back(&self, aside: &Path, name: &OsStr) -> io::Result<()> {
         for n in 1.. {
             let mut free = OsString::new();
             if n > 1 {

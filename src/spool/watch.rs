@@ -10,8 +10,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Names remembered as announced; more than that land as fast as they are taken only in a flood, and then the
-/// rest are found by the scan, a little later.
+/// Names remembered between two looks at the folder; more than that land only in a flood, and then the rest are
+/// found by the scan, a little later.
 const MAX_ANNOUNCED: usize = 100_000;
 
 /// Watches one folder for as long as it lives.
@@ -32,7 +32,8 @@ impl Watcher {
                 EventKind::Modify(ModifyKind::Name(RenameMode::To))
                 | EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
                     let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
-                    for name in event.paths.iter().filter_map(|p| p.file_name()) {
+                    let finished = |name: &&OsStr| super::is_finished_name(name);
+                    for name in event.paths.iter().filter_map(|p| p.file_name()).filter(finished) {
                         if names.len() < MAX_ANNOUNCED {
                             names.insert(name.to_owned());
                         }
@@ -54,8 +55,8 @@ impl Watcher {
         }
     }
 
-    /// Whether a name was announced as finished since it was last taken; forgets it.
-    pub fn take(&self, name: &OsStr) -> bool {
-        self.announced.lock().unwrap_or_else(PoisonError::into_inner).remove(name)
+    /// The names that were announced as finished since the last call.
+    pub fn announced(&self) -> HashSet<OsString> {
+        std::mem::take(&mut *self.announced.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
