@@ -118,10 +118,13 @@ impl Client {
     async fn answer(&self, response: Result<Response, reqwest::Error>) -> Result<Answer, reqwest::Error> {
         let mut response = response?;
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            body.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER - body.len())]);
-            if body.len() == MAX_ANSWER {
-                break;
+        while body.len() < MAX_ANSWER {
+            match response.chunk().await {
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER - body.len())]),
+                Ok(None) => break,
+                // Acceptance must be whole. Any other status says enough, and its Retry-After holds.
+                Err(e) if response.status().is_success() => return Err(e),
+                Err(_) => break,
             }
         }
         let header = |name| header(response.headers(), name).map(|text| self.key.redact(&text));
@@ -140,7 +143,7 @@ impl Client {
         let (code, text) = if error.is_timeout() {
             (Code::Timeout, format!("{host} did not answer in time"))
         } else if caused_by::<ResolveError>(error) {
-            (Code::Dns, format!("the name {host} cannot be resolved: {said}"))
+            (Code::Dns, said)
         } else if caused_by::<rustls::Error>(error) {
             (Code::Tls, format!("no trusted TLS connection with {host}: {said}"))
         } else if self.proxied && error.is_connect() {
@@ -191,15 +194,22 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
 struct SystemResolver;
 
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct ResolveError(String);
+#[error("the name {name} cannot be resolved: {text}")]
+struct ResolveError {
+    /// The receiver's or the proxy's.
+    name: String,
+    text: String,
+}
 
 impl Resolve for SystemResolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
             match tokio::net::lookup_host((name.as_str(), 0)).await {
                 Ok(addresses) => Ok(Box::new(addresses.collect::<Vec<_>>().into_iter()) as Addrs),
-                Err(e) => Err(Box::new(ResolveError(e.to_string())) as Box<dyn StdError + Send + Sync>),
+                Err(e) => {
+                    let error = ResolveError { name: name.as_str().to_owned(), text: e.to_string() };
+                    Err(Box::new(error) as Box<dyn StdError + Send + Sync>)
+                }
             }
         })
     }
