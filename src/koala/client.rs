@@ -142,10 +142,10 @@ impl Client {
         let said = innermost(error);
         let (code, text) = if error.is_timeout() {
             (Code::Timeout, format!("{host} did not answer in time"))
-        } else if caused_by::<ResolveError>(error) {
+        } else if cause::<ResolveError>(error).is_some() {
             (Code::Dns, said)
-        } else if caused_by::<rustls::Error>(error) {
-            (Code::Tls, format!("no trusted TLS connection with {host}: {said}"))
+        } else if let Some(error) = cause::<rustls::Error>(error) {
+            (Code::Tls, format!("no trusted TLS connection with {host}: {}", untrusted(error)))
         } else if self.proxied && error.is_connect() {
             (Code::Proxy, format!("the proxy lets no connection through to {host}: {said}"))
         } else if error.is_connect() {
@@ -180,8 +180,29 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
     })
 }
 
-fn caused_by<E: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
-    causes(error).any(|cause| cause.is::<E>())
+fn cause<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// What is wrong with the connection, in words for the faults that people meet.
+fn untrusted(error: &rustls::Error) -> String {
+    use rustls::CertificateError::*;
+    use rustls::{Error, InvalidMessage};
+    match error {
+        Error::InvalidCertificate(UnknownIssuer) => {
+            "nobody who is trusted here has signed its certificate; set koala.ca_file if you trust who has"
+                .into()
+        }
+        Error::InvalidCertificate(Expired | ExpiredContext { .. }) => "its certificate has expired".into(),
+        Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => {
+            "its certificate is not valid yet; is this machine's clock right?".into()
+        }
+        Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
+            "its certificate is for another name".into()
+        }
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => "it does not speak TLS there".into(),
+        other => other.to_string(),
+    }
 }
 
 /// The last cause says what happened; those before it say through which layers it came.
