@@ -123,10 +123,9 @@ impl Courier {
             };
             tokio::select! {
                 Some(answered) = self.requests.join_next() => {
-                    // A request's task neither panics nor is aborted while this loop runs.
-                    if let Ok((ticket, verdict)) = answered {
-                        self.answered(ticket, verdict);
-                    }
+                    // A request's task is not aborted while this loop runs, so it has panicked.
+                    let (ticket, verdict) = answered.map_err(|_| Fatal::Defect("courier"))?;
+                    self.answered(ticket, verdict);
                 }
                 Some(committed) = self.commits.join_next() => self.committed(committed)?,
                 signal = signals.recv() => match signal {
@@ -134,6 +133,7 @@ impl Courier {
                     Some(Signal::Kick) => self.kick(),
                     Some(Signal::Client(client, concurrency)) => {
                         self.client = client;
+                        self.dispatch.renewed();
                         self.dispatch.destination.set_concurrency(concurrency);
                         self.kick();
                     }

@@ -79,7 +79,7 @@ impl Destination {
         if !wish.is_zero() {
             let reason =
                 Reason::new(Code::RateLimited, "the receiver asked for a pause before the last stop");
-            destination.trouble(reason, Some(wish), now);
+            destination.trouble(reason, Some(wish), true, now);
         }
         destination
     }
@@ -96,37 +96,41 @@ impl Destination {
         }
     }
 
-    /// Something was accepted. `current`: by a request that was sent since the state last changed.
-    pub fn accepted(&mut self, current: bool, now: Moment) {
+    /// Something was accepted. `current`: by a request that was sent since the state last changed; then the
+    /// destination is online, unless it has asked for a pause meanwhile. Returns whether the state has changed.
+    pub fn accepted(&mut self, current: bool, now: Moment) -> bool {
         self.last_delivery = Some(now.wall);
-        if current {
-            self.enter(DestinationState::Online, None, now);
-            (self.failures, self.refusals) = (0, 0);
-            self.not_before = Mono::ZERO;
+        if !current || now.mono < self.not_before {
+            return false;
         }
+        let changed = self.state != DestinationState::Online;
+        self.enter(DestinationState::Online, None, now);
+        (self.failures, self.refusals) = (0, 0);
+        changed
     }
 
-    /// The receiver is in trouble or out of reach: the next wait is twice as long.
-    pub fn trouble(&mut self, reason: Reason, retry_after: Option<Duration>, now: Moment) {
-        let wait = backoff(self.failures, &mut self.rng);
-        self.failures += 1;
-        self.enter(DestinationState::Backoff, Some(reason), now);
-        self.until = now.mono + wait;
-        self.wish(retry_after, now);
-    }
-
-    /// Trouble of a request that was sent before the wait began: only what the receiver asks for counts.
-    pub fn stale_trouble(&mut self, retry_after: Option<Duration>, now: Moment) {
-        if matches!(self.state, DestinationState::Backoff | DestinationState::Refused) {
-            self.wish(retry_after, now);
+    /// The receiver is in trouble or out of reach: the next wait is twice as long. Trouble of a request that was
+    /// sent before the wait began (not `current`) only adds what the receiver asks for. Returns whether it waits
+    /// anew.
+    pub fn trouble(
+        &mut self,
+        reason: Reason,
+        retry_after: Option<Duration>,
+        current: bool,
+        now: Moment,
+    ) -> bool {
+        let waits = matches!(self.state, DestinationState::Backoff | DestinationState::Refused);
+        let anew = current || (retry_after.is_some() && !waits);
+        if anew {
+            self.until = now.mono + backoff(self.failures, &mut self.rng);
+            self.failures += 1;
+            self.enter(DestinationState::Backoff, Some(reason), now);
         }
-    }
-
-    fn wish(&mut self, retry_after: Option<Duration>, now: Moment) {
         if let Some(wish) = retry_after {
             self.not_before = self.not_before.max(now.mono + wish);
         }
         self.until = self.until.max(self.not_before);
+        anew
     }
 
     /// The receiver refuses: a person must act.
@@ -140,7 +144,10 @@ impl Destination {
 
     /// The receiver answers, but what it thinks of us is open again: one request at a time.
     pub fn reopen(&mut self, now: Moment) {
-        self.enter(DestinationState::Unknown, None, now);
+        self.kick();
+        if now.mono >= self.not_before {
+            self.enter(DestinationState::Unknown, None, now);
+        }
     }
 
     /// Asks at once what would be asked later: on SIGHUP, `retry` and a new key.
@@ -237,7 +244,7 @@ mod tests {
         assert_eq!(d.gate(Mono::ZERO), Gate::Open(1));
         d.accepted(true, at(1));
         assert_eq!((d.gate(at(1).mono), d.state()), (Gate::Open(8), DestinationState::Online));
-        d.trouble(reason(Code::Http5xx), None, at(2));
+        d.trouble(reason(Code::Http5xx), None, true, at(2));
         assert!(matches!(d.gate(at(2).mono), Gate::ShutUntil(_)));
         assert_eq!(d.gate(at(3).mono), Gate::Probe);
         d.accepted(false, at(3));
@@ -249,10 +256,11 @@ mod tests {
     #[test]
     fn it_is_never_asked_earlier_than_it_wishes_not_even_when_kicked() {
         let mut d = new(None);
-        d.trouble(reason(Code::RateLimited), Some(Duration::from_secs(7)), at(0));
+        d.trouble(reason(Code::RateLimited), Some(Duration::from_secs(7)), true, at(0));
         d.kick();
         assert_eq!(d.gate(at(6).mono), Gate::ShutUntil(at(7).mono));
-        d.stale_trouble(Some(Duration::from_secs(20)), at(6));
+        d.trouble(reason(Code::RateLimited), Some(Duration::from_secs(20)), false, at(6));
+        d.accepted(true, at(7));
         assert_eq!(d.gate(at(25).mono), Gate::ShutUntil(at(26).mono));
         assert_eq!(d.gate(at(26).mono), Gate::Probe);
     }

@@ -12,6 +12,7 @@ mod courier;
 mod destination;
 mod dispatch;
 mod intake;
+mod lanes;
 mod publisher;
 mod pulse;
 mod reading;

@@ -118,10 +118,13 @@ impl Client {
     async fn answer(&self, response: Result<Response, reqwest::Error>) -> Result<Answer, reqwest::Error> {
         let mut response = response?;
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await? {
-            body.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER - body.len())]);
-            if body.len() == MAX_ANSWER {
-                break;
+        while body.len() < MAX_ANSWER {
+            match response.chunk().await {
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER - body.len())]),
+                Ok(None) => break,
+                // Acceptance must be whole. Any other status says enough, and its Retry-After holds.
+                Err(e) if response.status().is_success() => return Err(e),
+                Err(_) => break,
             }
         }
         let header = |name| header(response.headers(), name).map(|text| self.key.redact(&text));
@@ -139,10 +142,10 @@ impl Client {
         let said = innermost(error);
         let (code, text) = if error.is_timeout() {
             (Code::Timeout, format!("{host} did not answer in time"))
-        } else if caused_by::<ResolveError>(error) {
-            (Code::Dns, format!("the name {host} cannot be resolved: {said}"))
-        } else if caused_by::<rustls::Error>(error) {
-            (Code::Tls, format!("no trusted TLS connection with {host}: {said}"))
+        } else if cause::<ResolveError>(error).is_some() {
+            (Code::Dns, said)
+        } else if let Some(error) = cause::<rustls::Error>(error) {
+            (Code::Tls, format!("no trusted TLS connection with {host}: {}", untrusted(error)))
         } else if self.proxied && error.is_connect() {
             (Code::Proxy, format!("the proxy lets no connection through to {host}: {said}"))
         } else if error.is_connect() {
@@ -177,8 +180,29 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
     })
 }
 
-fn caused_by<E: StdError + 'static>(error: &(dyn StdError + 'static)) -> bool {
-    causes(error).any(|cause| cause.is::<E>())
+fn cause<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+/// What is wrong with the connection, in words for the faults that people meet.
+fn untrusted(error: &rustls::Error) -> String {
+    use rustls::CertificateError::*;
+    use rustls::{Error, InvalidMessage};
+    match error {
+        Error::InvalidCertificate(UnknownIssuer) => {
+            "nobody who is trusted here has signed its certificate; set koala.ca_file if you trust who has"
+                .into()
+        }
+        Error::InvalidCertificate(Expired | ExpiredContext { .. }) => "its certificate has expired".into(),
+        Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => {
+            "its certificate is not valid yet; is this machine's clock right?".into()
+        }
+        Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
+            "its certificate is for another name".into()
+        }
+        Error::InvalidMessage(InvalidMessage::InvalidContentType) => "it does not speak TLS there".into(),
+        other => other.to_string(),
+    }
 }
 
 /// The last cause says what happened; those before it say through which layers it came.
@@ -191,15 +215,22 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
 struct SystemResolver;
 
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct ResolveError(String);
+#[error("the name {name} cannot be resolved: {text}")]
+struct ResolveError {
+    /// The receiver's or the proxy's.
+    name: String,
+    text: String,
+}
 
 impl Resolve for SystemResolver {
     fn resolve(&self, name: Name) -> Resolving {
         Box::pin(async move {
             match tokio::net::lookup_host((name.as_str(), 0)).await {
                 Ok(addresses) => Ok(Box::new(addresses.collect::<Vec<_>>().into_iter()) as Addrs),
-                Err(e) => Err(Box::new(ResolveError(e.to_string())) as Box<dyn StdError + Send + Sync>),
+                Err(e) => {
+                    let error = ResolveError { name: name.as_str().to_owned(), text: e.to_string() };
+                    Err(Box::new(error) as Box<dyn StdError + Send + Sync>)
+                }
             }
         })
     }

@@ -11,6 +11,9 @@ const MAX_QUOTE: usize = 200;
 /// The body by which Koala's hosted service refuses everything since it has been shut down.
 const SUSPENDED: &str = "Koala ingest suspended";
 
+/// How an email is told in an answer: as it is, escaped in a URL, escaped in JSON.
+const AT_SIGNS: [&str; 4] = ["@", "%40", "\\u0040", "&#64;"];
+
 /// What came back.
 #[derive(Debug, Clone, Default)]
 pub struct Answer {
@@ -101,22 +104,25 @@ fn said(answer: &Answer) -> String {
 /// The beginning of a stranger's text in one line, without control characters and without emails: it is shown
 /// to everybody on the machine.
 fn quote(text: &str) -> String {
-    let start: String = text.chars().take(MAX_QUOTE).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    let words = start.split_inclusive([' ', '"', '\'', ',', '<', '>', '(', ')', ':', ';']);
-    let masked: String = words
-        .map(|word| match word.find('@') {
-            Some(_) => {
-                let end = word.trim_end_matches([' ', '"', '\'', ',', '<', '>', '(', ')', ':', ';']).len();
-                format!("…@…{}", &word[end..])
-            }
-            None => word.to_owned(),
-        })
-        .collect();
-    let mut line = masked.split_whitespace().collect::<Vec<_>>().join(" ");
-    if text.chars().nth(MAX_QUOTE).is_some() {
-        line.push('…');
+    let ends = [' ', '"', '\'', ',', '<', '>', '(', ')', ':', ';'];
+    // Masked before it is cut, or half an email could stay.
+    let mut line = String::new();
+    for word in text.split_whitespace().flat_map(|word| [" "].into_iter().chain(word.split_inclusive(ends))) {
+        let name = word.trim_end_matches(ends);
+        match AT_SIGNS.iter().any(|at| name.contains(at)) {
+            true => line.extend(["…@…", &word[name.len()..]]),
+            false => line.push_str(word),
+        }
+        if line.len() > 4 * MAX_QUOTE {
+            break;
+        }
     }
-    line
+    let mut quote: String =
+        line.trim_start().chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_QUOTE).collect();
+    if line.trim_start().chars().nth(MAX_QUOTE).is_some() {
+        quote.push('…');
+    }
+    quote
 }
 
 fn is_html(answer: &Answer) -> bool {
