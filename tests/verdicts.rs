@@ -204,3 +204,99 @@ async fn an_accepted_request_whose_answer_is_lost_is_sent_again_under_the_same_i
     assert_in_order(&world);
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn order_holds_through_a_quarter_of_faults() {
+    let faults = Faults { fail_share: 0.1, rate_limited: 0.05, drop_after_accept: 0.1, ..Faults::default() };
+    let mut world = World::new(faults).await;
+    flood(&world, "flood.jsonl", 20_000, 100);
+    world.start().await;
+    world.until_held(20_000).await;
+    assert_in_order(&world);
+    world.until("all are marked", |w| w.status().outbox.delivered == 20_000).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn poisoned_events_of_different_people_fail_alone_wherever_they_stand() {
+    // The very oldest; two of different people in the midst; the last.
+    for poisoned in [vec![0], vec![0, 40], vec![41, 60], vec![399]] {
+        let mut world = World::new(Faults { poison: Some("poison".into()), ..Faults::default() }).await;
+        let lines: Vec<String> = (0..400)
+            .map(|n| {
+                let poison = if poisoned.contains(&n) { "-poison" } else { "" };
+                track(&format!("e-{n:06}{poison}"), &format!("p{}@acme.dev", n % 20))
+            })
+            .collect();
+        world.drop_file("flood.jsonl", lines.join("\n"));
+        world.start().await;
+        world.until_held(400 - poisoned.len()).await;
+        if poisoned == [399] {
+            // The last of all may have nobody beside it.
+            world.track("z-1", "zoe@acme.dev");
+        }
+        world.until("the poisoned have failed", |w| w.status().outbox.failed == poisoned.len() as u64).await;
+        assert_in_order(&world);
+        world.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_event_that_stands_alone_is_told_in_the_status_and_asked_again() {
+    let refuse = Faults { refuse_all: Some("Koala ingest suspended".into()), ..Faults::default() };
+    let mut world = World::manual(refuse).await;
+    world.track("m-1", "ana@acme.dev");
+    world.start().await;
+    world.until("it is refused", |w| w.status().destination.state == Refused).await;
+    let reason = world.status().destination.reason.unwrap();
+    assert!(reason.text.contains("koala.endpoint"), "{}", reason.text);
+    world.receiver.set_faults(Faults::default());
+    world.pass(Duration::from_secs(70), STEP).await;
+    world.until_held(1).await;
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_calls_everything_too_large_is_no_reason_to_hurry() {
+    let mut world = World::manual(Faults { too_large: Some(1), ..Faults::default() }).await;
+    flood(&world, "flood.jsonl", 300, 10);
+    world.start().await;
+    world.until("it is refused", |w| w.status().destination.state == Refused).await;
+    world.pass(HOUR, STEP).await;
+    assert_eq!((world.status().outbox.pending, world.status().outbox.failed), (300, 0));
+    let asked = world.receiver.stats().requests;
+    assert!(asked <= 30, "{asked}");
+    world.receiver.set_faults(Faults::default());
+    world.pass(Duration::from_secs(17 * 60), STEP).await;
+    world.until_held(300).await;
+    assert_in_order(&world);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_are_served_side_by_side() {
+    let mut world = World::new(Faults { latency_ms: 200, ..Faults::default() }).await;
+    flood(&world, "flood.jsonl", 80, 80);
+    let began = std::time::Instant::now();
+    world.start().await;
+    world.until_held(80).await;
+    // One after the other they would take sixteen seconds, eight at once two.
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_endpoint_applies_to_what_waits() {
+    let mut world = World::new(Faults { status: Some(404), ..Faults::default() }).await;
+    flood(&world, "flood.jsonl", 100, 10);
+    world.start().await;
+    world.until("it is refused", |w| w.status().destination.state == Refused).await;
+    let other = World::new(Faults::default()).await;
+    let mut config = world.config();
+    config.koala.endpoint = other.receiver.endpoint();
+    world.agent().reload(config).unwrap();
+    other.until_held(100).await;
+    assert_eq!(world.receiver.stats().held, 0);
+    world.until("it is told", |w| w.status().destination.endpoint == other.receiver.endpoint()).await;
+    world.stop().await;
+}

@@ -42,7 +42,14 @@ pub enum Signal {
     /// Ask the receiver at once, and look at the whole outbox again: something was put back.
     Kick,
     /// Another client, for a changed key, address or trust; `None`: there is no key.
-    Client(Option<Client>, usize),
+    Client {
+        /// The client.
+        client: Option<Client>,
+        /// Its address, as it is shown.
+        endpoint: String,
+        /// How many requests may be in flight.
+        concurrency: usize,
+    },
     /// Finish what is in flight, then end.
     Stop,
 }
@@ -118,7 +125,13 @@ impl Courier {
                         self.discover().await?;
                         continue;
                     }
-                    Next::Wait(until) => until,
+                    Next::Wait(until) => {
+                        // It may have found that there is nobody left to compare a refused event with.
+                        if self.dispatch.destination.state() != self.published.borrow().state {
+                            self.publish();
+                        }
+                        until
+                    }
                 }
             };
             tokio::select! {
@@ -131,8 +144,9 @@ impl Courier {
                 signal = signals.recv() => match signal {
                     Some(Signal::Stored) => self.dispatch.exhausted(false),
                     Some(Signal::Kick) => self.kick(),
-                    Some(Signal::Client(client, concurrency)) => {
+                    Some(Signal::Client { client, endpoint, concurrency }) => {
                         self.client = client;
+                        self.published.send_modify(|published| published.endpoint = endpoint);
                         self.dispatch.renewed();
                         self.dispatch.destination.set_concurrency(concurrency);
                         self.kick();

@@ -359,7 +359,7 @@ impl Dispatch {
         if strikes < STRIKES {
             return false;
         }
-        let until = now.mono + backoff(strikes.saturating_mul(2), &mut self.rng);
+        let until = now.mono + backoff(strikes, &mut self.rng);
         self.lanes.wait(order.lane, until, first);
         true
     }

@@ -247,12 +247,12 @@ impl Agent {
             }
         }
         let (dir, path) = (current.spool.dir.clone(), current.outbox.path.clone());
-        let concurrency = config.koala.concurrency;
+        let (endpoint, concurrency) = (config.koala.endpoint.clone(), config.koala.concurrency);
         *current = config;
         (current.spool.dir, current.outbox.path) = (dir, path);
         self.outbox.writer.reconfigure(&current.outbox);
         drop(current);
-        let _ = self.signals.send(Signal::Client(client, concurrency));
+        let _ = self.signals.send(Signal::Client { client, endpoint, concurrency });
         self.look();
         Ok(())
     }
