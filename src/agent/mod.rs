@@ -17,6 +17,7 @@ mod publisher;
 mod pulse;
 mod reading;
 mod remover;
+mod summary;
 mod triage;
 
 pub use pulse::Pulse;
@@ -34,7 +35,7 @@ use publisher::Publisher;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 /// Why an agent does not start.
@@ -102,7 +103,6 @@ impl Agent {
         let client = Client::new(&config.koala, clock.clone())?;
         let (signals, inbox) = mpsc::unbounded_channel();
         let (wake, wakes) = sync_channel(1);
-        let changed = Arc::new(Notify::new());
 
         let view = Arc::new(Mutex::new(View {
             spool: status::Spool { dir: spool.dir().to_owned(), ..status::Spool::default() },
@@ -125,7 +125,6 @@ impl Agent {
             outbox.writer.gauge(),
             view.clone(),
             shown,
-            changed.clone(),
         ));
         publisher
             .publish(true)

@@ -1,18 +1,20 @@
-//! Says how the agent is, for everybody to read: in the status file, and to the service manager.
+//! Says how the agent is, for everybody to read: in the status file, to the service manager, and in the log.
 
 use super::intake::View;
+use super::summary::Summary;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::disk;
 use crate::outbox::{Gauge, OutboxError, Reader, State};
 use crate::status::{self, SCHEMA, Status};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-use tokio::sync::{Notify, watch};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
 
-/// The status file is written at most this often while things change.
-const AT_MOST_EVERY: Duration = Duration::from_secs(1);
-/// And at least this often: rows whose time is up and free space change without a word.
+/// How often is looked whether something has changed: what is published is no older than this. Looking costs
+/// less than being told of every commit, of the agent's own and of the command line's.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The status file is written at least this often: free space and ages change all the time.
 const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
 
 /// Everything that the status is made of.
@@ -23,7 +25,6 @@ pub struct Publisher {
     gauge: Arc<Gauge>,
     view: Arc<Mutex<View>>,
     destination: watch::Receiver<status::Destination>,
-    changed: Arc<Notify>,
     since: Timestamp,
 }
 
@@ -36,27 +37,39 @@ impl Publisher {
         gauge: Arc<Gauge>,
         view: Arc<Mutex<View>>,
         destination: watch::Receiver<status::Destination>,
-        changed: Arc<Notify>,
     ) -> Publisher {
         let since = clock.now();
-        Publisher { config, clock, reader: Mutex::new(reader), gauge, view, destination, changed, since }
+        Publisher { config, clock, reader: Mutex::new(reader), gauge, view, destination, since }
     }
 
-    /// Publishes whenever something has changed, until it is dropped.
+    /// Publishes whenever something has changed, and sums up every hour, until it is dropped.
     pub async fn run(self: Arc<Self>) {
-        let mut destination = self.destination.clone();
+        let mut summary = Summary::new(self.clock.mono());
+        let mut published = None;
+        let mut failing = false;
         loop {
-            tokio::select! {
-                () = self.changed.notified() => {}
-                changed = destination.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(AT_LEAST_EVERY) => {}
+            tokio::time::sleep(LOOK_EVERY).await;
+            let looked = self.look(&mut summary, &mut published);
+            match &looked {
+                Err(e) if !failing => tracing::warn!("the status cannot be published: {e}"),
+                Ok(()) if failing => tracing::info!("the status is published again"),
+                _ => {}
             }
-            destination.mark_unchanged();
-            if let Err(e) = self.publish(true) {
-                tracing::warn!("the status could not be published: {e}");
-            }
-            tokio::time::sleep(AT_MOST_EVERY).await;
+            failing = looked.is_err();
         }
+    }
+
+    fn look(&self, summary: &mut Summary, published: &mut Option<(Status, Instant)>) -> std::io::Result<()> {
+        let status = self.status(true).map_err(std::io::Error::other)?;
+        if let Some(line) = summary.due(self.clock.mono(), self.gauge.flow(), status.outbox.pending) {
+            tracing::info!("{line}");
+        }
+        if !matches!(published, Some((before, at)) if at.elapsed() < AT_LEAST_EVERY && same(before, &status))
+        {
+            self.write(&status)?;
+            *published = Some((status, Instant::now()));
+        }
+        Ok(())
     }
 
     /// Publishes once. `running` says whether the agent goes on.
@@ -64,11 +77,11 @@ impl Publisher {
     /// # Errors
     /// The system's, for the status file.
     pub fn publish(&self, running: bool) -> std::io::Result<()> {
-        let status = match self.status(running) {
-            Ok(status) => status,
-            Err(e) => return Err(std::io::Error::other(e)),
-        };
-        let line = headline(&status);
+        self.write(&self.status(running).map_err(std::io::Error::other)?)
+    }
+
+    fn write(&self, status: &Status) -> std::io::Result<()> {
+        let line = headline(status);
         // Nobody listens outside a service manager.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&line)]);
         let path = self.config.lock().unwrap_or_else(PoisonError::into_inner).status_file.clone();
@@ -124,6 +137,15 @@ impl Publisher {
             destination: self.destination.borrow().clone(),
         })
     }
+}
+
+/// Whether nothing has changed but what always does: the time, ages, free space.
+fn same(before: &Status, after: &Status) -> bool {
+    let mut after = after.clone();
+    after.now = before.now;
+    after.outbox.oldest_pending_seconds = before.outbox.oldest_pending_seconds;
+    after.outbox.disk_free = before.outbox.disk_free;
+    *before == after
 }
 
 /// One line for `systemctl status`.

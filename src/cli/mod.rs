@@ -102,7 +102,7 @@ fn command_line(mut context: Context) -> ExitCode {
 
 fn run(context: &Context, command: Command) -> Result<ExitCode, CliError> {
     match command {
-        Command::Run(args) => run::run(context, args),
+        Command::Run(args) => Ok(run::run(context, args)),
         Command::Demo(args) => demo::run(context, args),
         Command::Send(args) => send::run(context, &args),
         Command::Status(args) => status::run(context, &args),

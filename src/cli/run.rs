@@ -30,12 +30,18 @@ pub struct RunArgs {
     verbose: bool,
 }
 
-/// Runs the agent until it is told to stop.
-///
-/// # Errors
-/// It does not start, or a loop has failed.
-pub fn run(context: &Context, args: RunArgs) -> Result<ExitCode, CliError> {
+/// Runs the agent until it is told to stop. Why it does not start, or ends by itself, is in the log: there it has
+/// the priority that `journalctl --priority=err` asks for.
+pub fn run(context: &Context, args: RunArgs) -> ExitCode {
     telemetry::start(args.verbose);
+    std::panic::set_hook(Box::new(|panic| tracing::error!("{}", super::bug(panic))));
+    daemon(context).unwrap_or_else(|error| {
+        error.to_string().lines().for_each(|line| tracing::error!("{line}"));
+        error.exit_code()
+    })
+}
+
+fn daemon(context: &Context) -> Result<ExitCode, CliError> {
     let config = load(&context.options, &context.environment)?;
     if config.scope != Scope::System {
         make_spool(&config)?;
@@ -101,10 +107,7 @@ async fn serve(context: &Context, mut config: Config) -> Result<ExitCode, CliErr
                     config = take_over(&agent, config, new);
                 }
             }
-            fatal = agent.failed() => {
-                tracing::error!("{fatal}; the agent ends, and recovers when it is started again");
-                return Err(fatal.into());
-            }
+            fatal = agent.failed() => return Err(fatal.into()),
         }
     }
     tell(&[NotifyState::Stopping]);
@@ -176,6 +179,6 @@ impl From<Fatal> for CliError {
             Fatal::Outbox(e) => super::error::of_outbox(e),
             Fatal::Defect(_) => ExitCode::Bug,
         };
-        CliError::new(code, fatal.to_string())
+        CliError::new(code, format!("{fatal}; the agent ends, and recovers when it is started again"))
     }
 }

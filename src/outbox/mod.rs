@@ -26,7 +26,7 @@ pub use lock::holder;
 pub use reader::{Attempt, Counts, Detail, Filter, Listed, Listing, Reader};
 pub use row::{Fate, NewEvent, PendingEvent, State};
 pub use store::{Appended, Progress, Reused, Settled};
-pub use writer::{Answer, Gauge, Writer};
+pub use writer::{Answer, Flow, Gauge, Writer};
 
 use crate::clock::Clock;
 use crate::config;

@@ -40,6 +40,20 @@ pub struct Writer {
 pub struct Gauge {
     bytes: AtomicU64,
     rounds: AtomicU64,
+    taken: AtomicU64,
+    delivered: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// Events that have come and gone since the outbox was opened.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// Stored, duplicates aside.
+    pub taken: u64,
+    /// Accepted by the receiver.
+    pub delivered: u64,
+    /// Refused by the receiver, or such that no request can be made of them.
+    pub failed: u64,
 }
 
 impl Gauge {
@@ -51,6 +65,25 @@ impl Gauge {
     /// Grows with every round of the writer's loop: a writer that hangs stands still.
     pub fn rounds(&self) -> u64 {
         self.rounds.load(Relaxed)
+    }
+
+    fn settled(&self, rows: &[(i64, Settled)]) {
+        for (_, settled) in rows {
+            match settled {
+                Settled::Delivered => self.delivered.fetch_add(1, Relaxed),
+                Settled::Failed(_) => self.failed.fetch_add(1, Relaxed),
+                Settled::Skipped(_) | Settled::Discarded => continue,
+            };
+        }
+    }
+
+    /// What has come and gone.
+    pub fn flow(&self) -> Flow {
+        Flow {
+            taken: self.taken.load(Relaxed),
+            delivered: self.delivered.load(Relaxed),
+            failed: self.failed.load(Relaxed),
+        }
     }
 }
 
@@ -258,13 +291,19 @@ impl Owner {
             match command {
                 Command::Append { reply, .. } => {
                     let answer = appended.as_mut().and_then(Iterator::next);
+                    if let Some(Appended::Stored { stored, .. }) = answer {
+                        self.gauge.taken.fetch_add(stored, Relaxed);
+                    }
                     let _ = reply.send(match (&done, answer) {
                         (Err(e), _) => Err(e.clone()),
                         (Ok(_), Some(answer)) => Ok(answer),
                         (Ok(_), None) => Err(Arc::new(OutboxError::Closed)),
                     });
                 }
-                Command::Settle { reply, .. } => {
+                Command::Settle { rows, reply, .. } => {
+                    if done.is_ok() {
+                        self.gauge.settled(&rows);
+                    }
                     let _ = reply.send(done.as_ref().map(|_| ()).map_err(Arc::clone));
                 }
                 Command::Settings(settings) => self.store.set_settings(settings),

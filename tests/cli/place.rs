@@ -133,6 +133,16 @@ fn a_user_has_an_agent_of_their_own() {
     assert_eq!(user(&["retry", "--state", "failed"], "").code, 66);
 }
 
+#[test]
+fn why_the_daemon_does_not_start_is_an_error_in_the_journal() {
+    let world = World::new();
+    let _first = world.agent();
+    let ran = ran(world.command().env("JOURNAL_STREAM", "8:1").arg("run"), "");
+    assert_eq!(ran.code, 75, "{ran:?}");
+    assert!(ran.err.lines().any(|line| line.starts_with("<3>the outbox")), "{ran:?}");
+    assert!(ran.err.lines().all(|line| line.starts_with('<')), "{ran:?}");
+}
+
 fn write_key(world: &World, key: &str) {
     use std::os::unix::fs::PermissionsExt;
     fs::write(world.path("key"), key).unwrap();

@@ -4,7 +4,7 @@
 readonly SPOOL=/var/spool/koala-agent STATE=/var/lib/koala-agent RUNTIME=/run/koala-agent ETC=/etc/koala-agent
 readonly DROP_INS=/etc/systemd/system/koala-agent.service.d
 readonly ADDRESS=127.0.0.1:8790 # of the receiver
-readonly WAIT=20 # s; far above what any fact here takes on two busy cores
+readonly WAIT=60 # s; far above what any fact here takes on two busy cores
 
 # Ordinary users: two producers, one who may read the outbox, one of no group.
 readonly PRODUCER=koala-test-ana OTHER_PRODUCER=koala-test-bob READER=koala-test-eve STRANGER=koala-test-tom
@@ -61,6 +61,29 @@ journal() { # journal PRIORITY - the service's lines of this case, systemd's own
 }
 # Not grep -q: it would end the pipe early, and pipefail take that for a failure.
 journal_has() { journal debug | grep -- "$1" > /dev/null; }
+
+# freeze PID THREAD - stop the threads of that name, and no others, until the process ends.
+freeze() {
+    python3 - "$@" << 'EOF' > /tmp/koala-test-frozen &
+import ctypes, os, sys
+pid, name = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
+frozen = []
+for tid in map(int, os.listdir(f"/proc/{pid}/task")):
+    with open(f"/proc/{pid}/task/{tid}/comm") as comm:
+        if comm.read().strip() != name:
+            continue
+    PTRACE_ATTACH, WALL = 16, 0x40000000
+    if libc.ptrace(PTRACE_ATTACH, tid, 0, 0) != 0:
+        sys.exit(f"ptrace: {os.strerror(ctypes.get_errno())}")
+    os.waitpid(tid, WALL)
+    frozen.append(tid)
+print("frozen", *frozen, flush=True)
+for tid in frozen:
+    os.waitpid(tid, WALL)
+EOF
+    eventually $WAIT "the thread $2 is frozen" grep 'frozen [0-9]' /tmp/koala-test-frozen
+}
 
 # --- events
 

@@ -41,7 +41,7 @@ for name in "${cases[@]}"; do
         echo "ok $name"
     else
         failed=$((failed + 1))
-        echo "FAIL $name: $(tail -n 3 "$log" | tr '\n' ' ')"
+        echo "FAIL $name: $(tail -n 3 "$log" | tr -d '\0' | tr '\n' ' ')"
         journalctl --unit=koala-agent --cursor="$CURSOR" --lines=15 --quiet --output=short-precise | sed 's/^/    /'
     fi
 done

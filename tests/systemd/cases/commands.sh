@@ -7,15 +7,18 @@ pending() { # a running daemon that holds the event "one", for which nobody list
     eventually $WAIT "the event is pending" status_is 'd["outbox"]["pending"]' 1
 }
 
+# From the published file: strangers cannot read the outbox.
+stranger_sees_one() { [[ $(as $STRANGER koala-agent status --json | json 'd["outbox"]["pending"]') == 1 ]]; }
+
 case_anyone_may_map_ask_for_the_status_run_the_demo_and_a_receiver() {
     local receiver
     pending
     event one | as $STRANGER koala-agent map > /dev/null
-    [[ $(as $STRANGER koala-agent status --json | json 'd["outbox"]["pending"]') == 1 ]] || fail "status does not count"
+    eventually $WAIT "a stranger's status counts the event" stranger_sees_one
     systemctl stop koala-agent
-    [[ $(as $STRANGER koala-agent status --json | json 'd["outbox"]["pending"]') == 1 ]] || fail "status does not count"
-    exits 0 as $STRANGER timeout 60 koala-agent demo
-    as $STRANGER timeout 30 koala-agent receiver --listen 127.0.0.1:8791 &
+    stranger_sees_one || fail "a stranger's status does not count while the daemon is down"
+    exits 0 as $STRANGER timeout 120 koala-agent demo
+    as $STRANGER timeout 120 koala-agent receiver --listen 127.0.0.1:8791 &
     receiver=$!
     eventually $WAIT "a stranger's receiver answers" curl --silent --fail http://127.0.0.1:8791/receiver/events
     kill $receiver
@@ -24,7 +27,7 @@ case_anyone_may_map_ask_for_the_status_run_the_demo_and_a_receiver() {
 case_the_group_koala_drop_may_send() {
     receiver --key pk_test
     start
-    event sent | as $PRODUCER koala-agent send --wait=15s
+    event sent | as $PRODUCER koala-agent send --wait=60s
     arrive sent
 }
 
@@ -55,6 +58,7 @@ case_only_root_and_the_service_user_may_retry_discard_and_check() {
     for user in $STRANGER $PRODUCER $READER; do
         exits 77 as $user koala-agent retry one
         exits 77 as $user koala-agent discard one
+        exits 77 as $user koala-agent retry --rejected broken.json
         exits 77 as $user koala-agent check
     done
     exits 0 as koala-agent koala-agent retry --state failed
@@ -65,6 +69,29 @@ case_only_root_and_the_service_user_may_retry_discard_and_check() {
     exits 0 koala-agent check
     drop $PRODUCER two
     arrive two
+}
+
+case_what_is_set_aside_is_for_the_group_koala_agent_to_read_and_for_the_service_user_to_put_back() {
+    local user
+    start
+    # shellcheck disable=SC2016
+    as $PRODUCER sh -c 'umask 077; echo "{]" > "$0/broken.json"' $SPOOL
+    printf '%s\n' '{]' | as $PRODUCER tee $SPOOL/line.ndjson > /dev/null
+    eventually $WAIT "both are set aside" status_is 'd["spool"]["rejected_files"]' 2
+    [[ $(stat -c '%U:%G %a' $SPOOL/rejected) == "koala-agent:koala-agent 750" ]] || fail "$(stat $SPOOL/rejected)"
+    [[ $(stat -c '%U' $SPOOL/.removing) == koala-agent ]] || fail "$(stat $SPOOL/.removing)"
+    [[ $(stat -c '%a' $SPOOL/.removing) == *700 ]] || fail "$(stat $SPOOL/.removing)"
+    exits 0 as $READER koala-agent list --rejected
+    as $READER sh -c "cat $SPOOL/rejected/*" > /dev/null
+    as $READER grep -q not_json $SPOOL/rejected/broken.json.why
+    if as $READER rm -f $SPOOL/rejected/broken.json; then fail "a reader removed it"; fi
+    if as $READER ls $SPOOL; then fail "a reader lists the spool"; fi
+    for user in $PRODUCER $STRANGER; do
+        exits 77 as $user koala-agent list --rejected
+        if as $user cat $SPOOL/rejected/broken.json; then fail "$user reads what was set aside"; fi
+    done
+    exits 0 as koala-agent koala-agent retry --rejected broken.json
+    eventually $WAIT "it is set aside again" status_is 'd["spool"]["rejected_files"]' 2
 }
 
 # Runs the line that a refusal of `koala-agent ARGS...` offers, with sudo played by setpriv.

@@ -25,23 +25,65 @@ case_a_hang_is_ended_by_the_watchdog() {
     start
     pid=$(shown MainPID)
     kill -STOP "$pid"
-    eventually 30 "a new main process" restarted "$pid"
+    eventually $WAIT "a new main process" restarted "$pid"
     journal_has 'Watchdog timeout' || fail "the journal has no watchdog timeout"
     drop $PRODUCER one
     arrive one
 }
 
-case_an_idle_daemon_is_no_hang() {
+# One hung loop is enough, though the rest of the daemon turns.
+hung_loop_is_ended() { # hung_loop_is_ended THREAD
     local pid
-    drop_in WatchdogSec=3
+    drop_in WatchdogSec=6 TimeoutAbortSec=3
+    receiver --key pk_test
     start
     pid=$(shown MainPID)
-    sleep 8 # nothing is to happen here for more than two periods, so there is no fact to wait for
+    freeze "$pid" "$1"
+    eventually $WAIT "a new main process" restarted "$pid"
+    journal_has 'Watchdog timeout' || fail "the journal has no watchdog timeout"
+    if journal_has 'core-dump\|dumped core'; then fail "it left a core"; fi
+    drop $PRODUCER one
+    arrive one
+}
+
+case_a_hung_intake_is_ended_by_the_watchdog() {
+    hung_loop_is_ended intake
+    journal_has 'no sign of life: intake' || fail "the journal does not name the loop"
+}
+
+case_a_hung_outbox_is_ended_by_the_watchdog() {
+    hung_loop_is_ended outbox
+    journal_has 'no sign of life: .*outbox' || fail "the journal does not name the loop"
+}
+
+case_a_hung_courier_is_ended_by_the_watchdog() { hung_loop_is_ended tokio-rt-worker; }
+
+pinged_since() { (($(shown WatchdogTimestampMonotonic) > $1)); }
+
+case_an_idle_daemon_is_no_hang() {
+    local pid since
+    drop_in WatchdogSec=6
+    start
+    pid=$(shown MainPID)
+    since=$(shown WatchdogTimestampMonotonic)
+    eventually $WAIT "pings for more than two periods" pinged_since $((since + 13000000))
     shown_is MainPID "$pid" || fail "it was restarted"
 }
 
-case_no_system_call_is_refused() {
+case_no_core_is_dumped_and_no_privilege_is_held() {
     local pid
+    start
+    pid=$(shown MainPID)
+    grep -E '^Max core file size +0 +0 ' "/proc/$pid/limits" > /dev/null || fail "$(grep core "/proc/$pid/limits")"
+    grep -E '^Uid:(\s+'"$(id -u koala-agent)"'){4}$' "/proc/$pid/status" > /dev/null || fail "another user"
+    for set in CapEff CapPrm CapBnd CapAmb; do
+        grep -E "^$set:\s+0+\$" "/proc/$pid/status" > /dev/null || fail "$(grep $set "/proc/$pid/status")"
+    done
+    grep -E '^NoNewPrivs:\s+1$' "/proc/$pid/status" > /dev/null || fail "it could gain privileges"
+}
+
+case_no_system_call_is_refused() {
+    local pid ids
     drop_in SystemCallErrorNumber= # a refused call kills with SIGSYS
     config http://localhost:8790 '[spool]' 'max_file_bytes = "64KiB"' 'incomplete_after = "1s"' 'settle = "1s"'
     start
@@ -59,20 +101,32 @@ case_no_system_call_is_refused() {
     eventually $WAIT "two files are set aside" status_is 'd["spool"]["rejected_files"]' 2
     eventually $WAIT "four events are taken" status_is 'd["outbox"]["pending"] + d["outbox"]["delivered"]' 4
 
+    # what the commands ask of a running daemon
+    event given-up | as $PRODUCER koala-agent send
+    eventually $WAIT "the event is pending" status_is 'd["outbox"]["pending"]' 5
+    koala-agent discard given-up
+    koala-agent retry --state failed
+    koala-agent retry --rejected broken.json
+    eventually $WAIT "it is set aside again" status_is 'd["spool"]["rejected_files"]' 2
+
     systemctl reload koala-agent
-    receiver --key pk_test
-    arrive one two three four
+    receiver --key pk_test --fail 0.3
+    mapfile -t ids < <(seq -f 'more-%g' 20)
+    drop $PRODUCER "${ids[@]}"
+    arrive one two three four "${ids[@]}"
     systemctl stop koala-agent
     shown_is Result success || fail "the result is $(shown Result)"
     shown_is NRestarts 0 || fail "$(shown NRestarts) restarts"
     if journal debug | grep -E 'status=31/SYS|SIGSYS'; then fail "a system call was refused"; fi
 }
 
-case_the_journal_has_priorities_and_nothing_personal() {
+case_the_journal_has_priorities_and_nothing_personal_and_no_line_a_request() {
+    local ids n
     receiver --key pk_test
     start
-    drop $PRODUCER one
-    arrive one
+    mapfile -t ids < <(seq -f 'id-%g' 200)
+    for n in "${ids[@]}"; do event "$n" "$n@acme.dev"; done | as $PRODUCER tee $SPOOL/many.ndjson > /dev/null
+    arrive "${ids[@]}"
     echo '{"type":"track","event":"x","properties":{"email":"ana@acme.dev"}' | as $PRODUCER tee $SPOOL/broken.ndjson > /dev/null
     eventually $WAIT "the broken file is set aside" status_is 'd["spool"]["rejected_files"]' 1
     systemctl stop koala-agent
@@ -82,6 +136,7 @@ case_the_journal_has_priorities_and_nothing_personal() {
 import json, re, sys
 lines = [json.loads(line) for line in sys.stdin]
 assert lines, "the daemon said nothing"
+assert len(lines) < 20, f"{len(lines)} lines for 200 requests"
 assert all(isinstance(line["MESSAGE"], str) for line in lines), "a line is not text"
 priorities = {line["PRIORITY"] for line in lines}
 assert {"4", "6"} <= priorities, f"a rejected file is a warning and a start is not: {priorities}"

@@ -38,6 +38,7 @@ case_without_a_network_and_a_key_it_starts_and_stores() {
     drop $PRODUCER one
     eventually $WAIT "the event is pending" status_is 'd["outbox"]["pending"]' 1
     eventually $WAIT "the reason is no_key" status_is 'd["destination"]["reason"]["code"]' no_key
+    eventually $WAIT "STATUS= says what waits" status_text_has '1 pending'
 }
 
 case_the_key_comes_as_a_credential_and_shows_nowhere() {
@@ -64,10 +65,39 @@ case_an_outbox_held_by_another_agent_is_waited_for() {
     systemctl stop koala-agent
     systemd-run --quiet --collect --unit=koala-test-second --uid=koala-agent --property=Type=notify \
         --property=LoadCredential=koala-public-key:$ETC/public-key koala-agent run
-    start || true
+    systemctl start --no-block koala-agent
     eventually $WAIT "a start that ends with 75" shown_is ExecMainStatus 75
+    eventually $WAIT "a second attempt" restarts_at_least 1
+    if journal_has 'Started koala-agent' && [[ $(journal debug | grep -c 'Started koala-agent') != 1 ]]; then
+        fail "it was ready without the outbox"
+    fi
+    journal err | grep "$(systemctl show --property=MainPID --value koala-test-second)" > /dev/null ||
+        fail "the journal does not name the holder: $(journal err)"
     systemctl stop koala-test-second
     eventually $WAIT "the service is active" shown_is ActiveState active
+    exits 75 as koala-agent koala-agent run # by hand, beside the service
+    shown_is ActiveState active
+}
+
+restarts_at_least() { (($(shown NRestarts) >= $1)); }
+
+case_a_missing_spool_is_named_with_its_mend_and_taken_when_it_is_there() {
+    rm -r $SPOOL
+    systemctl start --no-block koala-agent
+    eventually $WAIT "the journal names the spool" journal_has "no spool folder $SPOOL"
+    journal err | grep "create it" > /dev/null || fail "no mend, or no error: $(journal err)"
+    systemd-tmpfiles --create koala-agent.conf
+    eventually $WAIT "the service is active" shown_is ActiveState active
+}
+
+case_a_spool_that_cannot_be_written_is_named_with_its_mend() {
+    chown root $SPOOL
+    if start; then fail "it started"; fi
+    shown_is ExecMainStatus 77 || fail "exit $(shown ExecMainStatus)"
+    shown_is ActiveState failed || fail "it is $(shown ActiveState)"
+    journal err | grep "$SPOOL.*owner must be" > /dev/null || fail "no mend, or no error: $(journal err)"
+    systemd-tmpfiles --create koala-agent.conf
+    start
 }
 
 case_a_bad_configuration_ends_it_until_somebody_mends_it() {
