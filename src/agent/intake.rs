@@ -12,7 +12,7 @@
 use super::chunk::{Chunk, Source};
 use super::remover::Remover;
 use super::{Fatal, Pulse};
-use crate::clock::{Clock, Mono};
+use crate::clock::{Clock, Moment, Mono};
 use crate::config;
 use crate::disk;
 use crate::outbox::{Answer, Appended, Gauge, OutboxError, Progress, Writer};
@@ -28,7 +28,6 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::sync::Notify;
 
 /// How often a blocked intake looks whether there is room again.
 const BLOCKED_RETRY: Duration = Duration::from_secs(1);
@@ -39,7 +38,7 @@ const REMIND_EVERY: Duration = Duration::from_secs(3600);
 /// The ticks of a file system's clock are this long at most. A file that changed within the last one is left alone
 /// until it is over: what happened to it afterwards could not be told by its time stamps, nor a new file of the same
 /// inode from it.
-const TICK: Duration = Duration::from_millis(20);
+const TICK: Duration = Duration::from_millis(10);
 /// Names remembered as spoken of; of more oddities than this at once the rest is not spoken of.
 const MAX_REPORTED: usize = 10_000;
 /// How often `rejected/` is looked through: for files whose time is up, and for those that have grown whole.
@@ -100,8 +99,6 @@ pub struct Parts {
     pub stored: Box<dyn Fn() + Send>,
     /// Where the loop says what it sees.
     pub view: Arc<Mutex<View>>,
-    /// Told whenever that has changed.
-    pub changed: Arc<Notify>,
     /// Its sign of life.
     pub pulse: Pulse,
 }
@@ -221,6 +218,7 @@ impl Intake {
         }
         self.tidy();
         let announced = self.parts.watcher.announced();
+        let moment = self.parts.clock.moment();
         let listing = self.parts.spool.list()?;
         self.see(&listing);
         let mut wait = self.config.spool.scan_interval;
@@ -230,7 +228,7 @@ impl Intake {
                 continue;
             }
             let young = young.remove(&entry.name);
-            match self.not_yet(&entry, announced.contains(&entry.name), young) {
+            match self.not_yet(&entry, moment, announced.contains(&entry.name), young) {
                 Some(rest) => wait = wait.min(rest),
                 None => {
                     if let Some(rest) = self.take(entry)? {
@@ -250,8 +248,17 @@ impl Intake {
 
     /// How long the file must still be left alone, if it is not known to be finished. `before`: what was found last
     /// time.
-    fn not_yet(&mut self, entry: &Entry, announced: bool, before: Option<Young>) -> Option<Duration> {
-        let now = self.parts.clock.mono();
+    ///
+    /// `moment` is the same for all files of a look: what is finished first is then never behind what is finished
+    /// after it.
+    fn not_yet(
+        &mut self,
+        entry: &Entry,
+        moment: Moment,
+        announced: bool,
+        before: Option<Young>,
+    ) -> Option<Duration> {
+        let now = moment.mono;
         if let Some((before, since)) = self.incomplete.get(&entry.name)
             && before == entry
         {
@@ -261,7 +268,7 @@ impl Intake {
         let before = before.filter(|young| young.entry == *entry);
         let since = before.as_ref().map_or(now, |young| young.since);
         let announced = announced || before.is_some_and(|young| young.announced);
-        let age = self.parts.clock.now().0.saturating_mul(1_000_000).saturating_sub(entry.changed);
+        let age = moment.wall.0.saturating_mul(1_000_000).saturating_sub(entry.changed);
         let settle = self.config.spool.settle;
         let rest = if self.leaving.contains_key(&entry.name) {
             // Another file that had its name is on the way out.
@@ -476,7 +483,6 @@ impl Intake {
 
     fn view(&self, change: impl FnOnce(&mut View)) {
         change(&mut self.parts.view.lock().unwrap_or_else(PoisonError::into_inner));
-        self.parts.changed.notify_one();
     }
 
     /// Says what the folder shows.

@@ -166,7 +166,6 @@ impl Agent {
             stop: stop.clone(),
             stored,
             view,
-            changed,
             pulse: pulses[1].1.clone(),
         })
         .map_err(StartError::Thread)?;

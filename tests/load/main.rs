@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use verify::Kill;
 
 /// A fact that takes longer than this is not coming.
-const PATIENCE: Duration = Duration::from_secs(300);
+const PATIENCE: Duration = Duration::from_secs(240);
 /// How often a fact is asked for.
 const LOOK: Duration = Duration::from_millis(20);
 /// Requests that a kill may cut: 8 in flight (the default of `koala.concurrency`), and 64 that were answered
@@ -201,8 +201,15 @@ impl Run {
             if began.elapsed() > PATIENCE {
                 let log = self.daemon.log();
                 let tail = log.lines().rev().take(20).collect::<Vec<_>>().join("\n");
+                let corpus = &self.corpus;
                 panic!(
-                    "not in time: {fact}\n{:#?}\n{:#?}\n{tail}",
+                    "not in time: {fact}\n{} good, {} skipped, {} failed, {} duplicates, {} set aside of {}\n{:#?}\n{:#?}\n{tail}",
+                    self.good(),
+                    corpus.skipped,
+                    corpus.failed,
+                    corpus.duplicates,
+                    corpus.rejects.len(),
+                    corpus.dropped,
                     self.daemon.status(),
                     self.receiver.stats()
                 );
