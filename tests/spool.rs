@@ -6,6 +6,7 @@ mod common;
 
 use common::{World, names, track};
 use flate2::{Compression, write::GzEncoder};
+use koala_agent::reason::Code;
 use koala_agent::receiver::Faults;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -28,8 +29,13 @@ fn lines(events: impl IntoIterator<Item = String>) -> String {
     events.into_iter().map(|e| e + "\n").collect()
 }
 
-/// What is in `rejected/`: its code, line and column, by name.
-fn rejected(world: &World) -> BTreeMap<String, (String, u64, u64)> {
+/// Code, line and column of what is set aside.
+type Place = (String, u64, u64);
+
+type Reasons = Vec<(&'static str, Place)>;
+
+/// What is in `rejected/`, by name.
+fn rejected(world: &World) -> BTreeMap<String, Place> {
     let folder = world.spool().join("rejected");
     let files = names(&folder).into_iter().filter(|n| !n.ends_with(".why") && !n.starts_with('.'));
     let why = |name: &str| -> Value {
@@ -98,7 +104,7 @@ async fn what_cannot_be_taken_is_set_aside_with_line_and_column() {
         started(&["spool.max_file_bytes = \"100KiB\"", "spool.incomplete_after = \"300ms\""]).await;
     let good = |id: &str| track(id, "ana@acme.dev");
     let code = |code: &str, line, column| (code.to_owned(), line, column);
-    let cases: Vec<(&str, Vec<u8>, Vec<(&str, (String, u64, u64))>)> = vec![
+    let cases: [(&str, Vec<u8>, Reasons); 16] = [
         ("a.json", b"{\"type\":\n tru}".into(), vec![("a.json", code("not_json", 2, 5))]),
         ("b.json", b"7".into(), vec![("b.json", code("not_an_event", 1, 1))]),
         ("c.json", b"{\"a\":\"\xff\"}".into(), vec![("c.json", code("not_json", 1, 7))]),
@@ -231,5 +237,30 @@ async fn a_file_renamed_over_a_bad_one_is_read_and_not_blamed() {
     }
     assert!(world.receiver.stats().held > 0);
     assert_eq!(world.status().spool.duplicates, 0);
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_outbox_blocks_the_intake_and_gives_its_space_back_after_delivery() {
+    let mut world = World::new(Faults { offline: true, ..Faults::default() }).await;
+    world.set("spool.scan_interval = \"200ms\"");
+    world.set("outbox.max_bytes = \"6MiB\"");
+    world.start().await;
+    let long = "x".repeat(20_000);
+    let event =
+        |n: u32| nameless(&n.to_string()).replace("\"email\"", &format!("\"long\":\"{long}\",\"email\""));
+    for file in 0..4 {
+        world.drop_file(&format!("{file}.jsonl"), lines((0..200).map(|n| event(file * 1_000 + n))));
+    }
+    let database = |w: &World| fs::metadata(w.dir.path().join("state/outbox.db")).unwrap().len();
+    let blocked = |w: &World| w.status().intake.reason.map(|r| r.code);
+    world.until("the outbox is full", |w| blocked(w) == Some(Code::MaxBytes)).await;
+    world.until("its log is copied", |w| database(w) > 6 << 20).await;
+    assert!(!left(&world).is_empty());
+    world.receiver.set_faults(Faults::default());
+    world.until_held(800).await;
+    until_taken(&world).await;
+    world.until("the intake is open", |w| blocked(w).is_none()).await;
+    world.until("the file is small again", |w| database(w) < 6 << 20).await;
     world.stop().await;
 }
