@@ -442,19 +442,22 @@ impl Intake {
         let limit = if was_full { outbox.max_bytes as f64 * REOPEN_BELOW } else { outbox.max_bytes as f64 };
         if used as f64 >= limit {
             let text = format!(
-                "the outbox holds {} of the {} that outbox.max_bytes allows",
+                "the outbox holds {} of the {} that outbox.max_bytes allows, delivered ids within outbox.keep_delivered \
+                 among them",
                 config::Bytes(used),
                 config::Bytes(outbox.max_bytes)
             );
             return Some(Reason::new(Code::MaxBytes, text));
         }
         let disk::Disk { free, total } = disk::of(&outbox.path)?;
-        let floor = outbox.min_free.bytes(total);
-        (free < floor).then(|| {
+        let (floor, log) = (outbox.min_free.bytes(total), self.gauge.log());
+        (free < floor.saturating_add(log)).then(|| {
             let text = format!(
-                "the outbox's file system has {} free, less than the {} that outbox.min_free asks for",
+                "the outbox's file system has {} free, less than the {} that outbox.min_free asks for and the {} that \
+                 the write-ahead log may need",
                 config::Bytes(free),
-                config::Bytes(floor)
+                config::Bytes(floor),
+                config::Bytes(log)
             );
             Reason::new(Code::MinFree, text)
         })

@@ -63,6 +63,20 @@ pub enum StartError {
     Thread(std::io::Error),
 }
 
+impl StartError {
+    /// Whether the same start can succeed later, with room or with the right to write.
+    pub fn is_passing(&self) -> bool {
+        use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        match self {
+            StartError::Outbox(e) => e.is_passing(),
+            StartError::Spool(SpoolError::Io { source, .. }) | StartError::Status { source, .. } => {
+                matches!(source.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+            }
+            StartError::Spool(_) | StartError::Client(_) | StartError::Thread(_) => false,
+        }
+    }
+}
+
 /// Why an agent ended that was not told to.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {

@@ -16,6 +16,10 @@ use tokio::time::{Instant, timeout};
 const STOP_WITHIN: Duration = Duration::from_millis(9_500);
 /// How often a missing key is looked for.
 const KEY_EVERY: Duration = Duration::from_secs(30);
+/// How often a start is tried again for which there was no room.
+const START_RETRY: Duration = Duration::from_secs(5);
+/// What the service manager is asked for at each of these tries, microseconds: several times the wait.
+const START_PATIENCE: u32 = 30_000_000;
 /// Threads for tasks; files and the database have threads of their own.
 const WORKERS: usize = 2;
 
@@ -65,7 +69,7 @@ async fn serve(context: &Context, mut config: Config) -> Result<ExitCode, CliErr
     let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let mut reload = signal(SignalKind::hangup())?;
     warn(&config);
-    let mut agent = Agent::start(config.clone(), context.clock.clone()).await?;
+    let Some(mut agent) = start(&config, context, &mut stop).await? else { return Ok(ExitCode::Success) };
     tracing::info!(
         "koala-agent {} takes files from {} to {}; configuration {}, outbox {}",
         env!("CARGO_PKG_VERSION"),
@@ -120,6 +124,33 @@ async fn serve(context: &Context, mut config: Config) -> Result<ExitCode, CliErr
         () = any(&mut stop) => tracing::warn!("stopped at once; what was in flight is sent again, under the same ids"),
     }
     Ok(ExitCode::Success)
+}
+
+/// Starts the agent, as soon as there is room for its outbox: to end and be started again would mend nothing, and
+/// says less. `None`: it was told to stop before.
+async fn start(
+    config: &Config,
+    context: &Context,
+    stop: &mut [Signal; 2],
+) -> Result<Option<Agent>, StartError> {
+    let mut said = false;
+    loop {
+        match Agent::start(config.clone(), context.clock.clone()).await {
+            Err(e) if e.is_passing() => {
+                if !said {
+                    tracing::warn!("{e}; files wait in the spool, it is tried again every {START_RETRY:?}");
+                    said = true;
+                }
+                let line = format!("waits to start: {e}");
+                tell(&[NotifyState::Status(&line), NotifyState::ExtendTimeoutUsec(START_PATIENCE)]);
+                tokio::select! {
+                    () = tokio::time::sleep(START_RETRY) => {}
+                    () = any(stop) => return Ok(None),
+                }
+            }
+            started => return started.map(Some),
+        }
+    }
 }
 
 fn take_over(agent: &Agent, old: Config, new: Config) -> Config {

@@ -598,16 +598,33 @@ impl Store {
 
     /// Gives up to `pages` free pages back to the file system.
     pub(super) fn shrink(&self, pages: u64) -> Result<(), OutboxError> {
-        self.conn
-            .execute_batch(&format!("PRAGMA incremental_vacuum({pages})"))
-            .map_err(|e| self.error("give space back", e))
+        // It gives one page back at each step.
+        let all = || {
+            let mut vacuum = self.conn.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+            let mut steps = vacuum.query([])?;
+            while steps.next()?.is_some() {}
+            Ok(())
+        };
+        all().map_err(|e| self.error("give space back", e))
     }
 
-    /// Copies the whole WAL into the database and empties it, as far as readers allow.
-    pub(super) fn checkpoint(&self) -> Result<(), OutboxError> {
+    /// Copies the whole WAL into the database and empties it, as far as readers allow within `patience`. Returns
+    /// whether it is empty.
+    pub(super) fn checkpoint(&self, patience: Duration) -> Result<bool, OutboxError> {
+        let emptied = self.conn.busy_timeout(patience).and_then(|()| {
+            self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |r| Ok(r.get::<_, i64>(0)? == 0))
+        });
         self.conn
-            .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+            .busy_timeout(BUSY_TIMEOUT)
+            .and(emptied)
             .map_err(|e| self.error("empty the write-ahead log", e))
+    }
+
+    /// Bytes of the WAL's file.
+    pub(super) fn wal_size(&self) -> u64 {
+        let mut wal = self.path.clone().into_os_string();
+        wal.push("-wal");
+        std::fs::metadata(wal).map_or(0, |meta| meta.len())
     }
 
     fn flush_counters(&mut self) -> Result<(), rusqlite::Error> {

@@ -1,6 +1,6 @@
 //! The writer: one thread, one connection, one commit for all that waits.
 
-use super::store::{self, Appended, NOT_BEFORE, Progress, Settled, Store};
+use super::store::{self, Appended, BUSY_TIMEOUT, NOT_BEFORE, Progress, Settled, Store};
 use super::{NewEvent, OutboxError, Settings};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
@@ -39,6 +39,7 @@ pub struct Writer {
 #[derive(Debug, Default)]
 pub struct Gauge {
     bytes: AtomicU64,
+    log: AtomicU64,
     rounds: AtomicU64,
     taken: AtomicU64,
     delivered: AtomicU64,
@@ -60,6 +61,11 @@ impl Gauge {
     /// Bytes of the database in use, free pages aside.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
+    }
+
+    /// Bytes of the write-ahead log: as much again may be needed to copy it into the database.
+    pub fn log(&self) -> u64 {
+        self.log.load(Relaxed)
     }
 
     /// Grows with every round of the writer's loop: a writer that hangs stands still.
@@ -193,6 +199,7 @@ pub(super) fn start(store: Store, clock: Clock) -> Result<(Writer, JoinHandle<()
     let (commands, inbox) = mpsc::channel();
     let gauge = Arc::new(Gauge::default());
     gauge.bytes.store(store.size()?.0, Relaxed);
+    gauge.log.store(store.wal_size(), Relaxed);
     let (kicked, kicks) = watch::channel(store.meta(store::KICKS)?.unwrap_or(0));
     let not_before = store.meta(NOT_BEFORE)?.map(Timestamp);
     let data_version = store.data_version()?;
@@ -205,6 +212,7 @@ pub(super) fn start(store: Store, clock: Clock) -> Result<(Writer, JoinHandle<()
         kicked,
         data_version,
         ticks: 0,
+        emptied: false,
         kept_house: Instant::now(),
         unhurried: Vec::new(),
     };
@@ -223,6 +231,8 @@ struct Owner {
     kicked: watch::Sender<i64>,
     data_version: i64,
     ticks: u32,
+    /// The write-ahead log is empty.
+    emptied: bool,
     kept_house: Instant,
     /// What waits for the next commit.
     unhurried: Vec<Command>,
@@ -245,7 +255,7 @@ impl Owner {
                 self.keep_house(idle);
             }
         }
-        if let Err(e) = self.store.checkpoint() {
+        if let Err(e) = self.store.checkpoint(BUSY_TIMEOUT) {
             tracing::warn!("{e}");
         }
     }
@@ -281,9 +291,12 @@ impl Owner {
             }
             Ok(appended)
         });
-        if let Ok((bytes, _)) = self.store.size() {
-            self.gauge.bytes.store(bytes, Relaxed);
+        self.emptied = false;
+        if let Err(OutboxError::Full { .. }) = &done {
+            // The intake leaves as much room as this takes, so what is delivered can be marked on a full disk.
+            self.empty_log();
         }
+        self.measure();
         let done = done.map_err(Arc::new);
         let mut appended = done.as_ref().map(|a| a.clone().into_iter()).ok();
         for command in commands {
@@ -320,22 +333,42 @@ impl Owner {
             let version = self.store.data_version()?;
             if version != self.data_version {
                 self.data_version = version;
+                self.emptied = false;
                 let kicks = self.store.meta(store::KICKS)?.unwrap_or(0);
                 self.kicked.send_if_modified(|k| std::mem::replace(k, kicks) != kicks);
             }
             if self.ticks.is_multiple_of(EXPIRE_EVERY) {
                 let now = self.clock.now();
-                self.store.transaction(|store| store.expire(now, EXPIRE_AT_ONCE))?;
+                let gone = self.store.transaction(|store| store.expire(now, EXPIRE_AT_ONCE))?;
+                self.emptied &= gone == 0;
             }
-            let (bytes, free_pages) = self.store.size()?;
-            self.gauge.bytes.store(bytes, Relaxed);
-            if idle && free_pages > SHRINK_PAGES {
+            if idle && self.store.size()?.1 > SHRINK_PAGES {
                 self.store.shrink(SHRINK_PAGES)?;
+                self.emptied = false;
             }
             Ok::<_, OutboxError>(())
         })();
         if let Err(e) = done {
             tracing::debug!("{e}");
         }
+        if idle && !self.emptied {
+            self.empty_log();
+        }
+        self.measure();
+    }
+
+    /// Empties the write-ahead log, unless a reader still needs it.
+    fn empty_log(&mut self) {
+        match self.store.checkpoint(Duration::ZERO) {
+            Ok(empty) => self.emptied = empty,
+            Err(e) => tracing::debug!("{e}"),
+        }
+    }
+
+    fn measure(&self) {
+        if let Ok((bytes, _)) = self.store.size() {
+            self.gauge.bytes.store(bytes, Relaxed);
+        }
+        self.gauge.log.store(self.store.wal_size(), Relaxed);
     }
 }
