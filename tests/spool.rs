@@ -6,6 +6,7 @@ mod common;
 
 use common::{World, names, track};
 use flate2::{Compression, write::GzEncoder};
+use koala_agent::agent::Agent;
 use koala_agent::reason::Code;
 use koala_agent::receiver::Faults;
 use serde_json::Value;
@@ -263,4 +264,14 @@ async fn a_full_outbox_blocks_the_intake_and_gives_its_space_back_after_delivery
     world.until("the intake is open", |w| blocked(w).is_none()).await;
     world.until("the file is small again", |w| database(w) < 6 << 20).await;
     world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_file_goes_once_the_database_was_taken_from_under_the_agent() {
+    let mut world = World::new(Faults { offline: true, ..Faults::default() }).await;
+    let mut agent = Agent::start(world.config(), world.clock.clone()).await.unwrap();
+    fs::remove_file(world.dir.path().join("state/outbox.db")).unwrap();
+    world.track("m-1", "ana@acme.dev");
+    assert!(agent.failed().await.to_string().contains("outbox.db"));
+    assert_eq!(left(&world).len(), 1);
 }

@@ -14,7 +14,8 @@ use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Pages that a commit may leave in the WAL before it is copied back: 16 MiB keeps checkpoints rare under
@@ -111,6 +112,7 @@ impl Settled {
 pub(super) struct Store {
     conn: Connection,
     path: PathBuf,
+    file: (u64, u64),
     settings: Settings,
     next_seq: i64,
     person_key: [u8; 32],
@@ -145,9 +147,11 @@ impl Store {
             )
             .map_err(sql)?;
         let person_key = person_key(&conn, &path)?;
+        let file = file_at(&path)?;
         Ok(Store {
             conn,
             path,
+            file,
             settings: settings.clone(),
             next_seq,
             person_key,
@@ -177,7 +181,7 @@ impl Store {
             self.conn.execute_batch("COMMIT")?;
             Ok(value)
         });
-        done.map_err(|e| {
+        let value = done.map_err(|e| {
             self.counted.0.clear();
             self.next_seq = next_seq;
             if !self.conn.is_autocommit() {
@@ -185,7 +189,13 @@ impl Store {
                 let _ = self.conn.execute_batch("ROLLBACK");
             }
             self.error("commit", e)
-        })
+        })?;
+        // SQLite goes on saying OK when its file has been deleted or another put in its place.
+        if file_at(&self.path)? != self.file {
+            let (path, text) = (self.path.clone(), "the file was replaced while it was open".to_owned());
+            return Err(OutboxError::Io { path, deed: "commit", text });
+        }
+        Ok(value)
     }
 
     /// Adds events at the end of the spool's order and notes how far their files are taken. All or nothing:
@@ -645,6 +655,12 @@ impl Store {
     fn cached(&self, sql: &str) -> Result<CachedStatement<'_>, rusqlite::Error> {
         self.conn.prepare_cached(sql)
     }
+}
+
+/// Which file is at that path: its device and inode.
+fn file_at(path: &Path) -> Result<(u64, u64), OutboxError> {
+    let meta = std::fs::metadata(path).map_err(|e| OutboxError::io(path, "find the database", &e))?;
+    Ok((meta.dev(), meta.ino()))
 }
 
 enum Inserted {

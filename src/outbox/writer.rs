@@ -1,6 +1,6 @@
 //! The writer: one thread, one connection, one commit for all that waits.
 
-use super::store::{self, Appended, BUSY_TIMEOUT, NOT_BEFORE, Progress, Settled, Store};
+use super::store::{self, Appended, NOT_BEFORE, Progress, Settled, Store};
 use super::{NewEvent, OutboxError, Settings};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
@@ -23,6 +23,9 @@ const EXPIRE_AT_ONCE: usize = 2_000;
 const EXPIRE_EVERY: u32 = 30;
 /// Free pages given back in one step (4 MiB), and the least that is worth a step.
 const SHRINK_PAGES: u64 = 1_024;
+/// How long a stop waits for readers before it leaves the write-ahead log as it is: nothing is lost with that, and
+/// the whole stop may take ten seconds.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// Commands in one commit: enough to hide the cost of a commit, few enough to answer the first one soon.
 const MAX_COMMANDS: usize = 1_024;
 
@@ -255,7 +258,7 @@ impl Owner {
                 self.keep_house(idle);
             }
         }
-        if let Err(e) = self.store.checkpoint(BUSY_TIMEOUT) {
+        if let Err(e) = self.store.checkpoint(STOP_PATIENCE) {
             tracing::warn!("{e}");
         }
     }
