@@ -124,6 +124,8 @@ pub struct Intake {
     unreadable: HashMap<OsString, Mono>,
     /// Files that are not yet to be taken.
     young: HashMap<OsString, Young>,
+    /// Files that were announced as finished and are not taken yet.
+    announced: HashSet<OsString>,
     /// Oddities that were spoken of.
     reported: HashSet<OsString>,
     gone: Vec<FileIdentity>,
@@ -131,14 +133,24 @@ pub struct Intake {
     tidied: Option<Mono>,
 }
 
-/// A file that may be unfinished.
+/// A file that may still be written, as far as anybody knows.
 struct Young {
-    /// As it was.
+    /// As it was when last seen.
     entry: Entry,
-    /// Since when.
-    since: Mono,
-    /// The watcher has told that it is finished.
-    announced: bool,
+    /// Since when it has been so.
+    unchanged: Mono,
+    /// When it was first seen.
+    seen: Mono,
+}
+
+/// Whether a file is taken in this round.
+enum Turn {
+    /// Now.
+    Now,
+    /// Not before so long; those behind it need not wait for it.
+    Later(Duration),
+    /// Not before so long, and those behind it in the order of the spool wait with it.
+    First(Duration),
 }
 
 impl Intake {
@@ -163,6 +175,7 @@ impl Intake {
             incomplete: HashMap::new(),
             unreadable: HashMap::new(),
             young: HashMap::new(),
+            announced: HashSet::new(),
             reported: HashSet::new(),
             gone: Vec::new(),
             blocked: None,
@@ -217,23 +230,26 @@ impl Intake {
             return Err(Stop::Blocked(reason));
         }
         self.tidy();
-        let announced = self.parts.watcher.announced();
+        self.announced.extend(self.parts.watcher.announced());
         let moment = self.parts.clock.moment();
         let listing = self.parts.spool.list()?;
         self.see(&listing);
         let mut wait = self.config.spool.scan_interval;
-        let mut young = std::mem::take(&mut self.young);
         for entry in listing.files {
             if self.leaving.get(&entry.name) == Some(&entry.identity.key()) {
                 continue;
             }
-            let young = young.remove(&entry.name);
-            match self.not_yet(&entry, moment, announced.contains(&entry.name), young) {
-                Some(rest) => wait = wait.min(rest),
-                None => {
+            match self.turn(&entry, moment) {
+                Turn::Now => {
+                    self.young.remove(&entry.name);
                     if let Some(rest) = self.take(entry)? {
                         wait = wait.min(rest);
                     }
+                }
+                Turn::Later(rest) => wait = wait.min(rest),
+                Turn::First(rest) => {
+                    wait = wait.min(rest);
+                    break;
                 }
             }
             if self.chunk.is_full() {
@@ -246,53 +262,49 @@ impl Intake {
         Ok(wait.max(Duration::from_millis(1)))
     }
 
-    /// How long the file must still be left alone, if it is not known to be finished. `before`: what was found last
-    /// time.
+    /// Whether it is the file's turn. One that may still be written holds back those behind it, so that nothing
+    /// overtakes it, but for no longer than `settle`: a program that goes on writing does not stop the spool.
     ///
     /// `moment` is the same for all files of a look: what is finished first is then never behind what is finished
     /// after it.
-    fn not_yet(
-        &mut self,
-        entry: &Entry,
-        moment: Moment,
-        announced: bool,
-        before: Option<Young>,
-    ) -> Option<Duration> {
+    fn turn(&mut self, entry: &Entry, moment: Moment) -> Turn {
         let now = moment.mono;
         if let Some((before, since)) = self.incomplete.get(&entry.name)
             && before == entry
         {
             let rest = self.config.spool.incomplete_after.saturating_sub(now.saturating_sub(*since));
-            return (!rest.is_zero()).then_some(rest);
+            return if rest.is_zero() { Turn::Now } else { Turn::Later(rest) };
         }
-        let before = before.filter(|young| young.entry == *entry);
-        let since = before.as_ref().map_or(now, |young| young.since);
-        let announced = announced || before.is_some_and(|young| young.announced);
+        if self.leaving.contains_key(&entry.name) {
+            // Another file that had its name is on the way out.
+            return Turn::First(TICK);
+        }
         let age = moment.wall.0.saturating_mul(1_000_000).saturating_sub(entry.changed);
         let settle = self.config.spool.settle;
-        let rest = if self.leaving.contains_key(&entry.name) {
-            // Another file that had its name is on the way out.
-            TICK
-        } else if announced {
-            TICK.saturating_sub(Duration::from_nanos(age.unsigned_abs()))
-        } else if u64::try_from(age).is_ok_and(|age| Duration::from_nanos(age) >= settle) {
-            Duration::ZERO
-        } else {
-            // Its time stamp is young, or in the future: then it counts how long it has been seen unchanged.
-            settle.saturating_sub(now.saturating_sub(since))
-        };
-        if rest.is_zero() {
-            return None;
+        if self.announced.contains(&entry.name) {
+            let rest = TICK.saturating_sub(Duration::from_nanos(age.unsigned_abs()));
+            return if rest.is_zero() { Turn::Now } else { Turn::First(rest) };
         }
-        self.young.insert(entry.name.clone(), Young { entry: entry.clone(), since, announced });
-        Some(rest)
+        if u64::try_from(age).is_ok_and(|age| Duration::from_nanos(age) >= settle) {
+            return Turn::Now;
+        }
+        // Its time stamp is young, or in the future: then it counts how long it has been seen unchanged.
+        let before = self.young.get(&entry.name).filter(|y| y.entry.identity.key() == entry.identity.key());
+        let seen = before.map_or(now, |young| young.seen);
+        let unchanged = before.filter(|young| young.entry == *entry).map_or(now, |young| young.unchanged);
+        let rest = settle.saturating_sub(now.saturating_sub(unchanged));
+        if rest.is_zero() {
+            return Turn::Now;
+        }
+        self.young.insert(entry.name.clone(), Young { entry: entry.clone(), unchanged, seen });
+        if now.saturating_sub(seen) < settle { Turn::First(rest) } else { Turn::Later(rest) }
     }
 
     /// A sign of life, amid work that may be long.
     ///
     /// # Errors
     /// The agent is to stop; what is on its way to the disk is there.
-    pub(super) fn turn(&mut self) -> Result<(), Stop> {
+    pub(super) fn sign_of_life(&mut self) -> Result<(), Stop> {
         self.parts.pulse.beat();
         if self.parts.stop.load(Relaxed) {
             // What is read and not stored is read again at the next start.
@@ -304,7 +316,7 @@ impl Intake {
 
     /// Sends the chunk to the disk once the one before it is there.
     pub(super) fn flush(&mut self) -> Result<(), Stop> {
-        self.turn()?;
+        self.sign_of_life()?;
         if std::mem::take(&mut self.set_aside) {
             self.rejects
                 .sync()
@@ -383,7 +395,8 @@ impl Intake {
         self.remover.remove(entry);
     }
 
-    pub(super) fn waits_no_more(&self, entry: &Entry) {
+    pub(super) fn waits_no_more(&mut self, entry: &Entry) {
+        self.announced.remove(&entry.name);
         self.view(|view| {
             view.spool.waiting_files = view.spool.waiting_files.saturating_sub(1);
             view.spool.waiting_bytes = view.spool.waiting_bytes.saturating_sub(entry.size);
@@ -493,6 +506,8 @@ impl Intake {
         let present: HashSet<&OsStr> = listing.files.iter().map(|e| e.name.as_os_str()).collect();
         self.unreadable.retain(|name, _| present.contains(name.as_os_str()));
         self.incomplete.retain(|name, _| present.contains(name.as_os_str()));
+        self.young.retain(|name, _| present.contains(name.as_os_str()));
+        self.announced.retain(|name| present.contains(name.as_os_str()));
         let odd: HashSet<&OsStr> = listing.left.iter().map(|(name, _)| name.as_os_str()).collect();
         self.reported.retain(|name| odd.contains(name.as_os_str()) || present.contains(name.as_os_str()));
         for (name, what) in &listing.left {

@@ -138,7 +138,7 @@ impl Intake {
     ) -> Result<Option<Duration>, Stop> {
         let mut lines = Lines::new(unpacked(file, gz), self.config.spool.max_file_bytes);
         while lines.position < progress.position {
-            self.turn()?;
+            self.sign_of_life()?;
             if let Err(e) = lines.skip_towards(progress.position, progress.place) {
                 return self.unread(&entry, gz, &e);
             }
