@@ -9,6 +9,7 @@
 
 use super::destination::Destination;
 use super::dispatch::{Dispatch, Next, Order, Outcome, Take, Ticket};
+use super::news::News;
 use super::{Fatal, Pulse};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::event::Event;
@@ -72,6 +73,7 @@ pub struct Courier {
     stalled: watch::Sender<usize>,
     not_before: Option<Timestamp>,
     published: watch::Sender<status::Destination>,
+    news: News,
     pulse: Pulse,
 }
 
@@ -100,6 +102,7 @@ impl Courier {
             stalled: watch::Sender::new(0),
             not_before,
             published,
+            news: News::default(),
             pulse,
         }
     }
@@ -265,9 +268,7 @@ impl Courier {
         self.published.send_if_modified(|published| {
             let (endpoint, kind) = (published.endpoint.clone(), published.kind.clone());
             let shown = status::Destination { endpoint, kind, ..shown };
-            if (published.state, &published.reason) != (shown.state, &shown.reason) {
-                log_change(published, &shown);
-            }
+            self.news.tell(&shown, now.wall);
             let changed = *published != shown;
             *published = shown;
             changed
@@ -386,19 +387,4 @@ fn shown(destination: &Destination, has_key: bool, now: Moment) -> status::Desti
         shown.retry_at = None;
     }
     shown
-}
-
-fn log_change(before: &status::Destination, after: &status::Destination) {
-    let why = after.reason.as_ref().map(|r| format!(" ({r})")).unwrap_or_default();
-    match after.state {
-        DestinationState::Online => tracing::info!("{} takes events", after.endpoint),
-        DestinationState::Refused => {
-            tracing::error!("{} refuses{why}: events wait unharmed until somebody acts", after.endpoint);
-        }
-        DestinationState::Backoff if before.state != DestinationState::Backoff => {
-            tracing::warn!("{} is in trouble{why}: events wait, it is tried again by itself", after.endpoint);
-        }
-        DestinationState::Unknown if after.reason.is_some() => tracing::warn!("nothing is sent{why}"),
-        DestinationState::Backoff | DestinationState::Unknown => {}
-    }
 }

@@ -13,6 +13,7 @@ mod destination;
 mod dispatch;
 mod intake;
 mod lanes;
+mod news;
 mod publisher;
 mod pulse;
 mod reading;

@@ -37,7 +37,7 @@ impl<R: Read> Lines<R> {
         Lines { source, buffer: Vec::new(), start: 0, max_line, position: 0, place: 0 }
     }
 
-    /// Goes on towards where an earlier reading ended, by at most [`MAX_SKIP`]. Returns whether it is there.
+    /// Goes on towards where an earlier reading ended, by at most `MAX_SKIP` bytes. Returns whether it is there.
     ///
     /// # Errors
     /// The source's; [`io::ErrorKind::UnexpectedEof`] when it is shorter than it was.

@@ -122,7 +122,7 @@ case_no_system_call_is_refused() {
 
 case_the_journal_has_priorities_and_nothing_personal_and_no_line_a_request() {
     local ids n
-    receiver --key pk_test
+    receiver --key pk_test --fail 0.2
     start
     mapfile -t ids < <(seq -f 'id-%g' 200)
     for n in "${ids[@]}"; do event "$n" "$n@acme.dev"; done | as $PRODUCER tee $SPOOL/many.ndjson > /dev/null

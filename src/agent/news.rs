@@ -1,0 +1,100 @@
+//! What the log says of the destination: what has changed for longer than a moment.
+
+use crate::clock::Timestamp;
+use crate::reason::Reason;
+use crate::status::{Destination, DestinationState};
+use std::time::Duration;
+
+/// Trouble that passes sooner is not told: a receiver that fails a tenth of its requests would fill the log with
+/// it, a line a request. What waits for longer than that is worth a line.
+const LASTING: Duration = Duration::from_secs(5);
+
+/// What was told last.
+#[derive(Debug, Default)]
+pub struct News(Option<(DestinationState, Option<Reason>)>);
+
+impl News {
+    /// Tells the destination's state, where that is news.
+    pub fn tell(&mut self, shown: &Destination, now: Timestamp) {
+        if !self.is_news(shown, now) {
+            return;
+        }
+        let why = shown.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+        let endpoint = &shown.endpoint;
+        match shown.state {
+            DestinationState::Online => tracing::info!("{endpoint} takes events"),
+            DestinationState::Refused => {
+                tracing::error!("{endpoint} refuses{why}: events wait unharmed until somebody acts");
+            }
+            DestinationState::Backoff => {
+                tracing::warn!("{endpoint} is in trouble{why}: events wait, it is tried again by itself");
+            }
+            DestinationState::Unknown => tracing::warn!("nothing is sent{why}"),
+        }
+    }
+
+    fn is_news(&mut self, shown: &Destination, now: Timestamp) -> bool {
+        let news = match shown.state {
+            DestinationState::Online => self.state() != Some(DestinationState::Online),
+            DestinationState::Backoff => {
+                let until = shown.retry_at.map_or(now, |at| at.max(now));
+                self.state() != Some(DestinationState::Backoff)
+                    && shown.since.is_some_and(|since| until.since(since) >= LASTING)
+            }
+            DestinationState::Unknown if shown.reason.is_none() => false,
+            DestinationState::Unknown | DestinationState::Refused => {
+                self.0.as_ref() != Some(&(shown.state, shown.reason.clone()))
+            }
+        };
+        if news {
+            self.0 = Some((shown.state, shown.reason.clone()));
+        }
+        news
+    }
+
+    fn state(&self) -> Option<DestinationState> {
+        self.0.as_ref().map(|(state, _)| *state)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reason::Code;
+
+    #[test]
+    fn trouble_is_told_when_it_lasts_and_a_recovery_when_trouble_was_told() {
+        use DestinationState::*;
+        let mut news = News::default();
+        for (at, state, since, retry_at, code, told) in [
+            (0, Unknown, 0, None, None, false),
+            (1, Backoff, 1, Some(2), Some(Code::Connect), false),
+            (4, Backoff, 1, Some(5), Some(Code::Connect), false),
+            (5, Backoff, 1, Some(8), Some(Code::Connect), true),
+            (8, Backoff, 1, Some(20), Some(Code::Dns), false),
+            (20, Online, 20, None, None, true),
+            (21, Backoff, 21, Some(22), Some(Code::Http5xx), false),
+            (22, Online, 22, None, None, false),
+            (23, Backoff, 23, Some(3600), Some(Code::RateLimited), true),
+            (3600, Refused, 3600, Some(3660), Some(Code::KeyRefused), true),
+            (3660, Refused, 3600, Some(3800), Some(Code::KeyRefused), false),
+            (3670, Unknown, 3670, None, None, false),
+            (3671, Refused, 3671, Some(3800), Some(Code::KeyRefused), false),
+            (3800, Refused, 3671, Some(3900), Some(Code::NotFound), true),
+            (3801, Unknown, 3801, None, Some(Code::NoKey), true),
+            (3900, Online, 3900, None, None, true),
+        ] {
+            let second = |s: i64| Timestamp(s * 1000);
+            let shown = Destination {
+                kind: String::new(),
+                endpoint: String::new(),
+                state,
+                since: Some(second(since)),
+                reason: code.map(|code| Reason::new(code, "")),
+                retry_at: retry_at.map(second),
+                last_delivery: None,
+            };
+            assert_eq!(news.is_news(&shown, second(at)), told, "{state:?} at {at} s");
+        }
+    }
+}
