@@ -12,20 +12,26 @@
 //! and the load decides how large a commit is. All SQL stands in this module.
 
 mod admin;
+mod append;
 mod error;
+mod files;
+mod keep;
 mod lock;
 mod reader;
 mod row;
 mod schema;
+mod settle;
 mod store;
 mod writer;
 
 pub use admin::{Admin, Kept};
+pub use append::{Appended, Reused};
 pub use error::OutboxError;
+pub use files::Progress;
 pub use lock::holder;
 pub use reader::{Attempt, Counts, Detail, Filter, Listed, Listing, Reader};
 pub use row::{Fate, NewEvent, PendingEvent, State};
-pub use store::{Appended, Progress, Reused, Settled};
+pub use settle::Settled;
 pub use writer::{Answer, Flow, Gauge, Writer};
 
 use crate::clock::Clock;

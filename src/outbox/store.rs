@@ -1,14 +1,11 @@
-//! Every statement that changes the outbox. A [`Store`] owns the connection; the writer's thread owns it.
+//! The connection that writes. A [`Store`] owns it, and the writer's thread owns the store; what it does to events
+//! stands beside: `append`, `settle`, `keep`, `files`.
 //!
 //! Each change keeps three things true together, in one transaction: the rows, the counters, and how far the
 //! spool's files have been taken.
 
-use super::row::{Fate, NewEvent, State};
 use super::{OutboxError, Settings, schema};
-use crate::clock::Timestamp;
-use crate::event::{Digest, MessageId};
-use crate::reason::{Code, Reason};
-use crate::spool::FileIdentity;
+use crate::event::MessageId;
 use hmac::{Hmac, KeyInit, Mac};
 use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
@@ -23,8 +20,6 @@ use std::time::Duration;
 const AUTOCHECKPOINT_PAGES: u32 = 4_096;
 /// What a checkpoint leaves of the WAL's file.
 const JOURNAL_SIZE_LIMIT: u32 = 16 << 20;
-/// Answers kept for one event: the first trouble is seldom older than this many, the last ones matter most.
-const MAX_ATTEMPTS_KEPT: i64 = 16;
 /// The command line commits while the daemon runs; its transactions take milliseconds.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -34,97 +29,23 @@ pub(super) const PERSON_KEY: &str = "person_key";
 pub(super) const KICKS: &str = "kicks";
 pub(super) const NOT_BEFORE: &str = "not_before";
 
-/// How far a file has been taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Progress {
-    /// Which file, as first seen.
-    pub identity: FileIdentity,
-    /// Its name in the spool, as bytes, as first seen.
-    pub name: Vec<u8>,
-    /// Bytes of the (unpacked) text that are taken.
-    pub position: u64,
-    /// Lines or elements that are taken.
-    pub place: u64,
-    /// The file's size in bytes when it was read, and its modification time then, nanoseconds since 1970.
-    pub read: (u64, i64),
-    /// Whether all of it is taken, so that nothing but its removal is left to do.
-    pub finished: bool,
-}
-
-/// What became of the events of one [`Writer::append`](super::Writer::append).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Appended {
-    /// All are on the disk, but for duplicates, which were there before.
-    Stored {
-        /// How many are new.
-        stored: u64,
-        /// How many were there before.
-        duplicates: u64,
-    },
-    /// Nothing is stored: these, by index, carry the id of an earlier event of other content.
-    Reused(Vec<Reused>),
-}
-
-/// An id that was used before.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reused {
-    /// The event's index in the call.
-    pub index: usize,
-    /// When the first event of that id came.
-    pub first_at: Timestamp,
-    /// And in which file.
-    pub first_file: String,
-}
-
-/// How one pending event is settled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Settled {
-    /// The receiver accepted it.
-    Delivered,
-    /// There is nothing to send; whether its body is kept for a while.
-    Skipped(Reason),
-    /// No request can be made of it, or the receiver refused it.
-    Failed(Reason),
-    /// Given up by hand.
-    Discarded,
-}
-
-impl Settled {
-    /// The state that it leads to.
-    pub fn state(&self) -> State {
-        match self {
-            Settled::Delivered => State::Delivered,
-            Settled::Skipped(_) => State::Skipped,
-            Settled::Failed(_) => State::Failed,
-            Settled::Discarded => State::Discarded,
-        }
-    }
-
-    fn reason(&self) -> (&str, &str) {
-        match self {
-            Settled::Skipped(r) | Settled::Failed(r) => (r.code.as_str(), &r.text),
-            Settled::Delivered | Settled::Discarded => ("", ""),
-        }
-    }
-}
-
 /// The connection that writes, and what only its owner may know.
 pub(super) struct Store {
-    conn: Connection,
-    path: PathBuf,
+    pub(super) conn: Connection,
+    pub(super) path: PathBuf,
     file: (u64, u64),
-    settings: Settings,
-    next_seq: i64,
-    person_key: [u8; 32],
-    counted: Counted,
+    pub(super) settings: Settings,
+    pub(super) next_seq: i64,
+    pub(super) person_key: [u8; 32],
+    pub(super) counted: Counted,
 }
 
 /// Changes of the counters that wait for the end of the transaction.
 #[derive(Default)]
-struct Counted(BTreeMap<(&'static str, &'static str), i64>);
+pub(super) struct Counted(pub(super) BTreeMap<(&'static str, &'static str), i64>);
 
 impl Counted {
-    fn add(&mut self, state: &'static str, code: &'static str, n: i64) {
+    pub(super) fn add(&mut self, state: &'static str, code: &'static str, n: i64) {
         *self.0.entry((state, code)).or_default() += n;
     }
 }
@@ -196,367 +117,6 @@ impl Store {
             return Err(OutboxError::Io { path, deed: "commit", text });
         }
         Ok(value)
-    }
-
-    /// Adds events at the end of the spool's order and notes how far their files are taken. All or nothing:
-    /// with a reused id among them nothing is added. Call it within [`Store::transaction`].
-    pub(super) fn append(
-        &mut self,
-        events: &[NewEvent],
-        progress: &[Progress],
-        now: Timestamp,
-    ) -> Result<Appended, rusqlite::Error> {
-        let first_seq = self.next_seq;
-        let before = std::mem::take(&mut self.counted);
-        self.conn.execute_batch("SAVEPOINT append")?;
-        let (mut duplicates, mut reused) = (0, Vec::new());
-        for (index, event) in events.iter().enumerate() {
-            match self.insert(event, now)? {
-                Inserted::New => {}
-                Inserted::Duplicate => duplicates += 1,
-                Inserted::Reused { first_at, first_file } => {
-                    reused.push(Reused { index, first_at, first_file });
-                }
-            }
-        }
-        if !reused.is_empty() {
-            self.conn.execute_batch("ROLLBACK TO append; RELEASE append")?;
-            self.next_seq = first_seq;
-            self.counted = before;
-            return Ok(Appended::Reused(reused));
-        }
-        for p in progress {
-            self.note_progress(p)?;
-        }
-        self.conn.execute_batch("RELEASE append")?;
-        for ((state, code), n) in before.0 {
-            self.counted.add(state, code, n);
-        }
-        self.counted.add(DUPLICATES, "", duplicates as i64);
-        Ok(Appended::Stored { stored: events.len() as u64 - duplicates, duplicates })
-    }
-
-    fn insert(&mut self, event: &NewEvent, now: Timestamp) -> Result<Inserted, rusqlite::Error> {
-        let id = short_id(&event.message_id);
-        let seq = self.next_seq;
-        let added = self
-            .cached("INSERT INTO ids (id, seq) VALUES (?, ?) ON CONFLICT DO NOTHING")?
-            .execute(params![id, seq])?;
-        if added == 0 {
-            let (digest, first_at, first_file) = self.first_of(&id)?;
-            return Ok(if digest == event.digest {
-                Inserted::Duplicate
-            } else {
-                Inserted::Reused { first_at, first_file }
-            });
-        }
-        self.next_seq += 1;
-        let common = (event.message_id.as_str(), &event.kind, &event.name, event.digest.to_bytes());
-        match &event.fate {
-            Fate::Send { lane, person } => {
-                self.cached(
-                    "INSERT INTO pending (seq, lane, message_id, type, event, person, digest, file, place,
-                                          spooled_at, received_at, body)
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                )?
-                .execute(params![
-                    seq,
-                    lane.0,
-                    common.0,
-                    common.1,
-                    common.2,
-                    person,
-                    common.3,
-                    &*event.file,
-                    event.place as i64,
-                    event.spooled_at.0,
-                    now.0,
-                    event.body
-                ])?;
-                self.counted.add(State::Pending.as_str(), "", 1);
-            }
-            Fate::Skip(reason) | Fate::Fail(reason) => {
-                let settled = match &event.fate {
-                    Fate::Skip(_) => Settled::Skipped(reason.clone()),
-                    _ => Settled::Failed(reason.clone()),
-                };
-                let state = settled.state();
-                self.cached(
-                    "INSERT INTO settled (seq, state, message_id, type, event, person, digest, file, place,
-                                          spooled_at, received_at, settled_at, attempts, code, reason)
-                     VALUES (?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
-                )?
-                .execute(params![
-                    seq,
-                    state.as_str(),
-                    common.0,
-                    common.1,
-                    common.2,
-                    common.3,
-                    &*event.file,
-                    event.place as i64,
-                    event.spooled_at.0,
-                    now.0,
-                    now.0,
-                    reason.code.as_str(),
-                    reason.text
-                ])?;
-                self.counted.add(state.as_str(), reason.code.as_str(), 1);
-                if self.keeps_body(&settled) {
-                    self.cached("INSERT INTO bodies (seq, state, since, body) VALUES (?, ?, ?, ?)")?
-                        .execute(params![seq, state.as_str(), now.0, event.body])?;
-                }
-            }
-        }
-        Ok(Inserted::New)
-    }
-
-    fn first_of(&self, id: &[u8; 16]) -> Result<(Digest, Timestamp, String), rusqlite::Error> {
-        self.cached(
-            "SELECT digest, received_at, file FROM pending WHERE seq = (SELECT seq FROM ids WHERE id = ?1)
-             UNION ALL
-             SELECT digest, received_at, file FROM settled WHERE seq = (SELECT seq FROM ids WHERE id = ?1)",
-        )?
-        .query_row([id], |r| Ok((Digest::from_bytes(r.get(0)?), Timestamp(r.get(1)?), r.get(2)?)))
-    }
-
-    /// Whether the body of an event settled like this stays for a while.
-    fn keeps_body(&self, settled: &Settled) -> bool {
-        match settled {
-            Settled::Delivered => !self.settings.keep_bodies.is_zero(),
-            Settled::Skipped(reason) => {
-                // The producer has said that this event is none of Koala's business.
-                reason.code != Code::IntegrationsOff && !self.settings.keep_skipped.is_zero()
-            }
-            Settled::Failed(_) => true,
-            Settled::Discarded => false,
-        }
-    }
-
-    /// Settles pending events; those that are not pending any more are left as they are.
-    pub(super) fn settle(&mut self, rows: &[(i64, Settled)], now: Timestamp) -> Result<(), rusqlite::Error> {
-        for (seq, settled) in rows {
-            let state = settled.state();
-            debug_assert!(State::Pending.may_become(state));
-            let person: Option<String> = self
-                .cached("SELECT person FROM pending WHERE seq = ?")?
-                .query_row([seq], |r| r.get(0))
-                .optional()?;
-            let Some(mut person) = person else { continue };
-            let keeps_body = self.keeps_body(settled);
-            if !keeps_body {
-                person = hashed(&self.person_key, &person);
-            }
-            let (code, reason) = settled.reason();
-            self.cached(
-                "INSERT INTO settled (seq, state, message_id, type, event, person, digest, file, place,
-                                      spooled_at, received_at, settled_at, attempts, code, reason)
-                 SELECT seq, ?2, message_id, type, event, ?3, digest, file, place, spooled_at, received_at, ?4,
-                        (SELECT coalesce(max(n), 0) FROM attempts a WHERE a.seq = ?1) + ?5, ?6, ?7
-                   FROM pending WHERE seq = ?1",
-            )?
-            .execute(params![
-                seq, state.as_str(), person, now.0, i64::from(state == State::Delivered), code, reason
-            ])?;
-            if keeps_body {
-                self.cached(
-                    "INSERT INTO bodies (seq, state, since, body)
-                     SELECT seq, ?2, ?3, body FROM pending WHERE seq = ?1",
-                )?
-                .execute(params![seq, state.as_str(), now.0])?;
-            }
-            self.cached("DELETE FROM pending WHERE seq = ?")?.execute([seq])?;
-            self.counted.add(State::Pending.as_str(), "", -1);
-            self.counted.add(state.as_str(), Code::parse(code).map_or("", Code::as_str), 1);
-        }
-        Ok(())
-    }
-
-    /// Notes an answer other than acceptance with each of these events.
-    pub(super) fn note_attempts(
-        &mut self,
-        seqs: &[i64],
-        reason: &Reason,
-        now: Timestamp,
-    ) -> Result<(), rusqlite::Error> {
-        for seq in seqs {
-            self.cached(
-                "INSERT INTO attempts (seq, n, at, code, text)
-                 SELECT ?1, coalesce((SELECT max(n) FROM attempts WHERE seq = ?1), 0) + 1, ?2, ?3, ?4
-                  WHERE EXISTS (SELECT 1 FROM pending WHERE seq = ?1)",
-            )?
-            .execute(params![seq, now.0, reason.code.as_str(), reason.text])?;
-            self.cached(
-                "DELETE FROM attempts
-                  WHERE seq = ?1 AND n <= (SELECT max(n) FROM attempts WHERE seq = ?1) - ?2",
-            )?
-            .execute(params![seq, MAX_ATTEMPTS_KEPT])?;
-        }
-        Ok(())
-    }
-
-    /// Puts a settled event whose body was kept back among the pending.
-    /// `false`: it is not settled, may not go back, or has no body any more.
-    pub(super) fn readmit(&mut self, seq: i64, lane: i64, person: &str) -> Result<bool, rusqlite::Error> {
-        let Some((state, code)) = self.settled_state(seq)? else { return Ok(false) };
-        if !state.may_become(State::Pending) {
-            return Ok(false);
-        }
-        let moved = self
-            .cached(
-                "INSERT INTO pending (seq, lane, message_id, type, event, person, digest, file, place,
-                                      spooled_at, received_at, body)
-                 SELECT s.seq, ?2, s.message_id, s.type, s.event, ?3, s.digest, s.file, s.place, s.spooled_at,
-                        s.received_at, b.body
-                   FROM settled s JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?1",
-            )?
-            .execute(params![seq, lane, person])?;
-        if moved == 0 {
-            return Ok(false);
-        }
-        self.cached("DELETE FROM settled WHERE seq = ?")?.execute([seq])?;
-        self.cached("DELETE FROM bodies WHERE seq = ?")?.execute([seq])?;
-        self.counted.add(state.as_str(), code, -1);
-        self.counted.add(State::Pending.as_str(), "", 1);
-        Ok(true)
-    }
-
-    /// Gives up an event: its body is erased and it is never sent. `false`: it may not become `discarded`.
-    pub(super) fn discard(&mut self, seq: i64, now: Timestamp) -> Result<bool, rusqlite::Error> {
-        if let Some((state, code)) = self.settled_state(seq)? {
-            if !state.may_become(State::Discarded) {
-                return Ok(false);
-            }
-            let person: Option<String> =
-                self.cached("SELECT person FROM settled WHERE seq = ?")?.query_row([seq], |r| r.get(0))?;
-            let person = person.map(|p| hashed(&self.person_key, &p));
-            self.cached(
-                "UPDATE settled SET state = 'discarded', person = ?2, settled_at = ?3, code = '', reason = ''
-                  WHERE seq = ?1",
-            )?
-            .execute(params![seq, person, now.0])?;
-            self.cached("DELETE FROM bodies WHERE seq = ?")?.execute([seq])?;
-            self.counted.add(state.as_str(), code, -1);
-            self.counted.add(State::Discarded.as_str(), "", 1);
-            return Ok(true);
-        }
-        self.settle(&[(seq, Settled::Discarded)], now)?;
-        Ok(self.settled_state(seq)?.is_some())
-    }
-
-    fn settled_state(&self, seq: i64) -> Result<Option<(State, &'static str)>, rusqlite::Error> {
-        let row: Option<(String, String)> = self
-            .cached("SELECT state, code FROM settled WHERE seq = ?")?
-            .query_row([seq], |r| Ok((r.get(0)?, r.get(1)?)))
-            .optional()?;
-        Ok(row.and_then(|(state, code)| {
-            Some((State::parse(&state)?, Code::parse(&code).map_or("", Code::as_str)))
-        }))
-    }
-
-    /// Forgets up to `limit` rows that are older than the configuration keeps them, and erases bodies whose
-    /// time is up. Returns how many rows and bodies went; less than `limit` means that nothing is left to do.
-    pub(super) fn expire(&mut self, now: Timestamp, limit: usize) -> Result<usize, rusqlite::Error> {
-        let keep = self.settings.clone();
-        let mut gone = 0;
-        for (state, age) in [
-            (State::Delivered, keep.keep_delivered),
-            (State::Skipped, keep.keep_delivered.max(keep.keep_skipped)),
-            (State::Discarded, keep.keep_delivered),
-            (State::Failed, keep.keep_failed),
-        ] {
-            let old: Vec<(i64, String, String)> = self
-                .cached(
-                    "SELECT seq, message_id, code FROM settled WHERE state = ? AND settled_at < ?
-                      ORDER BY settled_at LIMIT ?",
-                )?
-                .query_map(params![state.as_str(), now.minus(age).0, limit as i64], |r| {
-                    Ok((r.get(0)?, r.get(1)?, r.get(2)?))
-                })?
-                .collect::<Result<_, _>>()?;
-            for (seq, message_id, code) in old {
-                self.cached("DELETE FROM ids WHERE id = ?")?.execute([short_hash(&message_id)])?;
-                for table in ["settled", "bodies", "attempts"] {
-                    self.cached(&format!("DELETE FROM {table} WHERE seq = ?"))?.execute([seq])?;
-                }
-                self.counted.add(state.as_str(), Code::parse(&code).map_or("", Code::as_str), -1);
-                gone += 1;
-            }
-        }
-        for (state, age) in [(State::Delivered, keep.keep_bodies), (State::Skipped, keep.keep_skipped)] {
-            let old: Vec<(i64, Option<String>)> = self
-                .cached(
-                    "SELECT b.seq, s.person FROM bodies b JOIN settled s ON s.seq = b.seq
-                      WHERE b.state = ? AND b.since < ? ORDER BY b.since LIMIT ?",
-                )?
-                .query_map(params![state.as_str(), now.minus(age).0, limit as i64], |r| {
-                    Ok((r.get(0)?, r.get(1)?))
-                })?
-                .collect::<Result<_, _>>()?;
-            for (seq, person) in old {
-                let person = person.map(|p| hashed(&self.person_key, &p));
-                self.cached("UPDATE settled SET person = ?2 WHERE seq = ?1")?
-                    .execute(params![seq, person])?;
-                self.cached("DELETE FROM bodies WHERE seq = ?")?.execute([seq])?;
-                gone += 1;
-            }
-        }
-        Ok(gone)
-    }
-
-    fn note_progress(&self, p: &Progress) -> Result<(), rusqlite::Error> {
-        self.cached(
-            "INSERT OR REPLACE INTO spool_files
-                    (name, inode, born, modified, position, place, read_size, read_modified, finished)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        )?
-        .execute(params![
-            p.name,
-            p.identity.inode as i64,
-            p.identity.born,
-            p.identity.modified,
-            p.position as i64,
-            p.place as i64,
-            p.read.0 as i64,
-            p.read.1,
-            p.finished
-        ])?;
-        Ok(())
-    }
-
-    /// Forgets files that are gone from the spool.
-    pub(super) fn forget_files(&self, files: &[FileIdentity]) -> Result<(), rusqlite::Error> {
-        for file in files {
-            self.cached("DELETE FROM spool_files WHERE inode = ? AND born = ? AND modified = ?")?
-                .execute(params![file.inode as i64, file.born, file.modified])?;
-        }
-        Ok(())
-    }
-
-    /// Every file that is not known to be gone from the spool.
-    pub(super) fn progress(&self) -> Result<Vec<Progress>, OutboxError> {
-        let read = || {
-            self.cached(
-                "SELECT name, inode, born, modified, position, place, read_size, read_modified, finished
-                   FROM spool_files",
-            )?
-            .query_map([], |r| {
-                Ok(Progress {
-                    name: r.get(0)?,
-                    identity: FileIdentity {
-                        inode: r.get::<_, i64>(1)? as u64,
-                        born: r.get(2)?,
-                        modified: r.get(3)?,
-                    },
-                    position: r.get::<_, i64>(4)? as u64,
-                    place: r.get::<_, i64>(5)? as u64,
-                    read: (r.get::<_, i64>(6)? as u64, r.get(7)?),
-                    finished: r.get(8)?,
-                })
-            })?
-            .collect::<Result<Vec<_>, _>>()
-        };
-        read().map_err(|e| self.error("read how far the spool is taken", e))
     }
 
     /// Sets a fact about this outbox.
@@ -652,7 +212,7 @@ impl Store {
         Ok(())
     }
 
-    fn cached(&self, sql: &str) -> Result<CachedStatement<'_>, rusqlite::Error> {
+    pub(super) fn cached(&self, sql: &str) -> Result<CachedStatement<'_>, rusqlite::Error> {
         self.conn.prepare_cached(sql)
     }
 }
@@ -661,12 +221,6 @@ impl Store {
 fn file_at(path: &Path) -> Result<(u64, u64), OutboxError> {
     let meta = std::fs::metadata(path).map_err(|e| OutboxError::io(path, "find the database", &e))?;
     Ok((meta.dev(), meta.ino()))
-}
-
-enum Inserted {
-    New,
-    Duplicate,
-    Reused { first_at: Timestamp, first_file: String },
 }
 
 fn configure(conn: &mut Connection) -> Result<(), rusqlite::Error> {
@@ -727,7 +281,7 @@ pub(super) fn hashed(key: &[u8; 32], person: &str) -> String {
 /// Marks a person that is known by a hash alone.
 const HASH_PREFIX: &str = "hash:";
 
-fn short_id(id: &MessageId) -> [u8; 16] {
+pub(super) fn short_id(id: &MessageId) -> [u8; 16] {
     short_hash(id.as_str())
 }
 

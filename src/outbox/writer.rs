@@ -1,6 +1,9 @@
 //! The writer: one thread, one connection, one commit for all that waits.
 
-use super::store::{self, Appended, NOT_BEFORE, Progress, Settled, Store};
+use super::append::Appended;
+use super::files::Progress;
+use super::settle::Settled;
+use super::store::{self, NOT_BEFORE, Store};
 use super::{NewEvent, OutboxError, Settings};
 use crate::clock::{Clock, Timestamp};
 use crate::config;

@@ -1,0 +1,164 @@
+//! How events come into the outbox: all of a chunk or none of it, and none twice.
+
+use super::files::Progress;
+use super::row::{Fate, NewEvent, State};
+use super::settle::Settled;
+use super::store::{DUPLICATES, Store, short_id};
+use crate::clock::Timestamp;
+use crate::event::Digest;
+use rusqlite::params;
+
+/// What became of the events of one [`Writer::append`](super::Writer::append).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Appended {
+    /// All are on the disk, but for duplicates, which were there before.
+    Stored {
+        /// How many are new.
+        stored: u64,
+        /// How many were there before.
+        duplicates: u64,
+    },
+    /// Nothing is stored: these, by index, carry the id of an earlier event of other content.
+    Reused(Vec<Reused>),
+}
+
+/// An id that was used before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reused {
+    /// The event's index in the call.
+    pub index: usize,
+    /// When the first event of that id came.
+    pub first_at: Timestamp,
+    /// And in which file.
+    pub first_file: String,
+}
+
+impl Store {
+    /// Adds events at the end of the spool's order and notes how far their files are taken. All or nothing:
+    /// with a reused id among them nothing is added. Call it within [`Store::transaction`].
+    pub(super) fn append(
+        &mut self,
+        events: &[NewEvent],
+        progress: &[Progress],
+        now: Timestamp,
+    ) -> Result<Appended, rusqlite::Error> {
+        let first_seq = self.next_seq;
+        let before = std::mem::take(&mut self.counted);
+        self.conn.execute_batch("SAVEPOINT append")?;
+        let (mut duplicates, mut reused) = (0, Vec::new());
+        for (index, event) in events.iter().enumerate() {
+            match self.insert(event, now)? {
+                Inserted::New => {}
+                Inserted::Duplicate => duplicates += 1,
+                Inserted::Reused { first_at, first_file } => {
+                    reused.push(Reused { index, first_at, first_file });
+                }
+            }
+        }
+        if !reused.is_empty() {
+            self.conn.execute_batch("ROLLBACK TO append; RELEASE append")?;
+            self.next_seq = first_seq;
+            self.counted = before;
+            return Ok(Appended::Reused(reused));
+        }
+        for p in progress {
+            self.note_progress(p)?;
+        }
+        self.conn.execute_batch("RELEASE append")?;
+        for ((state, code), n) in before.0 {
+            self.counted.add(state, code, n);
+        }
+        self.counted.add(DUPLICATES, "", duplicates as i64);
+        Ok(Appended::Stored { stored: events.len() as u64 - duplicates, duplicates })
+    }
+
+    pub(super) fn insert(&mut self, event: &NewEvent, now: Timestamp) -> Result<Inserted, rusqlite::Error> {
+        let id = short_id(&event.message_id);
+        let seq = self.next_seq;
+        let added = self
+            .cached("INSERT INTO ids (id, seq) VALUES (?, ?) ON CONFLICT DO NOTHING")?
+            .execute(params![id, seq])?;
+        if added == 0 {
+            let (digest, first_at, first_file) = self.first_of(&id)?;
+            return Ok(if digest == event.digest {
+                Inserted::Duplicate
+            } else {
+                Inserted::Reused { first_at, first_file }
+            });
+        }
+        self.next_seq += 1;
+        let common = (event.message_id.as_str(), &event.kind, &event.name, event.digest.to_bytes());
+        match &event.fate {
+            Fate::Send { lane, person } => {
+                self.cached(
+                    "INSERT INTO pending (seq, lane, message_id, type, event, person, digest, file, place,
+                                          spooled_at, received_at, body)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                )?
+                .execute(params![
+                    seq,
+                    lane.0,
+                    common.0,
+                    common.1,
+                    common.2,
+                    person,
+                    common.3,
+                    &*event.file,
+                    event.place as i64,
+                    event.spooled_at.0,
+                    now.0,
+                    event.body
+                ])?;
+                self.counted.add(State::Pending.as_str(), "", 1);
+            }
+            Fate::Skip(reason) | Fate::Fail(reason) => {
+                let settled = match &event.fate {
+                    Fate::Skip(_) => Settled::Skipped(reason.clone()),
+                    _ => Settled::Failed(reason.clone()),
+                };
+                let state = settled.state();
+                self.cached(
+                    "INSERT INTO settled (seq, state, message_id, type, event, person, digest, file, place,
+                                          spooled_at, received_at, settled_at, attempts, code, reason)
+                     VALUES (?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
+                )?
+                .execute(params![
+                    seq,
+                    state.as_str(),
+                    common.0,
+                    common.1,
+                    common.2,
+                    common.3,
+                    &*event.file,
+                    event.place as i64,
+                    event.spooled_at.0,
+                    now.0,
+                    now.0,
+                    reason.code.as_str(),
+                    reason.text
+                ])?;
+                self.counted.add(state.as_str(), reason.code.as_str(), 1);
+                if self.keeps_body(&settled) {
+                    self.cached("INSERT INTO bodies (seq, state, since, body) VALUES (?, ?, ?, ?)")?
+                        .execute(params![seq, state.as_str(), now.0, event.body])?;
+                }
+            }
+        }
+        Ok(Inserted::New)
+    }
+
+    pub(super) fn first_of(&self, id: &[u8; 16]) -> Result<(Digest, Timestamp, String), rusqlite::Error> {
+        self.cached(
+            "SELECT digest, received_at, file FROM pending WHERE seq = (SELECT seq FROM ids WHERE id = ?1)
+             UNION ALL
+             SELECT digest, received_at, file FROM settled WHERE seq = (SELECT seq FROM ids WHERE id = ?1)",
+        )?
+        .query_row([id], |r| Ok((Digest::from_bytes(r.get(0)?), Timestamp(r.get(1)?), r.get(2)?)))
+    }
+}
+
+enum Inserted {
+    New,
+    Duplicate,
+    Reused { first_at: Timestamp, first_file: String },
+}

@@ -1,0 +1,178 @@
+//! How events leave the pending, and come back to them: each along a legal arrow, counted as it goes.
+
+use super::row::State;
+use super::store::{Store, hashed};
+use crate::clock::Timestamp;
+use crate::reason::{Code, Reason};
+use rusqlite::{OptionalExtension, params};
+
+/// Answers kept for one event: the first trouble is seldom older than this many, the last ones matter most.
+const MAX_ATTEMPTS_KEPT: i64 = 16;
+
+/// How one pending event is settled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// The receiver accepted it.
+    Delivered,
+    /// There is nothing to send; whether its body is kept for a while.
+    Skipped(Reason),
+    /// No request can be made of it, or the receiver refused it.
+    Failed(Reason),
+    /// Given up by hand.
+    Discarded,
+}
+
+impl Settled {
+    /// The state that it leads to.
+    pub fn state(&self) -> State {
+        match self {
+            Settled::Delivered => State::Delivered,
+            Settled::Skipped(_) => State::Skipped,
+            Settled::Failed(_) => State::Failed,
+            Settled::Discarded => State::Discarded,
+        }
+    }
+
+    fn reason(&self) -> (&str, &str) {
+        match self {
+            Settled::Skipped(r) | Settled::Failed(r) => (r.code.as_str(), &r.text),
+            Settled::Delivered | Settled::Discarded => ("", ""),
+        }
+    }
+}
+
+impl Store {
+    /// Whether the body of an event settled like this stays for a while.
+    pub(super) fn keeps_body(&self, settled: &Settled) -> bool {
+        match settled {
+            Settled::Delivered => !self.settings.keep_bodies.is_zero(),
+            Settled::Skipped(reason) => {
+                // The producer has said that this event is none of Koala's business.
+                reason.code != Code::IntegrationsOff && !self.settings.keep_skipped.is_zero()
+            }
+            Settled::Failed(_) => true,
+            Settled::Discarded => false,
+        }
+    }
+
+    /// Settles pending events; those that are not pending any more are left as they are.
+    pub(super) fn settle(&mut self, rows: &[(i64, Settled)], now: Timestamp) -> Result<(), rusqlite::Error> {
+        for (seq, settled) in rows {
+            let state = settled.state();
+            debug_assert!(State::Pending.may_become(state));
+            let person: Option<String> = self
+                .cached("SELECT person FROM pending WHERE seq = ?")?
+                .query_row([seq], |r| r.get(0))
+                .optional()?;
+            let Some(mut person) = person else { continue };
+            let keeps_body = self.keeps_body(settled);
+            if !keeps_body {
+                person = hashed(&self.person_key, &person);
+            }
+            let (code, reason) = settled.reason();
+            self.cached(
+                "INSERT INTO settled (seq, state, message_id, type, event, person, digest, file, place,
+                                      spooled_at, received_at, settled_at, attempts, code, reason)
+                 SELECT seq, ?2, message_id, type, event, ?3, digest, file, place, spooled_at, received_at, ?4,
+                        (SELECT coalesce(max(n), 0) FROM attempts a WHERE a.seq = ?1) + ?5, ?6, ?7
+                   FROM pending WHERE seq = ?1",
+            )?
+            .execute(params![
+                seq, state.as_str(), person, now.0, i64::from(state == State::Delivered), code, reason
+            ])?;
+            if keeps_body {
+                self.cached(
+                    "INSERT INTO bodies (seq, state, since, body)
+                     SELECT seq, ?2, ?3, body FROM pending WHERE seq = ?1",
+                )?
+                .execute(params![seq, state.as_str(), now.0])?;
+            }
+            self.cached("DELETE FROM pending WHERE seq = ?")?.execute([seq])?;
+            self.counted.add(State::Pending.as_str(), "", -1);
+            self.counted.add(state.as_str(), Code::parse(code).map_or("", Code::as_str), 1);
+        }
+        Ok(())
+    }
+
+    /// Notes an answer other than acceptance with each of these events.
+    pub(super) fn note_attempts(
+        &mut self,
+        seqs: &[i64],
+        reason: &Reason,
+        now: Timestamp,
+    ) -> Result<(), rusqlite::Error> {
+        for seq in seqs {
+            self.cached(
+                "INSERT INTO attempts (seq, n, at, code, text)
+                 SELECT ?1, coalesce((SELECT max(n) FROM attempts WHERE seq = ?1), 0) + 1, ?2, ?3, ?4
+                  WHERE EXISTS (SELECT 1 FROM pending WHERE seq = ?1)",
+            )?
+            .execute(params![seq, now.0, reason.code.as_str(), reason.text])?;
+            self.cached(
+                "DELETE FROM attempts
+                  WHERE seq = ?1 AND n <= (SELECT max(n) FROM attempts WHERE seq = ?1) - ?2",
+            )?
+            .execute(params![seq, MAX_ATTEMPTS_KEPT])?;
+        }
+        Ok(())
+    }
+
+    /// Puts a settled event whose body was kept back among the pending.
+    /// `false`: it is not settled, may not go back, or has no body any more.
+    pub(super) fn readmit(&mut self, seq: i64, lane: i64, person: &str) -> Result<bool, rusqlite::Error> {
+        let Some((state, code)) = self.settled_state(seq)? else { return Ok(false) };
+        if !state.may_become(State::Pending) {
+            return Ok(false);
+        }
+        let moved = self
+            .cached(
+                "INSERT INTO pending (seq, lane, message_id, type, event, person, digest, file, place,
+                                      spooled_at, received_at, body)
+                 SELECT s.seq, ?2, s.message_id, s.type, s.event, ?3, s.digest, s.file, s.place, s.spooled_at,
+                        s.received_at, b.body
+                   FROM settled s JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?1",
+            )?
+            .execute(params![seq, lane, person])?;
+        if moved == 0 {
+            return Ok(false);
+        }
+        self.cached("DELETE FROM settled WHERE seq = ?")?.execute([seq])?;
+        self.cached("DELETE FROM bodies WHERE seq = ?")?.execute([seq])?;
+        self.counted.add(state.as_str(), code, -1);
+        self.counted.add(State::Pending.as_str(), "", 1);
+        Ok(true)
+    }
+
+    /// Gives up an event: its body is erased and it is never sent. `false`: it may not become `discarded`.
+    pub(super) fn discard(&mut self, seq: i64, now: Timestamp) -> Result<bool, rusqlite::Error> {
+        if let Some((state, code)) = self.settled_state(seq)? {
+            if !state.may_become(State::Discarded) {
+                return Ok(false);
+            }
+            let person: Option<String> =
+                self.cached("SELECT person FROM settled WHERE seq = ?")?.query_row([seq], |r| r.get(0))?;
+            let person = person.map(|p| hashed(&self.person_key, &p));
+            self.cached(
+                "UPDATE settled SET state = 'discarded', person = ?2, settled_at = ?3, code = '', reason = ''
+                  WHERE seq = ?1",
+            )?
+            .execute(params![seq, person, now.0])?;
+            self.cached("DELETE FROM bodies WHERE seq = ?")?.execute([seq])?;
+            self.counted.add(state.as_str(), code, -1);
+            self.counted.add(State::Discarded.as_str(), "", 1);
+            return Ok(true);
+        }
+        self.settle(&[(seq, Settled::Discarded)], now)?;
+        Ok(self.settled_state(seq)?.is_some())
+    }
+
+    pub(super) fn settled_state(&self, seq: i64) -> Result<Option<(State, &'static str)>, rusqlite::Error> {
+        let row: Option<(String, String)> = self
+            .cached("SELECT state, code FROM settled WHERE seq = ?")?
+            .query_row([seq], |r| Ok((r.get(0)?, r.get(1)?)))
+            .optional()?;
+        Ok(row.and_then(|(state, code)| {
+            Some((State::parse(&state)?, Code::parse(&code).map_or("", Code::as_str)))
+        }))
+    }
+}
