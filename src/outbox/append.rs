@@ -72,7 +72,7 @@ impl Store {
         Ok(Appended::Stored { stored: events.len() as u64 - duplicates, duplicates })
     }
 
-    pub(super) fn insert(&mut self, event: &NewEvent, now: Timestamp) -> Result<Inserted, rusqlite::Error> {
+    fn insert(&mut self, event: &NewEvent, now: Timestamp) -> Result<Inserted, rusqlite::Error> {
         let id = short_id(&event.message_id);
         let seq = self.next_seq;
         let added = self
@@ -147,7 +147,7 @@ impl Store {
         Ok(Inserted::New)
     }
 
-    pub(super) fn first_of(&self, id: &[u8; 16]) -> Result<(Digest, Timestamp, String), rusqlite::Error> {
+    fn first_of(&self, id: &[u8; 16]) -> Result<(Digest, Timestamp, String), rusqlite::Error> {
         self.cached(
             "SELECT digest, received_at, file FROM pending WHERE seq = (SELECT seq FROM ids WHERE id = ?1)
              UNION ALL
