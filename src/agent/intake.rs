@@ -11,18 +11,15 @@
 
 use super::chunk::{Chunk, Source};
 use super::remover::Remover;
+use super::seen::{MAX_REPORTED, View};
 use super::{Fatal, Pulse};
 use crate::clock::{Clock, Moment, Mono};
 use crate::config;
-use crate::disk;
 use crate::outbox::{Answer, Appended, Gauge, OutboxError, Progress, Writer};
 use crate::reason::{Code, Reason};
-use crate::spool::{
-    Entry, FileIdentity, FileKey, Listing, Rejects, Removal, Spool, SpoolError, Watcher, shown,
-};
-use crate::status;
+use crate::spool::{Entry, FileIdentity, FileKey, Rejects, Removal, Spool, SpoolError, Watcher, shown};
 use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -31,27 +28,12 @@ use std::time::{Duration, Instant};
 
 /// How often a blocked intake looks whether there is room again.
 const BLOCKED_RETRY: Duration = Duration::from_secs(1);
-/// A full outbox takes files again when it has shrunk to this share, so that it does not flap.
-const REOPEN_BELOW: f64 = 0.95;
-/// How often a file that cannot be read is spoken of again.
-const REMIND_EVERY: Duration = Duration::from_secs(3600);
 /// The ticks of a file system's clock are this long at most. A file that changed within the last one is left alone
 /// until it is over: what happened to it afterwards could not be told by its time stamps, nor a new file of the same
 /// inode from it.
 const TICK: Duration = Duration::from_millis(10);
-/// Names remembered as spoken of; of more oddities than this at once the rest is not spoken of.
-const MAX_REPORTED: usize = 10_000;
 /// How often `rejected/` is looked through: for files whose time is up, and for those that have grown whole.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
-
-/// What the intake tells the rest of the agent.
-#[derive(Debug, Clone, PartialEq)]
-pub struct View {
-    /// The spool's part of the status.
-    pub spool: status::Spool,
-    /// Whether files are taken.
-    pub intake: status::Intake,
-}
 
 /// Why a round ended early.
 pub(super) enum Stop {
@@ -108,7 +90,7 @@ pub struct Intake {
     pub(super) parts: Parts,
     pub(super) config: config::Config,
     pub(super) rejects: Rejects,
-    gauge: Arc<Gauge>,
+    pub(super) gauge: Arc<Gauge>,
     remover: Remover,
     pub(super) chunk: Chunk,
     in_commit: Option<(Chunk, Answer<Appended>)>,
@@ -117,24 +99,24 @@ pub struct Intake {
     /// How far files are taken that are still in the folder, or set aside.
     pub(super) taken: HashMap<FileKey, Progress>,
     /// Files that are taken and on their way out, by name.
-    leaving: HashMap<OsString, FileKey>,
+    pub(super) leaving: HashMap<OsString, FileKey>,
     /// Documents that ended too early: as they were, and since when.
     pub(super) incomplete: HashMap<OsString, (Entry, Mono)>,
     /// Files that may not be read, and when that was last said.
-    unreadable: HashMap<OsString, Mono>,
+    pub(super) unreadable: HashMap<OsString, Mono>,
     /// Files that are not yet to be taken.
-    young: HashMap<OsString, Young>,
+    pub(super) young: HashMap<OsString, Young>,
     /// Files that were announced as finished and are not taken yet.
-    announced: HashSet<OsString>,
+    pub(super) announced: HashSet<OsString>,
     /// Oddities that were spoken of.
-    reported: HashSet<OsString>,
+    pub(super) reported: HashSet<OsString>,
     gone: Vec<FileIdentity>,
-    blocked: Option<Reason>,
+    pub(super) blocked: Option<Reason>,
     tidied: Option<Mono>,
 }
 
 /// A file that may still be written, as far as anybody knows.
-struct Young {
+pub(super) struct Young {
     /// As it was when last seen.
     entry: Entry,
     /// Since when it has been so.
@@ -395,14 +377,6 @@ impl Intake {
         self.remover.remove(entry);
     }
 
-    pub(super) fn waits_no_more(&mut self, entry: &Entry) {
-        self.announced.remove(&entry.name);
-        self.view(|view| {
-            view.spool.waiting_files = view.spool.waiting_files.saturating_sub(1);
-            view.spool.waiting_bytes = view.spool.waiting_bytes.saturating_sub(entry.size);
-        });
-    }
-
     fn collect_removed(&mut self) {
         for (entry, removal) in self.remover.done() {
             self.leaving.remove(&entry.name);
@@ -448,112 +422,6 @@ impl Intake {
         self.taken.get(&entry.identity.key())
     }
 
-    fn no_room(&self) -> Option<Reason> {
-        let outbox = &self.config.outbox;
-        let used = self.gauge.bytes();
-        let was_full = self.blocked.as_ref().is_some_and(|reason| reason.code == Code::MaxBytes);
-        let limit = if was_full { outbox.max_bytes as f64 * REOPEN_BELOW } else { outbox.max_bytes as f64 };
-        if used as f64 >= limit {
-            let text = format!(
-                "the outbox holds {} of the {} that outbox.max_bytes allows, delivered ids within outbox.keep_delivered \
-                 among them",
-                config::Bytes(used),
-                config::Bytes(outbox.max_bytes)
-            );
-            return Some(Reason::new(Code::MaxBytes, text));
-        }
-        let disk::Disk { free, total } = disk::of(&outbox.path)?;
-        let (floor, log) = (outbox.min_free.bytes(total), self.gauge.log());
-        (free < floor.saturating_add(log)).then(|| {
-            let text = format!(
-                "the outbox's file system has {} free, less than the {} that outbox.min_free asks for and the {} that \
-                 the write-ahead log may need",
-                config::Bytes(free),
-                config::Bytes(floor),
-                config::Bytes(log)
-            );
-            Reason::new(Code::MinFree, text)
-        })
-    }
-
-    fn block(&mut self, reason: Reason) {
-        if self.blocked.as_ref().is_none_or(|before| before.code != reason.code) {
-            tracing::warn!("no more files are taken ({reason}); they wait in the spool");
-        }
-        self.blocked = Some(reason);
-        self.publish_intake();
-    }
-
-    fn unblock(&mut self) {
-        if self.blocked.take().is_some() {
-            tracing::info!("files are taken again");
-            self.publish_intake();
-        }
-    }
-
-    fn publish_intake(&self) {
-        let state =
-            if self.blocked.is_some() { status::IntakeState::Blocked } else { status::IntakeState::Open };
-        self.view(|view| view.intake = status::Intake { state, reason: self.blocked.clone() });
-    }
-
-    fn view(&self, change: impl FnOnce(&mut View)) {
-        change(&mut self.parts.view.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Says what the folder shows.
-    fn see(&mut self, listing: &Listing) {
-        let present: HashSet<&OsStr> = listing.files.iter().map(|e| e.name.as_os_str()).collect();
-        self.unreadable.retain(|name, _| present.contains(name.as_os_str()));
-        self.incomplete.retain(|name, _| present.contains(name.as_os_str()));
-        self.young.retain(|name, _| present.contains(name.as_os_str()));
-        self.announced.retain(|name| present.contains(name.as_os_str()));
-        let odd: HashSet<&OsStr> = listing.left.iter().map(|(name, _)| name.as_os_str()).collect();
-        self.reported.retain(|name| odd.contains(name.as_os_str()) || present.contains(name.as_os_str()));
-        for (name, what) in &listing.left {
-            self.report(
-                name,
-                format_args!("left alone: it is {what}, and only files with one name are read"),
-            );
-        }
-        let (now, unreadable) = (self.parts.clock.now(), self.unreadable.len() as u64);
-        let leaving = listing.files.iter().filter(|entry| self.leaving.contains_key(&entry.name));
-        let (files, bytes) = leaving.fold((0, 0), |(files, bytes), entry| (files + 1, bytes + entry.size));
-        self.view(|view| {
-            view.spool.waiting_files = listing.waiting.0.saturating_sub(files);
-            view.spool.waiting_bytes = listing.waiting.1.saturating_sub(bytes);
-            view.spool.unreadable_files = unreadable;
-            view.spool.scanned_at = Some(now);
-        });
-    }
-
-    /// Speaks of an oddity of the folder once.
-    pub(super) fn report(&mut self, name: &OsStr, what: std::fmt::Arguments<'_>) {
-        if self.reported.len() < MAX_REPORTED && self.reported.insert(name.to_owned()) {
-            tracing::warn!("{}: {what}", shown(self.parts.spool.dir().join(name)));
-        }
-    }
-
-    /// A file that may not be read stays, is counted, and is spoken of now and then.
-    pub(super) fn leave_unreadable(&mut self, entry: &Entry, hint: &str) {
-        let now = self.parts.clock.mono();
-        let said = self.unreadable.get(&entry.name);
-        if said.is_none_or(|said| now.saturating_sub(*said) >= REMIND_EVERY) {
-            tracing::warn!("{}: {hint}", shown(self.parts.spool.dir().join(&entry.name)));
-            self.unreadable.insert(entry.name.clone(), now);
-        }
-        let unreadable = self.unreadable.len() as u64;
-        self.view(|view| view.spool.unreadable_files = unreadable);
-    }
-
-    /// It could be opened.
-    pub(super) fn is_readable(&mut self, name: &OsStr) {
-        if self.unreadable.remove(name).is_some() {
-            let unreadable = self.unreadable.len() as u64;
-            self.view(|view| view.spool.unreadable_files = unreadable);
-        }
-    }
-
     fn tidy(&mut self) {
         let now = self.parts.clock.mono();
         if self
@@ -568,11 +436,6 @@ impl Intake {
         }
         self.rejects.expire(self.parts.clock.now().minus(self.config.outbox.keep_failed));
         self.count_rejected();
-    }
-
-    fn count_rejected(&self) {
-        let rejected = self.rejects.count();
-        self.view(|view| view.spool.rejected_files = rejected);
     }
 }
 

@@ -18,6 +18,7 @@ mod publisher;
 mod pulse;
 mod reading;
 mod remover;
+mod seen;
 mod summary;
 mod triage;
 
@@ -31,8 +32,9 @@ use crate::outbox::{Gauge, Outbox, OutboxError, Reader};
 use crate::spool::{Spool, SpoolError, Watcher};
 use crate::status::{self, Status};
 use courier::{Courier, Signal};
-use intake::{Intake, View};
+use intake::Intake;
 use publisher::Publisher;
+use seen::View;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,6 +1,6 @@
 //! Says how the agent is, for everybody to read: in the status file, to the service manager, and in the log.
 
-use super::intake::View;
+use super::seen::View;
 use super::summary::Summary;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;

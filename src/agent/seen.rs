@@ -1,0 +1,149 @@
+//! What the intake sees and says: the folder, the room that is left, and what was odd.
+
+use super::intake::Intake;
+use crate::config;
+use crate::disk;
+use crate::reason::{Code, Reason};
+use crate::spool::{Entry, Listing, shown};
+use crate::status;
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+/// A full outbox takes files again when it has shrunk to this share, so that it does not flap.
+const REOPEN_BELOW: f64 = 0.95;
+/// How often a file that cannot be read is spoken of again.
+const REMIND_EVERY: Duration = Duration::from_secs(3600);
+/// Names remembered as spoken of; of more oddities than this at once the rest is not spoken of.
+pub(super) const MAX_REPORTED: usize = 10_000;
+
+/// What the intake tells the rest of the agent.
+#[derive(Debug, Clone, PartialEq)]
+pub struct View {
+    /// The spool's part of the status.
+    pub spool: status::Spool,
+    /// Whether files are taken.
+    pub intake: status::Intake,
+}
+
+impl Intake {
+    pub(super) fn waits_no_more(&mut self, entry: &Entry) {
+        self.announced.remove(&entry.name);
+        self.view(|view| {
+            view.spool.waiting_files = view.spool.waiting_files.saturating_sub(1);
+            view.spool.waiting_bytes = view.spool.waiting_bytes.saturating_sub(entry.size);
+        });
+    }
+
+    pub(super) fn no_room(&self) -> Option<Reason> {
+        let outbox = &self.config.outbox;
+        let used = self.gauge.bytes();
+        let was_full = self.blocked.as_ref().is_some_and(|reason| reason.code == Code::MaxBytes);
+        let limit = if was_full { outbox.max_bytes as f64 * REOPEN_BELOW } else { outbox.max_bytes as f64 };
+        if used as f64 >= limit {
+            let text = format!(
+                "the outbox holds {} of the {} that outbox.max_bytes allows, delivered ids within outbox.keep_delivered \
+                 among them",
+                config::Bytes(used),
+                config::Bytes(outbox.max_bytes)
+            );
+            return Some(Reason::new(Code::MaxBytes, text));
+        }
+        let disk::Disk { free, total } = disk::of(&outbox.path)?;
+        let (floor, log) = (outbox.min_free.bytes(total), self.gauge.log());
+        (free < floor.saturating_add(log)).then(|| {
+            let text = format!(
+                "the outbox's file system has {} free, less than the {} that outbox.min_free asks for and the {} that \
+                 the write-ahead log may need",
+                config::Bytes(free),
+                config::Bytes(floor),
+                config::Bytes(log)
+            );
+            Reason::new(Code::MinFree, text)
+        })
+    }
+
+    pub(super) fn block(&mut self, reason: Reason) {
+        if self.blocked.as_ref().is_none_or(|before| before.code != reason.code) {
+            tracing::warn!("no more files are taken ({reason}); they wait in the spool");
+        }
+        self.blocked = Some(reason);
+        self.publish_intake();
+    }
+
+    pub(super) fn unblock(&mut self) {
+        if self.blocked.take().is_some() {
+            tracing::info!("files are taken again");
+            self.publish_intake();
+        }
+    }
+
+    pub(super) fn publish_intake(&self) {
+        let state =
+            if self.blocked.is_some() { status::IntakeState::Blocked } else { status::IntakeState::Open };
+        self.view(|view| view.intake = status::Intake { state, reason: self.blocked.clone() });
+    }
+
+    pub(super) fn view(&self, change: impl FnOnce(&mut View)) {
+        change(&mut self.parts.view.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Says what the folder shows.
+    pub(super) fn see(&mut self, listing: &Listing) {
+        let present: HashSet<&OsStr> = listing.files.iter().map(|e| e.name.as_os_str()).collect();
+        self.unreadable.retain(|name, _| present.contains(name.as_os_str()));
+        self.incomplete.retain(|name, _| present.contains(name.as_os_str()));
+        self.young.retain(|name, _| present.contains(name.as_os_str()));
+        self.announced.retain(|name| present.contains(name.as_os_str()));
+        let odd: HashSet<&OsStr> = listing.left.iter().map(|(name, _)| name.as_os_str()).collect();
+        self.reported.retain(|name| odd.contains(name.as_os_str()) || present.contains(name.as_os_str()));
+        for (name, what) in &listing.left {
+            self.report(
+                name,
+                format_args!("left alone: it is {what}, and only files with one name are read"),
+            );
+        }
+        let (now, unreadable) = (self.parts.clock.now(), self.unreadable.len() as u64);
+        let leaving = listing.files.iter().filter(|entry| self.leaving.contains_key(&entry.name));
+        let (files, bytes) = leaving.fold((0, 0), |(files, bytes), entry| (files + 1, bytes + entry.size));
+        self.view(|view| {
+            view.spool.waiting_files = listing.waiting.0.saturating_sub(files);
+            view.spool.waiting_bytes = listing.waiting.1.saturating_sub(bytes);
+            view.spool.unreadable_files = unreadable;
+            view.spool.scanned_at = Some(now);
+        });
+    }
+
+    /// Speaks of an oddity of the folder once.
+    pub(super) fn report(&mut self, name: &OsStr, what: std::fmt::Arguments<'_>) {
+        if self.reported.len() < MAX_REPORTED && self.reported.insert(name.to_owned()) {
+            tracing::warn!("{}: {what}", shown(self.parts.spool.dir().join(name)));
+        }
+    }
+
+    /// A file that may not be read stays, is counted, and is spoken of now and then.
+    pub(super) fn leave_unreadable(&mut self, entry: &Entry, hint: &str) {
+        let now = self.parts.clock.mono();
+        let said = self.unreadable.get(&entry.name);
+        if said.is_none_or(|said| now.saturating_sub(*said) >= REMIND_EVERY) {
+            tracing::warn!("{}: {hint}", shown(self.parts.spool.dir().join(&entry.name)));
+            self.unreadable.insert(entry.name.clone(), now);
+        }
+        let unreadable = self.unreadable.len() as u64;
+        self.view(|view| view.spool.unreadable_files = unreadable);
+    }
+
+    /// It could be opened.
+    pub(super) fn is_readable(&mut self, name: &OsStr) {
+        if self.unreadable.remove(name).is_some() {
+            let unreadable = self.unreadable.len() as u64;
+            self.view(|view| view.spool.unreadable_files = unreadable);
+        }
+    }
+
+    pub(super) fn count_rejected(&self) {
+        let rejected = self.rejects.count();
+        self.view(|view| view.spool.rejected_files = rejected);
+    }
+}
