@@ -3,14 +3,17 @@
 //! `KOALA_TEST_SCALE=full` takes all of the 20,000 files and 200,000 lines, not a tenth; `KOALA_TEST_SEED` drops the same
 //! files again, and kills at the same shares.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on ends")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on ends")]
 
 mod corpus;
+#[path = "../common/daemon.rs"]
 mod daemon;
+mod dropping;
 mod verify;
 
 use corpus::Corpus;
 use daemon::Daemon;
+use dropping::{dropping, prepare};
 use koala_agent::receiver::{Faults, Options, Receiver};
 use koala_agent::status::DestinationState;
 use std::io::Write;
@@ -91,7 +94,7 @@ fn run(title: &str, seed: u64, moments: &[Moment]) {
     let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
     let daemon = Daemon::new(&receiver.endpoint());
     let corpus = Corpus::new(singles, lines, rng.u64(..));
-    daemon.prepare(&corpus.files);
+    prepare(&daemon, &corpus.files);
     say(&format!("load, {title}: seed {seed}, {} events in {} files", corpus.dropped, corpus.files.len()));
     let mut run = Run { corpus, daemon, receiver, rng, kills: Vec::new(), began: Instant::now() };
     run.play(moments);
@@ -106,8 +109,8 @@ impl Run {
     fn play(&mut self, moments: &[Moment]) {
         // A part is there at the start, the rest comes while the agent runs.
         let (first, rest) = self.corpus.files.split_at(self.corpus.files.len() / 4);
-        self.daemon.dropping(first)();
-        let rest = self.daemon.dropping(rest);
+        dropping(&self.daemon, first)();
+        let rest = dropping(&self.daemon, rest);
         self.began = Instant::now();
         self.daemon.start();
         let dropping = thread::spawn(rest);

@@ -1,0 +1,119 @@
+//! The books: what was dropped, and where it is now. "Conserved" is that every event stands at the receiver, in the
+//! outbox, in `rejected/` or still in the spool, and none under two ids.
+
+use super::daemon::Daemon;
+use super::stage::Figures;
+use koala_agent::receiver::Receiver;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::path::Path;
+
+/// An event by its number, which stands in its properties as `n`.
+#[derive(Debug, Clone)]
+pub struct Dropped {
+    pub person: u64,
+    /// The messageId that its producer gave it.
+    pub id: Option<String>,
+}
+
+/// Everything that was dropped, in the order of the spool.
+#[derive(Debug, Default)]
+pub struct Books {
+    pub dropped: BTreeMap<u64, Dropped>,
+}
+
+impl Books {
+    /// The text of the next event: a track by that person. Every third has no messageId.
+    pub fn event(&mut self, person: u64) -> String {
+        let n = self.dropped.len() as u64;
+        let id = (n % 3 != 2).then(|| format!("event-{n}"));
+        let given = id.as_ref().map_or(String::new(), |id| format!(r#""messageId":"{id}","#));
+        self.dropped.insert(n, Dropped { person, id });
+        format!(
+            r#"{{"type":"track","event":"Signed Up",{given}"properties":{{"n":{n},"email":"p{person}@acme.dev"}}}}"#
+        )
+    }
+
+    /// The next event under an id of its own, with other members in its properties (`"a":1,`, or nothing).
+    pub fn event_with(&mut self, person: u64, id: &str, members: &str) -> String {
+        let n = self.dropped.len() as u64;
+        self.dropped.insert(n, Dropped { person, id: Some(id.to_owned()) });
+        format!(
+            r#"{{"type":"track","event":"Signed Up","messageId":"{id}","properties":{{{members}"n":{n},"email":"p{person}@acme.dev"}}}}"#
+        )
+    }
+
+    /// Balances the books of a stopped daemon. One round.
+    ///
+    /// Panics where an event is under another id than its producer's, or where a person's events came out of order.
+    pub fn balance(&self, daemon: &Daemon, receiver: &Receiver) -> Figures {
+        let mut ids: HashMap<u64, BTreeSet<String>> = HashMap::new();
+        let mut last: HashMap<u64, u64> = HashMap::new();
+        for held in receiver.events() {
+            let item: Value = serde_json::from_str(held.item.get()).unwrap();
+            let n = item["properties"]["n"].as_u64().expect("an event without a number at the receiver");
+            let dropped = self.dropped.get(&n).expect("an event at the receiver that nobody dropped");
+            let before = last.insert(dropped.person, n);
+            assert!(before.is_none_or(|before| before < n), "event {n} came after {before:?} of its person");
+            ids.entry(n).or_default().insert(held.message_id.to_string());
+        }
+        for (n, id) in stored(daemon) {
+            ids.entry(n).or_default().insert(id);
+        }
+        for (n, ids) in &ids {
+            let given = &self.dropped[n].id;
+            assert!(
+                given.as_ref().is_none_or(|id| ids.iter().all(|i| i == id)),
+                "event {n} is under {ids:?}"
+            );
+        }
+        let left = numbers_in_files(&[&daemon.spool(), &daemon.spool().join("rejected")]);
+        let lost: Vec<_> =
+            self.dropped.keys().filter(|n| !ids.contains_key(n) && !left.contains(n)).collect();
+        let doubled = ids.values().map(|ids| ids.len() as u64 - 1).sum();
+        let mut figures = Figures {
+            rounds: 1,
+            events: self.dropped.len() as u64,
+            lost: lost.len() as u64,
+            repeated: receiver.stats().repeats,
+            doubled,
+            ..Figures::default()
+        };
+        if !lost.is_empty() {
+            figures = figures.note(format!("lost: {:?}…", &lost[..lost.len().min(10)]));
+        }
+        figures
+    }
+}
+
+/// What the outbox holds with its body, pending or failed: number and id.
+fn stored(daemon: &Daemon) -> Vec<(u64, String)> {
+    if !daemon.outbox().exists() {
+        return Vec::new();
+    }
+    let outbox = daemon.database();
+    let sql = "SELECT message_id, body FROM pending
+               UNION ALL SELECT s.message_id, b.body FROM settled s JOIN bodies b ON b.seq = s.seq";
+    let mut rows = outbox.prepare(sql).unwrap();
+    let rows = rows.query_map([], |row| Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?))).unwrap();
+    rows.map(|row| {
+        let (id, body) = row.unwrap();
+        (numbers(body.as_bytes())[0], id)
+    })
+    .collect()
+}
+
+fn numbers_in_files(folders: &[&Path]) -> BTreeSet<u64> {
+    let files = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
+    let files = files.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+    files.flat_map(|path| numbers(&fs::read(path).unwrap_or_default())).collect()
+}
+
+/// The numbers in a text of events, as [`Books::event`] writes them.
+fn numbers(text: &[u8]) -> Vec<u64> {
+    const MARK: &[u8] = br#""n":"#;
+    let starts = memchr::memmem::find_iter(text, MARK).map(|at| at + MARK.len());
+    let digits = starts.map(|at| text[at..].iter().take_while(|b| b.is_ascii_digit()));
+    digits.map(|digits| digits.fold(0, |n, d| n * 10 + u64::from(d - b'0'))).collect()
+}

@@ -1,0 +1,143 @@
+//! Where a fault strikes: a receiver that counts, the real program on folders of its own, and the books.
+
+use super::books::Books;
+use super::daemon::{Daemon, KEY};
+use super::stage::Figures;
+use koala_agent::receiver::{Faults, Options, Receiver};
+use koala_agent::status::Status;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+
+/// A fact that takes longer than this is not coming.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub struct Place {
+    pub daemon: Daemon,
+    pub receiver: Receiver,
+    pub books: Books,
+    files: u64,
+    /// Ends with the place: the receiver lives in it.
+    _runtime: Runtime,
+}
+
+impl Place {
+    /// With the daemon's folders in a temporary one.
+    pub fn new(faults: Faults) -> Place {
+        Place::with(faults, Daemon::new)
+    }
+
+    /// With the daemon's folders in that one: a mount.
+    pub fn within(folder: &Path, faults: Faults) -> Place {
+        Place::with(faults, |endpoint| Daemon::within(folder, endpoint))
+    }
+
+    fn with(faults: Faults, daemon: impl FnOnce(&str) -> Daemon) -> Place {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let options = Options { faults, seed: Some(1), ..Options::default() };
+        let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
+        let daemon = daemon(&receiver.endpoint());
+        Place { daemon, receiver, books: Books::default(), files: 0, _runtime: runtime }
+    }
+
+    /// Drops so many files of one event each, by so many people in turn.
+    pub fn drop_events(&mut self, events: u64, people: u64) {
+        for n in 0..events {
+            let event = self.books.event(n % people);
+            self.drop_file("json", event.as_bytes());
+        }
+    }
+
+    /// Drops one NDJSON file of so many events, by so many people in turn.
+    pub fn drop_lines(&mut self, events: u64, people: u64) {
+        let mut text = String::new();
+        for n in 0..events {
+            text.push_str(&self.books.event(n % people));
+            text.push('\n');
+        }
+        self.drop_file("ndjson", text.as_bytes());
+    }
+
+    /// Puts a file into the spool as a producer does: written aside, then renamed. Its name is the next in order.
+    pub fn drop_file(&mut self, extension: &str, content: &[u8]) {
+        self.files += 1;
+        let name = format!("{:09}.{extension}", self.files);
+        let aside = self.daemon.spool().join(format!(".{name}"));
+        fs::write(&aside, content).unwrap();
+        fs::rename(aside, self.daemon.spool().join(name)).unwrap();
+    }
+
+    /// Waits for a fact.
+    pub fn until(&mut self, fact: &str, mut holds: impl FnMut(&mut Place) -> bool) {
+        self.until_within(PATIENCE, fact, |place| holds(place));
+    }
+
+    /// Waits for a fact that must come in time.
+    pub fn until_within(
+        &mut self,
+        patience: Duration,
+        fact: &str,
+        mut holds: impl FnMut(&mut Place) -> bool,
+    ) {
+        let began = Instant::now();
+        while !holds(self) {
+            if began.elapsed() > patience {
+                let log = self.daemon.log();
+                let tail: Vec<_> = log.lines().rev().take(15).collect();
+                let tail: Vec<_> = tail.into_iter().rev().collect();
+                panic!("not in time: {fact}\n{:?}\n{}", self.receiver.stats(), tail.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until `status` says so.
+    pub fn until_status(&mut self, fact: &str, holds: impl Fn(&Status) -> bool) {
+        self.until(fact, |place| holds(&place.daemon.status()));
+    }
+
+    /// Waits until the receiver holds everything that was dropped.
+    pub fn until_delivered(&mut self) {
+        let all = self.books.dropped.len();
+        self.until("all delivered", |place| place.receiver.stats().held >= all);
+    }
+
+    /// Waits until all is delivered and marked, stops the daemon, and balances the books. One round.
+    pub fn end(&mut self) -> Figures {
+        self.until_delivered();
+        self.until_status("all is marked", |status| {
+            status.outbox.pending == 0 && status.spool.waiting_files == 0
+        });
+        self.daemon.stop();
+        self.balance()
+    }
+
+    /// Balances the books of a stopped daemon, and looks at what it leaves behind. One round.
+    pub fn balance(&self) -> Figures {
+        let log = self.daemon.log();
+        assert!(!log.contains("panicked") && !log.contains("this is a bug"), "a panic:\n{log}");
+        assert!(!log.contains(KEY), "the key is in the log");
+        for name in ["state", "spool"] {
+            no_key_below(&self.daemon.path(name));
+        }
+        self.books.balance(&self.daemon, &self.receiver)
+    }
+}
+
+fn no_key_below(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            no_key_below(&path);
+        } else if path.is_file() {
+            let bytes = fs::read(&path).unwrap_or_default();
+            assert!(
+                memchr::memmem::find(&bytes, KEY.as_bytes()).is_none(),
+                "the key is in {}",
+                path.display()
+            );
+        }
+    }
+}
