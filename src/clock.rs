@@ -33,6 +33,11 @@ impl Timestamp {
         Timestamp(self.0.saturating_sub(i64::try_from(d.as_millis()).unwrap_or(i64::MAX)))
     }
 
+    /// The moment to the second, for the names of files: `20260102T030405Z`.
+    pub fn compact(self) -> String {
+        self.to_string().chars().filter(|c| !matches!(c, '-' | ':')).collect()
+    }
+
     /// How long ago `earlier` was; zero if it is not earlier.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(u64::try_from(self.0 - earlier.0).unwrap_or(0))

@@ -110,6 +110,27 @@ pub struct Outbox {
     pub max_bytes: u64,
     /// Free bytes of its file system.
     pub disk_free: u64,
+    /// Bytes of the write-ahead log.
+    #[serde(default)]
+    pub log_bytes: u64,
+    /// Processes whose open transactions keep a log that has grown too large from being emptied.
+    #[serde(default)]
+    pub log_held_by: Vec<i32>,
+    /// What has happened to it that a person should know.
+    #[serde(default)]
+    pub incident: Option<Incident>,
+}
+
+/// Damage to the outbox that was mended as far as it could be. It is told of until its files are removed, or for a week
+/// where it left none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Incident {
+    /// When it was found.
+    pub at: Timestamp,
+    /// What it was and what has become of the events.
+    pub text: String,
+    /// Where the damaged files are kept.
+    pub files: Option<PathBuf>,
 }
 
 /// A share of the settled events.

@@ -96,7 +96,9 @@ impl Publisher {
     /// # Errors
     /// The outbox cannot be read.
     pub fn status(&self, running: bool) -> Result<Status, OutboxError> {
-        let counts = self.reader.lock().unwrap_or_else(PoisonError::into_inner).counts()?;
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        let (counts, incident) = (reader.counts()?, reader.incident(self.clock.now())?);
+        drop(reader);
         let view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
@@ -124,6 +126,9 @@ impl Publisher {
                 bytes: self.gauge.bytes(),
                 max_bytes: config.outbox.max_bytes,
                 disk_free: disk::of(&config.outbox.path).map_or(0, |disk| disk.free),
+                log_bytes: self.gauge.log(),
+                log_held_by: self.gauge.log_held_by(),
+                incident,
             },
             reasons: counts
                 .reasons
@@ -145,6 +150,7 @@ fn same(before: &Status, after: &Status) -> bool {
     after.now = before.now;
     after.outbox.oldest_pending_seconds = before.outbox.oldest_pending_seconds;
     after.outbox.disk_free = before.outbox.disk_free;
+    after.outbox.log_bytes = before.outbox.log_bytes;
     *before == after
 }
 

@@ -98,12 +98,18 @@ pub(super) fn of_outbox(error: &OutboxError) -> ExitCode {
     match error {
         OutboxError::Held { .. } | OutboxError::Full { .. } => ExitCode::TryAgain,
         OutboxError::Missing { .. } => ExitCode::NotFound,
-        OutboxError::NewerSchema { .. } | OutboxError::NetworkFileSystem { .. } => ExitCode::Configuration,
+        OutboxError::NewerSchema { .. }
+        | OutboxError::Foreign { .. }
+        | OutboxError::NetworkFileSystem { .. } => ExitCode::Configuration,
         OutboxError::OldSqlite { .. } => ExitCode::Unavailable,
         OutboxError::Denied { .. } => ExitCode::NoPermission,
         OutboxError::Closed => ExitCode::Bug,
         passing if passing.is_passing() => ExitCode::TryAgain,
-        OutboxError::ReadOnly { .. } | OutboxError::Io { .. } | OutboxError::Sqlite { .. } => ExitCode::Io,
+        OutboxError::ReadOnly { .. }
+        | OutboxError::Io { .. }
+        | OutboxError::Vanished { .. }
+        | OutboxError::Damaged { .. }
+        | OutboxError::Sqlite { .. } => ExitCode::Io,
     }
 }
 

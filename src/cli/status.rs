@@ -4,10 +4,10 @@ use super::{CliError, Context, ExitCode, output, status_text};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::disk;
-use crate::outbox::{Reader, State, holder};
+use crate::outbox::{OutboxError, Reader, State, holder};
 use crate::spool::{REJECTED, is_finished_name};
 use crate::status::{
-    Agent, Destination, DestinationState, Intake, IntakeState, ReasonCount, SCHEMA, Spool, Status,
+    Agent, Destination, DestinationState, Incident, Intake, IntakeState, ReasonCount, SCHEMA, Spool, Status,
 };
 use clap::Args;
 use nix::errno::Errno;
@@ -109,8 +109,22 @@ fn destination(config: &Config) -> Destination {
 fn read_outbox(status: &mut Status, config: &Config) -> bool {
     let path = &config.outbox.path;
     status.outbox.disk_free = disk::of(path).map_or(0, |disk| disk.free);
-    let Ok(reader) = Reader::open(path) else { return false };
-    let (Ok(counts), Ok(bytes)) = (reader.counts(), reader.bytes()) else { return false };
+    let read = || {
+        let reader = Reader::open(path)?;
+        Ok((reader.counts()?, reader.bytes()?, reader.incident(status.now)?))
+    };
+    let (counts, bytes, incident) = match read() {
+        Ok(read) => read,
+        Err(e) => {
+            let e: OutboxError = e;
+            if e.is_damage() {
+                let text = format!("{e}; the agent salvages what can be read when it starts");
+                status.outbox.incident = Some(Incident { at: status.now, text, files: None });
+            }
+            return false;
+        }
+    };
+    status.outbox.incident = incident;
     status.outbox.pending = counts.of(State::Pending);
     status.outbox.delivered = counts.of(State::Delivered);
     status.outbox.skipped = counts.of(State::Skipped);

@@ -88,6 +88,23 @@ fn outbox(status: &Status, facts: &mut Facts) {
             Bytes(outbox.disk_free)
         ),
     );
+    if !outbox.log_held_by.is_empty() {
+        let pids: Vec<_> = outbox.log_held_by.iter().map(ToString::to_string).collect();
+        facts.more(format_args!(
+            "its write-ahead log has {} and cannot be emptied: process {} has a transaction open",
+            paint(ODD, Bytes(outbox.log_bytes)),
+            pids.join(", ")
+        ));
+    }
+    if let Some(incident) = &outbox.incident {
+        facts.add(
+            "incident",
+            format_args!("{}: {}", moment(incident.at, status.now), paint(BAD, plain(&incident.text))),
+        );
+        if let Some(files) = &incident.files {
+            facts.more(format_args!("the damaged files are kept as {}", plain(&files.display().to_string())));
+        }
+    }
     let mut counts = format!(
         "{} pending, {} delivered, {} skipped",
         paint(BOLD, outbox.pending),
@@ -140,6 +157,13 @@ fn deeds(status: &Status, config: &Config) -> Vec<String> {
     }
     let codes = [&status.intake.reason, &status.destination.reason];
     deeds.extend(codes.into_iter().flatten().filter_map(|reason| mend(reason.code, config)));
+    if let Some(files) = status.outbox.incident.as_ref().and_then(|incident| incident.files.as_ref()) {
+        let files = files.display();
+        deeds.push(format!("once nobody needs the damaged outbox: rm {files} {files}-wal {files}-shm"));
+    }
+    if let [pid, ..] = status.outbox.log_held_by.as_slice() {
+        deeds.push(format!("let process {pid} end its transaction: ps {pid}"));
+    }
     if status.spool.unreadable_files > 0 {
         deeds.extend(mend(Code::Unreadable, config));
     }

@@ -29,6 +29,24 @@ pub enum OutboxError {
         /// The newest that this agent knows.
         known: i64,
     },
+    /// It is there and is no outbox, and too good to be moved out of the way.
+    #[error("{path} is {what}, not an outbox: set outbox.path to another file, or move that one away")]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What stands there.
+        what: &'static str,
+    },
+    /// Its files were taken away while it was open.
+    #[error("the outbox {path} was {what} while it was open; {kept}")]
+    Vanished {
+        /// The database.
+        path: PathBuf,
+        /// Removed, or replaced.
+        what: &'static str,
+        /// What has become of the events.
+        kept: String,
+    },
     /// Locks and shared memory cannot be trusted there.
     #[error("the outbox {path} is on a network file system ({kind}): set outbox.path to a local disk")]
     NetworkFileSystem {
@@ -77,6 +95,14 @@ pub enum OutboxError {
         /// What the system said.
         text: String,
     },
+    /// A look through it has found what cannot be.
+    #[error("the outbox {path} is damaged: {text}")]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What was found.
+        text: String,
+    },
     /// Anything else that SQLite reports.
     #[error("cannot {deed} in the outbox {path}: {source}")]
     Sqlite {
@@ -116,6 +142,27 @@ impl OutboxError {
             ReadOnlyFilesystem => OutboxError::ReadOnly { path, deed, text: source.to_string() },
             PermissionDenied => OutboxError::Denied { path },
             _ => OutboxError::Io { path, deed, text: source.to_string() },
+        }
+    }
+
+    /// Whether the files do not hold what they must: a new start salvages what can be read.
+    pub fn is_damage(&self) -> bool {
+        use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
+        match self {
+            OutboxError::Damaged { .. } => true,
+            OutboxError::Sqlite { source, .. } => {
+                matches!(source.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
+            }
+            _ => false,
+        }
+    }
+
+    /// What is wrong with the files, without their name.
+    pub(super) fn damage(&self) -> String {
+        match self {
+            OutboxError::Damaged { text, .. } => text.clone(),
+            OutboxError::Sqlite { source, .. } => source.to_string(),
+            other => other.to_string(),
         }
     }
 

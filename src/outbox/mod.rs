@@ -15,12 +15,17 @@ mod admin;
 mod append;
 mod error;
 mod files;
+mod incident;
 mod keep;
 mod lock;
 mod reader;
+mod readers;
+mod rescue;
 mod row;
+mod salvage;
 mod schema;
 mod settle;
+mod soundness;
 mod store;
 mod writer;
 
@@ -34,13 +39,17 @@ pub use row::{Fate, NewEvent, PendingEvent, State};
 pub use settle::Settled;
 pub use writer::{Answer, Flow, Gauge, Writer};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config;
-use lock::Lock;
-use std::fs::{DirBuilder, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use crate::status::Incident;
+use lock::{Before, Lock};
+use salvage::Survey;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
+use store::Store;
 
 /// Readable for the group, writable for the owner; SQLite gives its -wal and -shm files the same mode.
 pub const FILE_MODE: u32 = 0o640;
@@ -68,55 +77,120 @@ impl From<&config::Outbox> for Settings {
 }
 
 /// An outbox that is open and owned by this process.
-#[derive(Debug)]
 pub struct Outbox {
     /// The handle through which everything is changed.
     pub writer: Writer,
     /// How far the files of the spool had been taken when the outbox was opened.
     pub progress: Vec<Progress>,
+    path: PathBuf,
+    clock: Clock,
     thread: std::thread::JoinHandle<()>,
-    _lock: Lock,
+    check: Option<rusqlite::InterruptHandle>,
+    _lock: Arc<Lock>,
 }
 
 impl Outbox {
-    /// Opens the outbox and starts its writer; makes the file and its folder if they are not there. When
-    /// this returns `Ok`, this process alone writes it.
+    /// Opens the outbox and starts its writer; makes the file and its folder if they are not there, and salvages what
+    /// can be read of a damaged one. When this returns `Ok`, this process alone writes it.
     ///
     /// # Errors
-    /// Held by another agent, a newer schema, a network file system, an old SQLite, and the system's errors.
+    /// Held by another agent, a newer schema, another program's file, a network file system, an old SQLite, and the
+    /// system's errors.
     pub fn open(config: &config::Outbox, clock: Clock) -> Result<Outbox, OutboxError> {
         refuse_old_sqlite()?;
-        let settings = Settings::from(config);
-        let path = &settings.path;
-        if let Some(folder) = path.parent() {
+        let mut settings = Settings::from(config);
+        if let Some(folder) = settings.path.parent() {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o750)
                 .create(folder)
                 .map_err(|e| OutboxError::io(folder, "make the folder", &e))?;
-            refuse_network(folder, path)?;
+            refuse_network(folder, &settings.path)?;
         }
-        let lock = Lock::take(path)?;
-        // Made here and not by SQLite, which would take its mode from the umask.
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(FILE_MODE)
-            .open(path)
-            .map_err(|e| OutboxError::io(path, "open the database", &e))?;
-        let store = store::Store::open(&settings)?;
+        settings.path = lock::real_path(&settings.path);
+        let path = settings.path.clone();
+        let (lock, before) = Lock::take(&path)?;
+        let lock = Arc::new(lock);
+        let store = open_store(&settings, before, clock.now())?;
         let progress = store.progress()?;
-        let (writer, thread) = writer::start(store, clock)?;
-        Ok(Outbox { writer, progress, thread, _lock: lock })
+        let is_small = store.size()?.0 <= soundness::SMALL;
+        let (writer, thread) = writer::start(store, lock.clone(), clock.clone())?;
+        let check = if is_small { None } else { Some(soundness::check_aside(&path, writer.alarm_bell())?) };
+        Ok(Outbox { writer, progress, path, clock, thread, check, _lock: lock })
+    }
+
+    /// Notes that the outbox is damaged: the next [`Outbox::open`] salvages what can be read.
+    pub fn condemn(&self, why: &OutboxError) {
+        if let Err(e) = salvage::begin(&self.path, &why.damage(), self.clock.now()) {
+            tracing::error!("{e}");
+        }
     }
 
     /// Commits what is queued, empties the write-ahead log and lets the outbox go. Blocks for that long.
     pub fn close(self) {
+        if let Some(check) = self.check {
+            check.interrupt();
+        }
         self.writer.stop();
         // A panic of the writer has been logged by the panic hook; there is nothing to add.
         let _ = self.thread.join();
     }
+}
+
+/// Opens what is there, makes what is not, and salvages what is damaged.
+fn open_store(settings: &Settings, before: Before, now: Timestamp) -> Result<Store, OutboxError> {
+    let path = &settings.path;
+    salvage::go_on(path, settings)?;
+    let mut incident = None;
+    match salvage::survey(path)? {
+        Survey::Database => {}
+        Survey::WithoutLog if before == Before::Log => {
+            incident = Some(
+                "its write-ahead log was empty or gone when the agent started: unless another program has copied it \
+                 into the database, what was committed only there is lost",
+            );
+        }
+        Survey::WithoutLog => {}
+        Survey::Damaged(why) => salvage::begin(path, why, now)?,
+        Survey::Nothing => {
+            salvage::make(path, settings, |_| Ok(()))?;
+            if before != Before::Nobody {
+                incident = Some("the outbox that was here is gone, and this is a new one");
+            }
+        }
+    }
+    salvage::go_on(path, settings)?;
+    let mut store = match open_sound(settings) {
+        Err(e) if e.is_damage() => {
+            salvage::begin(path, &e.damage(), now)?;
+            salvage::go_on(path, settings)?;
+            incident = None;
+            open_sound(settings)?
+        }
+        opened => opened?,
+    };
+    if let Some(text) = incident {
+        tracing::warn!("{}: {text}", path.display());
+        let incident = Incident { at: now, text: text.to_owned(), files: None };
+        store.transaction(|store| store.set_incident(&incident))?;
+    }
+    Ok(store)
+}
+
+/// Opens the database; a small one is looked through first.
+fn open_sound(settings: &Settings) -> Result<Store, OutboxError> {
+    let store = Store::open(settings)?;
+    if store.size()?.0 <= soundness::SMALL {
+        soundness::check(&store.conn, &store.path)?;
+    }
+    Ok(store)
+}
+
+/// A file beside the database, named after it.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
 }
 
 /// SQLite before 3.51.3 can corrupt a WAL database when a checkpoint races with a writer's restart.

@@ -170,8 +170,9 @@ impl Reader {
         }
         .map_err(sql)?;
         conn.busy_timeout(BUSY_TIMEOUT).map_err(sql)?;
-        let found: i64 = conn.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(sql)?;
-        super::schema::check_version(path, found)?;
+        let number = |name: &str| conn.query_row(&format!("PRAGMA {name}"), [], |r| r.get::<_, i64>(0));
+        let (owner, version) = (number("application_id").map_err(sql)?, number("user_version").map_err(sql)?);
+        super::schema::check_owner(path, owner, version)?;
         Ok(Reader { conn, path: path.to_owned() })
     }
 

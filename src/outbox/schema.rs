@@ -16,11 +16,17 @@ const APPLICATION_ID: i64 = 0x4b6f_616c;
 /// Brings the schema up to date in one transaction: after a crash it is the old one or the new one.
 ///
 /// # Errors
-/// [`OutboxError::NewerSchema`] when a later agent has written it; the file is left as it is.
+/// [`OutboxError::NewerSchema`] when a later agent has written it, [`OutboxError::Foreign`] when another program has;
+/// the file is left as it is.
 pub(super) fn migrate(conn: &mut Connection, path: &Path) -> Result<(), OutboxError> {
     let sql = |e| OutboxError::sqlite(path, "migrate the schema", e);
     let found: i64 = conn.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(sql)?;
-    check_version(path, found)?;
+    let owner: i64 = conn.query_row("PRAGMA application_id", [], |r| r.get(0)).map_err(sql)?;
+    let empty: bool =
+        conn.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |r| r.get(0)).map_err(sql)?;
+    if !empty {
+        check_owner(path, owner, found)?;
+    }
     if found == KNOWN {
         return Ok(());
     }
@@ -33,11 +39,16 @@ pub(super) fn migrate(conn: &mut Connection, path: &Path) -> Result<(), OutboxEr
     tx.commit().map_err(sql)
 }
 
+/// Whether the file is an outbox that this agent knows, by two numbers of its header.
+///
 /// # Errors
-/// [`OutboxError::NewerSchema`] when a later agent has written the file.
-pub(super) fn check_version(path: &Path, found: i64) -> Result<(), OutboxError> {
-    if found > KNOWN {
-        return Err(OutboxError::NewerSchema { path: path.to_owned(), found, known: KNOWN });
+/// [`OutboxError::NewerSchema`], [`OutboxError::Foreign`].
+pub(super) fn check_owner(path: &Path, application_id: i64, user_version: i64) -> Result<(), OutboxError> {
+    if application_id != APPLICATION_ID {
+        return Err(OutboxError::Foreign { path: path.to_owned(), what: "another program's database" });
+    }
+    if user_version > KNOWN {
+        return Err(OutboxError::NewerSchema { path: path.to_owned(), found: user_version, known: KNOWN });
     }
     Ok(())
 }

@@ -4,15 +4,15 @@
 //! Each change keeps three things true together, in one transaction: the rows, the counters, and how far the
 //! spool's files have been taken.
 
-use super::{OutboxError, Settings, schema};
+use super::rescue::{FileId, file_at};
+use super::{OutboxError, Settings, beside, schema};
 use crate::event::MessageId;
 use hmac::{Hmac, KeyInit, Mac};
 use rusqlite::config::DbConfig;
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Pages that a commit may leave in the WAL before it is copied back: 16 MiB keeps checkpoints rare under
@@ -33,7 +33,8 @@ pub(super) const NOT_BEFORE: &str = "not_before";
 pub(super) struct Store {
     pub(super) conn: Connection,
     pub(super) path: PathBuf,
-    file: (u64, u64),
+    /// The database and its write-ahead log, as they were opened.
+    pub(super) files: [FileId; 2],
     pub(super) settings: Settings,
     pub(super) next_seq: i64,
     pub(super) person_key: [u8; 32],
@@ -68,11 +69,15 @@ impl Store {
             )
             .map_err(sql)?;
         let person_key = person_key(&conn, &path)?;
-        let file = file_at(&path)?;
+        let file = |path: &std::path::Path| match file_at(path)? {
+            Some((file, _)) => Ok(file),
+            None => Err(OutboxError::Missing { path: path.to_owned() }),
+        };
+        let files = [file(&path)?, file(&beside(&path, "-wal"))?];
         Ok(Store {
             conn,
             path,
-            file,
+            files,
             settings: settings.clone(),
             next_seq,
             person_key,
@@ -111,11 +116,6 @@ impl Store {
             }
             self.error("commit", e)
         })?;
-        // SQLite goes on saying OK when its file has been deleted or another put in its place.
-        if file_at(&self.path)? != self.file {
-            let (path, text) = (self.path.clone(), "the file was replaced while it was open".to_owned());
-            return Err(OutboxError::Io { path, deed: "commit", text });
-        }
         Ok(value)
     }
 
@@ -156,13 +156,14 @@ impl Store {
 
     /// Bytes in use, free pages aside, and pages that could be given back to the file system.
     pub(super) fn size(&self) -> Result<(u64, u64), OutboxError> {
-        let pragma = |name: &str| {
-            self.conn
-                .query_row(&format!("PRAGMA {name}"), [], |r| r.get::<_, i64>(0))
+        let pragma = |sql: &str| {
+            self.cached(sql)
+                .and_then(|mut s| s.query_row([], |r| r.get::<_, i64>(0)))
                 .map(|n| n as u64)
                 .map_err(|e| self.error("measure it", e))
         };
-        let (pages, free, size) = (pragma("page_count")?, pragma("freelist_count")?, pragma("page_size")?);
+        let pages = pragma("PRAGMA page_count")?;
+        let (free, size) = (pragma("PRAGMA freelist_count")?, pragma("PRAGMA page_size")?);
         Ok((pages.saturating_sub(free) * size, free))
     }
 
@@ -190,13 +191,6 @@ impl Store {
             .map_err(|e| self.error("empty the write-ahead log", e))
     }
 
-    /// Bytes of the WAL's file.
-    pub(super) fn wal_size(&self) -> u64 {
-        let mut wal = self.path.clone().into_os_string();
-        wal.push("-wal");
-        std::fs::metadata(wal).map_or(0, |meta| meta.len())
-    }
-
     fn flush_counters(&mut self) -> Result<(), rusqlite::Error> {
         for ((state, code), n) in std::mem::take(&mut self.counted.0) {
             if n != 0 {
@@ -215,12 +209,6 @@ impl Store {
     pub(super) fn cached(&self, sql: &str) -> Result<CachedStatement<'_>, rusqlite::Error> {
         self.conn.prepare_cached(sql)
     }
-}
-
-/// Which file is at that path: its device and inode.
-fn file_at(path: &Path) -> Result<(u64, u64), OutboxError> {
-    let meta = std::fs::metadata(path).map_err(|e| OutboxError::io(path, "find the database", &e))?;
-    Ok((meta.dev(), meta.ino()))
 }
 
 fn configure(conn: &mut Connection) -> Result<(), rusqlite::Error> {

@@ -2,6 +2,8 @@
 
 use super::append::Appended;
 use super::files::Progress;
+use super::lock::Lock;
+use super::readers::Readers;
 use super::settle::Settled;
 use super::store::{self, NOT_BEFORE, Store};
 use super::{NewEvent, OutboxError, Settings};
@@ -10,9 +12,9 @@ use crate::config;
 use crate::reason::Reason;
 use crate::spool::FileIdentity;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
@@ -29,6 +31,9 @@ const SHRINK_PAGES: u64 = 1_024;
 /// How long a stop waits for readers before it leaves the write-ahead log as it is: nothing is lost with that, and
 /// the whole stop may take ten seconds.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
+/// A write-ahead log of more than this has a reader that keeps it from being emptied: four times what lies between two
+/// checkpoints.
+const LOG_LIMIT: u64 = 64 << 20;
 /// Commands in one commit: enough to hide the cost of a commit, few enough to answer the first one soon.
 const MAX_COMMANDS: usize = 1_024;
 
@@ -38,14 +43,19 @@ pub struct Writer {
     commands: Sender<Command>,
     gauge: Arc<Gauge>,
     kicks: watch::Receiver<i64>,
+    alarm: Alarm,
     not_before: Option<Timestamp>,
 }
+
+/// Why the outbox can be used no longer, once that is so.
+pub type Alarm = watch::Sender<Option<Arc<OutboxError>>>;
 
 /// Figures that the writer keeps up to date, readable without asking it.
 #[derive(Debug, Default)]
 pub struct Gauge {
     bytes: AtomicU64,
     log: AtomicU64,
+    log_held_by: Mutex<Vec<i32>>,
     rounds: AtomicU64,
     taken: AtomicU64,
     delivered: AtomicU64,
@@ -72,6 +82,11 @@ impl Gauge {
     /// Bytes of the write-ahead log: as much again may be needed to copy it into the database.
     pub fn log(&self) -> u64 {
         self.log.load(Relaxed)
+    }
+
+    /// The processes that keep a log from being emptied that has grown over its limit.
+    pub fn log_held_by(&self) -> Vec<i32> {
+        self.log_held_by.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Grows with every round of the writer's loop: a writer that hangs stands still.
@@ -191,6 +206,16 @@ impl Writer {
         self.kicks.clone()
     }
 
+    /// Tells when the outbox can be used no longer: its files are gone or damaged, or the device fails. Nothing is
+    /// committed from then on.
+    pub fn alarm(&self) -> watch::Receiver<Option<Arc<OutboxError>>> {
+        self.alarm.subscribe()
+    }
+
+    pub(super) fn alarm_bell(&self) -> Alarm {
+        self.alarm.clone()
+    }
+
     pub(super) fn stop(&self) {
         self.tell(Command::Stop);
     }
@@ -201,21 +226,29 @@ impl Writer {
     }
 }
 
-pub(super) fn start(store: Store, clock: Clock) -> Result<(Writer, JoinHandle<()>), OutboxError> {
+pub(super) fn start(
+    store: Store,
+    lock: Arc<Lock>,
+    clock: Clock,
+) -> Result<(Writer, JoinHandle<()>), OutboxError> {
     let (commands, inbox) = mpsc::channel();
     let gauge = Arc::new(Gauge::default());
     gauge.bytes.store(store.size()?.0, Relaxed);
-    gauge.log.store(store.wal_size(), Relaxed);
+    gauge.log.store(store.look_after_files(clock.now())?, Relaxed);
     let (kicked, kicks) = watch::channel(store.meta(store::KICKS)?.unwrap_or(0));
     let not_before = store.meta(NOT_BEFORE)?.map(Timestamp);
     let data_version = store.data_version()?;
-    let writer = Writer { commands, gauge: gauge.clone(), kicks, not_before };
+    let alarm = Alarm::new(None);
+    let writer = Writer { commands, gauge: gauge.clone(), kicks, alarm: alarm.clone(), not_before };
     let owner = Owner {
         store,
+        lock,
         inbox,
         clock,
         gauge,
         kicked,
+        alarm,
+        readers: Readers::default(),
         data_version,
         ticks: 0,
         emptied: false,
@@ -231,10 +264,13 @@ pub(super) fn start(store: Store, clock: Clock) -> Result<(Writer, JoinHandle<()
 
 struct Owner {
     store: Store,
+    lock: Arc<Lock>,
     inbox: Receiver<Command>,
     clock: Clock,
     gauge: Arc<Gauge>,
     kicked: watch::Sender<i64>,
+    alarm: Alarm,
+    readers: Readers,
     data_version: i64,
     ticks: u32,
     /// The write-ahead log is empty.
@@ -260,9 +296,21 @@ impl Owner {
                 self.kept_house = Instant::now();
                 self.keep_house(idle);
             }
+            if self.alarm.borrow().is_some() {
+                // The callers learn it from the closed channel; the log stays as it is, for the next start.
+                return;
+            }
         }
-        if let Err(e) = self.store.checkpoint(STOP_PATIENCE) {
-            tracing::warn!("{e}");
+        match self.store.checkpoint(STOP_PATIENCE) {
+            Ok(emptied) => self.set_emptied(emptied),
+            Err(e) => tracing::warn!("{e}"),
+        }
+    }
+
+    fn set_emptied(&mut self, emptied: bool) {
+        if self.emptied != emptied {
+            self.lock.mark_log(!emptied);
+            self.emptied = emptied;
         }
     }
 
@@ -277,7 +325,8 @@ impl Owner {
         }
         let stop = commands.iter().any(|c| matches!(c, Command::Stop));
         let now = self.clock.now();
-        let done = self.store.transaction(|store| {
+        self.set_emptied(false);
+        let committed = self.store.transaction(|store| {
             let mut appended = Vec::new();
             for command in &commands {
                 match command {
@@ -297,13 +346,17 @@ impl Owner {
             }
             Ok(appended)
         });
-        self.emptied = false;
-        if let Err(OutboxError::Full { .. }) = &done {
+        if let Err(OutboxError::Full { .. }) = &committed {
             // The intake leaves as much room as this takes, so what is delivered can be marked on a full disk.
             self.empty_log();
         }
-        self.measure();
-        let done = done.map_err(Arc::new);
+        // SQLite goes on saying OK when its file has been deleted or another put in its place.
+        let done = committed.and_then(|done| self.measure(now).map(|()| done)).map_err(Arc::new);
+        if let Err(e) = &done
+            && !e.is_passing()
+        {
+            self.give_up(e.clone());
+        }
         let mut appended = done.as_ref().map(|a| a.clone().into_iter()).ok();
         for command in commands {
             // A caller that has gone away does not wait for the answer.
@@ -339,18 +392,18 @@ impl Owner {
             let version = self.store.data_version()?;
             if version != self.data_version {
                 self.data_version = version;
-                self.emptied = false;
+                self.set_emptied(false);
                 let kicks = self.store.meta(store::KICKS)?.unwrap_or(0);
                 self.kicked.send_if_modified(|k| std::mem::replace(k, kicks) != kicks);
             }
             if self.ticks.is_multiple_of(EXPIRE_EVERY) {
                 let now = self.clock.now();
                 let gone = self.store.transaction(|store| store.expire(now, EXPIRE_AT_ONCE))?;
-                self.emptied &= gone == 0;
+                self.set_emptied(self.emptied && gone == 0);
             }
             if idle && self.store.size()?.1 > SHRINK_PAGES {
                 self.store.shrink(SHRINK_PAGES)?;
-                self.emptied = false;
+                self.set_emptied(false);
             }
             Ok::<_, OutboxError>(())
         })();
@@ -360,21 +413,53 @@ impl Owner {
         if idle && !self.emptied {
             self.empty_log();
         }
-        self.measure();
+        if let Err(e) = self.measure(self.clock.now())
+            && !e.is_passing()
+        {
+            self.give_up(Arc::new(e));
+        }
+        self.name_readers();
+    }
+
+    /// Nothing more is committed.
+    fn give_up(&mut self, why: Arc<OutboxError>) {
+        if let OutboxError::Vanished { .. } = *why {
+            // What was in the log has been brought to safety.
+            self.set_emptied(true);
+        }
+        self.alarm.send_replace(Some(why));
+    }
+
+    /// Says who keeps a log from being emptied that has grown too large.
+    fn name_readers(&mut self) {
+        let is_large = self.gauge.log() > LOG_LIMIT;
+        let pids = if is_large { self.readers.pids(&self.store.path) } else { Vec::new() };
+        let mut known = self.gauge.log_held_by.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != pids {
+            if let Some(pid) = pids.first() {
+                tracing::warn!(
+                    "the write-ahead log of the outbox has {} and cannot be emptied: process {pid} has a transaction open",
+                    config::Bytes(self.gauge.log())
+                );
+            }
+            *known = pids;
+        }
     }
 
     /// Empties the write-ahead log, unless a reader still needs it.
     fn empty_log(&mut self) {
         match self.store.checkpoint(Duration::ZERO) {
-            Ok(empty) => self.emptied = empty,
+            Ok(emptied) => self.set_emptied(emptied),
             Err(e) => tracing::debug!("{e}"),
         }
     }
 
-    fn measure(&self) {
-        if let Ok((bytes, _)) = self.store.size() {
-            self.gauge.bytes.store(bytes, Relaxed);
-        }
-        self.gauge.log.store(self.store.wal_size(), Relaxed);
+    /// # Errors
+    /// [`OutboxError::Vanished`]: nothing more may be committed.
+    fn measure(&self, now: Timestamp) -> Result<(), OutboxError> {
+        self.gauge.log.store(self.store.look_after_files(now)?, Relaxed);
+        let (bytes, _) = self.store.size()?;
+        self.gauge.bytes.store(bytes, Relaxed);
+        Ok(())
     }
 }
