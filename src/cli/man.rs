@@ -15,6 +15,30 @@ const FILES: [(&str, &str); 6] = [
     ("/run/koala-agent/status.json", "what the agent tells everybody about itself"),
 ];
 
+/// The guarantee holds where these do; and what happens where one does not.
+const CONDITIONS: [(&str, &str); 4] = [
+    (
+        "the storage honours fsync",
+        "else a power cut may lose the last commits; files that it brings back get the ids they had",
+    ),
+    (
+        "a producer's messageIds are unique",
+        "else the same content is dropped as a duplicate, and other content is set aside",
+    ),
+    (
+        "the receiver remembers ids for longer than the longest wait",
+        "else what was accepted without an answer counts twice there",
+    ),
+    (
+        "the outbox is not put back from an older copy",
+        "else what was delivered since is sent again, and what was taken since is lost",
+    ),
+];
+
+const GUARANTEE: &str = "An event of a finished spool file is, at every moment and after every crash, in the spool, in \
+     the outbox, in rejected/ beside its reason, or at the receiver; and the receiver sees it under one id. What was in \
+     flight at a crash is sent again under that id. The conditions:";
+
 const ENVIRONMENT: [(&str, &str); 4] = [
     ("KOALA_AGENT_CONFIG", "the configuration, where --config names none"),
     ("KOALA_AGENT_SPOOL__DIR and so on", "any key: KOALA_AGENT_, its path in capitals, __ between levels"),
@@ -40,6 +64,11 @@ fn page() -> io::Result<Vec<u8>> {
     man.render_options_section(&mut page)?;
     commands(&mut page)?;
     let codes: Vec<_> = ExitCode::ALL.iter().map(|(code, text)| ((*code as u8).to_string(), *text)).collect();
+    let mut roff = Roff::default();
+    roff.control("SH", ["GUARANTEE"]);
+    roff.text([roman(GUARANTEE)]);
+    roff.to_writer(&mut page)?;
+    entries(&mut page, CONDITIONS)?;
     section(&mut page, "EXIT STATUS", codes.iter().map(|(code, text)| (code.as_str(), *text)))?;
     section(&mut page, "FILES", FILES)?;
     section(&mut page, "ENVIRONMENT", ENVIRONMENT)?;
@@ -74,6 +103,12 @@ fn section<'a>(
 ) -> io::Result<()> {
     let mut roff = Roff::default();
     roff.control("SH", [title]);
+    roff.to_writer(page)?;
+    self::entries(page, entries)
+}
+
+fn entries<'a>(page: &mut Vec<u8>, entries: impl IntoIterator<Item = (&'a str, &'a str)>) -> io::Result<()> {
+    let mut roff = Roff::default();
     for (name, text) in entries {
         roff.control("TP", []);
         roff.text([bold(name)]);
