@@ -21,6 +21,8 @@ pub struct Dropped {
 #[derive(Debug, Default)]
 pub struct Books {
     pub dropped: BTreeMap<u64, Dropped>,
+    /// Those among it that the fault itself destroyed: they may be gone.
+    pub destroyed: BTreeSet<u64>,
 }
 
 impl Books {
@@ -69,8 +71,8 @@ impl Books {
             );
         }
         let left = numbers_in_files(&[&daemon.spool(), &daemon.spool().join("rejected")]);
-        let lost: Vec<_> =
-            self.dropped.keys().filter(|n| !ids.contains_key(n) && !left.contains(n)).collect();
+        let gone = |n: &&u64| !ids.contains_key(n) && !left.contains(n) && !self.destroyed.contains(n);
+        let lost: Vec<_> = self.dropped.keys().filter(gone).collect();
         let doubled = ids.values().map(|ids| ids.len() as u64 - 1).sum();
         let mut figures = Figures {
             rounds: 1,
@@ -111,7 +113,7 @@ fn numbers_in_files(folders: &[&Path]) -> BTreeSet<u64> {
 }
 
 /// The numbers in a text of events, as [`Books::event`] writes them.
-fn numbers(text: &[u8]) -> Vec<u64> {
+pub fn numbers(text: &[u8]) -> Vec<u64> {
     const MARK: &[u8] = br#""n":"#;
     let starts = memchr::memmem::find_iter(text, MARK).map(|at| at + MARK.len());
     let digits = starts.map(|at| text[at..].iter().take_while(|b| b.is_ascii_digit()));

@@ -1,5 +1,116 @@
 //! The database is damaged, gone, of another version, or in use.
 
-use super::stage::Fault;
+mod bench;
+mod damage;
+mod removal;
+mod sharing;
+mod version;
 
-pub const FAULTS: &[Fault] = &[];
+use super::place::Place;
+use super::stage::Fault;
+use koala_agent::receiver::Faults;
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+use std::time::{Duration, Instant};
+
+pub const FAULTS: &[Fault] = &[
+    Fault { name: "10", title: "the database's files damaged", alone: false, play: damage::whole_files },
+    Fault { name: "10-page", title: "a page of it overwritten", alone: false, play: damage::pages },
+    Fault { name: "10-wal", title: "its log damaged or gone", alone: false, play: damage::logs },
+    Fault { name: "10-other", title: "something else in its place", alone: false, play: damage::others },
+    Fault { name: "11", title: "the database gone, while idle", alone: false, play: removal::idle },
+    Fault { name: "11-load", title: "the same under load", alone: false, play: removal::under_load },
+    Fault { name: "12", title: "a newer schema", alone: false, play: version::newer },
+    Fault { name: "12-kill", title: "SIGKILL while the schema is made", alone: false, play: version::kills },
+    Fault { name: "13", title: "a reader that holds a snapshot", alone: false, play: sharing::snapshot },
+    Fault { name: "14", title: "a second agent on the same outbox", alone: true, play: sharing::second },
+];
+
+/// After these the service manager starts the agent no more.
+const REFUSALS: [i32; 3] = [64, 77, 78];
+
+/// What the daemon's first line says when its loops run.
+const RUNS: &str = "takes files from";
+
+/// A place whose daemon takes at once what it finds when it starts.
+fn new_place(faults: Faults) -> Place {
+    let mut place = Place::new(faults);
+    place.daemon.set("spool.settle = \"50ms\"");
+    place
+}
+
+/// Starts the daemon, again where it ends, until it runs. Returns how long that took, the service manager's waits
+/// among it; or the code with which it refuses to start.
+fn supervise(place: &mut Place) -> Result<Duration, i32> {
+    const RESTART: Duration = Duration::from_secs(2);
+    let mark = place.daemon.log().len();
+    let (began, mut waits) = (Instant::now(), Duration::ZERO);
+    place.daemon.start();
+    while !place.daemon.log()[mark..].contains(RUNS) {
+        if let Some(code) = ended(place) {
+            if REFUSALS.contains(&code) {
+                return Err(code);
+            }
+            waits += RESTART;
+            place.daemon.start();
+        }
+        let tail = tail(&place.daemon.log()[mark..]);
+        assert!(began.elapsed() + waits < Duration::from_secs(30), "it does not come to run:\n{tail}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(began.elapsed() + waits)
+}
+
+/// Waits for a fact, and starts the daemon again where it ends.
+fn until(place: &mut Place, fact: &str, mut holds: impl FnMut(&mut Place) -> bool) {
+    place.until_within(Duration::from_secs(30), fact, |place| {
+        if let Some(code) = ended(place) {
+            assert!(!REFUSALS.contains(&code), "it refuses to start, {code}:\n{}", place.daemon.log());
+            std::thread::sleep(Duration::from_millis(500));
+            place.daemon.start();
+        }
+        holds(place)
+    });
+}
+
+/// The last lines of a log.
+fn tail(log: &str) -> String {
+    let lines: Vec<_> = log.lines().collect();
+    lines[lines.len().saturating_sub(8)..].join("\n")
+}
+
+/// The code with which the daemon has ended; never that of a defect.
+fn ended(place: &mut Place) -> Option<i32> {
+    let code = place.daemon.ended()?.code();
+    assert!(code.is_some_and(|code| ![0, 70, 101].contains(&code)), "{code:?}\n{}", place.daemon.log());
+    code
+}
+
+/// Both of what a command said, for a command that has not broken down.
+fn said(output: &Output) -> String {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    let code = output.status.code();
+    assert!(code.is_some_and(|code| ![70, 101].contains(&code)), "{code:?}: {text}");
+    assert!(!text.contains("panicked") && !text.contains("this is a bug"), "{text}");
+    text
+}
+
+/// The database and its log, and what is in them; an empty log is as good as none.
+fn contents(state: &Path) -> Vec<(&'static str, Vec<u8>)> {
+    let files = ["outbox.db", "outbox.db-wal"].into_iter();
+    let files = files.filter_map(|name| Some((name, fs::read(state.join(name)).ok()?)));
+    files.filter(|(name, content)| *name == "outbox.db" || !content.is_empty()).collect()
+}
+
+/// Copies the files of one folder into another.
+fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    }
+}

@@ -218,7 +218,8 @@ fn tell_place(panic: &std::panic::PanicHookInfo<'_>) {
     }
 }
 
-fn said(why: &(dyn Any + Send)) -> String {
+/// What a panic said.
+pub fn said(why: &(dyn Any + Send)) -> String {
     let text = why.downcast_ref::<String>().cloned();
     text.or_else(|| why.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_else(|| "a panic".into())
 }

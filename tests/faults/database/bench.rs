@@ -1,0 +1,303 @@
+//! Line 10: the database that is damaged, and what must be left of it.
+//!
+//! What must survive is not what the agent says that it could read, but what SQLite reads, row by row, from a copy of
+//! the damaged files.
+
+use super::super::books::{Books, Dropped, numbers};
+use super::super::place::Place;
+use super::super::stage::Figures;
+use super::damage::{After, Damage, Then};
+use super::{contents, copy_files, new_place, said, supervise, tail, until};
+use fastrand::Rng;
+use koala_agent::receiver::Faults;
+use rusqlite::{Connection, OpenFlags};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The daemon runs within this, whatever has become of its database.
+const IN_TIME: Duration = Duration::from_secs(10);
+
+/// The database's file in a folder, or one that stands beside it.
+pub fn beside(state: &Path, suffix: &str) -> PathBuf {
+    state.join(format!("outbox.db{suffix}"))
+}
+
+/// A row of the undamaged database.
+struct Row {
+    n: u64,
+    seq: i64,
+    state: String,
+    message_id: String,
+    /// While it is kept.
+    body: Option<String>,
+}
+
+/// A place whose database is damaged, and mended by a fresh copy, again and again.
+pub struct Bench {
+    place: Place,
+    /// The folder of a daemon that was stopped.
+    stopped: tempfile::TempDir,
+    /// And of one that was killed, with commits in the log.
+    killed: tempfile::TempDir,
+    rows: Vec<Row>,
+    /// What was dropped when the copies were made.
+    dropped: BTreeMap<u64, Dropped>,
+    /// The texts of some delivered events that their producer gave an id, by their numbers.
+    delivered: BTreeMap<u64, String>,
+}
+
+impl Bench {
+    const DELIVERED: u64 = 90;
+    const FAILED: u64 = 3;
+    const PENDING: u64 = 240;
+
+    /// A real run: some events delivered, some failed, some pending.
+    pub fn new() -> Bench {
+        let mut place = new_place(Faults::default());
+        place.daemon.start();
+        let mut delivered = BTreeMap::new();
+        let mut text = String::new();
+        for n in 0..Self::DELIVERED {
+            let event = place.books.event(n % 30);
+            text += &(event.clone() + "\n");
+            if place.books.dropped[&n].id.is_some() {
+                delivered.insert(n, event);
+            }
+        }
+        place.drop_file("ndjson", text.as_bytes());
+        for n in 0..Self::FAILED {
+            let event = place.books.event_with(100 + n, &format!("nameless-{n}"), "");
+            // A track without a name: no request can be made of it.
+            let event = event.replace(r#""event":"Signed Up","#, "");
+            place.drop_file("json", event.as_bytes());
+        }
+        place.until_status("some delivered, some failed", |status| {
+            (status.outbox.delivered, status.outbox.failed) == (Self::DELIVERED, Self::FAILED)
+        });
+        let mut known: BTreeMap<String, u64> = BTreeMap::new();
+        for held in place.receiver.events() {
+            known.insert(held.message_id.to_string(), numbers(held.item.get().as_bytes())[0]);
+        }
+        place.receiver.set_faults(Faults { offline: true, ..Faults::default() });
+        place.daemon.stop();
+        // It reads, so what is committed from now on stays in the log.
+        place.daemon.start();
+        place.until_status("it runs", |status| status.agent.running);
+        let reader = place.daemon.database();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM pending").unwrap();
+        for _ in 0..Self::PENDING / 60 {
+            place.drop_lines(60, 40);
+        }
+        place.until_status("the rest is pending", |status| status.outbox.pending == Self::PENDING);
+        place.until_status("the rest is taken", |status| status.spool.waiting_files == 0);
+        place.daemon.kill();
+        drop(reader);
+        let state = place.daemon.path("state");
+        let (stopped, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        copy_files(&state, killed.path());
+        let log = fs::metadata(beside(&state, "-wal")).unwrap().len();
+        assert!(log > 20 * 4_096, "only {log} bytes of commits in the log");
+        place.daemon.start();
+        place.until_status("it runs again", |status| status.agent.running);
+        place.daemon.stop();
+        copy_files(&state, stopped.path());
+        let rows = rows(&place, &known);
+        let dropped = place.books.dropped.clone();
+        Bench { place, stopped, killed, rows, dropped, delivered }
+    }
+
+    pub fn template(&self, after: After) -> &Path {
+        match after {
+            After::Stop => self.stopped.path(),
+            After::Kill => self.killed.path(),
+        }
+    }
+
+    /// One damage, from the strike to the balance.
+    pub fn round(&mut self, damage: &Damage, rng: &mut Rng) -> Figures {
+        let name = &damage.name;
+        self.restore(damage.after);
+        let state = self.place.daemon.path("state");
+        (damage.strike)(&state, rng);
+        let readable = readable(&state, &self.rows);
+        self.commands_answer();
+
+        for n in 0..10 {
+            let new = self.place.books.event(n);
+            self.place.drop_file("json", new.as_bytes());
+        }
+        let repeated = self.place.receiver.stats().repeats;
+        let mark = self.place.daemon.log().len();
+        if let Then::Refuses(codes, mend) = damage.then {
+            self.refuses(codes);
+            mend(&state);
+        }
+        let ran = supervise(&mut self.place);
+        assert!(ran.is_ok_and(|took| took < IN_TIME), "{ran:?}\n{}", tail(&self.place.daemon.log()[mark..]));
+
+        let whole = readable.sound && readable.rows.len() == self.rows.len();
+        let left = |row: &&Row| readable.rows.contains(&row.seq) && !matches!(damage.then, Then::Refuses(..));
+        let left: BTreeMap<u64, &Row> = self.rows.iter().filter(left).map(|row| (row.n, row)).collect();
+        let in_state = |state: &str| -> BTreeSet<u64> {
+            left.values().filter(|row| row.state == state).map(|row| row.n).collect()
+        };
+        let (delivered, failed) = (in_state("delivered"), in_state("failed"));
+        // Of what was delivered the receiver has forgotten everything.
+        let excused = self.rows.iter().filter(|row| row.state == "delivered" || !left.contains_key(&row.n));
+        self.place.books.destroyed = excused.map(|row| row.n).collect();
+        // What is known to be delivered is not sent again, by whoever drops it again.
+        for (_, again) in self.delivered.iter().filter(|(n, _)| delivered.contains(n)).take(5) {
+            self.place.drop_file("json", again.as_bytes());
+        }
+        let all = self.place.books.dropped.keys();
+        let wanted = |n: &&u64| !self.place.books.destroyed.contains(n) && !failed.contains(n);
+        let wanted: BTreeSet<u64> = all.filter(wanted).copied().collect();
+        until(&mut self.place, "all that was readable delivered", |place| wanted.is_subset(&held(place)));
+        until(&mut self.place, "all marked", |place| {
+            let status = place.daemon.status();
+            status.outbox.pending == 0 && status.spool.waiting_files == 0
+        });
+        let held = held(&self.place);
+        let again: Vec<_> = held.iter().filter(|n| delivered.contains(n) || failed.contains(n)).collect();
+        assert!(again.is_empty(), "sent, though it was settled: {again:?}");
+        if !whole && matches!(damage.then, Then::Runs) {
+            self.is_told(mark);
+        }
+        self.place.daemon.stop();
+        let figures = self.place.balance();
+        let notes = figures.notes.iter().map(|note| format!("{name}: {note}")).collect();
+        let repeated = figures.repeated - repeated;
+        let figures = Figures { repeated, notes, ..figures };
+        match self.rows.len() - readable.rows.len() {
+            0 => figures,
+            _ if matches!(damage.then, Then::Refuses(..)) => figures,
+            rows => figures.note(format!("{name}: {rows} of {} rows destroyed", self.rows.len())),
+        }
+    }
+
+    /// The undamaged database, and a receiver that knows nothing; also after a round that has failed.
+    fn restore(&mut self, after: After) {
+        if self.place.daemon.ended().is_none() && self.place.daemon.runs() {
+            self.place.daemon.kill();
+        }
+        for name in ["state", "spool"] {
+            let folder = self.place.daemon.path(name);
+            let _ = fs::remove_dir_all(&folder);
+            fs::create_dir(folder).unwrap();
+        }
+        copy_files(self.template(after), &self.place.daemon.path("state"));
+        self.place.books = Books { dropped: self.dropped.clone(), ..Books::default() };
+        self.place.receiver.clear();
+        self.place.receiver.set_faults(Faults::default());
+    }
+
+    /// The commands on a damaged database of no daemon: an answer or a clear error, and no file is changed.
+    fn commands_answer(&self) {
+        let daemon = &self.place.daemon;
+        let state = daemon.path("state");
+        let before = contents(&state);
+        let status = daemon.command("status").arg("--json").output().unwrap();
+        said(&status);
+        assert!(status.status.success(), "status: {}", said(&status));
+        for command in [&["list"][..], &["show", "event-1"], &["check", "--offline"]] {
+            let output = daemon.command(command[0]).args(&command[1..]).output().unwrap();
+            let said = said(&output);
+            assert!(output.status.success() || said.contains("outbox"), "{command:?}: {said}");
+        }
+        assert!(before == contents(&state), "a command has changed the database");
+    }
+
+    /// The daemon ends with one of these codes, names the file, and has changed nothing.
+    fn refuses(&mut self, codes: &[i32]) {
+        let state = self.place.daemon.path("state");
+        let (before, mark) = (contents(&state), self.place.daemon.log().len());
+        let requests = self.place.receiver.stats().requests;
+        self.place.daemon.start();
+        let ended = self.place.daemon.wait();
+        let log = self.place.daemon.log()[mark..].to_owned();
+        assert!(ended.code().is_some_and(|code| codes.contains(&code)), "{ended}\n{log}");
+        assert!(log.contains("outbox.db"), "{log}");
+        assert!(before == contents(&state), "it has changed what it refuses");
+        assert_eq!(self.place.receiver.stats().requests, requests);
+    }
+
+    /// The damage is told in the log and in `status`, and the damaged files are kept.
+    fn is_told(&self, mark: usize) {
+        let log = &self.place.daemon.log()[mark..];
+        let warned = |line: &str| line.contains(" warning ") && line.contains("damaged");
+        assert!(log.lines().any(warned), "not told in the log:\n{log}");
+        let status = self.place.daemon.command("status").arg("--json").output().unwrap();
+        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
+        let salvaged = &status["outbox"]["salvaged"];
+        let moved = salvaged["moved_to"].as_str().unwrap_or_default();
+        assert!(moved.contains("outbox.db.damaged-"), "not told in status: {status}");
+        assert!(salvaged["rows"].is_u64() && salvaged["at"].is_string(), "{salvaged}");
+        let kept = ["", "-wal"].iter().any(|suffix| Path::new(&format!("{moved}{suffix}")).exists());
+        assert!(kept, "{moved} is not kept");
+        let text = self.place.daemon.command("status").output().unwrap();
+        assert!(said(&text).contains("damaged"), "{}", said(&text));
+    }
+}
+
+/// The numbers of what the receiver holds.
+fn held(place: &Place) -> BTreeSet<u64> {
+    place.receiver.events().iter().map(|held| numbers(held.item.get().as_bytes())[0]).collect()
+}
+
+/// All rows of an undamaged database.
+fn rows(place: &Place, known: &BTreeMap<String, u64>) -> Vec<Row> {
+    let outbox = place.daemon.database();
+    let sql = "SELECT seq, 'pending', message_id, body FROM pending
+               UNION ALL SELECT s.seq, s.state, s.message_id, b.body
+                           FROM settled s LEFT JOIN bodies b ON b.seq = s.seq";
+    let mut statement = outbox.prepare(sql).unwrap();
+    let row = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?));
+    let rows: Vec<(i64, String, String, Option<String>)> =
+        statement.query_map([], row).unwrap().map(Result::unwrap).collect();
+    assert_eq!(rows.len() as u64, Bench::DELIVERED + Bench::FAILED + Bench::PENDING);
+    rows.into_iter()
+        .map(|(seq, state, message_id, body)| {
+            let n = body.as_ref().map_or_else(|| known[&message_id], |body| numbers(body.as_bytes())[0]);
+            Row { n, seq, state, message_id, body }
+        })
+        .collect()
+}
+
+/// What can be read of a damaged database.
+struct Readable {
+    /// SQLite finds no fault.
+    sound: bool,
+    /// Rows that are as they were, by their `seq`.
+    rows: BTreeSet<i64>,
+}
+
+fn readable(state: &Path, rows: &[Row]) -> Readable {
+    let copy = tempfile::tempdir().unwrap();
+    let path = beside(copy.path(), "");
+    let elsewhere = state.join("elsewhere");
+    copy_files(if elsewhere.exists() { &elsewhere } else { state }, copy.path());
+    let Ok(conn) = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE) else {
+        return Readable { sound: false, rows: BTreeSet::new() };
+    };
+    let check = conn.query_row("PRAGMA quick_check", [], |r| r.get::<_, String>(0));
+    let reads = |row: &&Row| {
+        let sql = match (row.state.as_str(), &row.body) {
+            ("pending", _) => "SELECT 'pending', message_id, body FROM pending WHERE seq = ?",
+            (_, None) => "SELECT state, message_id, NULL FROM settled WHERE seq = ?",
+            (_, Some(_)) => {
+                "SELECT s.state, message_id, body FROM settled s JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?"
+            }
+        };
+        let found = conn.query_row(sql, [row.seq], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)));
+        found.is_ok_and(|found: (String, String, Option<String>)| {
+            found == (row.state.clone(), row.message_id.clone(), row.body.clone())
+        })
+    };
+    Readable {
+        sound: check.is_ok_and(|said| said == "ok"),
+        rows: rows.iter().filter(reads).map(|row| row.seq).collect(),
+    }
+}

@@ -1,0 +1,134 @@
+//! Line 11: the database is removed or replaced under the running daemon.
+//!
+//! What was pending in it is lost with it, by who removed it. Nothing else may be: not what was in the spool at that
+//! moment, nor what is dropped later.
+
+use super::super::books::numbers;
+use super::super::stage::{Figures, Played, Scale};
+use super::{copy_files, ended, new_place, supervise, until};
+use koala_agent::receiver::Faults;
+use nix::sys::signal::Signal;
+use rusqlite::{Connection, OpenFlags};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// What is done to the database's folder; the second folder has an older copy of its files.
+type Strike = fn(&Path, &Path);
+
+const STRIKES: &[(&str, Strike)] = &[
+    ("the database removed", |state, _| fs::remove_file(state.join("outbox.db")).unwrap()),
+    ("an older copy moved in its place", |state, older| {
+        fs::copy(older.join("outbox.db"), state.join("restored")).unwrap();
+        fs::rename(state.join("restored"), state.join("outbox.db")).unwrap();
+    }),
+    ("another file moved in its place", |state, _| {
+        fs::write(state.join("other"), "to be done\n").unwrap();
+        fs::rename(state.join("other"), state.join("outbox.db")).unwrap();
+    }),
+    ("the log removed", |state, _| fs::remove_file(state.join("outbox.db-wal")).unwrap()),
+    ("the folder removed", |state, _| fs::remove_dir_all(state).unwrap()),
+    ("the folder renamed", |state, _| fs::rename(state, state.with_extension("away")).unwrap()),
+];
+
+/// Nothing is stored or sent: the daemon must look by itself.
+pub fn idle(scale: &Scale) -> Played {
+    side_by_side(scale, false)
+}
+
+pub fn under_load(scale: &Scale) -> Played {
+    side_by_side(scale, true)
+}
+
+fn side_by_side(scale: &Scale, load: bool) -> Played {
+    let mut figures = Figures::default();
+    for _ in 0..scale.of(1, 10) {
+        std::thread::scope(|scope| {
+            let rounds = STRIKES.iter().map(|(name, strike)| scope.spawn(move || round(name, *strike, load)));
+            let rounds: Vec<_> = rounds.collect();
+            for round in rounds {
+                figures.add(round.join().unwrap_or_else(|why| std::panic::resume_unwind(why)));
+            }
+        });
+    }
+    figures.into()
+}
+
+fn round(name: &str, strike: Strike, load: bool) -> Figures {
+    let mut place = new_place(Faults { latency_ms: 20, ..Faults::default() });
+    let state = place.daemon.path("state");
+    place.daemon.start();
+    place.drop_events(30, 10);
+    place.until_delivered();
+    place.daemon.stop();
+    let older = tempfile::tempdir().unwrap();
+    copy_files(&state, older.path());
+
+    place.daemon.start();
+    let (drops, held) = if load { (600, 150) } else { (30, 60) };
+    place.drop_events(drops, 50);
+    place.until(&format!("{name}: some delivered"), |place| place.receiver.stats().held >= held);
+    if !load {
+        place.until_status("all marked", |status| {
+            status.outbox.pending == 0 && status.spool.waiting_files == 0
+        });
+        // The log is emptied when there is nothing to do.
+        std::thread::sleep(Duration::from_secs(2));
+    }
+    place.daemon.signal(Signal::SIGSTOP);
+    place.until("it stands still", |place| stands_still(place.daemon.pid()));
+    let snapshot = tempfile::tempdir().unwrap();
+    copy_files(&state, snapshot.path());
+    place.books.destroyed = pending(snapshot.path());
+    strike(&state, older.path());
+    place.daemon.signal(Signal::SIGCONT);
+
+    let mark = place.daemon.log().len();
+    if load {
+        place.drop_events(100, 50);
+    }
+    let (began, mut code) = (Instant::now(), None);
+    place.until_within(Duration::from_secs(10), &format!("{name}: noticed"), |place| {
+        code = ended(place);
+        code.is_some()
+    });
+    let took = began.elapsed();
+    let log = place.daemon.log()[mark..].to_owned();
+    assert_eq!(code, Some(74), "{name}: {log}");
+    assert!(log.contains(" error ") && log.contains("outbox.db"), "{name}: {log}");
+
+    let ran = supervise(&mut place);
+    assert!(ran.is_ok(), "{name}: {ran:?}");
+    place.drop_events(20, 50);
+    let wanted: BTreeSet<u64> = place.books.dropped.keys().copied().collect();
+    let wanted: BTreeSet<u64> = wanted.difference(&place.books.destroyed).copied().collect();
+    until(&mut place, &format!("{name}: what remained delivered"), |place| {
+        let held = place.receiver.events();
+        let held = held.iter().map(|held| numbers(held.item.get().as_bytes())[0]).collect();
+        wanted.is_subset(&held)
+    });
+    until(&mut place, &format!("{name}: all marked"), |place| {
+        let status = place.daemon.status();
+        status.outbox.pending == 0 && status.spool.waiting_files == 0
+    });
+    place.daemon.stop();
+    let destroyed = place.books.destroyed.len();
+    let figures = place.balance();
+    figures.note(format!("{name}: noticed after {:.1} s, {destroyed} were pending in it", took.as_secs_f64()))
+}
+
+/// proc(5): the third field of stat.
+fn stands_still(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+}
+
+/// The numbers of what is pending in a copy of a database.
+fn pending(copy: &Path) -> BTreeSet<u64> {
+    let conn =
+        Connection::open_with_flags(copy.join("outbox.db"), OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
+    let mut rows = conn.prepare("SELECT body FROM pending").unwrap();
+    let rows = rows.query_map([], |row| row.get::<_, String>(0)).unwrap();
+    rows.map(|body| numbers(body.unwrap().as_bytes())[0]).collect()
+}
