@@ -157,6 +157,11 @@ impl OutboxError {
         }
     }
 
+    /// Whether the file is somebody else's, a newer agent's or another program's, and is left as it is.
+    pub(super) fn is_not_ours(&self) -> bool {
+        matches!(self, OutboxError::NewerSchema { .. } | OutboxError::Foreign { .. })
+    }
+
     /// What is wrong with the files, without their name.
     pub(super) fn damage(&self) -> String {
         match self {

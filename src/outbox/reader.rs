@@ -136,9 +136,20 @@ impl Reader {
             Err(e) => return Err(OutboxError::io(path, "open the database", &e)),
             // Closing it drops SQLite's locks on it in this process, of which there are none yet: the daemon
             // opens its reader through `Reader::beside`.
-            Ok(file) => drop(file),
+            Ok(file) => {
+                let meta = file.metadata().map_err(|e| OutboxError::io(path, "open the database", &e))?;
+                if meta.is_file() && meta.len() == 0 {
+                    // SQLite would delete the log of an empty database, were it only to read it.
+                    let (path, text) = (path.to_owned(), "the database is empty".to_owned());
+                    return Err(OutboxError::Damaged { path, text });
+                }
+            }
         }
-        Reader::connect(path, false).or_else(|_| Reader::connect(path, true))
+        match Reader::connect(path, false) {
+            // Without its log it can look like one of ours.
+            Err(e) if !e.is_not_ours() => Reader::connect(path, true),
+            opened => opened,
+        }
     }
 
     /// Opens a second connection in the process that writes the outbox.
@@ -170,9 +181,7 @@ impl Reader {
         }
         .map_err(sql)?;
         conn.busy_timeout(BUSY_TIMEOUT).map_err(sql)?;
-        let number = |name: &str| conn.query_row(&format!("PRAGMA {name}"), [], |r| r.get::<_, i64>(0));
-        let (owner, version) = (number("application_id").map_err(sql)?, number("user_version").map_err(sql)?);
-        super::schema::check_owner(path, owner, version)?;
+        super::schema::version_of(&conn, path)?;
         Ok(Reader { conn, path: path.to_owned() })
     }
 

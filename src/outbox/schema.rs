@@ -20,13 +20,7 @@ const APPLICATION_ID: i64 = 0x4b6f_616c;
 /// the file is left as it is.
 pub(super) fn migrate(conn: &mut Connection, path: &Path) -> Result<(), OutboxError> {
     let sql = |e| OutboxError::sqlite(path, "migrate the schema", e);
-    let found: i64 = conn.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(sql)?;
-    let owner: i64 = conn.query_row("PRAGMA application_id", [], |r| r.get(0)).map_err(sql)?;
-    let empty: bool =
-        conn.query_row("SELECT count(*) = 0 FROM sqlite_schema", [], |r| r.get(0)).map_err(sql)?;
-    if !empty {
-        check_owner(path, owner, found)?;
-    }
+    let found = version_of(conn, path)?;
     if found == KNOWN {
         return Ok(());
     }
@@ -37,6 +31,20 @@ pub(super) fn migrate(conn: &mut Connection, path: &Path) -> Result<(), OutboxEr
     tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(sql)?;
     tx.pragma_update(None, "user_version", KNOWN).map_err(sql)?;
     tx.commit().map_err(sql)
+}
+
+/// The version of the schema in a database that is this agent's to read; 0: there is none yet.
+///
+/// # Errors
+/// [`OutboxError::NewerSchema`], [`OutboxError::Foreign`], and SQLite's.
+pub(super) fn version_of(conn: &Connection, path: &Path) -> Result<i64, OutboxError> {
+    let sql = |e| OutboxError::sqlite(path, "open the database", e);
+    let number = |query: &str| conn.query_row(query, [], |r| r.get::<_, i64>(0)).map_err(sql);
+    let found = number("PRAGMA user_version")?;
+    if number("SELECT count(*) FROM sqlite_schema")? > 0 {
+        check_owner(path, number("PRAGMA application_id")?, found)?;
+    }
+    Ok(found)
 }
 
 /// Whether the file is an outbox that this agent knows, by two numbers of its header.

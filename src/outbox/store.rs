@@ -5,7 +5,7 @@
 //! spool's files have been taken.
 
 use super::rescue::{FileId, file_at};
-use super::{OutboxError, Settings, beside, schema};
+use super::{OutboxError, Reader, Settings, beside, schema};
 use crate::event::MessageId;
 use hmac::{Hmac, KeyInit, Mac};
 use rusqlite::config::DbConfig;
@@ -57,6 +57,12 @@ impl Store {
         let path = settings.path.clone();
         let sql = |e| OutboxError::sqlite(&path, "open the database", e);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        // Somebody else's database is only looked at: a connection that can write changes it by opening it.
+        if let Err(e) = Reader::beside(&path)
+            && e.is_not_ours()
+        {
+            return Err(e);
+        }
         let mut conn = Connection::open_with_flags(&path, flags).map_err(sql)?;
         configure(&mut conn).map_err(sql)?;
         schema::migrate(&mut conn, &path)?;
@@ -215,6 +221,8 @@ fn configure(conn: &mut Connection) -> Result<(), rusqlite::Error> {
     conn.busy_timeout(BUSY_TIMEOUT)?;
     conn.set_prepared_statement_cache_capacity(64);
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    // A damaged database is closed as it was found; the log of a sound one is emptied on purpose.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Only takes effect on a file that is still empty.
     conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;

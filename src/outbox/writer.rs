@@ -234,7 +234,9 @@ pub(super) fn start(
     let (commands, inbox) = mpsc::channel();
     let gauge = Arc::new(Gauge::default());
     gauge.bytes.store(store.size()?.0, Relaxed);
-    gauge.log.store(store.look_after_files(clock.now())?, Relaxed);
+    let log = store.look_after_files(clock.now())?;
+    gauge.log.store(log, Relaxed);
+    lock.mark_log(log > 0);
     let (kicked, kicks) = watch::channel(store.meta(store::KICKS)?.unwrap_or(0));
     let not_before = store.meta(NOT_BEFORE)?.map(Timestamp);
     let data_version = store.data_version()?;
@@ -251,7 +253,7 @@ pub(super) fn start(
         readers: Readers::default(),
         data_version,
         ticks: 0,
-        emptied: false,
+        emptied: log == 0,
         kept_house: Instant::now(),
         unhurried: Vec::new(),
     };

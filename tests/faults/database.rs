@@ -97,8 +97,11 @@ fn said(output: &Output) -> String {
     text
 }
 
-/// The database and its log, and what is in them; an empty log is as good as none.
-fn contents(state: &Path) -> Vec<(&'static str, Vec<u8>)> {
+/// Files of a database and what is in them.
+type Contents = Vec<(&'static str, Vec<u8>)>;
+
+/// The database and its log; an empty log is as good as none.
+fn contents(state: &Path) -> Contents {
     let files = ["outbox.db", "outbox.db-wal"].into_iter();
     let files = files.filter_map(|name| Some((name, fs::read(state.join(name)).ok()?)));
     files.filter(|(name, content)| *name == "outbox.db" || !content.is_empty()).collect()

@@ -7,11 +7,10 @@ use super::super::books::{Books, Dropped, numbers};
 use super::super::place::Place;
 use super::super::stage::Figures;
 use super::damage::{After, Damage, Then};
-use super::{contents, copy_files, new_place, said, supervise, tail, until};
+use super::{Contents, contents, copy_files, new_place, said, supervise, tail, until};
 use fastrand::Rng;
 use koala_agent::receiver::Faults;
 use rusqlite::{Connection, OpenFlags};
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -123,6 +122,7 @@ impl Bench {
         let state = self.place.daemon.path("state");
         (damage.strike)(&state, rng);
         let readable = readable(&state, &self.rows);
+        let struck = contents(&state);
         self.commands_answer();
 
         for n in 0..10 {
@@ -164,7 +164,7 @@ impl Bench {
         let again: Vec<_> = held.iter().filter(|n| delivered.contains(n) || failed.contains(n)).collect();
         assert!(again.is_empty(), "sent, though it was settled: {again:?}");
         if !whole && matches!(damage.then, Then::Runs) {
-            self.is_told(mark);
+            self.is_told(mark, &struck, readable.sound);
         }
         self.place.daemon.stop();
         let figures = self.place.balance();
@@ -224,21 +224,25 @@ impl Bench {
         assert_eq!(self.place.receiver.stats().requests, requests);
     }
 
-    /// The damage is told in the log and in `status`, and the damaged files are kept.
-    fn is_told(&self, mark: usize) {
+    /// The damage is told in the log and in `status`; files that SQLite cannot read are kept as they were struck, and
+    /// what was read of them is counted.
+    fn is_told(&self, mark: usize, struck: &Contents, sound: bool) {
+        let incident = self.place.daemon.status().outbox.incident.expect("not told in status");
         let log = &self.place.daemon.log()[mark..];
-        let warned = |line: &str| line.contains(" warning ") && line.contains("damaged");
-        assert!(log.lines().any(warned), "not told in the log:\n{log}");
-        let status = self.place.daemon.command("status").arg("--json").output().unwrap();
-        let status: Value = serde_json::from_slice(&status.stdout).unwrap();
-        let salvaged = &status["outbox"]["salvaged"];
-        let moved = salvaged["moved_to"].as_str().unwrap_or_default();
-        assert!(moved.contains("outbox.db.damaged-"), "not told in status: {status}");
-        assert!(salvaged["rows"].is_u64() && salvaged["at"].is_string(), "{salvaged}");
-        let kept = ["", "-wal"].iter().any(|suffix| Path::new(&format!("{moved}{suffix}")).exists());
-        assert!(kept, "{moved} is not kept");
-        let text = self.place.daemon.command("status").output().unwrap();
-        assert!(said(&text).contains("damaged"), "{}", said(&text));
+        let warned = |line: &str| line.contains(" warning ") && line.contains(&incident.text);
+        assert!(log.lines().any(warned), "not told in the log: {}\n{}", incident.text, tail(log));
+        let text = said(&self.place.daemon.command("status").output().unwrap());
+        assert!(text.contains("incident"), "{text}");
+        let Some(files) = incident.files else {
+            return assert!(sound, "no files are kept: {}", incident.text);
+        };
+        assert!(incident.text.contains("events were read"), "{}", incident.text);
+        let name = files.file_name().unwrap().to_string_lossy().into_owned();
+        assert!(name.starts_with("outbox.db.damaged-"), "{name}");
+        for (struck, content) in struck {
+            let kept = files.with_file_name(struck.replace("outbox.db", &name));
+            assert!(fs::read(&kept).unwrap() == *content, "{} is not as it was found", kept.display());
+        }
     }
 }
 

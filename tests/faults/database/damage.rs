@@ -74,7 +74,7 @@ pub fn logs(scale: &Scale) -> Played {
         vec![
             damage("no log", Kill, Runs, |s, _| remove(s, "-wal")),
             damage("cut log", Kill, Unseen, |s, _| cut(s, "-wal", |n| n / 2)),
-            damage("0 bytes of log", Kill, Unseen, |s, _| cut(s, "-wal", |_| 0)),
+            damage("0 bytes of log", Kill, Runs, |s, _| cut(s, "-wal", |_| 0)),
             damage("garbage log header", Kill, Unseen, |s, r| garbage(s, "-wal", 0, 32, r)),
             damage("garbage in the log", Kill, Unseen, |s, r| garbage(s, "-wal", 8_000, PAGE, r)),
             damage("garbage -shm", Kill, Runs, |s, r| garbage(s, "-shm", 0, 32_768, r)),
@@ -93,7 +93,11 @@ pub fn others(scale: &Scale) -> Played {
             damage("a link to nothing", Stop, Refuses(&[66, 73, 74, 78], remove_it), |s, _| {
                 link_to_nothing(s)
             }),
-            damage("a folder", Stop, Refuses(&[73, 74, 78], remove_it), |s, _| folder(s)),
+            damage("an empty folder", Stop, Runs, |s, _| folder(s)),
+            damage("a folder", Stop, Refuses(&[78], remove_it), |s, _| {
+                folder(s);
+                fs::write(beside(s, "").join("a.txt"), "to be kept").unwrap();
+            }),
             damage("another's database", Stop, Refuses(&[78], remove_it), |s, _| foreign(s)),
             damage("another's, log", Stop, Refuses(&[78], remove_it), |s, _| foreign_log(s)),
         ]
@@ -195,6 +199,6 @@ fn foreign_log(state: &Path) {
 fn remove_it(state: &Path) {
     for suffix in ["", "-wal", "-shm"] {
         let path = beside(state, suffix);
-        let _ = if path.is_dir() { fs::remove_dir(path) } else { fs::remove_file(path) };
+        let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     }
 }

@@ -6,7 +6,6 @@ use super::super::stage::{Figures, Played, Scale};
 use super::new_place;
 use koala_agent::receiver::Faults;
 use nix::sys::signal::Signal;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -57,10 +56,10 @@ pub fn snapshot(scale: &Scale) -> Played {
 
 /// Whether `status` names this process as the one that keeps the log from being emptied.
 fn names_reader(place: &Place) -> bool {
-    let output = place.daemon.command("status").arg("--json").output().unwrap();
-    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let outbox = [&status["outbox"], &status["intake"]].map(Value::to_string).concat();
-    outbox.split(|c: char| !c.is_ascii_digit()).any(|number| number == std::process::id().to_string())
+    let outbox = place.daemon.status().outbox;
+    let named = outbox.log_held_by.iter().any(|pid| pid.unsigned_abs() == std::process::id());
+    assert!(!named || outbox.log_bytes > LOG_LIMIT, "named for {} bytes", outbox.log_bytes);
+    named
 }
 
 /// A second agent, by whatever name it knows the outbox.
