@@ -6,9 +6,11 @@ mod removal;
 mod sharing;
 mod version;
 
+use super::books::numbers;
 use super::place::Place;
 use super::stage::Fault;
 use koala_agent::receiver::Faults;
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Output;
@@ -72,6 +74,11 @@ fn until(place: &mut Place, fact: &str, mut holds: impl FnMut(&mut Place) -> boo
         }
         holds(place)
     });
+}
+
+/// The numbers of what the receiver holds.
+fn held(place: &Place) -> BTreeSet<u64> {
+    place.receiver.events().iter().map(|held| numbers(held.item.get().as_bytes())[0]).collect()
 }
 
 /// The last lines of a log.

@@ -1,13 +1,13 @@
 //! Line 10: the database that is damaged, and what must be left of it.
 //!
 //! What must survive is not what the agent says that it could read, but what SQLite reads, row by row, from a copy of
-//! the damaged files.
+//! the damaged files, and beyond that every row on a page that was not struck.
 
 use super::super::books::{Books, Dropped, numbers};
 use super::super::place::Place;
 use super::super::stage::Figures;
 use super::damage::{After, Damage, Then};
-use super::{Contents, contents, copy_files, new_place, said, supervise, tail, until};
+use super::{Contents, contents, copy_files, held, new_place, said, supervise, tail, until};
 use fastrand::Rng;
 use koala_agent::receiver::Faults;
 use rusqlite::{Connection, OpenFlags};
@@ -16,6 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+const PAGE: usize = 4_096;
 /// The daemon runs within this, whatever has become of its database.
 const IN_TIME: Duration = Duration::from_secs(10);
 
@@ -37,10 +38,10 @@ struct Row {
 /// A place whose database is damaged, and mended by a fresh copy, again and again.
 pub struct Bench {
     place: Place,
-    /// The folder of a daemon that was stopped.
-    stopped: tempfile::TempDir,
+    /// Of a daemon that was stopped.
+    stopped: Template,
     /// And of one that was killed, with commits in the log.
-    killed: tempfile::TempDir,
+    killed: Template,
     rows: Vec<Row>,
     /// What was dropped when the copies were made.
     dropped: BTreeMap<u64, Dropped>,
@@ -98,21 +99,27 @@ impl Bench {
         let (stopped, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         copy_files(&state, killed.path());
         let log = fs::metadata(beside(&state, "-wal")).unwrap().len();
-        assert!(log > 20 * 4_096, "only {log} bytes of commits in the log");
+        assert!(log > 20 * PAGE as u64, "only {log} bytes of commits in the log");
         place.daemon.start();
         place.until_status("it runs again", |status| status.agent.running);
         place.daemon.stop();
         copy_files(&state, stopped.path());
         let rows = rows(&place, &known);
+        let (stopped, killed) = (Template::of(stopped, &rows), Template::of(killed, &rows));
         let dropped = place.books.dropped.clone();
         Bench { place, stopped, killed, rows, dropped, delivered }
     }
 
-    pub fn template(&self, after: After) -> &Path {
+    fn template(&self, after: After) -> &Template {
         match after {
-            After::Stop => self.stopped.path(),
-            After::Kill => self.killed.path(),
+            After::Stop => &self.stopped,
+            After::Kill => &self.killed,
         }
+    }
+
+    /// Pages of the database's file, without its log.
+    pub fn pages(&self, after: After) -> u64 {
+        fs::metadata(beside(self.template(after).folder.path(), "")).unwrap().len() / PAGE as u64
     }
 
     /// One damage, from the strike to the balance.
@@ -121,7 +128,7 @@ impl Bench {
         self.restore(damage.after);
         let state = self.place.daemon.path("state");
         (damage.strike)(&state, rng);
-        let readable = readable(&state, &self.rows);
+        let readable = readable(&state, &self.rows, self.template(damage.after));
         let struck = contents(&state);
         self.commands_answer();
 
@@ -188,7 +195,7 @@ impl Bench {
             let _ = fs::remove_dir_all(&folder);
             fs::create_dir(folder).unwrap();
         }
-        copy_files(self.template(after), &self.place.daemon.path("state"));
+        copy_files(self.template(after).folder.path(), &self.place.daemon.path("state"));
         self.place.books = Books { dropped: self.dropped.clone(), ..Books::default() };
         self.place.receiver.clear();
         self.place.receiver.set_faults(Faults::default());
@@ -246,11 +253,6 @@ impl Bench {
     }
 }
 
-/// The numbers of what the receiver holds.
-fn held(place: &Place) -> BTreeSet<u64> {
-    place.receiver.events().iter().map(|held| numbers(held.item.get().as_bytes())[0]).collect()
-}
-
 /// All rows of an undamaged database.
 fn rows(place: &Place, known: &BTreeMap<String, u64>) -> Vec<Row> {
     let outbox = place.daemon.database();
@@ -278,13 +280,18 @@ struct Readable {
     rows: BTreeSet<i64>,
 }
 
-fn readable(state: &Path, rows: &[Row]) -> Readable {
+/// What SQLite reads row by row, and what stands on pages that nothing has struck.
+fn readable(state: &Path, rows: &[Row], undamaged: &Template) -> Readable {
     let copy = tempfile::tempdir().unwrap();
-    let path = beside(copy.path(), "");
     let elsewhere = state.join("elsewhere");
     copy_files(if elsewhere.exists() { &elsewhere } else { state }, copy.path());
-    let Ok(conn) = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_WRITE) else {
-        return Readable { sound: false, rows: BTreeSet::new() };
+    let read = |suffix| fs::read(beside(copy.path(), suffix)).unwrap_or_default();
+    let (main, log) = (read(""), read("-wal"));
+    let untouched = |row: &&Row| undamaged.pages[&row.seq].iter().all(|n| undamaged.has(*n, &main, &log));
+    let mut left: BTreeSet<i64> = rows.iter().filter(untouched).map(|row| row.seq).collect();
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
+    let Ok(conn) = Connection::open_with_flags(beside(copy.path(), ""), flags) else {
+        return Readable { sound: false, rows: left };
     };
     let check = conn.query_row("PRAGMA quick_check", [], |r| r.get::<_, String>(0));
     let reads = |row: &&Row| {
@@ -300,8 +307,65 @@ fn readable(state: &Path, rows: &[Row]) -> Readable {
             found == (row.state.clone(), row.message_id.clone(), row.body.clone())
         })
     };
-    Readable {
-        sound: check.is_ok_and(|said| said == "ok"),
-        rows: rows.iter().filter(reads).map(|row| row.seq).collect(),
+    left.extend(rows.iter().filter(reads).map(|row| row.seq));
+    Readable { sound: check.is_ok_and(|said| said == "ok"), rows: left }
+}
+
+/// The files of an undamaged database.
+struct Template {
+    folder: tempfile::TempDir,
+    log: Vec<u8>,
+    /// All pages, as they are when the log is laid over the database.
+    image: Vec<u8>,
+    /// The pages that a row stands on, by its `seq`.
+    pages: BTreeMap<i64, Vec<usize>>,
+}
+
+impl Template {
+    fn of(folder: tempfile::TempDir, rows: &[Row]) -> Template {
+        let log = fs::read(beside(folder.path(), "-wal")).unwrap_or_default();
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(folder.path(), copy.path());
+        let conn = Connection::open(beside(copy.path(), "")).unwrap();
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+        let image = fs::read(beside(copy.path(), "")).unwrap();
+        let leaves = |table: &str| -> Vec<usize> {
+            let sql = "SELECT pageno FROM dbstat WHERE name = ? AND pagetype = 'leaf'";
+            let mut leaves = conn.prepare(sql).unwrap();
+            leaves
+                .query_map([table], |row| row.get::<_, u32>(0))
+                .unwrap()
+                .map(|n| n.unwrap() as usize)
+                .collect()
+        };
+        let (pending, settled, bodies) = (leaves("pending"), leaves("settled"), leaves("bodies"));
+        let find = |leaves: &[usize], text: &str| {
+            let holds =
+                |n: &&usize| memchr::memmem::find(page(&image, **n).unwrap(), text.as_bytes()).is_some();
+            *leaves.iter().find(holds).expect("a row on no page")
+        };
+        let places = |row: &Row| match (row.state.as_str(), &row.body) {
+            ("pending", Some(body)) => vec![find(&pending, body)],
+            (state, body) => {
+                // These columns stand side by side.
+                let at = find(&settled, &format!("{state}{}track", row.message_id));
+                body.iter().map(|body| find(&bodies, body)).chain([at]).collect()
+            }
+        };
+        let pages = rows.iter().map(|row| (row.seq, places(row))).collect();
+        Template { folder, log, image, pages }
     }
+
+    /// Whether struck files have that page as it was.
+    fn has(&self, n: usize, main: &[u8], log: &[u8]) -> bool {
+        let wanted = page(&self.image, n);
+        // SQLite believes nothing in a log after the first wrong byte.
+        let in_log = || log == self.log && memchr::memmem::find(log, wanted.unwrap()).is_some();
+        page(main, n) == wanted || in_log()
+    }
+}
+
+/// A page, by its number from 1.
+fn page(file: &[u8], n: usize) -> Option<&[u8]> {
+    file.get((n - 1) * PAGE..n * PAGE)
 }

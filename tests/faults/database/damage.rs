@@ -110,7 +110,7 @@ pub fn pages(scale: &Scale) -> Played {
     play(scale, |bench| {
         let mut damages = Vec::new();
         for (after, text) in [(Stop, ""), (Kill, ", log")] {
-            let all = fs::metadata(beside(bench.template(after), "")).unwrap().len() / PAGE;
+            let all = bench.pages(after);
             let mut pages: Vec<u64> = (1..all).collect();
             rng.shuffle(&mut pages);
             pages.truncate(scale.of(2, usize::MAX));

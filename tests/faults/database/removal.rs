@@ -1,35 +1,44 @@
 //! Line 11: the database is removed or replaced under the running daemon.
 //!
-//! What was pending in it is lost with it, by who removed it. Nothing else may be: not what was in the spool at that
-//! moment, nor what is dropped later.
+//! Nothing may be lost by that: neither what was in the spool at that moment or is dropped later, nor what was pending
+//! in the database. Of a database that was replaced it is kept beside the other.
 
 use super::super::books::numbers;
 use super::super::stage::{Figures, Played, Scale};
-use super::{copy_files, ended, new_place, supervise, until};
+use super::{copy_files, ended, held, new_place, supervise, until};
 use koala_agent::receiver::Faults;
 use nix::sys::signal::Signal;
 use rusqlite::{Connection, OpenFlags};
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// What is done to the database's folder; the second folder has an older copy of its files.
 type Strike = fn(&Path, &Path);
 
-const STRIKES: &[(&str, Strike)] = &[
-    ("the database removed", |state, _| fs::remove_file(state.join("outbox.db")).unwrap()),
-    ("an older copy moved in its place", |state, older| {
+/// What becomes of the events that were pending in it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Delivered,
+    KeptAside,
+}
+
+const STRIKES: &[(&str, Then, Strike)] = &[
+    ("the database removed", Then::Delivered, |state, _| fs::remove_file(state.join("outbox.db")).unwrap()),
+    ("an older copy moved in its place", Then::KeptAside, |state, older| {
         fs::copy(older.join("outbox.db"), state.join("restored")).unwrap();
         fs::rename(state.join("restored"), state.join("outbox.db")).unwrap();
     }),
-    ("another file moved in its place", |state, _| {
+    ("another file moved in its place", Then::KeptAside, |state, _| {
         fs::write(state.join("other"), "to be done\n").unwrap();
         fs::rename(state.join("other"), state.join("outbox.db")).unwrap();
     }),
-    ("the log removed", |state, _| fs::remove_file(state.join("outbox.db-wal")).unwrap()),
-    ("the folder removed", |state, _| fs::remove_dir_all(state).unwrap()),
-    ("the folder renamed", |state, _| fs::rename(state, state.with_extension("away")).unwrap()),
+    ("the log removed", Then::Delivered, |state, _| fs::remove_file(state.join("outbox.db-wal")).unwrap()),
+    ("the folder removed", Then::Delivered, |state, _| fs::remove_dir_all(state).unwrap()),
+    ("the folder renamed", Then::Delivered, |state, _| {
+        fs::rename(state, state.with_extension("away")).unwrap();
+    }),
 ];
 
 /// Nothing is stored or sent: the daemon must look by itself.
@@ -45,7 +54,9 @@ fn side_by_side(scale: &Scale, load: bool) -> Played {
     let mut figures = Figures::default();
     for _ in 0..scale.of(1, 10) {
         std::thread::scope(|scope| {
-            let rounds = STRIKES.iter().map(|(name, strike)| scope.spawn(move || round(name, *strike, load)));
+            let rounds = STRIKES
+                .iter()
+                .map(|(name, then, strike)| scope.spawn(move || round(name, *then, *strike, load)));
             let rounds: Vec<_> = rounds.collect();
             for round in rounds {
                 figures.add(round.join().unwrap_or_else(|why| std::panic::resume_unwind(why)));
@@ -55,7 +66,7 @@ fn side_by_side(scale: &Scale, load: bool) -> Played {
     figures.into()
 }
 
-fn round(name: &str, strike: Strike, load: bool) -> Figures {
+fn round(name: &str, then: Then, strike: Strike, load: bool) -> Figures {
     let mut place = new_place(Faults { latency_ms: 20, ..Faults::default() });
     let state = place.daemon.path("state");
     place.daemon.start();
@@ -66,9 +77,9 @@ fn round(name: &str, strike: Strike, load: bool) -> Figures {
     copy_files(&state, older.path());
 
     place.daemon.start();
-    let (drops, held) = if load { (600, 150) } else { (30, 60) };
+    let (drops, first) = if load { (600, 150) } else { (30, 60) };
     place.drop_events(drops, 50);
-    place.until(&format!("{name}: some delivered"), |place| place.receiver.stats().held >= held);
+    place.until(&format!("{name}: some delivered"), |place| place.receiver.stats().held >= first);
     if !load {
         place.until_status("all marked", |status| {
             status.outbox.pending == 0 && status.spool.waiting_files == 0
@@ -80,7 +91,7 @@ fn round(name: &str, strike: Strike, load: bool) -> Figures {
     place.until("it stands still", |place| stands_still(place.daemon.pid()));
     let snapshot = tempfile::tempdir().unwrap();
     copy_files(&state, snapshot.path());
-    place.books.destroyed = pending(snapshot.path());
+    let in_it = pending(&snapshot.path().join("outbox.db"));
     strike(&state, older.path());
     place.daemon.signal(Signal::SIGCONT);
 
@@ -97,25 +108,27 @@ fn round(name: &str, strike: Strike, load: bool) -> Figures {
     let log = place.daemon.log()[mark..].to_owned();
     assert_eq!(code, Some(74), "{name}: {log}");
     assert!(log.contains(" error ") && log.contains("outbox.db"), "{name}: {log}");
+    if then == Then::KeptAside {
+        let kept = pending(&replaced(&state));
+        let held = held(&place);
+        assert!(in_it.iter().all(|n| kept.contains(n) || held.contains(n)), "{name}: not all is kept");
+        place.books.destroyed = in_it.clone();
+    }
 
     let ran = supervise(&mut place);
     assert!(ran.is_ok(), "{name}: {ran:?}");
     place.drop_events(20, 50);
     let wanted: BTreeSet<u64> = place.books.dropped.keys().copied().collect();
     let wanted: BTreeSet<u64> = wanted.difference(&place.books.destroyed).copied().collect();
-    until(&mut place, &format!("{name}: what remained delivered"), |place| {
-        let held = place.receiver.events();
-        let held = held.iter().map(|held| numbers(held.item.get().as_bytes())[0]).collect();
-        wanted.is_subset(&held)
-    });
+    until(&mut place, &format!("{name}: what remained delivered"), |place| wanted.is_subset(&held(place)));
     until(&mut place, &format!("{name}: all marked"), |place| {
         let status = place.daemon.status();
         status.outbox.pending == 0 && status.spool.waiting_files == 0
     });
     place.daemon.stop();
-    let destroyed = place.books.destroyed.len();
+    let pending = in_it.len();
     let figures = place.balance();
-    figures.note(format!("{name}: noticed after {:.1} s, {destroyed} were pending in it", took.as_secs_f64()))
+    figures.note(format!("{name}: noticed after {:.1} s, {pending} were pending in it", took.as_secs_f64()))
 }
 
 /// proc(5): the third field of stat.
@@ -124,10 +137,16 @@ fn stands_still(pid: i32) -> bool {
     stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
 }
 
-/// The numbers of what is pending in a copy of a database.
-fn pending(copy: &Path) -> BTreeSet<u64> {
-    let conn =
-        Connection::open_with_flags(copy.join("outbox.db"), OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
+/// The database that was replaced.
+fn replaced(state: &Path) -> PathBuf {
+    let mut files = fs::read_dir(state).unwrap().map(|entry| entry.unwrap().path());
+    let aside = |path: &PathBuf| path.to_string_lossy().contains("outbox.db.replaced-");
+    files.find(aside).expect("what was replaced is not kept")
+}
+
+/// The numbers of what is pending in a database of nobody.
+fn pending(database: &Path) -> BTreeSet<u64> {
+    let conn = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
     let mut rows = conn.prepare("SELECT body FROM pending").unwrap();
     let rows = rows.query_map([], |row| row.get::<_, String>(0)).unwrap();
     rows.map(|body| numbers(body.unwrap().as_bytes())[0]).collect()
