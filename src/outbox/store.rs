@@ -223,8 +223,10 @@ fn configure(conn: &mut Connection) -> Result<(), rusqlite::Error> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
     // A damaged database is closed as it was found; the log of a sound one is emptied on purpose.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    // Only takes effect on a file that is still empty.
-    conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    // It takes effect on an empty file alone; any other it would write to, even a damaged one.
+    if conn.query_row("PRAGMA page_count", [], |r| r.get::<_, i64>(0))? == 0 {
+        conn.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
     conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     // An acknowledged commit survives a power cut; NORMAL loses some.
     conn.pragma_update(None, "synchronous", "FULL")?;

@@ -248,7 +248,7 @@ impl Bench {
         assert!(name.starts_with("outbox.db.damaged-"), "{name}");
         for (struck, content) in struck {
             let kept = files.with_file_name(struck.replace("outbox.db", &name));
-            assert!(fs::read(&kept).unwrap() == *content, "{} is not as it was found", kept.display());
+            assert!(fs::read(&kept).unwrap() == *content, "{} is not as it was found\n{log}", kept.display());
         }
     }
 }
