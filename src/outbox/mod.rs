@@ -111,7 +111,7 @@ impl Outbox {
         let path = settings.path.clone();
         let (lock, before) = Lock::take(&path)?;
         let lock = Arc::new(lock);
-        let store = open_store(&settings, before, clock.now())?;
+        let store = open_store(&settings, &lock, before, clock.now())?;
         let progress = store.progress()?;
         let is_small = store.size()?.0 <= soundness::SMALL;
         let (writer, thread) = writer::start(store, lock.clone(), clock.clone())?;
@@ -138,9 +138,15 @@ impl Outbox {
 }
 
 /// Opens what is there, makes what is not, and salvages what is damaged.
-fn open_store(settings: &Settings, before: Before, now: Timestamp) -> Result<Store, OutboxError> {
+fn open_store(
+    settings: &Settings,
+    lock: &Lock,
+    before: Before,
+    now: Timestamp,
+) -> Result<Store, OutboxError> {
     let path = &settings.path;
-    salvage::go_on(path, settings)?;
+    // A salvage has told what became of the log.
+    let before = if salvage::go_on(path, settings, lock)? { Before::EmptyLog } else { before };
     let mut incident = None;
     match salvage::survey(path)? {
         Survey::Database => {}
@@ -159,11 +165,11 @@ fn open_store(settings: &Settings, before: Before, now: Timestamp) -> Result<Sto
             }
         }
     }
-    salvage::go_on(path, settings)?;
+    salvage::go_on(path, settings, lock)?;
     let mut store = match open_sound(settings) {
         Err(e) if e.is_damage() => {
             salvage::begin(path, &e.damage(), now)?;
-            salvage::go_on(path, settings)?;
+            salvage::go_on(path, settings, lock)?;
             incident = None;
             open_sound(settings)?
         }

@@ -10,10 +10,13 @@ use super::books::numbers;
 use super::place::Place;
 use super::stage::Fault;
 use koala_agent::receiver::Faults;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 pub const FAULTS: &[Fault] = &[
@@ -21,6 +24,7 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "10-page", title: "a page of it overwritten", alone: false, play: damage::pages },
     Fault { name: "10-wal", title: "its log damaged or gone", alone: false, play: damage::logs },
     Fault { name: "10-other", title: "something else in its place", alone: false, play: damage::others },
+    Fault { name: "10-kill", title: "SIGKILL while it is salvaged", alone: false, play: damage::kills },
     Fault { name: "11", title: "the database gone, while idle", alone: false, play: removal::idle },
     Fault { name: "11-load", title: "the same under load", alone: false, play: removal::under_load },
     Fault { name: "12", title: "a newer schema", alone: false, play: version::newer },
@@ -102,6 +106,35 @@ fn said(output: &Output) -> String {
     assert!(code.is_some_and(|code| ![70, 101].contains(&code)), "{code:?}: {text}");
     assert!(!text.contains("panicked") && !text.contains("this is a bug"), "{text}");
     text
+}
+
+/// Whether there is a tracer for [`kill_at`].
+fn can_trace() -> Result<(), String> {
+    Command::new("strace").arg("-V").output().map(drop).map_err(|e| format!("strace: {e}"))
+}
+
+/// Starts the daemon and kills it at its nth call of that kind, counted by thread. `false`: it came to run first, and
+/// was ended.
+fn kill_at(place: &mut Place, call: &str, n: u64) -> bool {
+    let (trace, inject) = (format!("trace={call}"), format!("inject={call}:signal=KILL:when={n}"));
+    place.daemon.under(["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject]);
+    let mark = place.daemon.log().len();
+    place.daemon.start();
+    place.daemon.under([""; 0]);
+    let mut killed = false;
+    place.until("it runs or is killed", |place| {
+        let ended = place.daemon.ended();
+        killed = ended.is_some_and(|status| status.signal() == Some(9));
+        assert!(killed || ended.is_none(), "{ended:?}\n{}", tail(&place.daemon.log()[mark..]));
+        killed || place.daemon.log()[mark..].contains(RUNS)
+    });
+    if !killed {
+        // The agent, not its tracer: that ends with it. The injection can strike on the way.
+        let pid = place.daemon.status().agent.pid.and_then(|pid| i32::try_from(pid).ok());
+        let _ = pid.map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM));
+        place.daemon.wait();
+    }
+    killed
 }
 
 /// Files of a database and what is in them.

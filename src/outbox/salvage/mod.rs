@@ -17,6 +17,7 @@ mod pages;
 #[cfg(test)]
 mod tests;
 
+use super::lock::Lock;
 use super::store::Store;
 use super::{FILE_MODE, OutboxError, Settings, beside, schema};
 use crate::clock::Timestamp;
@@ -64,12 +65,12 @@ pub(super) fn begin(path: &Path, why: &str, now: Timestamp) -> Result<(), Outbox
     sync_folder(path)
 }
 
-/// Goes on with a salvage that has begun, to its end. Does nothing if none has.
+/// Goes on with a salvage that has begun, to its end. Returns whether one had.
 ///
 /// # Errors
 /// The system's and SQLite's, for the new database; then it goes on at the next call.
-pub(super) fn go_on(path: &Path, settings: &Settings) -> Result<(), OutboxError> {
-    let Some(note) = read_note(path)? else { return Ok(()) };
+pub(super) fn go_on(path: &Path, settings: &Settings, lock: &Lock) -> Result<bool, OutboxError> {
+    let Some(note) = read_note(path)? else { return Ok(false) };
     let kept = path.with_file_name(&note.kept);
     if !(kept.exists() && path.exists()) {
         tracing::warn!(
@@ -89,8 +90,11 @@ pub(super) fn go_on(path: &Path, settings: &Settings) -> Result<(), OutboxError>
             store.transaction(|store| store.set_incident(&incident))
         })?;
     }
+    // What has become of the old log is told; the new database has none.
+    lock.mark_log(false);
     fs::remove_file(note_at(path)).map_err(|e| OutboxError::io(path, "end the salvage", &e))?;
-    sync_folder(path)
+    sync_folder(path)?;
+    Ok(true)
 }
 
 /// Makes a database whole before it appears under its name.

@@ -124,6 +124,16 @@ impl Bench {
 
     /// One damage, from the strike to the balance.
     pub fn round(&mut self, damage: &Damage, rng: &mut Rng) -> Figures {
+        self.round_after(damage, rng, |_| true).expect("nothing stops it")
+    }
+
+    /// The same after something else was done with the damaged database; `None` if that says no.
+    pub fn round_after(
+        &mut self,
+        damage: &Damage,
+        rng: &mut Rng,
+        before: impl FnOnce(&mut Place) -> bool,
+    ) -> Option<Figures> {
         let name = &damage.name;
         self.restore(damage.after);
         let state = self.place.daemon.path("state");
@@ -141,6 +151,9 @@ impl Bench {
         if let Then::Refuses(codes, mend) = damage.then {
             self.refuses(codes);
             mend(&state);
+        }
+        if !before(&mut self.place) {
+            return None;
         }
         let ran = supervise(&mut self.place);
         assert!(ran.is_ok_and(|took| took < IN_TIME), "{ran:?}\n{}", tail(&self.place.daemon.log()[mark..]));
@@ -178,11 +191,10 @@ impl Bench {
         let notes = figures.notes.iter().map(|note| format!("{name}: {note}")).collect();
         let repeated = figures.repeated - repeated;
         let figures = Figures { repeated, notes, ..figures };
-        match self.rows.len() - readable.rows.len() {
-            0 => figures,
-            _ if matches!(damage.then, Then::Refuses(..)) => figures,
-            rows => figures.note(format!("{name}: {rows} of {} rows destroyed", self.rows.len())),
-        }
+        let rows = self.rows.len() - readable.rows.len();
+        let is_kept = rows == 0 || matches!(damage.then, Then::Refuses(..));
+        let note = || format!("{name}: {rows} of {} rows destroyed", self.rows.len());
+        Some(if is_kept { figures } else { figures.note(note()) })
     }
 
     /// The undamaged database, and a receiver that knows nothing; also after a round that has failed.

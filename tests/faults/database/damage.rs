@@ -2,6 +2,7 @@
 
 use super::super::stage::{Figures, Played, Scale, said};
 use super::bench::{Bench, beside};
+use super::{can_trace, kill_at};
 use fastrand::Rng;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -122,6 +123,27 @@ pub fn pages(scale: &Scale) -> Played {
         }
         damages
     })
+}
+
+/// SIGKILL at the Nth call of each kind that changes a file, while a salvage is under way: the next start goes on.
+pub fn kills(scale: &Scale) -> Played {
+    if let Err(why) = can_trace() {
+        return Played::Skipped(why);
+    }
+    let (mut bench, mut rng) = (Bench::new(), scale.rng());
+    let (mut figures, mut killed) = (Figures::default(), 0);
+    for (call, step) in [("rename", 2), ("unlink", 4), ("fsync", 5), ("pwrite64", 40)] {
+        for n in (1..).step_by(scale.of(step, 1)) {
+            let name = format!("{call} {n}");
+            let salvaged = damage(name, Kill, Runs, |s, r| garbage(s, "", 0, 20 * PAGE, r));
+            let round = bench.round_after(&salvaged, &mut rng, |place| kill_at(place, call, n));
+            let Some(round) = round else { break };
+            figures.add(Figures { notes: Vec::new(), ..round });
+            killed += 1;
+        }
+    }
+    assert!(killed > 6, "hardly anything was killed");
+    figures.into()
 }
 
 /// Plays them all, and fails if one of them does.

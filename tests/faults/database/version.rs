@@ -2,15 +2,11 @@
 
 use super::super::place::Place;
 use super::super::stage::{Figures, Played, Scale};
-use super::{RUNS, contents, new_place, said};
+use super::{can_trace, contents, kill_at, new_place, said};
 use koala_agent::receiver::Faults;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::fs;
-use std::os::unix::process::ExitStatusExt;
-use std::process::Command;
 
 /// A later agent has written the database, and was stopped or killed. Every command but `run` and the changing ones
 /// may read it, and none may touch it.
@@ -68,37 +64,21 @@ fn write_version(place: &Place, version: i64, in_log: bool) {
 /// SIGKILL at the Nth call of each kind that changes a file, until the daemon lives to run: the next one finds no
 /// database or a whole one, never something between.
 pub fn kills(scale: &Scale) -> Played {
-    if Command::new("strace").arg("-V").output().is_err() {
-        return Played::Skipped("there is no strace".to_owned());
+    if let Err(why) = can_trace() {
+        return Played::Skipped(why);
     }
     let mut place = new_place(Faults::default());
     let state = place.daemon.path("state");
     let mut figures = Figures::default();
     let mut rounds = 0;
-    for (call, step) in [("pwrite64", 4), ("fsync", 2), ("ftruncate", 1), ("fallocate", 1)] {
+    for (call, step) in [("pwrite64", 8), ("fsync", 3), ("ftruncate", 1), ("fallocate", 1)] {
         for n in (1..).step_by(scale.of(step, 1)) {
             let _ = fs::remove_dir_all(&state);
-            let inject = format!("inject={call}:signal=KILL:when={n}");
-            let trace = place.daemon.path("trace");
-            let tracer = ["strace", "-f", "-qq", "-e", &format!("trace={call}"), "-e", &inject, "-o"];
-            place.daemon.under(tracer.map(Into::into).into_iter().chain([trace.into_os_string()]));
-            let mark = place.daemon.log().len();
-            place.daemon.start();
-            let mut killed = false;
-            place.until("it runs or is killed", |place| {
-                let ended = place.daemon.ended();
-                killed |=
-                    ended.is_some_and(|status| status.signal() == Some(9) || status.code() == Some(137));
-                assert!(killed || ended.is_none(), "{ended:?}\n{}", place.daemon.log());
-                killed || place.daemon.log()[mark..].contains(RUNS)
-            });
-            if !killed {
-                end_traced(&mut place);
+            if !kill_at(&mut place, call, n) {
                 break;
             }
             rounds += 1;
-            place.daemon.under([""; 0]);
-            let event = place.books.event(n as u64);
+            let event = place.books.event(n);
             place.drop_file("json", event.as_bytes());
             place.daemon.start();
             place.until_delivered();
@@ -116,12 +96,4 @@ pub fn kills(scale: &Scale) -> Played {
     figures.add(place.balance());
     figures.rounds = rounds;
     figures.into()
-}
-
-/// Ends the agent, not its tracer: that ends with it.
-fn end_traced(place: &mut Place) {
-    let pid = place.daemon.status().agent.pid.and_then(|pid| i32::try_from(pid).ok()).unwrap();
-    kill(Pid::from_raw(pid), Signal::SIGTERM).unwrap();
-    // The injection can strike on the way.
-    let _ = place.daemon.wait();
 }
