@@ -13,14 +13,19 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
 mod books;
+#[path = "../common/mod.rs"]
+mod common;
 mod control;
 mod crash;
 #[path = "../common/daemon.rs"]
 mod daemon;
 mod database;
 mod disk;
+mod hours;
 mod place;
 mod receiver;
+#[path = "../common/server.rs"]
+mod server;
 mod service;
 mod spool;
 mod stage;
