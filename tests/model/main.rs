@@ -41,7 +41,7 @@ use world::World;
 /// Scripts, unless `PROPTEST_CASES` says otherwise.
 const CASES: u32 = 24;
 /// How often a script is played that is a shorter one of one that has failed.
-const PLAYS: u32 = 4;
+const PLAYS: u32 = 8;
 /// Milliseconds spent on finding the shortest.
 const SHRINK: u32 = 180_000;
 

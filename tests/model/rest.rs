@@ -17,7 +17,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 /// What has not come to rest after so long never will.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Nothing moves when it has not for so many looks, of so long each.
 const LOOKS: u32 = 4;
 const LOOK: Duration = Duration::from_millis(3);
@@ -50,6 +50,14 @@ impl World {
             }
         }
         self.stop();
+        // A file that was taken, and replaced before it could be removed, may be thought there until the next start.
+        let notes = self.look()?.ledger;
+        let replaced = self.books.replaced.len() as u64;
+        prop_assert!(notes <= replaced, "{} files are gone and not forgotten", notes);
+        if notes > 0 {
+            self.start();
+            self.stop();
+        }
         prop_assert_eq!(self.complaints(), "", "the agent's complaints");
         self.balance()
     }
@@ -70,7 +78,7 @@ impl World {
     fn waits(&mut self) -> Result<Option<String>, TestCaseError> {
         let (left, found, expected) = (self.left(), self.rejected().len(), self.books.rejects.len());
         let pending = self.look()?.pending();
-        let rest = left.is_empty() && pending == 0 && found >= expected;
+        let rest = left.is_empty() && pending == 0 && found == expected;
         Ok((!rest).then(|| format!("{pending} pending, {left:?}, {found} set aside of {expected}")))
     }
 
@@ -100,7 +108,7 @@ impl World {
         expected.sort_unstable();
         prop_assert_eq!(&found, &expected, "what is set aside");
         let outbox = self.look()?;
-        prop_assert_eq!(outbox.ledger, 0, "files of which it is noted how far they are taken");
+        prop_assert_eq!(outbox.ledger, 0, "files that are gone and not forgotten");
         let least = self.books.duplicates;
         let most = least + self.books.perhaps_duplicates;
         prop_assert!(
