@@ -7,13 +7,17 @@ use koala_agent::config::{Config, Environment, Options, load};
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 use tokio::sync::mpsc;
 
 /// Where such a process finds its configuration, and what its wall clock shows at first.
 const CONFIG: &str = "KOALA_MODEL_CONFIG";
 const WALL: &str = "KOALA_MODEL_WALL";
+
+/// What it has not said after so long, six times of what a stop may take, it will not say.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The settings in a file.
 pub fn config(file: &Path) -> Config {
@@ -63,7 +67,7 @@ async fn obey(config: Config, clock: Clock) {
 pub struct Process {
     child: Child,
     commands: ChildStdin,
-    answers: BufReader<ChildStdout>,
+    answers: Receiver<String>,
     log: PathBuf,
 }
 
@@ -81,7 +85,9 @@ impl Process {
             .spawn()
             .unwrap();
         let commands = child.stdin.take().unwrap();
-        let answers = BufReader::new(child.stdout.take().unwrap());
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (answered, answers) = channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| answered.send(line)));
         let mut process = Process { child, commands, answers, log: log.to_owned() };
         process.expect("started");
         process
@@ -116,10 +122,9 @@ impl Process {
     }
 
     fn expect(&mut self, answer: &str) {
-        let mut line = String::new();
-        self.answers.read_line(&mut line).unwrap();
+        let line = self.answers.recv_timeout(PATIENCE);
         let log = || std::fs::read_to_string(&self.log).unwrap_or_default();
-        assert_eq!(line.trim(), answer, "the agent has ended: {}", log());
+        assert_eq!(line.as_deref(), Ok(answer), "{}", log());
     }
 }
 
