@@ -21,14 +21,18 @@ mod crash;
 mod daemon;
 mod database;
 mod disk;
+mod hangs;
 mod hours;
 mod place;
 mod receiver;
+mod secrets;
 #[path = "../common/server.rs"]
 mod server;
 mod service;
+mod soak;
 mod spool;
 mod stage;
+mod steps;
 
 use stage::Fault;
 
