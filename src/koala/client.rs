@@ -1,7 +1,7 @@
 //! The only place that speaks HTTP to the receiver.
 
 use super::verdict::{Answer, Verdict, judge};
-use crate::clock::Clock;
+use crate::clock::{Clock, Mono};
 use crate::config::{self, PublicKey};
 use crate::reason::{Code, Reason};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
@@ -9,6 +9,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER
 use reqwest::{NoProxy, Proxy, Response, Url, redirect};
 use std::error::Error as StdError;
 use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Without a User-Agent Koala takes the sender for a bot and drops what it sent, without an error.
@@ -19,6 +20,9 @@ const MAX_ANSWER: usize = 64 << 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that idles longer is dropped, so that an address that moves is looked up again.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection that never idles takes no more requests after this: it would go on to the old address for as long as
+/// somebody answers there. With a request's usual time-out an address that moves is found within five minutes.
+const MAX_AGE: Duration = Duration::from_secs(240);
 
 /// Why a client could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -45,11 +49,18 @@ pub enum ClientError {
 /// A client for one destination: its address, its key, its proxy, its trust.
 #[derive(Debug, Clone)]
 pub struct Client {
-    http: reqwest::Client,
+    config: Arc<config::Koala>,
     endpoint: Url,
     key: PublicKey,
-    proxied: bool,
     clock: Clock,
+    connections: Arc<Mutex<Connections>>,
+}
+
+/// Kept-alive connections, and since when.
+#[derive(Debug)]
+struct Connections {
+    http: reqwest::Client,
+    since: Mono,
 }
 
 impl Client {
@@ -61,44 +72,34 @@ impl Client {
         let Some(key) = config.public_key.clone() else { return Ok(None) };
         let endpoint =
             Url::parse(&config.endpoint).map_err(|_| ClientError::Endpoint(config.endpoint.clone()))?;
-        // Fails only if a provider is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder()
-            .user_agent(USER_AGENT)
-            .redirect(redirect::Policy::none())
-            .timeout(config.timeout)
-            .connect_timeout(CONNECT_TIMEOUT.min(config.timeout))
-            .pool_idle_timeout(IDLE_TIMEOUT)
-            .dns_resolver(SystemResolver)
-            .no_proxy();
-        let proxy = if config.is_loopback() { None } else { proxy_of(config) };
-        let proxied = proxy.is_some();
-        if let Some(address) = proxy {
-            let proxy = Proxy::all(address).map_err(|_| ClientError::Proxy)?;
-            builder = builder.proxy(proxy.no_proxy(NoProxy::from_env()));
-        }
-        if let Some(path) = &config.ca_file {
-            let bad = |text: String| ClientError::CaFile { path: path.clone(), text };
-            let pem = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
-            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| bad(innermost(&e)))?;
-            if certificates.is_empty() {
-                return Err(bad("there is no certificate in it: it must be PEM".to_owned()));
-            }
-            builder = builder.tls_certs_merge(certificates);
-        }
-        let http = builder.build().map_err(|e| ClientError::Setup(innermost(&e)))?;
-        Ok(Some(Client { http, endpoint, key, proxied, clock }))
+        let connections = Connections { http: http(config)?, since: clock.mono() };
+        let connections = Arc::new(Mutex::new(connections));
+        Ok(Some(Client { config: Arc::new(config.clone()), endpoint, key, clock, connections }))
     }
 
     /// Sends a request's body for people, and judges the answer.
     pub async fn batch(&self, body: String) -> Verdict {
-        let request = self.http.post(self.url("batch")).header(CONTENT_TYPE, "application/json").body(body);
+        let request = self.http().post(self.url("batch")).header(CONTENT_TYPE, "application/json").body(body);
         self.judged(request.send().await).await
     }
 
     /// Asks whether the receiver knows the key, without sending an event.
     pub async fn auth(&self) -> Verdict {
-        self.judged(self.http.get(self.url("auth")).send().await).await
+        self.judged(self.http().get(self.url("auth")).send().await).await
+    }
+
+    /// The connections for a request, new ones where those that there are have been used for long enough.
+    fn http(&self) -> reqwest::Client {
+        let now = self.clock.mono();
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if now.saturating_sub(connections.since) >= MAX_AGE {
+            connections.since = now;
+            // Where the CA file is gone or broken since, the old connections are better than none.
+            if let Ok(http) = http(&self.config) {
+                connections.http = http;
+            }
+        }
+        connections.http.clone()
     }
 
     fn url(&self, last: &str) -> Url {
@@ -146,7 +147,7 @@ impl Client {
             (Code::Dns, said)
         } else if let Some(error) = cause::<rustls::Error>(error) {
             (Code::Tls, format!("no trusted TLS connection with {host}: {}", untrusted(error)))
-        } else if self.proxied && error.is_connect() {
+        } else if error.is_connect() && proxy_of(&self.config).is_some() {
             (Code::Proxy, format!("the proxy lets no connection through to {host}: {said}"))
         } else if error.is_connect() {
             (Code::Connect, format!("no connection to {}: {said}", self.address()))
@@ -162,9 +163,39 @@ impl Client {
     }
 }
 
+/// Connections for one destination, none of them open yet.
+fn http(config: &config::Koala) -> Result<reqwest::Client, ClientError> {
+    // Fails only if a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = reqwest::Client::builder()
+        .user_agent(USER_AGENT)
+        .redirect(redirect::Policy::none())
+        .timeout(config.timeout)
+        .connect_timeout(CONNECT_TIMEOUT.min(config.timeout))
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .dns_resolver(SystemResolver)
+        .no_proxy();
+    if let Some(address) = proxy_of(config) {
+        let proxy = Proxy::all(address).map_err(|_| ClientError::Proxy)?;
+        builder = builder.proxy(proxy.no_proxy(NoProxy::from_env()));
+    }
+    if let Some(path) = &config.ca_file {
+        let bad = |text: String| ClientError::CaFile { path: path.clone(), text };
+        let pem = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
+        let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| bad(innermost(&e)))?;
+        if certificates.is_empty() {
+            return Err(bad("there is no certificate in it: it must be PEM".to_owned()));
+        }
+        builder = builder.tls_certs_merge(certificates);
+    }
+    builder.build().map_err(|e| ClientError::Setup(innermost(&e)))
+}
+
+/// The proxy that requests go through; to this machine they go straight.
 fn proxy_of(config: &config::Koala) -> Option<String> {
     let environment = || ["HTTPS_PROXY", "https_proxy"].iter().find_map(|name| std::env::var(name).ok());
-    config.proxy.clone().or_else(environment).filter(|address| !address.is_empty())
+    let proxy = config.proxy.clone().or_else(environment);
+    proxy.filter(|address| !address.is_empty() && !config.is_loopback())
 }
 
 fn header(headers: &HeaderMap, name: HeaderName) -> Option<String> {

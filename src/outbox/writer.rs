@@ -7,7 +7,7 @@ use super::readers::Readers;
 use super::settle::Settled;
 use super::store::{self, NOT_BEFORE, Store};
 use super::{NewEvent, OutboxError, Settings};
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{Clock, Mono, Timestamp};
 use crate::config;
 use crate::reason::Reason;
 use crate::spool::FileIdentity;
@@ -24,8 +24,8 @@ use tokio::sync::{oneshot, watch};
 const TICK: Duration = Duration::from_secs(1);
 /// Rows forgotten in one transaction, so that an append never waits long behind them.
 const EXPIRE_AT_ONCE: usize = 2_000;
-/// How many ticks lie between two looks for rows whose time is up; the keep_… settings are in days.
-const EXPIRE_EVERY: u32 = 30;
+/// How often it looks for rows whose time is up; the keep_… settings are in days.
+const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 /// Free pages given back in one step (4 MiB), and the least that is worth a step.
 const SHRINK_PAGES: u64 = 1_024;
 /// How long a stop waits for readers before it leaves the write-ahead log as it is: nothing is lost with that, and
@@ -246,13 +246,13 @@ pub(super) fn start(
         store,
         lock,
         inbox,
+        expired: clock.mono(),
         clock,
         gauge,
         kicked,
         alarm,
         readers: Readers::default(),
         data_version,
-        ticks: 0,
         emptied: log == 0,
         kept_house: Instant::now(),
         unhurried: Vec::new(),
@@ -274,7 +274,8 @@ struct Owner {
     alarm: Alarm,
     readers: Readers,
     data_version: i64,
-    ticks: u32,
+    /// When it last looked for rows whose time is up.
+    expired: Mono,
     /// The write-ahead log is empty.
     emptied: bool,
     kept_house: Instant,
@@ -389,7 +390,7 @@ impl Owner {
 
     /// What is done once a second; an error here is no worse than not having done it yet.
     fn keep_house(&mut self, idle: bool) {
-        self.ticks = self.ticks.wrapping_add(1);
+        let now = self.clock.moment();
         let done = (|| {
             let version = self.store.data_version()?;
             if version != self.data_version {
@@ -398,9 +399,9 @@ impl Owner {
                 let kicks = self.store.meta(store::KICKS)?.unwrap_or(0);
                 self.kicked.send_if_modified(|k| std::mem::replace(k, kicks) != kicks);
             }
-            if self.ticks.is_multiple_of(EXPIRE_EVERY) {
-                let now = self.clock.now();
-                let gone = self.store.transaction(|store| store.expire(now, EXPIRE_AT_ONCE))?;
+            if now.mono.saturating_sub(self.expired) >= EXPIRE_EVERY {
+                self.expired = now.mono;
+                let gone = self.store.transaction(|store| store.expire(now.wall, EXPIRE_AT_ONCE))?;
                 self.set_emptied(self.emptied && gone == 0);
             }
             if idle && self.store.size()?.1 > SHRINK_PAGES {

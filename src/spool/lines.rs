@@ -60,6 +60,10 @@ impl<R: Read> Lines<R> {
         loop {
             if let Some(i) = memchr::memchr(b'\n', &self.buffer[searched..]) {
                 let end = searched + i;
+                if (end - self.start) as u64 > self.max_line {
+                    // Told by its length, not by how much of it a read happened to bring.
+                    return Ok(Line::Endless);
+                }
                 let line = Line::Text(trimmed(&self.buffer[self.start..end], self.place));
                 self.position += (end + 1 - self.start) as u64;
                 self.place += 1;
@@ -127,6 +131,10 @@ mod tests {
     #[test]
     fn a_line_without_end_ends_the_reading() {
         assert_eq!(Lines::new(io::repeat(b'x'), 1 << 20).next_line().unwrap(), Line::Endless);
+        assert_eq!(Lines::new(&b"four\n"[..], 4).next_line().unwrap(), Line::Text(b"four".into()));
+        for long in ["fives\n", "fives"] {
+            assert_eq!(Lines::new(long.as_bytes(), 4).next_line().unwrap(), Line::Endless);
+        }
     }
 
     #[test]

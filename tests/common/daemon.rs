@@ -32,6 +32,10 @@ pub struct Daemon {
     /// What stands before the program: a tracer and its options.
     before: Vec<OsString>,
     settings: Vec<String>,
+    /// All that the program and its commands see of an environment.
+    environment: Vec<(OsString, OsString)>,
+    /// Options of `run`.
+    options: Vec<OsString>,
     child: Option<Child>,
 }
 
@@ -48,7 +52,15 @@ impl Daemon {
 
     fn at(home: Home, endpoint: &str) -> Daemon {
         let program = env!("CARGO_BIN_EXE_koala-agent").into();
-        let mut daemon = Daemon { home, program, before: Vec::new(), settings: Vec::new(), child: None };
+        let mut daemon = Daemon {
+            home,
+            program,
+            before: Vec::new(),
+            settings: Vec::new(),
+            environment: Vec::new(),
+            options: Vec::new(),
+            child: None,
+        };
         for folder in ["spool", "aside"] {
             fs::create_dir_all(daemon.path(folder)).unwrap();
         }
@@ -67,10 +79,25 @@ impl Daemon {
 
     /// Adds a line to the configuration, `section.key = value`, in place of one of the same key.
     pub fn set(&mut self, line: &str) {
-        let key = |line: &str| line.split('=').next().unwrap().trim().to_owned();
-        self.settings.retain(|old| key(old) != key(line));
+        self.unset(line.split('=').next().unwrap().trim());
         self.settings.push(line.to_owned());
         self.configure();
+    }
+
+    /// Takes the line of that key out of the configuration.
+    pub fn unset(&mut self, key: &str) {
+        self.settings.retain(|line| line.split('=').next().unwrap().trim() != key);
+        self.configure();
+    }
+
+    /// A variable of the environment, for the program and its commands.
+    pub fn env(&mut self, name: &str, value: impl Into<OsString>) {
+        self.environment.push((name.into(), value.into()));
+    }
+
+    /// An option of `run`.
+    pub fn option(&mut self, option: &str) {
+        self.options.push(option.into());
     }
 
     fn configure(&self) {
@@ -107,7 +134,8 @@ impl Daemon {
     /// One of its commands on the same configuration.
     pub fn command(&self, command: &str) -> Command {
         let mut program = Command::new(&self.program);
-        program.env_clear().arg("--config").arg(self.path("config.toml")).arg(command).stdin(Stdio::null());
+        program.env_clear().envs(self.environment.iter().map(|(name, value)| (name, value)));
+        program.arg("--config").arg(self.path("config.toml")).arg(command).stdin(Stdio::null());
         program
     }
 
@@ -120,10 +148,11 @@ impl Daemon {
                 let mut command = Command::new(first);
                 command.args(rest).arg(&self.program).arg("--config").arg(self.path("config.toml"));
                 command.arg("run").stdin(Stdio::null());
+                command.envs(self.environment.iter().map(|(name, value)| (name, value)));
                 command
             }
         };
-        self.child = Some(command.stderr(log).spawn().unwrap());
+        self.child = Some(command.args(&self.options).stderr(log).spawn().unwrap());
     }
 
     /// The process that was started; the program itself, unless it runs under a tracer.

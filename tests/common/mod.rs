@@ -7,8 +7,12 @@ use koala_agent::clock::{Clock, Timestamp};
 use koala_agent::config::{Config, Environment, Options, load};
 use koala_agent::receiver::{Faults, Receiver};
 use koala_agent::status::Status;
+use std::io::Write;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
+use tokio::net::TcpSocket;
 
 /// Long enough for a busy machine; a test that waits so long has failed.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -19,6 +23,8 @@ pub const KEY: &str = "pk_test_0123456789";
 pub struct World {
     pub dir: tempfile::TempDir,
     pub receiver: Receiver,
+    /// Where the agent sends to: the receiver, unless something stands before it.
+    pub endpoint: String,
     pub clock: Clock,
     agent: Option<Agent>,
     extra: String,
@@ -39,9 +45,9 @@ impl World {
     async fn with_clock(faults: Faults, clock: Clock) -> World {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("spool")).unwrap();
-        let options = koala_agent::receiver::Options { faults, seed: Some(1), ..Default::default() };
-        let receiver = Receiver::start("127.0.0.1:0".parse().unwrap(), options).await.unwrap();
-        World { dir, receiver, clock, agent: None, extra: String::new(), written: 0 }
+        let receiver = receiver("127.0.0.1:0".parse().unwrap(), faults).await;
+        let endpoint = receiver.endpoint();
+        World { dir, receiver, endpoint, clock, agent: None, extra: String::new(), written: 0 }
     }
 
     /// Adds lines to the configuration, `section.key = value`.
@@ -54,14 +60,17 @@ impl World {
         self.dir.path().join("spool")
     }
 
+    pub fn outbox(&self) -> PathBuf {
+        self.dir.path().join("state/outbox.db")
+    }
+
     pub fn config_file(&self) -> PathBuf {
         let path = self.dir.path().join("config.toml");
         let dir = self.dir.path().display();
         let text = format!(
             "spool.dir = \"{dir}/spool\"\noutbox.path = \"{dir}/state/outbox.db\"\n\
              koala.endpoint = \"{}\"\nkoala.public_key = \"{KEY}\"\n{}",
-            self.receiver.endpoint(),
-            self.extra
+            self.endpoint, self.extra
         );
         std::fs::write(&path, text).unwrap();
         path
@@ -71,6 +80,23 @@ impl World {
         let options = Options { config: Some(self.config_file()), user: false };
         let nothing: [(&str, &str); 0] = [];
         load(&options, &nothing.into_iter().collect::<Environment>()).unwrap()
+    }
+
+    /// The receiver goes, and takes along what it held. Its port is kept from others for as long as it is held.
+    pub async fn leave(&mut self) -> TcpSocket {
+        let other = receiver("127.0.0.1:0".parse().unwrap(), Faults::default()).await;
+        let gone = std::mem::replace(&mut self.receiver, other);
+        let at = gone.addr();
+        gone.stop().await;
+        let port = TcpSocket::new_v4().unwrap();
+        port.set_reuseaddr(true).unwrap();
+        port.bind(at).unwrap();
+        port
+    }
+
+    /// A receiver takes the place of the one that left.
+    pub async fn come_back(&mut self, port: TcpSocket) {
+        self.receiver = receiver(port.local_addr().unwrap(), Faults::default()).await;
     }
 
     pub async fn start(&mut self) {
@@ -132,6 +158,39 @@ impl World {
             left -= step;
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
+    }
+}
+
+async fn receiver(at: SocketAddr, faults: Faults) -> Receiver {
+    let options = koala_agent::receiver::Options { faults, seed: Some(1), ..Default::default() };
+    Receiver::start(at, options).await.unwrap()
+}
+
+/// What is logged on this thread at the normal level, for as long as the guard lives.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    pub fn begin() -> (Log, tracing::subscriber::DefaultGuard) {
+        let log = Log::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO);
+        let subscriber = subscriber.with_writer(move || writer.clone()).finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 
 use super::daemon::Daemon;
 use super::stage::Figures;
-use koala_agent::receiver::Receiver;
+use koala_agent::receiver::{Held, Receiver};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -50,9 +50,14 @@ impl Books {
     ///
     /// Panics where an event is under another id than its producer's, or where a person's events came out of order.
     pub fn balance(&self, daemon: &Daemon, receiver: &Receiver) -> Figures {
+        self.balance_at(&daemon.spool(), &daemon.outbox(), &receiver.events())
+    }
+
+    /// The same by the places of a stopped agent, and by what was taken, in that order.
+    pub fn balance_at(&self, spool: &Path, outbox: &Path, taken: &[Held]) -> Figures {
         let mut ids: HashMap<u64, BTreeSet<String>> = HashMap::new();
         let mut last: HashMap<u64, u64> = HashMap::new();
-        for held in receiver.events() {
+        for held in taken {
             let item: Value = serde_json::from_str(held.item.get()).unwrap();
             let n = item["properties"]["n"].as_u64().expect("an event without a number at the receiver");
             let dropped = self.dropped.get(&n).expect("an event at the receiver that nobody dropped");
@@ -60,7 +65,7 @@ impl Books {
             assert!(before.is_none_or(|before| before < n), "event {n} came after {before:?} of its person");
             ids.entry(n).or_default().insert(held.message_id.to_string());
         }
-        for (n, id) in stored(daemon) {
+        for (n, id) in stored(outbox) {
             ids.entry(n).or_default().insert(id);
         }
         for (n, ids) in &ids {
@@ -70,7 +75,7 @@ impl Books {
                 "event {n} is under {ids:?}"
             );
         }
-        let left = numbers_in_files(&[&daemon.spool(), &daemon.spool().join("rejected")]);
+        let left = numbers_in_files(&[spool, &spool.join("rejected")]);
         let gone = |n: &&u64| !ids.contains_key(n) && !left.contains(n) && !self.destroyed.contains(n);
         let lost: Vec<_> = self.dropped.keys().filter(gone).collect();
         let doubled = ids.values().map(|ids| ids.len() as u64 - 1).sum();
@@ -78,7 +83,7 @@ impl Books {
             rounds: 1,
             events: self.dropped.len() as u64,
             lost: lost.len() as u64,
-            repeated: receiver.stats().repeats,
+            repeated: taken.iter().map(|held| held.repeats).sum(),
             doubled,
             ..Figures::default()
         };
@@ -90,11 +95,12 @@ impl Books {
 }
 
 /// What the outbox holds with its body, pending or failed: number and id.
-fn stored(daemon: &Daemon) -> Vec<(u64, String)> {
-    if !daemon.outbox().exists() {
+fn stored(outbox: &Path) -> Vec<(u64, String)> {
+    if !outbox.exists() {
         return Vec::new();
     }
-    let outbox = daemon.database();
+    let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let outbox = rusqlite::Connection::open_with_flags(outbox, flags).unwrap();
     let sql = "SELECT message_id, body FROM pending
                UNION ALL SELECT s.message_id, b.body FROM settled s JOIN bodies b ON b.seq = s.seq";
     let mut rows = outbox.prepare(sql).unwrap();

@@ -13,17 +13,26 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
 mod books;
+#[path = "../common/mod.rs"]
+mod common;
 mod control;
 mod crash;
 #[path = "../common/daemon.rs"]
 mod daemon;
 mod database;
 mod disk;
+mod hangs;
+mod hours;
 mod place;
 mod receiver;
+mod secrets;
+#[path = "../common/server.rs"]
+mod server;
 mod service;
+mod soak;
 mod spool;
 mod stage;
+mod steps;
 
 use stage::Fault;
 

@@ -6,6 +6,7 @@ use super::stage::Figures;
 use koala_agent::receiver::{Faults, Options, Receiver};
 use koala_agent::status::Status;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
@@ -19,7 +20,7 @@ pub struct Place {
     pub books: Books,
     files: u64,
     /// Ends with the place: the receiver lives in it.
-    _runtime: Runtime,
+    runtime: Runtime,
 }
 
 impl Place {
@@ -36,10 +37,14 @@ impl Place {
     fn with(faults: Faults, daemon: impl FnOnce(&str) -> Daemon) -> Place {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let options = Options { faults, seed: Some(1), ..Options::default() };
-        let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
+        let receiver = receiver(&runtime, "127.0.0.1:0".parse().unwrap(), faults);
         let daemon = daemon(&receiver.endpoint());
-        Place { daemon, receiver, books: Books::default(), files: 0, _runtime: runtime }
+        Place { daemon, receiver, books: Books::default(), files: 0, runtime }
+    }
+
+    /// A receiver at that address takes the place of the one before, and what that one held is gone.
+    pub fn receive_at(&mut self, at: SocketAddr) {
+        self.receiver = receiver(&self.runtime, at, Faults::default());
     }
 
     /// Drops so many files of one event each, by so many people in turn.
@@ -124,6 +129,11 @@ impl Place {
         }
         self.books.balance(&self.daemon, &self.receiver)
     }
+}
+
+fn receiver(runtime: &Runtime, at: SocketAddr, faults: Faults) -> Receiver {
+    let options = Options { faults, seed: Some(1), ..Options::default() };
+    runtime.block_on(Receiver::start(at, options)).unwrap()
 }
 
 fn no_key_below(folder: &Path) {

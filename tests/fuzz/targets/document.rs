@@ -1,0 +1,77 @@
+//! A document of the spool, from its bytes to the request that it makes, as the intake and the courier go.
+
+#![no_main]
+
+use koala_agent::agent::triage;
+use koala_agent::clock::Timestamp;
+use koala_agent::event::{Event, Flaw, MessageId, merge_envelope};
+use koala_agent::koala::batch::Batch;
+use koala_agent::mapping::{Outcome, map};
+use koala_agent::reason::Code;
+use koala_agent::spool::{Document, Form, split, text_of};
+use libfuzzer_sys::fuzz_target;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+fuzz_target!(|bytes: &[u8]| {
+    let text = match text_of(bytes) {
+        Ok(text) => text,
+        Err(flaw) => return placed(&flaw, bytes),
+    };
+    let document = match split(text) {
+        Ok(document) => document,
+        Err(flaw) => return placed(&flaw, text.as_bytes()),
+    };
+    for item in &document.items {
+        match Event::parse(item) {
+            Ok(event) => {
+                agrees(&event, item);
+                let merged = match document.form {
+                    Form::Envelope => merge_envelope(&event, document.context, document.integrations),
+                    Form::Single | Form::Array => event.raw().to_owned(),
+                };
+                judge(&merged);
+            }
+            Err(flaw) => {
+                let whole = serde_json::from_str::<Value>(item).ok();
+                let refused = matches!(flaw.code, Code::NotAnEvent | Code::TooDeep);
+                assert!(whole.is_none() || refused, "JSON is called none: {flaw}");
+                placed(&Document::place(text, item, flaw), text.as_bytes());
+            }
+        }
+    }
+});
+
+/// A person who looks where a flaw points finds a place in the text.
+fn placed(flaw: &Flaw, text: &[u8]) {
+    let lines: Vec<&[u8]> = text.split(|b| *b == b'\n').collect();
+    assert!((1..=lines.len()).contains(&flaw.line), "{flaw} of {} lines", lines.len());
+    // At most the place after the line's end.
+    assert!((1..=lines[flaw.line - 1].len() + 2).contains(&flaw.column), "{flaw}");
+    assert!(!flaw.text.chars().any(char::is_control), "{flaw:?}");
+}
+
+/// Another reader of JSON sees the same members.
+fn agrees(event: &Event, item: &str) {
+    let Ok(Value::Object(members)) = serde_json::from_str(item) else { return };
+    for (name, value) in &members {
+        let ours: Value = serde_json::from_str(event.get(name).unwrap().get()).unwrap();
+        assert_eq!(&ours, value, "{name}");
+    }
+}
+
+fn judge(text: &str) {
+    // A merge can only make it deeper by what an envelope adds, which is judged like any event's text.
+    let Ok(event) = Event::parse(text) else { return };
+    assert_eq!(event.digest(), Event::parse(event.raw()).unwrap().digest());
+    let given = event.message_id().ok().flatten();
+    let id = given.unwrap_or_else(|| MessageId::derived(b"name", 1, event.raw().as_bytes()));
+    let at = Timestamp(1_800_000_000_000);
+    triage(&event, &id, at);
+    if let Outcome::Send(item) = map(&event, &id, at) {
+        let batch = Batch::new(*item);
+        let body = batch.body();
+        assert_eq!(body.len(), batch.size());
+        serde_json::from_str::<&RawValue>(&body).expect("a request that is no JSON");
+    }
+}
