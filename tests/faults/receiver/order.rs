@@ -88,7 +88,7 @@ pub fn through_all(scale: &Scale) -> Played {
         Place::new(Faults { rate_limited: 0.02, retry_after: Some("1".into()), ..Faults::default() });
     let front = Front::before(place.receiver.addr(), at_random(rng.fork()));
     place.daemon.set(&format!("koala.endpoint = \"{}\"", front.endpoint()));
-    let kills = scale.of(6, 60);
+    let kills = scale.of(5, 50);
     let each = 100 * scale.of(50, 200) / kills;
     for _ in 0..kills {
         place.drop_lines(each / 2, 100);
