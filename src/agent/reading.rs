@@ -8,7 +8,7 @@ use crate::config::Bytes;
 use crate::event::{Event, Flaw, MessageId, merge_envelope};
 use crate::outbox::{NewEvent, Progress};
 use crate::reason::Code;
-use crate::spool::{Document, Entry, Form, Format, Line, Lines, Unopened, shown, split, text_of, unpacked};
+use crate::spool::{Entry, Form, Format, Line, Lines, Places, Unopened, shown, split, text_of, unpacked};
 use nix::unistd::{Gid, Group, Uid, User};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -97,8 +97,8 @@ impl Intake {
         let taken = progress.place;
         let source = Source { entry, progress };
         self.chunk.begin(source.clone());
-        for (item, place) in document.items.iter().zip(1..).skip(usize::try_from(taken).unwrap_or(usize::MAX))
-        {
+        let (all, mut places) = (document.items.len(), Places::of(text));
+        for (item, place) in document.items.zip(1..).skip(usize::try_from(taken).unwrap_or(usize::MAX)) {
             let single = document.form == Form::Single;
             let admitted = match Event::parse(item) {
                 // Its messageId is looked at before the merge, which moves what stands behind it.
@@ -109,7 +109,7 @@ impl Intake {
                 Ok(_) => self.admit(item, &source, if single { 0 } else { place }),
                 Err(flaw) => Err(flaw),
             };
-            match admitted.map_err(|flaw| Document::place(text, item, flaw)) {
+            match admitted.map_err(|flaw| places.place(item, flaw)) {
                 Ok(event) => self.chunk.push(event),
                 Err(flaw) if single => {
                     self.chunk.sources.pop();
@@ -119,7 +119,7 @@ impl Intake {
                 Err(flaw) => self.set_aside_part(&source, place, item.as_bytes(), &flaw)?,
             }
             self.advance(0, place);
-            if self.chunk.is_full() && (place as usize) < document.items.len() {
+            if self.chunk.is_full() && (place as usize) < all {
                 self.flush()?;
                 self.chunk.begin(source.clone());
                 self.advance(0, place);

@@ -11,7 +11,7 @@ mod reject;
 mod remove;
 mod watch;
 
-pub use document::{Document, Form, split, text_of};
+pub use document::{Document, Form, Places, split, text_of};
 pub use drop::drop_in;
 pub use lines::{Line, Lines};
 pub use reject::{Rejected, Rejects, Why, rejects_of};
