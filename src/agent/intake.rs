@@ -207,6 +207,9 @@ impl Intake {
     /// One look at the folder, and everything taken that can be taken. Returns when to look again at the latest.
     fn round(&mut self) -> Result<Duration, Stop> {
         self.collect_removed();
+        if !self.parts.spool.is_whole() {
+            self.open_again()?;
+        }
         if let Some(reason) = self.no_room() {
             self.tidy();
             return Err(Stop::Blocked(reason));
@@ -242,6 +245,15 @@ impl Intake {
         self.finish_commit()?;
         self.collect_removed();
         Ok(wait.max(Duration::from_millis(1)))
+    }
+
+    /// Takes over what has the folder's name since somebody moved it away or deleted it.
+    fn open_again(&mut self) -> Result<(), Stop> {
+        let spool = Spool::open(self.parts.spool.dir())?;
+        self.parts.watcher.watch_again(spool.dir());
+        tracing::warn!("the spool {} is another folder than before: it is taken over", shown(spool.dir()));
+        self.parts.spool = spool;
+        Ok(())
     }
 
     /// Whether it is the file's turn. One that may still be written holds back those behind it, so that nothing

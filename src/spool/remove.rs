@@ -46,11 +46,11 @@ impl Spool {
     /// Moves the file that was read, and no other, to where no producer reaches it. A crash after that is mended at the
     /// next start: the file goes back.
     pub(super) fn claim(&self, read: &Entry) -> io::Result<Claim> {
-        let aside = self.dir.join(REMOVING).join(&read.name);
-        match rename_to_free_name(&self.dir.join(&read.name), &aside) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Claim::Lost(Removal::Removed)),
-            Err(e) => return Err(e),
+        let (from, aside) = (self.dir.join(&read.name), self.dir.join(REMOVING).join(&read.name));
+        if let Err(e) = rename_to_free_name(&from, &aside) {
+            // What is missing may as well be the folder that it was to go to.
+            let is_gone = e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&from).is_err();
+            return if is_gone { Ok(Claim::Lost(Removal::Removed)) } else { Err(e) };
         }
         let now = Entry::of(read.name.clone(), &fs::symlink_metadata(&aside)?);
         if now.is_as_read(read) {
