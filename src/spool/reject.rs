@@ -304,7 +304,7 @@ fn is_reason(name: &OsStr) -> bool {
 }
 
 /// `a.b.jsonl.gz` is `a.b` and `.jsonl.gz`: a part keeps the ending, so that it can be put back as it is.
-fn stem_and_ending(name: &OsStr) -> (&[u8], &str) {
+pub(super) fn stem_and_ending(name: &OsStr) -> (&[u8], &str) {
     let bytes = name.as_bytes();
     let packed = if bytes.to_ascii_lowercase().ends_with(b".gz") { 3 } else { 0 };
     let cut = memchr::memrchr(b'.', &bytes[..bytes.len() - packed]).filter(|&i| i > 0);
@@ -316,7 +316,11 @@ fn stem_and_ending(name: &OsStr) -> (&[u8], &str) {
 }
 
 /// `stem.place.ending`, then `stem.place~2.ending`, and so on without end.
-fn names<'a>(stem: &'a [u8], place: &'a str, ending: &'a str) -> impl Iterator<Item = OsString> + 'a {
+pub(super) fn names<'a>(
+    stem: &'a [u8],
+    place: &'a str,
+    ending: &'a str,
+) -> impl Iterator<Item = OsString> + 'a {
     (1u64..).map(move |n| {
         let mut name = stem[..stem.len().min(MAX_STEM)].to_vec();
         name.extend(place.as_bytes());

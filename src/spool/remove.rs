@@ -4,9 +4,10 @@
 //! was read. So the name is moved into a folder that is the agent's alone, compared there, and only then unlinked or
 //! set aside; what turns out to be another file goes back.
 
+use super::reject::{names, stem_and_ending};
 use super::{Entry, REMOVING, Spool, SpoolError};
 use nix::fcntl::AT_FDCWD;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -74,12 +75,8 @@ impl Spool {
 
     /// Under its own name, or, where a producer has used that again, beside it.
     pub(super) fn put_back(&self, aside: &Path, name: &OsStr) -> io::Result<()> {
-        for n in 1.. {
-            let mut free = OsString::new();
-            if n > 1 {
-                free.push(format!("{n}~"));
-            }
-            free.push(name);
+        let (stem, ending) = stem_and_ending(name);
+        for free in std::iter::once(name.to_owned()).chain(names(stem, "", ending).skip(1)) {
             match rename_to_free_name(aside, &self.dir.join(free)) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 other => return other,
