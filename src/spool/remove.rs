@@ -76,7 +76,7 @@ impl Spool {
     /// Under its own name, or, where a producer has used that again, beside it.
     pub(super) fn put_back(&self, aside: &Path, name: &OsStr) -> io::Result<()> {
         let (stem, ending) = stem_and_ending(name);
-        for free in std::iter::once(name.to_owned()).chain(names(stem, "", ending).skip(1)) {
+        for free in std::iter::once(name.to_owned()).chain(names(stem, String::new(), ending).skip(1)) {
             match rename_to_free_name(aside, &self.dir.join(free)) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 other => return other,
