@@ -13,12 +13,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
 mod books;
+#[path = "../common/mod.rs"]
+mod common;
 mod control;
 mod crash;
 #[path = "../common/daemon.rs"]
 mod daemon;
 mod database;
 mod disk;
+mod log;
 mod place;
 mod receiver;
 mod service;
