@@ -160,31 +160,6 @@ async fn what_cannot_be_taken_is_set_aside_with_line_and_column() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_file_written_in_place_is_taken_once_and_whole() {
-    let mut world = started(&[]).await;
-    let texts = [
-        ("a.json", nameless("a").into_bytes()),
-        ("b.jsonl", lines([nameless("b1"), nameless("b2")]).into_bytes()),
-        ("c.jsonl.gz", packed(&lines([nameless("c1"), nameless("c2")]))),
-    ];
-    let mut files = texts.map(|(name, text)| (File::create(world.spool().join(name)).unwrap(), text));
-    let longest = files.iter().map(|(_, text)| text.len()).max().unwrap();
-    for at in 0..longest {
-        for (file, text) in &mut files {
-            if let Some(byte) = text.get(at..=at) {
-                file.write_all(byte).unwrap();
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    drop(files);
-    world.until_held(5).await;
-    until_taken(&world).await;
-    assert_eq!((world.receiver.stats().events, rejected(&world).len()), (5, 0));
-    world.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_grows_whole_after_it_was_set_aside_is_taken_once() {
     let mut world = started(&["spool.incomplete_after = \"200ms\""]).await;
     // Written in two parts, so that the lines of the first can be read before the second is there.

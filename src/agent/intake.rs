@@ -34,6 +34,8 @@ const BLOCKED_RETRY: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(10);
 /// How often `rejected/` is looked through: for files whose time is up, and for those that have grown whole.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
+/// A folder of so many files that this takes long is looked through the less often: for a hundredth of the time.
+const TIDY_SHARE: u32 = 100;
 
 /// Why a round ended early.
 pub(super) enum Stop {
@@ -112,7 +114,7 @@ pub struct Intake {
     pub(super) reported: HashSet<OsString>,
     gone: Vec<FileIdentity>,
     pub(super) blocked: Option<Reason>,
-    tidied: Option<Mono>,
+    tidy_at: Mono,
 }
 
 /// A file that may still be written, as far as anybody knows.
@@ -161,7 +163,7 @@ impl Intake {
             reported: HashSet::new(),
             gone: Vec::new(),
             blocked: None,
-            tidied: None,
+            tidy_at: Mono::ZERO,
         })
     }
 
@@ -207,6 +209,9 @@ impl Intake {
     /// One look at the folder, and everything taken that can be taken. Returns when to look again at the latest.
     fn round(&mut self) -> Result<Duration, Stop> {
         self.collect_removed();
+        if !self.parts.spool.is_whole() {
+            self.open_again()?;
+        }
         if let Some(reason) = self.no_room() {
             self.tidy();
             return Err(Stop::Blocked(reason));
@@ -242,6 +247,15 @@ impl Intake {
         self.finish_commit()?;
         self.collect_removed();
         Ok(wait.max(Duration::from_millis(1)))
+    }
+
+    /// Takes over what has the folder's name since somebody moved it away or deleted it.
+    fn open_again(&mut self) -> Result<(), Stop> {
+        let spool = Spool::open(self.parts.spool.dir())?;
+        self.parts.watcher.watch_again(spool.dir());
+        tracing::warn!("the spool {} is another folder than before: it is taken over", shown(spool.dir()));
+        self.parts.spool = spool;
+        Ok(())
     }
 
     /// Whether it is the file's turn. One that may still be written holds back those behind it, so that nothing
@@ -424,18 +438,17 @@ impl Intake {
 
     fn tidy(&mut self) {
         let now = self.parts.clock.mono();
-        if self
-            .tidied
-            .is_some_and(|at| now.saturating_sub(at) < TIDY_EVERY.min(self.config.spool.scan_interval))
-        {
+        if now < self.tidy_at {
             return;
         }
-        self.tidied = Some(now);
+        let began = Instant::now();
         for name in self.rejects.take_back_grown() {
             tracing::info!("{} was written to after it had been set aside: taken back", shown(name));
         }
         self.rejects.expire(self.parts.clock.now().minus(self.config.outbox.keep_failed));
         self.count_rejected();
+        let every = TIDY_EVERY.min(self.config.spool.scan_interval).max(began.elapsed() * TIDY_SHARE);
+        self.tidy_at = now + every;
     }
 }
 

@@ -8,7 +8,7 @@ use crate::config::Bytes;
 use crate::event::{Event, Flaw, MessageId, merge_envelope};
 use crate::outbox::{NewEvent, Progress};
 use crate::reason::Code;
-use crate::spool::{Document, Entry, Form, Format, Line, Lines, Unopened, shown, split, text_of, unpacked};
+use crate::spool::{Entry, Form, Format, Line, Lines, Places, Unopened, shown, split, text_of, unpacked};
 use nix::unistd::{Gid, Group, Uid, User};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -50,6 +50,7 @@ impl Intake {
             identity: entry.identity,
             position: 0,
             place: 0,
+            sum: None,
             read,
             finished: false,
         });
@@ -97,8 +98,8 @@ impl Intake {
         let taken = progress.place;
         let source = Source { entry, progress };
         self.chunk.begin(source.clone());
-        for (item, place) in document.items.iter().zip(1..).skip(usize::try_from(taken).unwrap_or(usize::MAX))
-        {
+        let (all, mut places) = (document.items.len(), Places::of(text));
+        for (item, place) in document.items.zip(1..).skip(usize::try_from(taken).unwrap_or(usize::MAX)) {
             let single = document.form == Form::Single;
             let admitted = match Event::parse(item) {
                 // Its messageId is looked at before the merge, which moves what stands behind it.
@@ -109,7 +110,7 @@ impl Intake {
                 Ok(_) => self.admit(item, &source, if single { 0 } else { place }),
                 Err(flaw) => Err(flaw),
             };
-            match admitted.map_err(|flaw| Document::place(text, item, flaw)) {
+            match admitted.map_err(|flaw| places.place(item, flaw)) {
                 Ok(event) => self.chunk.push(event),
                 Err(flaw) if single => {
                     self.chunk.sources.pop();
@@ -118,11 +119,11 @@ impl Intake {
                 }
                 Err(flaw) => self.set_aside_part(&source, place, item.as_bytes(), &flaw)?,
             }
-            self.advance(0, place);
-            if self.chunk.is_full() && (place as usize) < document.items.len() {
+            self.advance(0, place, None);
+            if self.chunk.is_full() && (place as usize) < all {
                 self.flush()?;
                 self.chunk.begin(source.clone());
-                self.advance(0, place);
+                self.advance(0, place, None);
             }
         }
         self.finish();
@@ -143,10 +144,13 @@ impl Intake {
                 return self.unread(&entry, gz, &e);
             }
         }
+        if progress.sum.is_some_and(|sum| sum != lines.sum()) {
+            return Ok(self.begin_anew(&entry));
+        }
         let source = Source { entry, progress };
         self.chunk.begin(source.clone());
         loop {
-            let (position, place) = (lines.position, lines.place);
+            let (position, place, sum) = (lines.position, lines.place, lines.sum());
             let (line, ended) = match lines.next_line() {
                 Ok(Line::Text(line)) => (line, true),
                 Ok(Line::Unended(line)) => (line, false),
@@ -175,7 +179,7 @@ impl Intake {
                             && flaw.incomplete
                             && let Some(wait) = self.wait_for_more(&source.entry)
                         {
-                            self.advance(position, place);
+                            self.advance(position, place, Some(sum));
                             return Ok(Some(wait));
                         }
                         let flaw = Flaw { incomplete: false, ..flaw };
@@ -183,11 +187,11 @@ impl Intake {
                     }
                 }
             }
-            self.advance(lines.position, lines.place);
+            self.advance(lines.position, lines.place, Some(lines.sum()));
             if self.chunk.is_full() {
                 self.flush()?;
                 self.chunk.begin(source.clone());
-                self.advance(lines.position, lines.place);
+                self.advance(lines.position, lines.place, Some(lines.sum()));
             }
         }
         self.incomplete.remove(&source.entry.name);
@@ -232,9 +236,9 @@ impl Intake {
     }
 
     /// Notes in the chunk how far the current file is taken.
-    fn advance(&mut self, position: u64, place: u64) {
-        if let Some(source) = self.chunk.current() {
-            (source.progress.position, source.progress.place) = (position, place);
+    fn advance(&mut self, position: u64, place: u64, sum: Option<u32>) {
+        if let Some(Source { progress, .. }) = self.chunk.current() {
+            (progress.position, progress.place, progress.sum) = (position, place, sum);
         }
     }
 
@@ -287,16 +291,22 @@ impl Intake {
             ErrorKind::InvalidInput | ErrorKind::InvalidData if gz => {
                 self.set_aside_rest(entry, &flaw("the packed file is damaged, or is not gzip", false))
             }
-            ErrorKind::UnexpectedEof => {
-                // Shorter than what was taken of it: its producer has begun it anew, so this does too.
-                self.taken.remove(&entry.identity.key());
-                Ok(Some(Duration::ZERO))
-            }
+            // Shorter than what was taken of it.
+            ErrorKind::UnexpectedEof => Ok(self.begin_anew(entry)),
             _ => {
                 self.report(&entry.name, format_args!("cannot be read: {error}"));
                 Ok(None)
             }
         }
+    }
+
+    /// What was taken of the file is not in it any more. It is read from its start: what is left of it, if it was
+    /// only cut, is told from what is new by the events' ids.
+    fn begin_anew(&mut self, entry: &Entry) -> Option<Duration> {
+        if let Some(progress) = self.taken.get_mut(&entry.identity.key()) {
+            (progress.position, progress.place, progress.sum, progress.finished) = (0, 0, None, false);
+        }
+        Some(Duration::ZERO)
     }
 
     /// Sets a file aside of which something may have been taken: that is made durable first.

@@ -5,7 +5,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::event::{Event, Flaw, merge_envelope};
 use crate::reason::Code;
-use crate::spool::{Form, Format, Line, Lines, format_of, split, text_of};
+use crate::spool::{Form, Format, Line, Lines, Places, format_of, split, text_of};
 use flate2::read::MultiGzDecoder;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
@@ -187,22 +187,14 @@ fn begins_with_event(rest: &[u8]) -> bool {
 fn elements(bytes: &[u8], max_event: u64) -> Result<Vec<Found>, Flaw> {
     let text = text_of(bytes)?;
     let document = split(text)?;
-    let (mut line, mut line_start, mut seen) = (1, 0, 0);
+    let mut places = Places::of(text);
     let mut found = Vec::with_capacity(document.items.len());
-    for (i, item) in document.items.iter().enumerate() {
-        let start = item.as_ptr().addr() - text.as_ptr().addr();
-        for newline in memchr::memchr_iter(b'\n', &bytes[seen..start]) {
-            (line, line_start) = (line + 1, seen + newline + 1);
-        }
-        seen = start;
+    for (i, item) in document.items.enumerate() {
+        let (line, _) = places.start(item);
         let event = checked(item, max_event)
             .map(|event| merge_envelope(&event, document.context, document.integrations))
             .and_then(|event| checked(&event, max_event).map(|_| ()).map(|()| event))
-            .map_err(|flaw| Flaw {
-                line: line + flaw.line - 1,
-                column: if flaw.line == 1 { start - line_start + flaw.column } else { flaw.column },
-                ..flaw
-            });
+            .map_err(|flaw| places.place(item, flaw));
         let place = if document.form == Form::Single { 0 } else { i as u64 + 1 };
         found.push(Found { place, line, event });
     }

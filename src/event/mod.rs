@@ -11,6 +11,7 @@ use crate::reason::Code;
 pub use envelope::merge_envelope;
 pub use id::{Digest, MessageId, MessageIdError};
 use json::{Object, Shape};
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use thiserror::Error;
@@ -21,6 +22,9 @@ pub const MAX_DEPTH: usize = 120;
 
 /// How many characters a messageId may have: Segment's own limit.
 pub const MAX_MESSAGE_ID: usize = 100;
+
+/// What JSON calls white space.
+const WHITE: [char; 4] = [' ', '\n', '\r', '\t'];
 
 /// Why a text is no event, and where: nothing of the text itself is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -63,7 +67,9 @@ impl Flaw {
         if error.is_eof() || cut_number {
             return Flaw { incomplete: true, ..end };
         }
-        let (line, column) = (error.line().max(1), error.column().max(1));
+        // serde_json gives the place before a control character, and that of anything else.
+        let before = usize::from(what.starts_with("control character"));
+        let (line, column) = (error.line().max(1), error.column().max(1 - before) + before);
         Flaw { code: Code::NotJson, text: what.into(), line, column, incomplete: false }
     }
 }
@@ -103,7 +109,7 @@ impl<'a> Event<'a> {
 
     /// The object's text as it came, without the white space around it.
     pub fn raw(&self) -> &'a str {
-        self.text.trim_matches([' ', '\n', '\r', '\t'])
+        self.text.trim_matches(WHITE)
     }
 
     /// The member of that name at the top level; of duplicates the last, as in `JSON.parse`.
@@ -154,10 +160,47 @@ impl<'a> Event<'a> {
 }
 
 /// The elements of the array in `json`, unread.
-pub fn elements(json: &str) -> Result<Vec<&str>, Flaw> {
-    let elements: Vec<&RawValue> = serde_json::from_str(json).map_err(|error| Flaw::syntax(json, &error))?;
-    Ok(elements.into_iter().map(RawValue::get).collect())
+pub fn elements(json: &str) -> Result<Elements<'_>, Flaw> {
+    let counted: Vec<IgnoredAny> = serde_json::from_str(json).map_err(|error| Flaw::syntax(json, &error))?;
+    Ok(Elements {
+        rest: json.trim_start_matches(WHITE).strip_prefix('[').unwrap_or(json),
+        left: counted.len(),
+    })
 }
+
+/// The elements of an array. Each is looked for when its turn comes: a list of them would be larger than an array of
+/// short ones is.
+#[derive(Debug, Clone)]
+pub struct Elements<'a> {
+    /// Known to be JSON.
+    rest: &'a str,
+    left: usize,
+}
+
+impl<'a> Elements<'a> {
+    /// The only one.
+    pub fn one(json: &'a str) -> Elements<'a> {
+        Elements { rest: json, left: 1 }
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = &'a str;
+
+    fn next(&mut self) -> Option<&'a str> {
+        self.left = self.left.checked_sub(1)?;
+        let end = scan::value_end(self.rest);
+        let element = self.rest[..end].trim_matches(WHITE);
+        self.rest = self.rest.get(end + 1..).unwrap_or_default();
+        Some(element)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Elements<'_> {}
 
 /// Where `part` begins in the text that it is a part of.
 fn offset(text: &str, part: &str) -> usize {
@@ -190,6 +233,8 @@ mod tests {
             ("{\"a\":1,\n  b:2}", (Code::NotJson, 2, 3, false)),
             (r#"{"a":01}"#, (Code::NotJson, 1, 7, false)),
             (r#"{"a":1} {}"#, (Code::NotJson, 1, 9, false)),
+            ("{\"a\":\"x\0\"}", (Code::NotJson, 1, 8, false)),
+            ("{\"a\":1,\n\"\n\"}", (Code::NotJson, 2, 2, false)),
             ("[1,2", (Code::NotJson, 1, 5, true)),
             ("[1 2]", (Code::NotJson, 1, 4, false)),
             ("\n [{}]", (Code::NotAnEvent, 2, 2, false)),
@@ -201,6 +246,24 @@ mod tests {
             assert_eq!(flaw(json), want, "{:.20}", json);
         }
         assert!(Event::parse(&nested(MAX_DEPTH)).is_ok());
+    }
+
+    #[test]
+    fn elements_come_in_the_bytes_they_were_written_in() {
+        for (array, want) in [
+            ("[]", &[][..]),
+            (" [ ] ", &[]),
+            ("[1]", &["1"]),
+            (
+                "\n[ {\"a,\":[1,{}]} ,\t\"]\\\",\", -1.0\r,[[],[ ]]]",
+                &["{\"a,\":[1,{}]}", "\"]\\\",\"", "-1.0", "[[],[ ]]"],
+            ),
+        ] {
+            let elements = elements(array).unwrap();
+            assert_eq!(elements.len(), want.len());
+            assert_eq!(elements.collect::<Vec<_>>(), want);
+        }
+        assert!(elements("[1,]").is_err() && elements("[1").unwrap_err().incomplete);
     }
 
     #[test]

@@ -76,6 +76,20 @@ pub(super) fn deeper_than(max: usize, text: &str) -> Option<usize> {
     None
 }
 
+/// Where the value that `text` begins with ends: before a comma or bracket of what is around it, or with the text.
+pub(super) fn value_end(text: &str) -> usize {
+    let mut depth = 0usize;
+    for (at, byte) in outside_strings(text) {
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b',' | b'}' | b']' if depth == 0 => return at,
+            b'}' | b']' => depth -= 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
 /// The bytes that stand in no string, opening quotes among them, each with its place.
 fn outside_strings(text: &str) -> impl Iterator<Item = (usize, u8)> {
     let bytes = text.as_bytes();

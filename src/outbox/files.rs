@@ -16,6 +16,9 @@ pub struct Progress {
     pub position: u64,
     /// Lines or elements that are taken.
     pub place: u64,
+    /// The CRC-32 of the text that is taken, which tells a file that has grown from one that was begun anew. A document
+    /// has none.
+    pub sum: Option<u32>,
     /// The file's size in bytes when it was read, and its modification time then, nanoseconds since 1970.
     pub read: (u64, i64),
     /// Whether all of it is taken, so that nothing but its removal is left to do.
@@ -26,8 +29,8 @@ impl Store {
     pub(super) fn note_progress(&self, p: &Progress) -> Result<(), rusqlite::Error> {
         self.cached(
             "INSERT OR REPLACE INTO spool_files
-                    (name, inode, born, modified, position, place, read_size, read_modified, finished)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (name, inode, born, modified, position, place, sum, read_size, read_modified, finished)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
             p.name,
@@ -36,6 +39,7 @@ impl Store {
             p.identity.modified,
             p.position as i64,
             p.place as i64,
+            p.sum,
             p.read.0 as i64,
             p.read.1,
             p.finished
@@ -56,7 +60,7 @@ impl Store {
     pub(super) fn progress(&self) -> Result<Vec<Progress>, OutboxError> {
         let read = || {
             self.cached(
-                "SELECT name, inode, born, modified, position, place, read_size, read_modified, finished
+                "SELECT name, inode, born, modified, position, place, sum, read_size, read_modified, finished
                    FROM spool_files",
             )?
             .query_map([], |r| {
@@ -69,8 +73,9 @@ impl Store {
                     },
                     position: r.get::<_, i64>(4)? as u64,
                     place: r.get::<_, i64>(5)? as u64,
-                    read: (r.get::<_, i64>(6)? as u64, r.get(7)?),
-                    finished: r.get(8)?,
+                    sum: r.get(6)?,
+                    read: (r.get::<_, i64>(7)? as u64, r.get(8)?),
+                    finished: r.get(9)?,
                 })
             })?
             .collect::<Result<Vec<_>, _>>()

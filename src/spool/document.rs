@@ -1,6 +1,6 @@
 //! A JSON document of the spool: one event, an array of events, or Segment's batch envelope.
 
-use crate::event::{Event, Flaw, elements};
+use crate::event::{Elements, Event, Flaw, elements};
 use crate::reason::Code;
 use serde_json::value::RawValue;
 
@@ -21,7 +21,7 @@ pub struct Document<'a> {
     /// How the events stand in it.
     pub form: Form,
     /// The text of each event, in order.
-    pub items: Vec<&'a str>,
+    pub items: Elements<'a>,
     /// The envelope's `context`, merged into each item's.
     pub context: Option<&'a RawValue>,
     /// The envelope's `integrations`, merged into each item's.
@@ -59,7 +59,7 @@ pub fn split(text: &str) -> Result<Document<'_>, Flaw> {
             let Some(batch) = batch else {
                 return Ok(Document {
                     form: Form::Single,
-                    items: vec![text],
+                    items: Elements::one(text),
                     context: None,
                     integrations: None,
                 });
@@ -74,11 +74,36 @@ pub fn split(text: &str) -> Result<Document<'_>, Flaw> {
     }
 }
 
-impl Document<'_> {
+/// Where the items of a document stand in it. They are asked for in their order, so that a document of a million bad
+/// ones is gone through once.
+#[derive(Debug)]
+pub struct Places<'a> {
+    text: &'a str,
+    seen: usize,
+    line: usize,
+    line_start: usize,
+}
+
+impl<'a> Places<'a> {
+    /// Those in `text`.
+    pub fn of(text: &'a str) -> Places<'a> {
+        Places { text, seen: 0, line: 1, line_start: 0 }
+    }
+
+    /// The line and the column in it where the item begins, from 1.
+    pub fn start(&mut self, item: &str) -> (usize, usize) {
+        let start = item.as_ptr().addr().saturating_sub(self.text.as_ptr().addr()).min(self.text.len());
+        let passed = self.text.as_bytes().get(self.seen..start).unwrap_or_default();
+        for newline in memchr::memchr_iter(b'\n', passed) {
+            (self.line, self.line_start) = (self.line + 1, self.seen + newline + 1);
+        }
+        self.seen = start;
+        (self.line, start - self.line_start + 1)
+    }
+
     /// A flaw of an item, placed in the whole text.
-    pub fn place(text: &str, item: &str, flaw: Flaw) -> Flaw {
-        let start = (item.as_ptr() as usize).saturating_sub(text.as_ptr() as usize);
-        let (line, column) = place_of(&text.as_bytes()[..start.min(text.len())]);
+    pub fn place(&mut self, item: &str, flaw: Flaw) -> Flaw {
+        let (line, column) = self.start(item);
         Flaw {
             line: line + flaw.line - 1,
             column: if flaw.line == 1 { column + flaw.column - 1 } else { flaw.column },
@@ -126,9 +151,8 @@ mod tests {
     #[test]
     fn flaws_are_placed_in_the_whole_text() {
         let text = "[\n  {\"type\":\"track\"},\n  7\n]";
-        let document = split(text).unwrap();
-        let flaw = Event::parse(document.items[1]).unwrap_err();
-        let flaw = Document::place(text, document.items[1], flaw);
+        let item = split(text).unwrap().items.nth(1).unwrap();
+        let flaw = Places::of(text).place(item, Event::parse(item).unwrap_err());
         assert_eq!((flaw.line, flaw.column), (3, 3));
     }
 

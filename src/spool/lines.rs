@@ -1,6 +1,7 @@
 //! The lines of an NDJSON file, streamed: memory holds one line, whatever the file's size.
 
-use std::io::{self, Read};
+use flate2::CrcWriter;
+use std::io::{self, Read, Write};
 
 /// What the next line is.
 #[derive(Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub enum Line {
 /// to stop.
 const MAX_SKIP: u64 = 64 << 20;
 
-/// Reads lines and counts bytes and lines as it goes.
+/// Reads lines, and counts and sums up what it has passed as it goes.
 pub struct Lines<R> {
     source: R,
     buffer: Vec<u8>,
@@ -29,12 +30,19 @@ pub struct Lines<R> {
     pub position: u64,
     /// Lines before the next one.
     pub place: u64,
+    passed: CrcWriter<io::Sink>,
 }
 
 impl<R: Read> Lines<R> {
     /// Lines of `source`; `max_line` bytes without the end of a line end it.
     pub fn new(source: R, max_line: u64) -> Lines<R> {
-        Lines { source, buffer: Vec::new(), start: 0, max_line, position: 0, place: 0 }
+        let passed = CrcWriter::new(io::sink());
+        Lines { source, buffer: Vec::new(), start: 0, max_line, position: 0, place: 0, passed }
+    }
+
+    /// The CRC-32 of the text before the next line.
+    pub fn sum(&self) -> u32 {
+        self.passed.crc().sum()
     }
 
     /// Goes on towards where an earlier reading ended, by at most `MAX_SKIP` bytes. Returns whether it is there.
@@ -43,7 +51,7 @@ impl<R: Read> Lines<R> {
     /// The source's; [`io::ErrorKind::UnexpectedEof`] when it is shorter than it was.
     pub fn skip_towards(&mut self, position: u64, place: u64) -> io::Result<bool> {
         let step = (position - self.position).min(MAX_SKIP);
-        if io::copy(&mut (&mut self.source).take(step), &mut io::sink())? < step {
+        if io::copy(&mut (&mut self.source).take(step), &mut self.passed)? < step {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         self.position += step;
@@ -65,6 +73,7 @@ impl<R: Read> Lines<R> {
                     return Ok(Line::Endless);
                 }
                 let line = Line::Text(trimmed(&self.buffer[self.start..end], self.place));
+                self.passed.write_all(&self.buffer[self.start..=end])?;
                 self.position += (end + 1 - self.start) as u64;
                 self.place += 1;
                 self.start = end + 1;
@@ -84,6 +93,7 @@ impl<R: Read> Lines<R> {
                     return Ok(Line::End);
                 }
                 let line = Line::Unended(trimmed(&self.buffer, self.place));
+                self.passed.write_all(&self.buffer)?;
                 self.position += self.buffer.len() as u64;
                 self.place += 1;
                 self.buffer.clear();
@@ -144,6 +154,7 @@ mod tests {
         lines.next_line().unwrap();
         let mut again = Lines::new(&text[..], 99);
         assert!(again.skip_towards(lines.position, lines.place).unwrap());
+        assert_eq!(again.sum(), lines.sum());
         assert_eq!(again.next_line().unwrap(), Line::Text(b"two".into()));
         assert!(Lines::new(&text[..], 99).skip_towards(99, 9).is_err());
     }

@@ -11,7 +11,7 @@ mod reject;
 mod remove;
 mod watch;
 
-pub use document::{Document, Form, split, text_of};
+pub use document::{Document, Form, Places, split, text_of};
 pub use drop::drop_in;
 pub use lines::{Line, Lines};
 pub use reject::{Rejected, Rejects, Why, rejects_of};
@@ -191,6 +191,8 @@ pub enum Unopened {
 #[derive(Debug, Clone)]
 pub struct Spool {
     dir: PathBuf,
+    /// The folder itself, whatever has its name later: device and inode.
+    itself: (u64, u64),
 }
 
 impl Spool {
@@ -199,8 +201,8 @@ impl Spool {
     /// # Errors
     /// The folder is missing or refuses reading or writing.
     pub fn open(dir: &Path) -> Result<Spool, SpoolError> {
-        match fs::metadata(dir) {
-            Ok(meta) if meta.is_dir() => {}
+        let itself = match fs::metadata(dir) {
+            Ok(meta) if meta.is_dir() => (meta.dev(), meta.ino()),
             Ok(_) => {
                 return Err(SpoolError::Io {
                     path: dir.to_owned(),
@@ -212,7 +214,7 @@ impl Spool {
                 return Err(SpoolError::Missing { path: dir.to_owned() });
             }
             Err(e) => return Err(SpoolError::new(dir, "read files", e)),
-        }
+        };
         fs::read_dir(dir).map_err(|e| SpoolError::new(dir, "read files", e))?;
         access(dir, AccessFlags::W_OK).map_err(|e| SpoolError::new(dir, "remove files", e.into()))?;
         for (name, mode) in [(REJECTED, 0o750), (REMOVING, 0o700)] {
@@ -223,7 +225,7 @@ impl Spool {
                 Err(e) => return Err(SpoolError::new(&path, "make a folder", e)),
             }
         }
-        let spool = Spool { dir: dir.to_owned() };
+        let spool = Spool { dir: dir.to_owned(), itself };
         spool.put_back_half_removed()?;
         Ok(spool)
     }
@@ -231,6 +233,12 @@ impl Spool {
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Whether the folder that was opened still has its name, and its own folders are in it.
+    pub fn is_whole(&self) -> bool {
+        fs::metadata(&self.dir).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.itself)
+            && [REJECTED, REMOVING].iter().all(|name| is_own_folder(&self.dir.join(name)))
     }
 
     /// The files that were set aside.

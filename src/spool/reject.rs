@@ -18,9 +18,9 @@ use std::path::{Path, PathBuf};
 
 /// The ending of the reason's file.
 const WHY: &str = ".why";
-/// What a name in `rejected/` may have beside its stem: place, number, ending, `.why`; the file system allows
+/// What a name in `rejected/` may have beside its stem: place, time, number, ending, `.why`; the file system allows
 /// 255 bytes in all.
-const MAX_STEM: usize = 255 - 60;
+const MAX_STEM: usize = 255 - 80;
 
 /// The content of `NAME.why`; no piece of the body is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -103,7 +103,7 @@ impl Rejects {
     fn move_aside(&self, from: &Path, entry: &Entry, flaw: &Flaw, now: Timestamp) -> io::Result<OsString> {
         let why = why(&entry.name, &entry.identity, 0, flaw, now);
         let (stem, ending) = stem_and_ending(&entry.name);
-        for name in names(stem, "", ending) {
+        for name in names_aside(stem, "", ending, why.modified) {
             if !self.reserve(&name, &why)? {
                 continue;
             }
@@ -137,7 +137,7 @@ impl Rejects {
         let why = why(&entry.name, first_seen, place, flaw, now);
         let (stem, ending) = stem_and_ending(&entry.name);
         let ending = ending.strip_suffix(".gz").unwrap_or(ending);
-        for name in names(stem, &format!(".{place}"), ending) {
+        for name in names_aside(stem, &format!(".{place}"), ending, why.modified) {
             if !self.reserve(&name, &why).map_err(error)? {
                 continue;
             }
@@ -231,7 +231,7 @@ impl Rejects {
         }
         let spool = self.dir.parent().unwrap_or(&self.dir);
         let (stem, ending) = stem_and_ending(name);
-        for free in names(stem, "", ending) {
+        for free in names(stem, String::new(), ending) {
             match rename_to_free_name(&from, &spool.join(&free)) {
                 Ok(()) => {
                     let _ = fs::remove_file(self.why_path(name));
@@ -304,7 +304,7 @@ fn is_reason(name: &OsStr) -> bool {
 }
 
 /// `a.b.jsonl.gz` is `a.b` and `.jsonl.gz`: a part keeps the ending, so that it can be put back as it is.
-fn stem_and_ending(name: &OsStr) -> (&[u8], &str) {
+pub(super) fn stem_and_ending(name: &OsStr) -> (&[u8], &str) {
     let bytes = name.as_bytes();
     let packed = if bytes.to_ascii_lowercase().ends_with(b".gz") { 3 } else { 0 };
     let cut = memchr::memrchr(b'.', &bytes[..bytes.len() - packed]).filter(|&i| i > 0);
@@ -315,8 +315,20 @@ fn stem_and_ending(name: &OsStr) -> (&[u8], &str) {
     }
 }
 
+/// `stem.place.ending`, then the same beside the file's time: what a program drops that always uses one name is not
+/// to be compared with everything bad that it has ever dropped.
+fn names_aside<'a>(
+    stem: &'a [u8],
+    place: &str,
+    ending: &'a str,
+    modified: i64,
+) -> impl Iterator<Item = OsString> + use<'a> {
+    let beside = format!("{place}~{modified}");
+    names(stem, place.to_owned(), ending).take(1).chain(names(stem, beside, ending))
+}
+
 /// `stem.place.ending`, then `stem.place~2.ending`, and so on without end.
-fn names<'a>(stem: &'a [u8], place: &'a str, ending: &'a str) -> impl Iterator<Item = OsString> + 'a {
+pub(super) fn names(stem: &[u8], place: String, ending: &str) -> impl Iterator<Item = OsString> {
     (1u64..).map(move |n| {
         let mut name = stem[..stem.len().min(MAX_STEM)].to_vec();
         name.extend(place.as_bytes());

@@ -4,9 +4,10 @@
 //! was read. So the name is moved into a folder that is the agent's alone, compared there, and only then unlinked or
 //! set aside; what turns out to be another file goes back.
 
+use super::reject::{names, stem_and_ending};
 use super::{Entry, REMOVING, Spool, SpoolError};
 use nix::fcntl::AT_FDCWD;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -46,11 +47,11 @@ impl Spool {
     /// Moves the file that was read, and no other, to where no producer reaches it. A crash after that is mended at the
     /// next start: the file goes back.
     pub(super) fn claim(&self, read: &Entry) -> io::Result<Claim> {
-        let aside = self.dir.join(REMOVING).join(&read.name);
-        match rename_to_free_name(&self.dir.join(&read.name), &aside) {
-            Ok(()) => {}
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Claim::Lost(Removal::Removed)),
-            Err(e) => return Err(e),
+        let (from, aside) = (self.dir.join(&read.name), self.dir.join(REMOVING).join(&read.name));
+        if let Err(e) = rename_to_free_name(&from, &aside) {
+            // What is missing may as well be the folder that it was to go to.
+            let is_gone = e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&from).is_err();
+            return if is_gone { Ok(Claim::Lost(Removal::Removed)) } else { Err(e) };
         }
         let now = Entry::of(read.name.clone(), &fs::symlink_metadata(&aside)?);
         if now.is_as_read(read) {
@@ -74,12 +75,8 @@ impl Spool {
 
     /// Under its own name, or, where a producer has used that again, beside it.
     pub(super) fn put_back(&self, aside: &Path, name: &OsStr) -> io::Result<()> {
-        for n in 1.. {
-            let mut free = OsString::new();
-            if n > 1 {
-                free.push(format!("{n}~"));
-            }
-            free.push(name);
+        let (stem, ending) = stem_and_ending(name);
+        for free in std::iter::once(name.to_owned()).chain(names(stem, String::new(), ending).skip(1)) {
             match rename_to_free_name(aside, &self.dir.join(free)) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 other => return other,

@@ -16,7 +16,7 @@ const MAX_ANNOUNCED: usize = 100_000;
 
 /// Watches one folder for as long as it lives.
 pub struct Watcher {
-    _inner: Option<RecommendedWatcher>,
+    inner: Option<RecommendedWatcher>,
     announced: Arc<Mutex<HashSet<OsString>>>,
 }
 
@@ -50,8 +50,18 @@ impl Watcher {
             Ok(watcher)
         });
         match watching {
-            Ok(watcher) => (Watcher { _inner: Some(watcher), announced }, None),
-            Err(e) => (Watcher { _inner: None, announced }, Some(e.to_string())),
+            Ok(watcher) => (Watcher { inner: Some(watcher), announced }, None),
+            Err(e) => (Watcher { inner: None, announced }, Some(e.to_string())),
+        }
+    }
+
+    /// Watches the folder that has that name now, if the system could watch the one before it.
+    pub fn watch_again(&mut self, dir: &Path) {
+        if let Some(watcher) = &mut self.inner {
+            // The system gives the watch up by itself when a folder is deleted, and not when it is moved.
+            let _ = watcher.unwatch(dir);
+            // What is not watched is found by the scan.
+            let _ = watcher.watch(dir, RecursiveMode::NonRecursive);
         }
     }
 

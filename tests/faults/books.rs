@@ -4,7 +4,6 @@
 use super::daemon::Daemon;
 use super::stage::Figures;
 use koala_agent::receiver::{Held, Receiver};
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
@@ -58,8 +57,9 @@ impl Books {
         let mut ids: HashMap<u64, BTreeSet<String>> = HashMap::new();
         let mut last: HashMap<u64, u64> = HashMap::new();
         for held in taken {
-            let item: Value = serde_json::from_str(held.item.get()).unwrap();
-            let n = item["properties"]["n"].as_u64().expect("an event without a number at the receiver");
+            let n = *numbers(held.item.get().as_bytes())
+                .first()
+                .expect("an event without a number at the receiver");
             let dropped = self.dropped.get(&n).expect("an event at the receiver that nobody dropped");
             let before = last.insert(dropped.person, n);
             assert!(before.is_none_or(|before| before < n), "event {n} came after {before:?} of its person");

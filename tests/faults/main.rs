@@ -23,6 +23,7 @@ mod database;
 mod disk;
 mod hangs;
 mod hours;
+mod log;
 mod place;
 mod receiver;
 mod secrets;

@@ -68,8 +68,12 @@ impl Place {
     /// Puts a file into the spool as a producer does: written aside, then renamed. Its name is the next in order.
     pub fn drop_file(&mut self, extension: &str, content: &[u8]) {
         self.files += 1;
-        let name = format!("{:09}.{extension}", self.files);
-        let aside = self.daemon.spool().join(format!(".{name}"));
+        self.drop_as(format!("{:09}.{extension}", self.files), content);
+    }
+
+    /// The same under a name of the test's own.
+    pub fn drop_as(&self, name: impl AsRef<Path>, content: &[u8]) {
+        let aside = self.daemon.spool().join(".next");
         fs::write(&aside, content).unwrap();
         fs::rename(aside, self.daemon.spool().join(name)).unwrap();
     }

@@ -1,0 +1,214 @@
+//! Files that change while they are taken.
+
+use super::{brisk, held, rejected};
+use crate::books::{Books, Dropped};
+use crate::place::Place;
+use crate::stage::{Figures, Played, Scale};
+use flate2::{Compression, write::GzEncoder};
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use serde_json::Value;
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+fn millis(rng: &mut fastrand::Rng, range: std::ops::Range<u64>) {
+    std::thread::sleep(Duration::from_millis(rng.u64(range)));
+}
+
+/// The next event, of one person and without a messageId, so that no double hides behind one. Its text is long, and
+/// its number is all over it: a torn one shows.
+fn unmistakable(books: &mut Books) -> String {
+    let n = books.dropped.len() as u64;
+    books.dropped.insert(n, Dropped { person: 0, id: None });
+    let filler = filler(n);
+    format!(
+        r#"{{"type":"track","event":"Signed Up","properties":{{"n":{n},"email":"ana@acme.dev","filler":"{filler}"}}}}"#
+    )
+}
+
+fn filler(n: u64) -> String {
+    format!("{n}-").repeat(500)
+}
+
+fn lines(books: &mut Books, events: u64) -> String {
+    (0..events).map(|_| unmistakable(books) + "\n").collect()
+}
+
+/// Asserts that each event has arrived whole and at most once, forgets those that only these numbers tell of, and
+/// balances the books.
+fn ended(mut place: Place, gone: &HashSet<u64>) -> Figures {
+    place.until_status("all is taken and marked", |status| {
+        status.spool.waiting_files == 0 && status.outbox.pending == 0
+    });
+    let mut arrived = HashSet::new();
+    for properties in held(&place) {
+        let n = properties["n"].as_u64().unwrap();
+        assert_eq!(properties["filler"], Value::from(filler(n)), "event {n} is torn");
+        assert!(arrived.insert(n), "event {n} came twice");
+    }
+    place.books.dropped.retain(|n, _| arrived.contains(n) || !gone.contains(n));
+    place.daemon.stop();
+    place.balance()
+}
+
+/// Every form of file, written a byte at a time, with pauses in which it looks finished.
+pub fn in_place(scale: &Scale) -> Played {
+    let mut rng = scale.rng();
+    let mut place = brisk();
+    place.daemon.set("spool.incomplete_after = \"30s\"");
+    place.daemon.start();
+    for _ in 0..scale.of(1, 10) {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::none());
+        packed.write_all(lines(&mut place.books, 2).as_bytes()).unwrap();
+        let texts = [
+            ("b.json", unmistakable(&mut place.books).into_bytes()),
+            ("c.json", format!("[{}]", unmistakable(&mut place.books)).into_bytes()),
+            ("d.jsonl", lines(&mut place.books, 2).into_bytes()),
+            ("e.ndjson", lines(&mut place.books, 2).trim_end().as_bytes().to_vec()),
+            ("a.ndjson.gz", packed.finish().unwrap()),
+        ];
+        std::thread::scope(|scope| {
+            for (name, text) in texts {
+                let (path, mut rng) = (place.daemon.spool().join(name), rng.fork());
+                scope.spawn(move || {
+                    let mut file = File::create(path).unwrap();
+                    let pauses: HashSet<usize> = (0..4).map(|_| rng.usize(..text.len())).collect();
+                    for (at, byte) in text.iter().enumerate() {
+                        file.write_all(&[*byte]).unwrap();
+                        if pauses.contains(&at) {
+                            std::thread::sleep(Duration::from_millis(700));
+                        } else if at % 100 == 0 {
+                            std::thread::sleep(Duration::from_millis(1));
+                        }
+                    }
+                });
+            }
+        });
+        place.until_delivered();
+    }
+    // Files of one round are written side by side, so their events come in any order.
+    let numbers = place.books.dropped.values_mut().zip(0..);
+    numbers.for_each(|(dropped, n)| dropped.person = n);
+    let figures = ended(place, &HashSet::new());
+    figures.into()
+}
+
+/// A producer that always uses the same name, and half of the time learns which version it has overwritten.
+pub fn renamed(scale: &Scale) -> Played {
+    let mut rng = scale.rng();
+    let mut place = brisk();
+    place.daemon.start();
+    let spool = place.daemon.spool();
+    let (name, aside) = (spool.join("day.json"), spool.join(".day"));
+    let mut overwritten = HashSet::new();
+    let versions: u64 = scale.of(1_000, 10_000);
+    for n in 0..versions {
+        fs::write(&aside, unmistakable(&mut place.books)).unwrap();
+        if rng.bool() {
+            fs::rename(&aside, &name).unwrap();
+            // Whether the one before was still there, nobody knows.
+            overwritten.extend(n.checked_sub(1));
+        } else {
+            overwritten.extend(exchange(&aside, &name));
+        }
+        match rng.u8(..3) {
+            0 => millis(&mut rng, 0..3),
+            1 => millis(&mut rng, 5..40),
+            _ => {}
+        }
+    }
+    let figures = ended(place, &overwritten);
+    let taken = figures.events;
+    assert!(taken > versions / 50, "only {taken} of {versions} versions were taken");
+    figures.note(format!("{versions} versions, the others overwritten by their producer")).into()
+}
+
+/// Gives the file that name. Returns the number of the version that had it.
+fn exchange(aside: &Path, name: &Path) -> Option<u64> {
+    let rename = |flags| renameat2(AT_FDCWD, aside, AT_FDCWD, name, flags);
+    loop {
+        if rename(RenameFlags::RENAME_EXCHANGE).is_ok() {
+            let before: Value = serde_json::from_slice(&fs::read(aside).unwrap()).unwrap();
+            return before["properties"]["n"].as_u64();
+        }
+        // The agent has just taken the name away, or just now put a file back.
+        if rename(RenameFlags::RENAME_NOREPLACE).is_ok() {
+            return None;
+        }
+    }
+}
+
+/// Files that are deleted, cut, or written anew in place while the agent may be reading them.
+pub fn changed(scale: &Scale) -> Played {
+    let mut rng = scale.rng();
+    let mut place = brisk();
+    place.daemon.start();
+    let mut given_up = HashSet::new();
+    let rounds = scale.of(150, 2_000);
+    for round in 0..rounds {
+        let path = place.daemon.spool().join(format!("{round:06}.jsonl"));
+        let before = place.books.dropped.len() as u64;
+        let text = lines(&mut place.books, 20);
+        place.drop_as(path.file_name().unwrap(), text.as_bytes());
+        let numbers = before..place.books.dropped.len() as u64;
+        millis(&mut rng, 0..30);
+        let done = match rng.u8(..4) {
+            0 => fs::remove_file(&path),
+            1 => File::options().write(true).open(&path).and_then(|file| file.set_len(text.len() as u64 / 2)),
+            2 => {
+                let lines = rng.u64(1..40);
+                let anew = lines_of_new_people(&mut place.books, lines);
+                File::options()
+                    .write(true)
+                    .truncate(true)
+                    .open(&path)
+                    .and_then(|mut file| file.write_all(anew.as_bytes()))
+                    // Taken before: then this is a file of its own.
+                    .or_else(|_| fs::write(&path, anew))
+            }
+            _ => continue,
+        };
+        // An error says that it was taken before: then all of it must be there.
+        if done.is_ok() {
+            given_up.extend(numbers);
+        }
+    }
+    let torn = rejected(&place).len();
+    ended(place, &given_up).note(format!("{rounds} files, {torn} torn lines set aside")).into()
+}
+
+/// Events whose order beside those of the same file is nobody's concern.
+fn lines_of_new_people(books: &mut Books, events: u64) -> String {
+    let before = books.dropped.len() as u64;
+    let text = lines(books, events);
+    for (n, dropped) in books.dropped.range_mut(before..) {
+        dropped.person = 1 + n;
+    }
+    text
+}
+
+/// Files that were taken to the middle of their last line, and then begun anew: shorter, longer, and twice.
+pub fn begun_anew(scale: &Scale) -> Played {
+    let mut rng = scale.rng();
+    let mut place = brisk();
+    place.daemon.set("spool.incomplete_after = \"60s\"");
+    place.daemon.start();
+    let rounds = scale.of(4, 40);
+    for round in 0..rounds {
+        let path = place.daemon.spool().join(format!("{round:06}.jsonl"));
+        for events in [5, 3, 12, 7 + rng.u64(..10)] {
+            let text = lines(&mut place.books, events) + "{\"type\":";
+            fs::write(&path, text).unwrap();
+            place.until_delivered();
+            if rng.bool() {
+                place.daemon.kill();
+                place.daemon.start();
+            }
+        }
+        fs::write(&path, lines(&mut place.books, 2)).unwrap();
+        place.until_delivered();
+    }
+    ended(place, &HashSet::new()).into()
+}
