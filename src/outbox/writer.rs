@@ -292,22 +292,28 @@ impl Owner {
                 Err(RecvTimeoutError::Disconnected) => (true, false),
             };
             self.gauge.rounds.fetch_add(1, Relaxed);
-            if stop {
-                break;
-            }
-            if idle || self.kept_house.elapsed() >= TICK {
+            let is_due = idle || self.kept_house.elapsed() >= TICK;
+            // To look after files that are gone would bring them to safety again, over what is safe already.
+            if is_due && !stop && !self.has_given_up() {
                 self.kept_house = Instant::now();
                 self.keep_house(idle);
             }
-            if self.alarm.borrow().is_some() {
+            if self.has_given_up() {
                 // The callers learn it from the closed channel; the log stays as it is, for the next start.
                 return;
+            }
+            if stop {
+                break;
             }
         }
         match self.store.checkpoint(STOP_PATIENCE) {
             Ok(emptied) => self.set_emptied(emptied),
             Err(e) => tracing::warn!("{e}"),
         }
+    }
+
+    fn has_given_up(&self) -> bool {
+        self.alarm.borrow().is_some()
     }
 
     fn set_emptied(&mut self, emptied: bool) {
