@@ -224,7 +224,7 @@ pub fn without_end(scale: &Scale) -> Played {
     let at_once = |head, piece| endless(head, piece, Duration::ZERO, &sent);
     let uncounted = Arc::default();
     let wide = "x".repeat(1 << 16);
-    for (name, fate) in [
+    let fates = [
         (
             "a byte a second",
             endless(
@@ -248,8 +248,9 @@ pub fn without_end(scale: &Scale) -> Played {
             "100s without end",
             endless("", "HTTP/1.1 100 Continue\r\n\r\n".repeat(1_000), Duration::ZERO, &uncounted),
         ),
-    ] {
-        front.next(scale.of(2, 20), &fate);
+    ];
+    for (name, fate) in (0..scale.of(1, 10)).flat_map(|_| &fates) {
+        front.next(2, fate);
         place.drop_lines(20, 10);
         place.until_delivered();
         place.until("each fate was met", |_| front.left() == 0);
