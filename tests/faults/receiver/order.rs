@@ -29,7 +29,7 @@ enum At {
 
 use At::{Answer, End, Forward, HalfAnswer, Request, Start};
 
-/// What the receiver answered to a request that it took.
+/// What is answered where the receiver has taken the request: with a body, so that half of it can be sent.
 const TAKEN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{\"ok\": true}";
 
 fn reset(passage: &mut Passage, at: At, taken: &AtomicU64) -> io::Result<()> {
@@ -44,11 +44,14 @@ fn reset(passage: &mut Passage, at: At, taken: &AtomicU64) -> io::Result<()> {
     if let Forward = at {
         return passage.reset();
     }
-    passage.forward(&request)?;
-    taken.fetch_add(1, Relaxed);
+    let mut answer = passage.forward(&request)?;
+    if answer.starts_with(b"HTTP/1.1 204 ") {
+        taken.fetch_add(1, Relaxed);
+        answer = TAKEN.to_vec();
+    }
     match at {
-        HalfAnswer => passage.stream.write_all(&TAKEN[..TAKEN.len() - 6])?,
-        End => passage.stream.write_all(TAKEN)?,
+        HalfAnswer => passage.stream.write_all(&answer[..answer.len() - 6])?,
+        End => passage.stream.write_all(&answer)?,
         _ => {}
     }
     passage.reset()
