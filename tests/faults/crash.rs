@@ -1,10 +1,11 @@
 //! The process ends at the worst moment, and the power with it.
 
 use super::control::Control;
+use super::kills::{Kill, UNDER_WAY, repeats};
 use super::place::Place;
 use super::stage::{Fault, Figures, Played, Scale};
 use koala_agent::receiver::Faults;
-use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 pub const FAULTS: &[Fault] = &[
@@ -16,6 +17,14 @@ pub const FAULTS: &[Fault] = &[
         play: early_removal,
     },
 ];
+
+/// How long a file that was not announced must be unchanged. What is dropped here is finished, and a round that waits
+/// longer takes longer.
+pub const SETTLE: &str = "spool.settle = \"20ms\"";
+
+const PEOPLE: u64 = 50;
+/// Two hundred rounds make twenty thousand.
+const FILES_A_ROUND: u64 = 100;
 
 /// An agent that removes a file when its events are on their way to the disk, not when they are there.
 const EARLY_REMOVAL: Control = Control {
@@ -30,39 +39,53 @@ const EARLY_REMOVAL: Control = Control {
 };
 
 fn random_kills(scale: &Scale) -> Played {
-    kills(scale, None).into()
+    let mut place = Place::new(Faults { latency_ms: 10, ..Faults::default() });
+    let kills = kills(&mut place, scale, scale.of(40, 200));
+    let figures = Figures { rounds: kills.len() as u64, ..place.end() };
+    assert_eq!(place.receiver.stats().held, place.books.dropped.len(), "the receiver sees every event");
+    assert_eq!(repeats(&place.receiver, &kills, UNDER_WAY), figures.repeated);
+    figures.into()
 }
 
 fn early_removal(scale: &Scale) -> Played {
-    match EARLY_REMOVAL.build() {
-        Err(why) => Played::Skipped(why),
-        Ok(program) => Figures { control: true, ..kills(scale, Some(&program)) }.into(),
-    }
+    let program = match EARLY_REMOVAL.build() {
+        Err(why) => return Played::Skipped(why),
+        Ok(program) => program,
+    };
+    let mut place = Place::new(Faults { latency_ms: 10, ..Faults::default() });
+    place.daemon.program(&program);
+    let kills = kills(&mut place, scale, 6);
+    place.daemon.stop();
+    Figures { control: true, rounds: kills.len() as u64, ..place.balance() }.into()
 }
 
-/// Kills the agent at random moments while files are taken and delivered.
-fn kills(scale: &Scale, program: Option<&Path>) -> Figures {
+/// Kills the agent at random moments while files are taken and delivered, and lets it come to rest after the last.
+fn kills(place: &mut Place, scale: &Scale, rounds: u64) -> Vec<Kill> {
     let mut rng = scale.rng();
-    let mut place = Place::new(Faults { latency_ms: 2, ..Faults::default() });
-    if let Some(program) = program {
-        place.daemon.program(program);
-    }
-    let kills = scale.of(20, 200);
-    let all = scale.of(2_000, 20_000);
-    for _ in 0..kills {
-        place.drop_events(all / kills, 50);
+    place.daemon.set(SETTLE);
+    let mut kills = Vec::new();
+    for round in 0..rounds {
+        place.drop_mixed(FILES_A_ROUND, PEOPLE);
+        let (waiting, held) = (place.waiting_files(), place.receiver.stats().held);
+        let left = place.books.dropped.len() - held;
         place.daemon.start();
-        std::thread::sleep(Duration::from_millis(rng.u64(5..400)));
+        match round % 3 {
+            0 => until(place, rng.usize(..waiting), |place, few| place.waiting_files() <= few),
+            1 => until(place, held + rng.usize(..=left), |place, many| place.receiver.stats().held >= many),
+            _ => {}
+        }
+        thread::sleep(Duration::from_millis(rng.u64(..if round % 3 == 2 { 250 } else { 15 })));
         place.daemon.kill();
+        kills.push(Kill::of(&place.daemon, &place.receiver));
     }
-    place.daemon.start();
-    let mut figures = if program.is_some() {
-        std::thread::sleep(Duration::from_secs(5));
-        place.daemon.stop();
-        place.balance()
-    } else {
-        place.end()
-    };
-    figures.rounds = kills;
-    figures
+    place.start();
+    place.until_at_rest();
+    kills
+}
+
+/// Waits closely for a figure, or until nothing waits any more: what is lost never comes.
+fn until(place: &mut Place, figure: usize, reached: fn(&Place, usize) -> bool) {
+    while !reached(place, figure) && !place.is_at_rest() {
+        thread::sleep(Duration::from_millis(1));
+    }
 }

@@ -19,6 +19,8 @@ mod crash;
 mod daemon;
 mod database;
 mod disk;
+#[path = "../common/kills.rs"]
+mod kills;
 mod place;
 mod receiver;
 mod service;

@@ -118,7 +118,7 @@ pub fn play(groups: &'static [(&str, &[Fault])]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     println!("\nfaults: {} scale, seed {seed}\n{}", if full { "full" } else { "short" }, heading());
-    std::panic::set_hook(Box::new(|panic| tell_place(panic)));
+    std::panic::set_hook(Box::new(tell_place));
     let rows = Mutex::new(Vec::new());
     let perform = |(at, fault): (usize, &'static Fault)| {
         let began = Instant::now();
