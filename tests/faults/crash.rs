@@ -1,5 +1,6 @@
 //! The process ends at the worst moment, and the power with it.
 
+use super::calls;
 use super::control::Control;
 use super::kills::{Kill, UNDER_WAY, repeats};
 use super::place::Place;
@@ -16,6 +17,7 @@ pub const FAULTS: &[Fault] = &[
         alone: false,
         play: early_removal,
     },
+    Fault { name: "2", title: "SIGKILL at each system call", alone: false, play: calls::kill_at_each },
 ];
 
 /// How long a file that was not announced must be unchanged. What is dropped here is finished, and a round that waits

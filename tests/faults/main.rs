@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
 mod books;
+mod calls;
 mod control;
 mod crash;
 #[path = "../common/daemon.rs"]
