@@ -1,10 +1,10 @@
 //! The process ends at the worst moment, and the power with it.
 
-use super::calls;
 use super::control::Control;
 use super::kills::{Kill, UNDER_WAY, repeats};
 use super::place::Place;
 use super::stage::{Fault, Figures, Played, Scale};
+use super::{calls, power};
 use koala_agent::receiver::Faults;
 use std::thread;
 use std::time::Duration;
@@ -18,6 +18,13 @@ pub const FAULTS: &[Fault] = &[
         play: early_removal,
     },
     Fault { name: "2", title: "SIGKILL at each system call", alone: false, play: calls::kill_at_each },
+    Fault { name: "3", title: "power cut under load", alone: false, play: power::cuts },
+    Fault {
+        name: "3-control",
+        title: "the same, commits that are not flushed",
+        alone: false,
+        play: power::cuts_of_a_careless_one,
+    },
 ];
 
 /// How long a file that was not announced must be unchanged. What is dropped here is finished, and a round that waits

@@ -23,6 +23,7 @@ mod disk;
 #[path = "../common/kills.rs"]
 mod kills;
 mod place;
+mod power;
 mod receiver;
 mod service;
 mod spool;
