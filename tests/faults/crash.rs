@@ -6,8 +6,13 @@ use super::place::Place;
 use super::stage::{Fault, Figures, Played, Scale};
 use super::{calls, power};
 use koala_agent::receiver::Faults;
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub const FAULTS: &[Fault] = &[
     Fault { name: "1", title: "SIGKILL at random moments", alone: false, play: random_kills },
@@ -25,6 +30,7 @@ pub const FAULTS: &[Fault] = &[
         alone: false,
         play: power::cuts_of_a_careless_one,
     },
+    Fault { name: "4", title: "SIGTERM while the receiver hangs", alone: true, play: stop_amid_a_backlog },
 ];
 
 /// How long a file that was not announced must be unchanged. What is dropped here is finished, and a round that waits
@@ -97,4 +103,95 @@ fn until(place: &mut Place, figure: usize, reached: fn(&Place, usize) -> bool) {
     while !reached(place, figure) && !place.is_at_rest() {
         thread::sleep(Duration::from_millis(1));
     }
+}
+
+/// Ends the agent by SIGTERM while a receiver has taken its requests, and answers none.
+fn stop_amid_a_backlog(scale: &Scale) -> Played {
+    const IN_FLIGHT: usize = 8;
+    let mut place = Place::new(Faults::default());
+    let way = Way::to(place.receiver.addr());
+    place.daemon.set(&format!("koala.endpoint = \"http://{}\"", way.from));
+    place.daemon.set(&format!("koala.concurrency = {IN_FLIGHT}"));
+    place.daemon.set("koala.timeout = \"10m\"");
+    place.daemon.set(SETTLE);
+    place.start();
+    // Only a receiver that takes events is sent several requests at once.
+    place.drop_events(200, PEOPLE);
+    place.until_at_rest();
+    way.back.store(false, Relaxed);
+    let before = place.receiver.stats();
+    let all = scale.of(20_000, 100_000);
+    for _ in 0..10 {
+        place.drop_lines(all / 10, all / 50);
+    }
+    place.until_status("all is stored", |status| status.outbox.pending == all);
+    place.until("requests in flight", |place| {
+        place.receiver.stats().accepted_requests == before.accepted_requests + IN_FLIGHT as u64
+    });
+    let taken = (place.receiver.stats().held - before.held) as u64;
+    let stood = states(&place);
+
+    let began = Instant::now();
+    place.daemon.stop();
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(10), "it took {took:?} to end");
+    let kill = Kill::of(&place.daemon, &place.receiver);
+    assert_eq!(stood.values().filter(|state| *state == "pending 0").count() as u64, all);
+    assert!(states(&place) == stood, "a state has changed");
+
+    way.back.store(true, Relaxed);
+    place.start();
+    place.until_at_rest();
+    place.daemon.stop();
+    assert_eq!(repeats(&place.receiver, &[kill], IN_FLIGHT), taken);
+    place
+        .balance()
+        .note(format!("ended in {:.1} s, {IN_FLIGHT} requests in flight", took.as_secs_f64()))
+        .into()
+}
+
+/// Every event's state and attempts by its id.
+fn states(place: &Place) -> BTreeMap<String, String> {
+    let outbox = place.daemon.database();
+    let sql = "SELECT message_id, state || ' ' || attempts FROM outbox_events";
+    let mut rows = outbox.prepare(sql).unwrap();
+    let rows = rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+    rows.map(Result::unwrap).collect()
+}
+
+/// A way to a receiver that can be cut half: what is sent arrives there, and no answer comes back.
+struct Way {
+    from: SocketAddr,
+    /// Whether answers come back.
+    back: Arc<AtomicBool>,
+}
+
+impl Way {
+    fn to(receiver: SocketAddr) -> Way {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let way = Way { from: listener.local_addr().unwrap(), back: Arc::new(true.into()) };
+        let back = way.back.clone();
+        // It ends with the test.
+        thread::spawn(move || {
+            for sender in listener.incoming() {
+                let (sender, receiver) = (sender.unwrap(), TcpStream::connect(receiver).unwrap());
+                let back = back.clone();
+                let answers = (receiver.try_clone().unwrap(), sender.try_clone().unwrap());
+                thread::spawn(move || pass_on(sender, receiver, || true));
+                thread::spawn(move || pass_on(answers.0, answers.1, move || back.load(Relaxed)));
+            }
+        });
+        way
+    }
+}
+
+/// Passes on what comes, as far as it may, until the end of either.
+fn pass_on(mut from: TcpStream, mut to: TcpStream, may: impl Fn() -> bool) {
+    let mut buffer = [0; 16 << 10];
+    while let Ok(n @ 1..) = from.read(&mut buffer) {
+        if may() && to.write_all(&buffer[..n]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
 }
