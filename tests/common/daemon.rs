@@ -227,11 +227,18 @@ impl Daemon {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
-    /// The ids that the outbox of a stopped daemon holds as pending.
+    /// The ids that the outbox holds as pending.
     pub fn pending(&self) -> HashSet<String> {
+        if !self.outbox().exists() {
+            return HashSet::new();
+        }
         let outbox = self.database();
         let sql = "SELECT message_id FROM outbox_events WHERE state = 'pending'";
-        let mut rows = outbox.prepare(sql).unwrap();
+        let mut rows = match outbox.prepare(sql) {
+            // It was ended before it had made its tables, or while it made the file.
+            Err(e) if e.to_string().contains("no such table") || has_journal(&e) => return HashSet::new(),
+            rows => rows.unwrap(),
+        };
         rows.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
     }
 
@@ -271,6 +278,11 @@ impl Daemon {
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
     }
+}
+
+/// Whether a database cannot be read because a transaction of the time before its write-ahead log was cut.
+fn has_journal(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|e| e.extended_code == rusqlite::ffi::SQLITE_READONLY_ROLLBACK)
 }
 
 impl Drop for Daemon {

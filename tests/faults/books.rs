@@ -22,12 +22,14 @@ pub struct Books {
     pub dropped: BTreeMap<u64, Dropped>,
     /// Those among it that the fault itself destroyed: they may be gone.
     pub destroyed: BTreeSet<u64>,
+    /// The numbers of those that no receiver is to see: they are set aside, each once.
+    pub broken: BTreeSet<u64>,
 }
 
 impl Books {
     /// The text of the next event: a track by that person. Every third has no messageId.
     pub fn event(&mut self, person: u64) -> String {
-        let n = self.dropped.len() as u64;
+        let n = self.next();
         let id = (n % 3 != 2).then(|| format!("event-{n}"));
         let given = id.as_ref().map_or(String::new(), |id| format!(r#""messageId":"{id}","#));
         self.dropped.insert(n, Dropped { person, id });
@@ -38,11 +40,22 @@ impl Books {
 
     /// The next event under an id of its own, with other members in its properties (`"a":1,`, or nothing).
     pub fn event_with(&mut self, person: u64, id: &str, members: &str) -> String {
-        let n = self.dropped.len() as u64;
+        let n = self.next();
         self.dropped.insert(n, Dropped { person, id: Some(id.to_owned()) });
         format!(
             r#"{{"type":"track","event":"Signed Up","messageId":"{id}","properties":{{{members}"n":{n},"email":"p{person}@acme.dev"}}}}"#
         )
+    }
+
+    /// The text of the next event, broken: no JSON.
+    pub fn broken(&mut self) -> String {
+        let n = self.next();
+        self.broken.insert(n);
+        format!(r#"{{"type":"track","properties":{{"n":{n}}}}}}}"#)
+    }
+
+    fn next(&self) -> u64 {
+        (self.dropped.len() + self.broken.len()) as u64
     }
 
     /// Balances the books of a stopped daemon. One round.
@@ -75,13 +88,16 @@ impl Books {
                 "event {n} is under {ids:?}"
             );
         }
-        let left = numbers_in_files(&[spool, &spool.join("rejected")]);
+        let aside = numbers_in_files(&spool.join("rejected"));
+        let twice = aside.windows(2).find(|pair| pair[0] == pair[1] && self.broken.contains(&pair[0]));
+        assert_eq!(twice, None, "set aside twice");
+        let left: BTreeSet<u64> = numbers_in_files(spool).into_iter().chain(aside).collect();
         let gone = |n: &&u64| !ids.contains_key(n) && !left.contains(n) && !self.destroyed.contains(n);
-        let lost: Vec<_> = self.dropped.keys().filter(gone).collect();
+        let lost: Vec<_> = self.dropped.keys().chain(&self.broken).filter(gone).collect();
         let doubled = ids.values().map(|ids| ids.len() as u64 - 1).sum();
         let mut figures = Figures {
             rounds: 1,
-            events: self.dropped.len() as u64,
+            events: self.next(),
             lost: lost.len() as u64,
             repeated: taken.iter().map(|held| held.repeats).sum(),
             doubled,
@@ -112,10 +128,13 @@ fn stored(outbox: &Path) -> Vec<(u64, String)> {
     .collect()
 }
 
-fn numbers_in_files(folders: &[&Path]) -> BTreeSet<u64> {
-    let files = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
+/// The numbers in the files of a folder, in order.
+fn numbers_in_files(folder: &Path) -> Vec<u64> {
+    let files = fs::read_dir(folder).into_iter().flatten();
     let files = files.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
-    files.flat_map(|path| numbers(&fs::read(path).unwrap_or_default())).collect()
+    let mut found: Vec<u64> = files.flat_map(|path| numbers(&fs::read(path).unwrap_or_default())).collect();
+    found.sort_unstable();
+    found
 }
 
 /// The numbers in a text of events, as [`Books::event`] writes them.

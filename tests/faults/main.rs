@@ -13,6 +13,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
 mod books;
+mod calls;
 #[path = "../common/mod.rs"]
 mod common;
 mod control;
@@ -23,8 +24,11 @@ mod database;
 mod disk;
 mod hangs;
 mod hours;
+#[path = "../common/kills.rs"]
+mod kills;
 mod log;
 mod place;
+mod power;
 mod receiver;
 mod secrets;
 #[path = "../common/server.rs"]

@@ -3,9 +3,12 @@
 use super::books::Books;
 use super::daemon::{Daemon, KEY};
 use super::stage::Figures;
+use flate2::{Compression, write::GzEncoder};
 use koala_agent::receiver::{Faults, Options, Receiver};
+use koala_agent::spool::drop_in;
 use koala_agent::status::Status;
 use std::fs;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -19,6 +22,8 @@ pub struct Place {
     pub receiver: Receiver,
     pub books: Books,
     files: u64,
+    /// Whether what is dropped is on the disk before the next is.
+    durable: bool,
     /// Ends with the place: the receiver lives in it.
     runtime: Runtime,
 }
@@ -39,7 +44,12 @@ impl Place {
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let receiver = receiver(&runtime, "127.0.0.1:0".parse().unwrap(), faults);
         let daemon = daemon(&receiver.endpoint());
-        Place { daemon, receiver, books: Books::default(), files: 0, runtime }
+        Place { daemon, receiver, books: Books::default(), files: 0, durable: false, runtime }
+    }
+
+    /// From now on all that is dropped is on the disk, as `send` does it.
+    pub fn drop_durably(&mut self) {
+        self.durable = true;
     }
 
     /// A receiver at that address takes the place of the one before, and what that one held is gone.
@@ -73,9 +83,47 @@ impl Place {
 
     /// The same under a name of the test's own.
     pub fn drop_as(&self, name: impl AsRef<Path>, content: &[u8]) {
+        if self.durable {
+            drop_in(&self.daemon.spool(), name.as_ref().as_os_str(), content).unwrap();
+            return;
+        }
         let aside = self.daemon.spool().join(".next");
         fs::write(&aside, content).unwrap();
         fs::rename(aside, self.daemon.spool().join(name)).unwrap();
+    }
+
+    /// Drops so many files of every form: mostly single events, some packed, and among them lines, arrays and what can
+    /// only be set aside.
+    pub fn drop_mixed(&mut self, files: u64, people: u64) {
+        for n in 0..files {
+            match n % 20 {
+                5 => self.drop_pack("ndjson", "", "\n", "\n", people),
+                10 => self.drop_pack("ndjson.gz", "", "\n", "\n", people),
+                15 => self.drop_pack("json", "[", ",", "]", people),
+                19 => {
+                    let broken = self.books.broken();
+                    self.drop_file("json", broken.as_bytes());
+                }
+                12 => {
+                    let event = self.books.event(n % people);
+                    self.drop_file("json.gz", &gzip(event.as_bytes()));
+                }
+                _ => {
+                    let event = self.books.event(n % people);
+                    self.drop_file("json", event.as_bytes());
+                }
+            }
+        }
+    }
+
+    /// Drops one file of ten events; where it is of lines, with a broken one among them.
+    fn drop_pack(&mut self, extension: &str, open: &str, between: &str, close: &str, people: u64) {
+        let mut events: Vec<String> = (0..10).map(|n| self.books.event(n % people)).collect();
+        if extension.starts_with("ndjson") {
+            events.insert(4, self.books.broken());
+        }
+        let text = format!("{open}{}{close}", events.join(between)).into_bytes();
+        self.drop_file(extension, &if extension.ends_with("gz") { gzip(&text) } else { text });
     }
 
     /// Waits for a fact.
@@ -113,6 +161,29 @@ impl Place {
         self.until("all delivered", |place| place.receiver.stats().held >= all);
     }
 
+    /// Starts the daemon, and waits until it is there for everybody.
+    pub fn start(&mut self) {
+        self.daemon.start();
+        let pid = self.daemon.pid().unsigned_abs();
+        self.until_status("it runs", |status| status.agent.running && status.agent.pid == Some(pid));
+    }
+
+    /// Waits until nothing waits any more: the spool is empty, and no event pending.
+    pub fn until_at_rest(&mut self) {
+        self.until("nothing waits", |place| place.is_at_rest());
+    }
+
+    pub fn is_at_rest(&self) -> bool {
+        self.waiting_files() == 0 && self.daemon.pending().is_empty()
+    }
+
+    /// The files in the spool that are not set aside, those that are half removed among them.
+    pub fn waiting_files(&self) -> usize {
+        let folders = [self.daemon.spool(), self.daemon.spool().join(".removing")];
+        let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
+        entries.filter(|entry| !entry.as_ref().is_ok_and(|entry| entry.path().is_dir())).count()
+    }
+
     /// Waits until all is delivered and marked, stops the daemon, and balances the books. One round.
     pub fn end(&mut self) -> Figures {
         self.until_delivered();
@@ -138,6 +209,12 @@ impl Place {
 fn receiver(runtime: &Runtime, at: SocketAddr, faults: Faults) -> Receiver {
     let options = Options { faults, seed: Some(1), ..Options::default() };
     runtime.block_on(Receiver::start(at, options)).unwrap()
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
+    packed.write_all(bytes).unwrap();
+    packed.finish().unwrap()
 }
 
 fn no_key_below(folder: &Path) {

@@ -9,26 +9,25 @@ mod corpus;
 #[path = "../common/daemon.rs"]
 mod daemon;
 mod dropping;
+#[path = "../common/kills.rs"]
+mod kills;
 mod verify;
 
 use corpus::Corpus;
 use daemon::Daemon;
 use dropping::{dropping, prepare};
+use kills::{Kill, UNDER_WAY};
 use koala_agent::receiver::{Faults, Options, Receiver};
 use koala_agent::status::DestinationState;
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
-use verify::Kill;
 
 /// A fact that takes longer than this is not coming.
 const PATIENCE: Duration = Duration::from_secs(240);
 /// How often a fact is asked for.
 const LOOK: Duration = Duration::from_millis(20);
-/// Requests that a kill may cut: 8 in flight (the default of `koala.concurrency`), and 64 that were answered
-/// and are not yet marked (the courier's own limit).
-const UNDER_WAY: usize = 8 + 64;
 const KILLS: usize = 10;
 
 /// The scenarios share the machine, and their figures should not.
@@ -158,8 +157,7 @@ impl Run {
         }
         thread::sleep(Duration::from_millis(self.rng.u64(..50)));
         self.daemon.kill();
-        let pending = self.daemon.pending();
-        self.kills.push(Kill { pending, last_request: self.receiver.stats().requests });
+        self.kills.push(Kill::of(&self.daemon, &self.receiver));
         self.daemon.start();
     }
 
@@ -170,7 +168,7 @@ impl Run {
         assert!(verify::adds_up(&status, &self.corpus), "stopped: {status:#?}");
         verify::arrived(&self.receiver, &self.corpus);
         verify::set_aside(&self.daemon.path("spool"), &self.corpus);
-        verify::repeats(&self.receiver, &self.kills, UNDER_WAY)
+        kills::repeats(&self.receiver, &self.kills, UNDER_WAY)
     }
 
     fn tell(&self, repeats: u64, took: Duration, cpu: Option<Duration>) {

@@ -5,15 +5,9 @@ use koala_agent::receiver::{Held, Receiver};
 use koala_agent::spool::rejects_of;
 use koala_agent::status::Status;
 use serde_json::Value;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-
-/// What a kill left: the ids that the outbox held as pending, and the number of the last request before it.
-pub struct Kill {
-    pub pending: HashSet<String>,
-    pub last_request: u64,
-}
 
 /// Every count is what was dropped, and nothing waits.
 pub fn adds_up(status: &Status, corpus: &Corpus) -> bool {
@@ -87,34 +81,4 @@ pub fn set_aside(spool: &Path, corpus: &Corpus) {
     let reasons = fs::read_dir(spool.join("rejected")).unwrap();
     let reasons = reasons.filter(|e| e.as_ref().unwrap().path().extension().is_some_and(|e| e == "why"));
     assert_eq!(reasons.count(), got.len(), "a reason without its file");
-}
-
-/// What came again is what was under way at a kill: taken by the receiver and not yet marked, whole requests, at
-/// most so many at a time. Returns how many events came again.
-pub fn repeats(receiver: &Receiver, kills: &[Kill], most: usize) -> u64 {
-    let mut requests: HashMap<u64, Vec<Held>> = HashMap::new();
-    for held in receiver.events() {
-        requests.entry(held.request).or_default().push(held);
-    }
-    let mut under_way = vec![0; kills.len()];
-    for (number, items) in &requests {
-        let mut cuts = 0;
-        for (kill, under_way) in kills.iter().zip(&mut under_way) {
-            let pending = items.iter().filter(|held| kill.pending.contains(&*held.message_id)).count();
-            if *number <= kill.last_request && pending > 0 {
-                assert_eq!(pending, items.len(), "half of request {number} is marked");
-                (cuts, *under_way) = (cuts + 1, *under_way + 1);
-            }
-        }
-        for Held { message_id, repeats, .. } in items {
-            // Two kills in a row can come before it is sent again.
-            let told = (cuts > 0) == (*repeats > 0) && *repeats <= cuts;
-            assert!(
-                told,
-                "{message_id} of request {number} came again {repeats} times, and was cut {cuts} times"
-            );
-        }
-    }
-    assert!(under_way.iter().all(|n| *n <= most), "requests under way at the kills: {under_way:?}");
-    receiver.stats().repeats
 }

@@ -1,0 +1,75 @@
+//! What a kill cut, and whether just that came again.
+
+use super::daemon::Daemon;
+use koala_agent::receiver::{Held, Receiver};
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Requests that a kill may cut: 8 in flight (the default of `koala.concurrency`), and 64 that were answered
+/// and are not yet marked (the courier's own limit).
+pub const UNDER_WAY: usize = 8 + 64;
+
+/// A receiver that takes longer than this to see that its sender is gone does not see it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a kill left: the ids that the outbox held as pending, and the number of the last request before it.
+pub struct Kill {
+    pending: HashSet<String>,
+    last_request: u64,
+}
+
+impl Kill {
+    /// What the end of this daemon has left. When this returns, the receiver has decided on all that the daemon sent.
+    pub fn of(daemon: &Daemon, receiver: &Receiver) -> Kill {
+        until_alone(receiver);
+        Kill { pending: daemon.pending(), last_request: receiver.stats().requests }
+    }
+}
+
+/// Waits until nobody is connected to the receiver: what lay in a socket has been read.
+fn until_alone(receiver: &Receiver) {
+    let port = format!(":{:04X}", receiver.addr().port());
+    // As proc_net(5) writes them: established, and closed by the sender.
+    let is_open = |line: &str| {
+        let mut fields = line.split_whitespace().skip(1);
+        let here = fields.next().is_some_and(|address| address.ends_with(&port));
+        here && fields.nth(1).is_some_and(|state| state == "01" || state == "08")
+    };
+    let began = Instant::now();
+    while fs::read_to_string("/proc/net/tcp").unwrap_or_default().lines().any(is_open) {
+        assert!(began.elapsed() < PATIENCE, "somebody is still connected to the receiver");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// What came again is what was under way at a kill: taken by the receiver and not yet marked, whole requests, at
+/// most so many at a time. Returns how many events came again.
+pub fn repeats(receiver: &Receiver, kills: &[Kill], most: usize) -> u64 {
+    let mut requests: HashMap<u64, Vec<Held>> = HashMap::new();
+    for held in receiver.events() {
+        requests.entry(held.request).or_default().push(held);
+    }
+    let mut under_way = vec![0; kills.len()];
+    for (number, items) in &requests {
+        let mut cuts = 0;
+        for (kill, under_way) in kills.iter().zip(&mut under_way) {
+            let pending = items.iter().filter(|held| kill.pending.contains(&*held.message_id)).count();
+            if *number <= kill.last_request && pending > 0 {
+                assert_eq!(pending, items.len(), "half of request {number} is marked");
+                (cuts, *under_way) = (cuts + 1, *under_way + 1);
+            }
+        }
+        for Held { message_id, repeats, .. } in items {
+            // Two kills in a row can come before it is sent again.
+            let told = (cuts > 0) == (*repeats > 0) && *repeats <= cuts;
+            assert!(
+                told,
+                "{message_id} of request {number} came again {repeats} times, and was cut {cuts} times"
+            );
+        }
+    }
+    assert!(under_way.iter().all(|n| *n <= most), "requests under way at the kills: {under_way:?}");
+    receiver.stats().repeats
+}

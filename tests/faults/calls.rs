@@ -1,0 +1,128 @@
+//! SIGKILL at the Nth call of each kind that makes something durable, removes it, moves it or sends it.
+
+use super::crash::SETTLE;
+use super::kills::{Kill, UNDER_WAY, repeats};
+use super::place::Place;
+use super::stage::{Figures, Played, Scale};
+use koala_agent::receiver::Faults;
+use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::Command;
+
+/// The system's calls by what they do; which of them the libraries make is their affair.
+const DEEDS: &[&[&str]] = &[
+    &["fsync", "fdatasync", "sync_file_range", "syncfs"],
+    &["unlink", "unlinkat"],
+    &["rename", "renameat", "renameat2"],
+    &["write", "pwrite64", "pwritev", "pwritev2", "ftruncate", "fallocate"],
+    &["writev", "sendto", "sendmsg", "sendmmsg"],
+];
+const FILES: u64 = 60;
+const PEOPLE: u64 = 7;
+
+pub fn kill_at_each(scale: &Scale) -> Played {
+    if Command::new("strace").arg("-V").output().is_err() {
+        return Played::Skipped("strace is not installed".into());
+    }
+    let made = calls_made();
+    let mut rng = scale.rng();
+    let mut figures = Figures::default();
+    let mut struck = Vec::new();
+    for deed in DEEDS {
+        let mut strikes = 0;
+        for call in deed.iter().filter(|call| made.contains_key(**call)) {
+            let most = made[*call];
+            let mut strike = |n| {
+                let (hit, round) = kill_at(call, n);
+                figures.add(round);
+                strikes += u64::from(hit);
+                hit
+            };
+            if scale.of(false, true) {
+                (1..).find(|n| !strike(*n));
+            } else {
+                // One in each doubling.
+                let mut from = 1;
+                while from <= most && strike(rng.u64(from..2 * from)) {
+                    from *= 2;
+                }
+            }
+        }
+        assert!(strikes > 0, "none of {deed:?} was struck: {made:?}");
+        struck.push(format!("{} {strikes}", deed[0]));
+    }
+    figures.note(format!("struck at {}", struck.join(", "))).into()
+}
+
+/// How often each call is made in an undisturbed run, by the thread that makes the most.
+fn calls_made() -> BTreeMap<String, u64> {
+    let mut place = place();
+    let trace = place.daemon.path("trace");
+    place.daemon.under(tracer(&trace, &DEEDS.concat().join(",")));
+    place.daemon.start();
+    place.until_at_rest();
+    place.daemon.stop();
+    let mut by_thread: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+    let text = fs::read_to_string(&trace).unwrap();
+    for line in text.lines() {
+        if let Some((thread, rest)) = line.split_once(' ')
+            && let Some((call, _)) = rest.trim_start().split_once('(')
+        {
+            *by_thread.entry((thread, call)).or_default() += 1;
+        }
+    }
+    let mut made = BTreeMap::new();
+    for ((_, call), n) in by_thread {
+        let most = made.entry(call.to_owned()).or_default();
+        *most = n.max(*most);
+    }
+    made
+}
+
+/// Kills the agent at the Nth such call of a thread, starts it again, and balances the books. Whether it came so far.
+fn kill_at(call: &str, n: u64) -> (bool, Figures) {
+    let mut place = place();
+    let inject = format!("--inject={call}:signal=KILL:when={n}");
+    let mut tracer = tracer(Path::new("/dev/null"), call);
+    tracer.push(inject);
+    place.daemon.under(tracer);
+    place.daemon.start();
+    let mut ended = None;
+    place.until("its end, or rest", |place| {
+        ended = place.daemon.ended();
+        ended.is_some() || place.is_at_rest()
+    });
+    let ended = ended.unwrap_or_else(|| {
+        place.daemon.signal(Signal::SIGTERM);
+        place.daemon.wait()
+    });
+    let hit = ended.signal() == Some(Signal::SIGKILL as i32);
+    assert!(hit || ended.success(), "{call} {n}: {ended}\n{}", place.daemon.log());
+    let kill = Kill::of(&place.daemon, &place.receiver);
+    place.daemon.under([""; 0]);
+    place.start();
+    place.until_delivered();
+    place.until_at_rest();
+    place.daemon.stop();
+    repeats(&place.receiver, &[kill], UNDER_WAY);
+    (hit, place.balance())
+}
+
+/// With all files in the spool.
+fn place() -> Place {
+    let mut place = Place::new(Faults::default());
+    place.daemon.set(SETTLE);
+    place.drop_mixed(FILES, PEOPLE);
+    place
+}
+
+/// A tracer beside the program, so that the program is the child.
+fn tracer(trace: &Path, calls: &str) -> Vec<String> {
+    let words = ["strace", "-D", "-f", "-o"];
+    let mut words: Vec<String> = words.map(str::to_owned).to_vec();
+    words.extend([trace.display().to_string(), format!("--trace={calls}")]);
+    words
+}
