@@ -106,6 +106,7 @@ pub struct Agent {
     kicking: JoinHandle<()>,
     pulses: [(&'static str, Pulse); 2],
     gauge: Arc<Gauge>,
+    alarm: watch::Receiver<Option<Arc<OutboxError>>>,
 }
 
 impl Agent {
@@ -206,6 +207,7 @@ impl Agent {
         let publishing = tokio::spawn(publisher.clone().run());
         Ok(Agent {
             gauge: outbox.writer.gauge(),
+            alarm: outbox.writer.alarm(),
             config: shared,
             clock,
             outbox,
@@ -229,9 +231,19 @@ impl Agent {
         self.publisher.status(true)
     }
 
-    /// Returns when a loop has ended by itself.
+    /// Returns when the agent cannot go on.
     pub async fn failed(&mut self) -> Fatal {
+        let ended = self.ended().await;
+        // A loop that found the outbox closed does not know why.
+        self.alarm.borrow().clone().map_or(ended, Fatal::Outbox)
+    }
+
+    async fn ended(&mut self) -> Fatal {
         tokio::select! {
+            Ok(why) = self.alarm.wait_for(Option::is_some) => match why.clone() {
+                Some(e) => Fatal::Outbox(e),
+                None => Fatal::Defect("outbox"),
+            },
             ended = &mut self.courier => match ended {
                 Ok(Err(fatal)) => fatal,
                 _ => Fatal::Defect("courier"),

@@ -51,14 +51,14 @@ impl Intake {
             return Some(Reason::new(Code::MaxBytes, text));
         }
         let disk::Disk { free, total } = disk::of(&outbox.path)?;
-        let (floor, log) = (outbox.min_free.bytes(total), self.gauge.log());
-        (free < floor.saturating_add(log)).then(|| {
+        let (floor, reserve) = (outbox.min_free.bytes(total), self.gauge.reserve());
+        (free < floor.saturating_add(reserve)).then(|| {
             let text = format!(
                 "the outbox's file system has {} free, less than the {} that outbox.min_free asks for and the {} that \
-                 the write-ahead log may need",
+                 are kept to mark what is delivered",
                 config::Bytes(free),
                 config::Bytes(floor),
-                config::Bytes(log)
+                config::Bytes(reserve)
             );
             Reason::new(Code::MinFree, text)
         })

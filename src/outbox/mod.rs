@@ -13,6 +13,7 @@
 
 mod admin;
 mod append;
+mod ballast;
 mod error;
 mod files;
 mod keep;
@@ -36,6 +37,7 @@ pub use writer::{Answer, Flow, Gauge, Writer};
 
 use crate::clock::Clock;
 use crate::config;
+use ballast::Ballast;
 use lock::Lock;
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -105,9 +107,14 @@ impl Outbox {
             .mode(FILE_MODE)
             .open(path)
             .map_err(|e| OutboxError::io(path, "open the database", &e))?;
-        let store = store::Store::open(&settings)?;
+        let mut ballast = Ballast::beside(path);
+        let store = match store::Store::open(&settings) {
+            // Even to open takes room.
+            Err(e) if e.is_full() && ballast.give_up() => store::Store::open(&settings)?,
+            opened => opened?,
+        };
         let progress = store.progress()?;
-        let (writer, thread) = writer::start(store, clock)?;
+        let (writer, thread) = writer::start(store, ballast, clock)?;
         Ok(Outbox { writer, progress, thread, _lock: lock })
     }
 

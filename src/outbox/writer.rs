@@ -1,6 +1,7 @@
 //! The writer: one thread, one connection, one commit for all that waits.
 
 use super::append::Appended;
+use super::ballast::Ballast;
 use super::files::Progress;
 use super::settle::Settled;
 use super::store::{self, NOT_BEFORE, Store};
@@ -29,6 +30,9 @@ const SHRINK_PAGES: u64 = 1_024;
 /// How long a stop waits for readers before it leaves the write-ahead log as it is: nothing is lost with that, and
 /// the whole stop may take ten seconds.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
+/// A write-ahead log of more than this is copied into the database: few enough to keep copying rare under load, and the
+/// log small beside the backlog.
+const LOG_ENOUGH: u64 = 16 << 20;
 /// Commands in one commit: enough to hide the cost of a commit, few enough to answer the first one soon.
 const MAX_COMMANDS: usize = 1_024;
 
@@ -38,14 +42,19 @@ pub struct Writer {
     commands: Sender<Command>,
     gauge: Arc<Gauge>,
     kicks: watch::Receiver<i64>,
+    alarm: Alarm,
     not_before: Option<Timestamp>,
 }
+
+/// Why the outbox can be used no longer, once that is so.
+pub type Alarm = watch::Sender<Option<Arc<OutboxError>>>;
 
 /// Figures that the writer keeps up to date, readable without asking it.
 #[derive(Debug, Default)]
 pub struct Gauge {
     bytes: AtomicU64,
     log: AtomicU64,
+    missing: AtomicU64,
     rounds: AtomicU64,
     taken: AtomicU64,
     delivered: AtomicU64,
@@ -69,9 +78,15 @@ impl Gauge {
         self.bytes.load(Relaxed)
     }
 
-    /// Bytes of the write-ahead log: as much again may be needed to copy it into the database.
+    /// Bytes of the write-ahead log.
     pub fn log(&self) -> u64 {
         self.log.load(Relaxed)
+    }
+
+    /// Bytes that are to stay free on the disk, so that what is delivered can be marked: as many as the write-ahead
+    /// log has, and those of a ballast that was given up.
+    pub fn reserve(&self) -> u64 {
+        self.log() + self.missing.load(Relaxed)
     }
 
     /// Grows with every round of the writer's loop: a writer that hangs stands still.
@@ -191,6 +206,11 @@ impl Writer {
         self.kicks.clone()
     }
 
+    /// Tells when the outbox can be used no longer: the device has failed. Nothing is committed from then on.
+    pub fn alarm(&self) -> watch::Receiver<Option<Arc<OutboxError>>> {
+        self.alarm.subscribe()
+    }
+
     pub(super) fn stop(&self) {
         self.tell(Command::Stop);
     }
@@ -201,21 +221,30 @@ impl Writer {
     }
 }
 
-pub(super) fn start(store: Store, clock: Clock) -> Result<(Writer, JoinHandle<()>), OutboxError> {
+pub(super) fn start(
+    store: Store,
+    mut ballast: Ballast,
+    clock: Clock,
+) -> Result<(Writer, JoinHandle<()>), OutboxError> {
     let (commands, inbox) = mpsc::channel();
     let gauge = Arc::new(Gauge::default());
     gauge.bytes.store(store.size()?.0, Relaxed);
     gauge.log.store(store.wal_size(), Relaxed);
+    ballast.make();
+    gauge.missing.store(ballast.missing(), Relaxed);
     let (kicked, kicks) = watch::channel(store.meta(store::KICKS)?.unwrap_or(0));
     let not_before = store.meta(NOT_BEFORE)?.map(Timestamp);
     let data_version = store.data_version()?;
-    let writer = Writer { commands, gauge: gauge.clone(), kicks, not_before };
+    let alarm = Alarm::new(None);
+    let writer = Writer { commands, gauge: gauge.clone(), kicks, alarm: alarm.clone(), not_before };
     let owner = Owner {
         store,
+        ballast,
         inbox,
         clock,
         gauge,
         kicked,
+        alarm,
         data_version,
         ticks: 0,
         emptied: false,
@@ -229,12 +258,17 @@ pub(super) fn start(store: Store, clock: Clock) -> Result<(Writer, JoinHandle<()
     Ok((writer, thread))
 }
 
+/// What became of the appends in a commit.
+type Committed = Result<Vec<Appended>, Arc<OutboxError>>;
+
 struct Owner {
     store: Store,
+    ballast: Ballast,
     inbox: Receiver<Command>,
     clock: Clock,
     gauge: Arc<Gauge>,
     kicked: watch::Sender<i64>,
+    alarm: Alarm,
     data_version: i64,
     ticks: u32,
     /// The write-ahead log is empty.
@@ -260,6 +294,10 @@ impl Owner {
                 self.kept_house = Instant::now();
                 self.keep_house(idle);
             }
+            if self.alarm.borrow().is_some() {
+                // The callers learn it from the closed channel; the log stays as it is, for the next start.
+                return;
+            }
         }
         if let Err(e) = self.store.checkpoint(STOP_PATIENCE) {
             tracing::warn!("{e}");
@@ -276,10 +314,47 @@ impl Owner {
             return false;
         }
         let stop = commands.iter().any(|c| matches!(c, Command::Stop));
+        match self.commit(&commands) {
+            Err(full) if full.is_full() => {
+                // Files wait in the spool; what was delivered is to be marked.
+                let is_append = |c: &Command| matches!(c, Command::Append { .. });
+                let (appends, others): (Vec<_>, Vec<_>) = commands.into_iter().partition(is_append);
+                self.answer(appends, Err(full));
+                self.empty_log();
+                for command in others {
+                    let done = self.commit_on_a_full_disk(std::slice::from_ref(&command));
+                    self.answer(vec![command], done);
+                }
+            }
+            done => self.answer(commands, done),
+        }
+        self.measure();
+        if self.store.wal_size() > LOG_ENOUGH {
+            self.empty_log();
+        }
+        stop
+    }
+
+    /// Commits with what room can be made: that of the write-ahead log, then that of the ballast.
+    fn commit_on_a_full_disk(&mut self, commands: &[Command]) -> Committed {
+        let mut done = self.commit(commands);
+        for make_room in [Owner::empty_log, Owner::drop_ballast] {
+            if !done.as_ref().is_err_and(|e| e.is_full()) {
+                break;
+            }
+            make_room(self);
+            done = self.commit(commands);
+        }
+        done
+    }
+
+    /// Commits all of it, or nothing.
+    fn commit(&mut self, commands: &[Command]) -> Committed {
+        self.emptied = false;
         let now = self.clock.now();
         let done = self.store.transaction(|store| {
             let mut appended = Vec::new();
-            for command in &commands {
+            for command in commands {
                 match command {
                     Command::Append { events, progress, .. } => {
                         appended.push(store.append(events, progress, now)?);
@@ -297,13 +372,10 @@ impl Owner {
             }
             Ok(appended)
         });
-        self.emptied = false;
-        if let Err(OutboxError::Full { .. }) = &done {
-            // The intake leaves as much room as this takes, so what is delivered can be marked on a full disk.
-            self.empty_log();
-        }
-        self.measure();
-        let done = done.map_err(Arc::new);
+        done.map_err(|e| self.note(e))
+    }
+
+    fn answer(&mut self, commands: Vec<Command>, done: Committed) {
         let mut appended = done.as_ref().map(|a| a.clone().into_iter()).ok();
         for command in commands {
             // A caller that has gone away does not wait for the answer.
@@ -329,7 +401,6 @@ impl Owner {
                 Command::Forget(_) | Command::NotBefore(_) | Command::Stop => {}
             }
         }
-        stop
     }
 
     /// What is done once a second; an error here is no worse than not having done it yet.
@@ -355,11 +426,12 @@ impl Owner {
             Ok::<_, OutboxError>(())
         })();
         if let Err(e) = done {
-            tracing::debug!("{e}");
+            tracing::debug!("{}", self.note(e));
         }
         if idle && !self.emptied {
             self.empty_log();
         }
+        self.ballast.make();
         self.measure();
     }
 
@@ -367,11 +439,31 @@ impl Owner {
     fn empty_log(&mut self) {
         match self.store.checkpoint(Duration::ZERO) {
             Ok(empty) => self.emptied = empty,
-            Err(e) => tracing::debug!("{e}"),
+            Err(e) => tracing::debug!("{}", self.note(e)),
         }
     }
 
+    fn drop_ballast(&mut self) {
+        if self.ballast.give_up() {
+            tracing::warn!(
+                "the disk of the outbox {} is full: its ballast is given up, so that what is delivered can be marked",
+                self.store.path.display()
+            );
+        }
+        self.empty_log();
+    }
+
+    /// An error that waiting does not mend ends the writer: what the disk holds then, the next start finds out.
+    fn note(&self, error: OutboxError) -> Arc<OutboxError> {
+        let error = Arc::new(error);
+        if !error.is_passing() {
+            self.alarm.send_replace(Some(error.clone()));
+        }
+        error
+    }
+
     fn measure(&self) {
+        self.gauge.missing.store(self.ballast.missing(), Relaxed);
         if let Ok((bytes, _)) = self.store.size() {
             self.gauge.bytes.store(bytes, Relaxed);
         }
