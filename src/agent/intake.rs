@@ -112,6 +112,8 @@ pub struct Intake {
     pub(super) reported: HashSet<OsString>,
     gone: Vec<FileIdentity>,
     pub(super) blocked: Option<Reason>,
+    /// Bytes of events that there is room for.
+    pub(super) room: usize,
     tidied: Option<Mono>,
 }
 
@@ -161,6 +163,7 @@ impl Intake {
             reported: HashSet::new(),
             gone: Vec::new(),
             blocked: None,
+            room: 0,
             tidied: None,
         })
     }
@@ -234,7 +237,7 @@ impl Intake {
                     break;
                 }
             }
-            if self.chunk.is_full() {
+            if self.chunk.is_full(self.room) {
                 self.flush()?;
             }
         }

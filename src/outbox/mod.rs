@@ -108,11 +108,16 @@ impl Outbox {
             .open(path)
             .map_err(|e| OutboxError::io(path, "open the database", &e))?;
         let mut ballast = Ballast::beside(path);
-        let store = match store::Store::open(&settings) {
+        let mut store = match store::Store::open(&settings) {
             // Even to open takes room.
             Err(e) if e.is_full() && ballast.give_up() => store::Store::open(&settings)?,
             opened => opened?,
         };
+        ballast.make();
+        if ballast.missing() > 0 {
+            // Nothing is to be sent that could not be marked.
+            store.transaction(|store| store.set_meta(store::OPENED, clock.now().0))?;
+        }
         let progress = store.progress()?;
         let (writer, thread) = writer::start(store, ballast, clock)?;
         Ok(Outbox { writer, progress, thread, _lock: lock })

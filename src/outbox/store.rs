@@ -27,6 +27,8 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const DUPLICATES: &str = "duplicate";
 pub(super) const PERSON_KEY: &str = "person_key";
 pub(super) const KICKS: &str = "kicks";
+/// When it was last opened without a ballast.
+pub(super) const OPENED: &str = "opened";
 pub(super) const NOT_BEFORE: &str = "not_before";
 
 /// The connection that writes, and what only its owner may know.

@@ -8,6 +8,7 @@ use super::store::{self, NOT_BEFORE, Store};
 use super::{NewEvent, OutboxError, Settings};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
+use crate::disk;
 use crate::reason::Reason;
 use crate::spool::FileIdentity;
 use std::path::PathBuf;
@@ -53,7 +54,6 @@ pub type Alarm = watch::Sender<Option<Arc<OutboxError>>>;
 #[derive(Debug, Default)]
 pub struct Gauge {
     bytes: AtomicU64,
-    log: AtomicU64,
     missing: AtomicU64,
     rounds: AtomicU64,
     taken: AtomicU64,
@@ -78,15 +78,10 @@ impl Gauge {
         self.bytes.load(Relaxed)
     }
 
-    /// Bytes of the write-ahead log.
-    pub fn log(&self) -> u64 {
-        self.log.load(Relaxed)
-    }
-
-    /// Bytes that are to stay free on the disk, so that what is delivered can be marked: as many as the write-ahead
-    /// log has, and those of a ballast that was given up.
+    /// Bytes that are to stay free on the disk: those of a ballast that was given up. The write-ahead log needs none to
+    /// be copied.
     pub fn reserve(&self) -> u64 {
-        self.log() + self.missing.load(Relaxed)
+        self.missing.load(Relaxed)
     }
 
     /// Grows with every round of the writer's loop: a writer that hangs stands still.
@@ -223,14 +218,12 @@ impl Writer {
 
 pub(super) fn start(
     store: Store,
-    mut ballast: Ballast,
+    ballast: Ballast,
     clock: Clock,
 ) -> Result<(Writer, JoinHandle<()>), OutboxError> {
     let (commands, inbox) = mpsc::channel();
     let gauge = Arc::new(Gauge::default());
     gauge.bytes.store(store.size()?.0, Relaxed);
-    gauge.log.store(store.wal_size(), Relaxed);
-    ballast.make();
     gauge.missing.store(ballast.missing(), Relaxed);
     let (kicked, kicks) = watch::channel(store.meta(store::KICKS)?.unwrap_or(0));
     let not_before = store.meta(NOT_BEFORE)?.map(Timestamp);
@@ -328,11 +321,17 @@ impl Owner {
             }
             done => self.answer(commands, done),
         }
-        self.measure();
-        if self.store.wal_size() > LOG_ENOUGH {
+        if self.log_is_long() {
             self.empty_log();
+            self.measure();
         }
         stop
+    }
+
+    /// Whether the write-ahead log is to be emptied amid the work, also for the room that it takes up.
+    fn log_is_long(&self) -> bool {
+        let log = self.store.wal_size();
+        log > LOG_ENOUGH || disk::of(&self.store.path).is_some_and(|disk| log > disk.free)
     }
 
     /// Commits with what room can be made: that of the write-ahead log, then that of the ballast.
@@ -372,6 +371,7 @@ impl Owner {
             }
             Ok(appended)
         });
+        self.measure();
         done.map_err(|e| self.note(e))
     }
 
@@ -467,6 +467,5 @@ impl Owner {
         if let Ok((bytes, _)) = self.store.size() {
             self.gauge.bytes.store(bytes, Relaxed);
         }
-        self.gauge.log.store(self.store.wal_size(), Relaxed);
     }
 }

@@ -62,11 +62,20 @@ impl Place {
 
     /// Puts a file into the spool as a producer does: written aside, then renamed. Its name is the next in order.
     pub fn drop_file(&mut self, extension: &str, content: &[u8]) {
+        self.try_drop_file(extension, content).unwrap();
+    }
+
+    /// The same where there may be no room for it.
+    pub fn try_drop_file(&mut self, extension: &str, content: &[u8]) -> std::io::Result<()> {
         self.files += 1;
         let name = format!("{:09}.{extension}", self.files);
         let aside = self.daemon.spool().join(format!(".{name}"));
-        fs::write(&aside, content).unwrap();
-        fs::rename(aside, self.daemon.spool().join(name)).unwrap();
+        let dropped =
+            fs::write(&aside, content).and_then(|()| fs::rename(&aside, self.daemon.spool().join(name)));
+        if dropped.is_err() {
+            let _ = fs::remove_file(aside);
+        }
+        dropped
     }
 
     /// Waits for a fact.
