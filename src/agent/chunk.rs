@@ -62,9 +62,11 @@ impl Chunk {
         self.sources.last_mut()
     }
 
-    /// Whether it is time to store it.
-    pub fn is_full(&self) -> bool {
-        self.events.len() >= MAX_EVENTS || self.bytes >= MAX_BYTES || self.sources.len() >= MAX_FILES
+    /// Whether it is time to store it, where the outbox has room for so many bytes.
+    pub fn is_full(&self, room: usize) -> bool {
+        self.events.len() >= MAX_EVENTS
+            || self.bytes >= room.min(MAX_BYTES)
+            || self.sources.len() >= MAX_FILES
     }
 
     /// Whether there is nothing to store.

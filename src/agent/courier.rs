@@ -183,27 +183,21 @@ impl Courier {
     /// Makes the request of an order and sends it on its way.
     async fn launch(&mut self, order: Order) -> Result<(), Fatal> {
         let Some(client) = self.client.clone() else { return Ok(()) };
-        loop {
-            let max_bytes = self.dispatch.max_bytes();
-            let events =
-                self.read(move |reader| reader.gather(order.lane, GATHER_AT_ONCE, max_bytes)).await?;
-            let Request { batch, seqs, settled } = request(events, order.take, max_bytes);
-            if !settled.is_empty() {
-                // The mapping has changed since they were stored: they are settled first, to keep the order.
-                commit(&self.writer, &settled, &self.stalled).await.map_err(Fatal::Outbox)?;
-            }
-            let Some(batch) = batch else {
-                if settled.is_empty() {
-                    self.dispatch.nothing(order);
-                    return Ok(());
-                }
-                continue;
-            };
+        let max_bytes = self.dispatch.max_bytes();
+        let events = self.read(move |reader| reader.gather(order.lane, GATHER_AT_ONCE, max_bytes)).await?;
+        let Request { batch, seqs, settled } = request(events, order.take, max_bytes);
+        if !settled.is_empty() {
+            // The mapping has changed since they were stored: they are settled first, to keep the order.
+            let lanes = self.dispatch.unsent(order);
+            self.settle(settled, lanes);
+        } else if let Some(batch) = batch {
             let body = batch.body();
             let ticket = self.dispatch.sent(order, seqs, body.len());
             self.requests.spawn(async move { (ticket, client.batch(body).await) });
-            return Ok(());
+        } else {
+            self.dispatch.nothing(order);
         }
+        Ok(())
     }
 
     fn answered(&mut self, ticket: Ticket, verdict: Verdict) {
@@ -216,6 +210,11 @@ impl Courier {
             drop(self.writer.settle(Vec::new(), noted));
             return;
         }
+        self.settle(rows, lanes);
+    }
+
+    /// Settles rows, and then asks for the oldest event that each of the lanes still has.
+    fn settle(&mut self, rows: Vec<(i64, Settled)>, lanes: Vec<Lane>) {
         let (writer, reader, stalled) = (self.writer.clone(), self.reader.clone(), self.stalled.clone());
         self.commits.spawn(async move {
             commit(&writer, &rows, &stalled).await?;

@@ -268,6 +268,21 @@ impl Dispatch {
         }
     }
 
+    /// Some of the order's events are settled without being sent. Returns the lanes to ask about when that is durable,
+    /// for [`Dispatch::settled`].
+    pub fn unsent(&mut self, order: Order) -> Vec<Lane> {
+        self.back(order);
+        self.unsettled += 1;
+        match (&mut self.trial, order.take) {
+            (Some(trial), Take::Second) => {
+                // The trial holds the lane, and seeks another second.
+                trial.sought_second = false;
+                Vec::new()
+            }
+            _ => vec![order.lane],
+        }
+    }
+
     /// A request has come back. `true`: it was a decisive one.
     fn back(&mut self, order: Order) -> bool {
         self.in_flight -= 1;

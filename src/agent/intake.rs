@@ -114,6 +114,8 @@ pub struct Intake {
     pub(super) reported: HashSet<OsString>,
     gone: Vec<FileIdentity>,
     pub(super) blocked: Option<Reason>,
+    /// Bytes of events that there is room for.
+    pub(super) room: usize,
     tidy_at: Mono,
 }
 
@@ -163,6 +165,7 @@ impl Intake {
             reported: HashSet::new(),
             gone: Vec::new(),
             blocked: None,
+            room: 0,
             tidy_at: Mono::ZERO,
         })
     }
@@ -239,7 +242,7 @@ impl Intake {
                     break;
                 }
             }
-            if self.chunk.is_full() {
+            if self.chunk.is_full(self.room) {
                 self.flush()?;
             }
         }

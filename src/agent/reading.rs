@@ -120,7 +120,7 @@ impl Intake {
                 Err(flaw) => self.set_aside_part(&source, place, item.as_bytes(), &flaw)?,
             }
             self.advance(0, place, None);
-            if self.chunk.is_full() && (place as usize) < all {
+            if self.chunk.is_full(self.room) && (place as usize) < all {
                 self.flush()?;
                 self.chunk.begin(source.clone());
                 self.advance(0, place, None);
@@ -188,7 +188,7 @@ impl Intake {
                 }
             }
             self.advance(lines.position, lines.place, Some(lines.sum()));
-            if self.chunk.is_full() {
+            if self.chunk.is_full(self.room) {
                 self.flush()?;
                 self.chunk.begin(source.clone());
                 self.advance(lines.position, lines.place, Some(lines.sum()));
@@ -319,8 +319,16 @@ impl Intake {
 
     fn set_file_aside(&mut self, entry: &Entry, flaw: &Flaw) -> Result<(), Stop> {
         let now = self.parts.clock.now();
+        let aside = match self.rejects.set_aside_file(&self.parts.spool, entry, flaw, now) {
+            // It has no event for those behind it to overtake, and they make room when they are taken.
+            Err(e) if e.is_full() => {
+                self.report(&entry.name, format_args!("{e}; it is left until there is room"));
+                return Ok(());
+            }
+            done => done?,
+        };
         // How far it was taken stays known, should it come back.
-        if self.rejects.set_aside_file(&self.parts.spool, entry, flaw, now)?.is_some() {
+        if aside.is_some() {
             self.set_aside = true;
             self.waits_no_more(entry);
             tracing::warn!("{} set aside ({}): {flaw}", shown(&entry.name), flaw.code);

@@ -13,6 +13,10 @@ use std::time::Duration;
 
 /// A full outbox takes files again when it has shrunk to this share, so that it does not flap.
 const REOPEN_BELOW: f64 = 0.95;
+/// A byte of an event needs so many on the disk until it is stored: in the database and in its log, with the indexes.
+const ROOM_OF_A_BYTE: u64 = 4;
+/// With room for less than this at once nothing is stored: it would cost more than it brings.
+const MIN_ROOM: usize = 64 << 10;
 /// How often a file that cannot be read is spoken of again.
 const REMIND_EVERY: Duration = Duration::from_secs(3600);
 /// Names remembered as spoken of; of more oddities than this at once the rest is not spoken of.
@@ -36,7 +40,8 @@ impl Intake {
         });
     }
 
-    pub(super) fn no_room(&self) -> Option<Reason> {
+    /// Why nothing can be stored for now. If something can, so much of it at once as there is room for.
+    pub(super) fn no_room(&mut self) -> Option<Reason> {
         let outbox = &self.config.outbox;
         let used = self.gauge.bytes();
         let was_full = self.blocked.as_ref().is_some_and(|reason| reason.code == Code::MaxBytes);
@@ -51,14 +56,14 @@ impl Intake {
             return Some(Reason::new(Code::MaxBytes, text));
         }
         let disk::Disk { free, total } = disk::of(&outbox.path)?;
-        let (floor, log) = (outbox.min_free.bytes(total), self.gauge.log());
-        (free < floor.saturating_add(log)).then(|| {
+        let kept = outbox.min_free.bytes(total).saturating_add(self.gauge.reserve());
+        self.room = usize::try_from(free.saturating_sub(kept) / ROOM_OF_A_BYTE).unwrap_or(usize::MAX);
+        (self.room < MIN_ROOM).then(|| {
             let text = format!(
-                "the outbox's file system has {} free, less than the {} that outbox.min_free asks for and the {} that \
-                 the write-ahead log may need",
+                "the outbox's file system has {} free, too little to take files and leave {} as outbox.min_free and the \
+                 marks of what is delivered ask for",
                 config::Bytes(free),
-                config::Bytes(floor),
-                config::Bytes(log)
+                config::Bytes(kept)
             );
             Reason::new(Code::MinFree, text)
         })

@@ -171,6 +171,11 @@ impl OutboxError {
         }
     }
 
+    /// Whether there was no room.
+    pub fn is_full(&self) -> bool {
+        matches!(self, OutboxError::Full { .. })
+    }
+
     /// Whether the same call can succeed later: there was no room, no right to write, or somebody else wrote.
     pub fn is_passing(&self) -> bool {
         match self {

@@ -13,6 +13,7 @@
 
 mod admin;
 mod append;
+mod ballast;
 mod error;
 mod files;
 mod incident;
@@ -42,6 +43,7 @@ pub use writer::{Answer, Flow, Gauge, Writer};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::status::Incident;
+use ballast::Ballast;
 use lock::{Before, Lock};
 use salvage::Survey;
 use std::fs::DirBuilder;
@@ -111,10 +113,20 @@ impl Outbox {
         let path = settings.path.clone();
         let (lock, before) = Lock::take(&path)?;
         let lock = Arc::new(lock);
-        let store = open_store(&settings, &lock, before, clock.now())?;
+        let mut ballast = Ballast::beside(&path);
+        let mut store = match open_store(&settings, &lock, before, clock.now()) {
+            // Even to open takes room.
+            Err(e) if e.is_full() && ballast.give_up() => open_store(&settings, &lock, before, clock.now())?,
+            opened => opened?,
+        };
+        ballast.make();
+        if ballast.missing() > 0 {
+            // Nothing is to be sent that could not be marked.
+            store.transaction(|store| store.set_meta(store::OPENED, clock.now().0))?;
+        }
         let progress = store.progress()?;
         let is_small = store.size()?.0 <= soundness::SMALL;
-        let (writer, thread) = writer::start(store, lock.clone(), clock.clone())?;
+        let (writer, thread) = writer::start(store, lock.clone(), ballast, clock.clone())?;
         let check = if is_small { None } else { Some(soundness::check_aside(&path, writer.alarm_bell())?) };
         Ok(Outbox { writer, progress, path, clock, thread, check, _lock: lock })
     }

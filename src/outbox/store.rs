@@ -6,20 +6,20 @@
 
 use super::rescue::{FileId, file_at};
 use super::{OutboxError, Reader, Settings, beside, schema};
+use crate::disk;
 use crate::event::MessageId;
 use hmac::{Hmac, KeyInit, Mac};
 use rusqlite::config::DbConfig;
-use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{
+    CachedStatement, Connection, FileControl, OpenFlags, OptionalExtension, TransactionBehavior, ffi, params,
+};
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Pages that a commit may leave in the WAL before it is copied back: 16 MiB keeps checkpoints rare under
-/// load and the WAL small beside the backlog.
-const AUTOCHECKPOINT_PAGES: u32 = 4_096;
-/// What a checkpoint leaves of the WAL's file.
-const JOURNAL_SIZE_LIMIT: u32 = 16 << 20;
+/// The database's file grows by so much at once.
+const CHUNK_SIZE: i32 = 64 << 10;
 /// The command line commits while the daemon runs; its transactions take milliseconds.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -27,6 +27,8 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const DUPLICATES: &str = "duplicate";
 pub(super) const PERSON_KEY: &str = "person_key";
 pub(super) const KICKS: &str = "kicks";
+/// When it was last opened without a ballast.
+pub(super) const OPENED: &str = "opened";
 pub(super) const NOT_BEFORE: &str = "not_before";
 
 /// The connection that writes, and what only its owner may know.
@@ -110,6 +112,7 @@ impl Store {
         let begun = self.conn.execute_batch("BEGIN IMMEDIATE");
         let done = begun.and_then(|()| work(self)).and_then(|value| {
             self.flush_counters()?;
+            self.claim_room()?;
             self.conn.execute_batch("COMMIT")?;
             Ok(value)
         });
@@ -197,6 +200,27 @@ impl Store {
             .map_err(|e| self.error("empty the write-ahead log", e))
     }
 
+    /// Gives the database's file room for all its pages before they are committed to the WAL: so the WAL can always
+    /// be copied and emptied, however full the disk has become.
+    fn claim_room(&self) -> Result<(), rusqlite::Error> {
+        let number = |sql: &str| self.cached(sql)?.query_row([], |r| r.get::<_, i64>(0));
+        let mut size = number("PRAGMA page_count")? * number("PRAGMA page_size")?;
+        let lacking =
+            (size as u64).saturating_sub(std::fs::metadata(&self.path).map_or(0, |file| file.len()));
+        if lacking == 0 {
+            return Ok(());
+        }
+        // As much again goes into the WAL.
+        let full = || disk::of(&self.path).is_some_and(|disk| disk.free < 2 * lacking);
+        let no_room = || rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_FULL), None);
+        if full() {
+            return Err(no_room());
+        }
+        let claimed = self.conn.file_control(None::<&str>, FileControl::SizeHint(&mut size));
+        // SQLite does not tell why it failed, and somebody else may have taken the room just now.
+        claimed.map_err(|e| if full() { no_room() } else { e })
+    }
+
     fn flush_counters(&mut self) -> Result<(), rusqlite::Error> {
         for ((state, code), n) in std::mem::take(&mut self.counted.0) {
             if n != 0 {
@@ -230,8 +254,9 @@ fn configure(conn: &mut Connection) -> Result<(), rusqlite::Error> {
     conn.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(()))?;
     // An acknowledged commit survives a power cut; NORMAL loses some.
     conn.pragma_update(None, "synchronous", "FULL")?;
-    conn.pragma_update(None, "wal_autocheckpoint", AUTOCHECKPOINT_PAGES)?;
-    conn.query_row(&format!("PRAGMA journal_size_limit = {JOURNAL_SIZE_LIMIT}"), [], |_| Ok(()))?;
+    // The writer copies the WAL by itself: a commit says nothing of what befalls the copying.
+    conn.pragma_update(None, "wal_autocheckpoint", 0)?;
+    conn.file_control(None::<&str>, FileControl::ChunkSize(&mut CHUNK_SIZE.clone()))?;
     // A body that is erased is overwritten, not only unlinked.
     conn.query_row("PRAGMA secure_delete = FAST", [], |_| Ok(()))?;
     conn.pragma_update(None, "trusted_schema", false)?;
@@ -239,7 +264,7 @@ fn configure(conn: &mut Connection) -> Result<(), rusqlite::Error> {
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     // Readers without write access to the folder need the -wal and -shm files to stay.
     let mut persist = 1;
-    conn.file_control(None::<&str>, rusqlite::FileControl::PersistWal(&mut persist))
+    conn.file_control(None::<&str>, FileControl::PersistWal(&mut persist))
 }
 
 /// The key under which persons are hashed once their events' bodies are gone; made with the outbox.

@@ -1,6 +1,7 @@
 //! The writer: one thread, one connection, one commit for all that waits.
 
 use super::append::Appended;
+use super::ballast::Ballast;
 use super::files::Progress;
 use super::lock::Lock;
 use super::readers::Readers;
@@ -9,6 +10,7 @@ use super::store::{self, NOT_BEFORE, Store};
 use super::{NewEvent, OutboxError, Settings};
 use crate::clock::{Clock, Mono, Timestamp};
 use crate::config;
+use crate::disk;
 use crate::reason::Reason;
 use crate::spool::FileIdentity;
 use std::path::PathBuf;
@@ -31,9 +33,11 @@ const SHRINK_PAGES: u64 = 1_024;
 /// How long a stop waits for readers before it leaves the write-ahead log as it is: nothing is lost with that, and
 /// the whole stop may take ten seconds.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
-/// A write-ahead log of more than this has a reader that keeps it from being emptied: four times what lies between two
-/// checkpoints.
-const LOG_LIMIT: u64 = 64 << 20;
+/// A write-ahead log of more than this is copied into the database: few enough to keep copying rare under load, and the
+/// log small beside the backlog.
+const LOG_ENOUGH: u64 = 16 << 20;
+/// A log of more than this has a reader that keeps it from being emptied.
+const LOG_LIMIT: u64 = 4 * LOG_ENOUGH;
 /// Commands in one commit: enough to hide the cost of a commit, few enough to answer the first one soon.
 const MAX_COMMANDS: usize = 1_024;
 
@@ -56,6 +60,7 @@ pub struct Gauge {
     bytes: AtomicU64,
     log: AtomicU64,
     log_held_by: Mutex<Vec<i32>>,
+    missing: AtomicU64,
     rounds: AtomicU64,
     taken: AtomicU64,
     delivered: AtomicU64,
@@ -79,9 +84,15 @@ impl Gauge {
         self.bytes.load(Relaxed)
     }
 
-    /// Bytes of the write-ahead log: as much again may be needed to copy it into the database.
+    /// Bytes of the write-ahead log.
     pub fn log(&self) -> u64 {
         self.log.load(Relaxed)
+    }
+
+    /// Bytes that are to stay free on the disk: those of a ballast that was given up. The write-ahead log needs none to
+    /// be copied.
+    pub fn reserve(&self) -> u64 {
+        self.missing.load(Relaxed)
     }
 
     /// The processes that keep a log from being emptied that has grown over its limit.
@@ -229,6 +240,7 @@ impl Writer {
 pub(super) fn start(
     store: Store,
     lock: Arc<Lock>,
+    ballast: Ballast,
     clock: Clock,
 ) -> Result<(Writer, JoinHandle<()>), OutboxError> {
     let (commands, inbox) = mpsc::channel();
@@ -237,6 +249,7 @@ pub(super) fn start(
     let log = store.look_after_files(clock.now())?;
     gauge.log.store(log, Relaxed);
     lock.mark_log(log > 0);
+    gauge.missing.store(ballast.missing(), Relaxed);
     let (kicked, kicks) = watch::channel(store.meta(store::KICKS)?.unwrap_or(0));
     let not_before = store.meta(NOT_BEFORE)?.map(Timestamp);
     let data_version = store.data_version()?;
@@ -245,6 +258,7 @@ pub(super) fn start(
     let owner = Owner {
         store,
         lock,
+        ballast,
         inbox,
         expired: clock.mono(),
         clock,
@@ -264,9 +278,13 @@ pub(super) fn start(
     Ok((writer, thread))
 }
 
+/// What became of the appends in a commit.
+type Committed = Result<Vec<Appended>, Arc<OutboxError>>;
+
 struct Owner {
     store: Store,
     lock: Arc<Lock>,
+    ballast: Ballast,
     inbox: Receiver<Command>,
     clock: Clock,
     gauge: Arc<Gauge>,
@@ -333,11 +351,55 @@ impl Owner {
             return false;
         }
         let stop = commands.iter().any(|c| matches!(c, Command::Stop));
+        match self.commit(&commands) {
+            Err(full) if full.is_full() => {
+                // Files wait in the spool; what was delivered is to be marked.
+                let is_append = |c: &Command| matches!(c, Command::Append { .. });
+                let (appends, others): (Vec<_>, Vec<_>) = commands.into_iter().partition(is_append);
+                self.answer(appends, Err(full));
+                self.empty_log();
+                for command in others {
+                    let done = self.commit_on_a_full_disk(std::slice::from_ref(&command));
+                    self.answer(vec![command], done);
+                }
+            }
+            done => self.answer(commands, done),
+        }
+        if self.log_is_long() {
+            self.empty_log();
+            if let Err(e) = self.measure(self.clock.now()) {
+                tracing::debug!("{}", self.note(e));
+            }
+        }
+        stop
+    }
+
+    /// Whether the write-ahead log is to be emptied amid the work, also for the room that it takes up.
+    fn log_is_long(&self) -> bool {
+        let log = self.gauge.log();
+        log > LOG_ENOUGH || disk::of(&self.store.path).is_some_and(|disk| log > disk.free)
+    }
+
+    /// Commits with what room can be made: that of the write-ahead log, then that of the ballast.
+    fn commit_on_a_full_disk(&mut self, commands: &[Command]) -> Committed {
+        let mut done = self.commit(commands);
+        for make_room in [Owner::empty_log, Owner::drop_ballast] {
+            if !done.as_ref().is_err_and(|e| e.is_full()) {
+                break;
+            }
+            make_room(self);
+            done = self.commit(commands);
+        }
+        done
+    }
+
+    /// Commits all of it, or nothing.
+    fn commit(&mut self, commands: &[Command]) -> Committed {
         let now = self.clock.now();
         self.set_emptied(false);
         let committed = self.store.transaction(|store| {
             let mut appended = Vec::new();
-            for command in &commands {
+            for command in commands {
                 match command {
                     Command::Append { events, progress, .. } => {
                         appended.push(store.append(events, progress, now)?);
@@ -355,17 +417,12 @@ impl Owner {
             }
             Ok(appended)
         });
-        if let Err(OutboxError::Full { .. }) = &committed {
-            // The intake leaves as much room as this takes, so what is delivered can be marked on a full disk.
-            self.empty_log();
-        }
         // SQLite goes on saying OK when its file has been deleted or another put in its place.
-        let done = committed.and_then(|done| self.measure(now).map(|()| done)).map_err(Arc::new);
-        if let Err(e) = &done
-            && !e.is_passing()
-        {
-            self.give_up(e.clone());
-        }
+        let done = committed.and_then(|done| self.measure(now).map(|()| done));
+        done.map_err(|e| self.note(e))
+    }
+
+    fn answer(&mut self, commands: Vec<Command>, done: Committed) {
         let mut appended = done.as_ref().map(|a| a.clone().into_iter()).ok();
         for command in commands {
             // A caller that has gone away does not wait for the answer.
@@ -391,7 +448,6 @@ impl Owner {
                 Command::Forget(_) | Command::NotBefore(_) | Command::Stop => {}
             }
         }
-        stop
     }
 
     /// What is done once a second; an error here is no worse than not having done it yet.
@@ -417,26 +473,29 @@ impl Owner {
             Ok::<_, OutboxError>(())
         })();
         if let Err(e) = done {
-            tracing::debug!("{e}");
+            tracing::debug!("{}", self.note(e));
         }
         if idle && !self.emptied {
             self.empty_log();
         }
-        if let Err(e) = self.measure(self.clock.now())
-            && !e.is_passing()
-        {
-            self.give_up(Arc::new(e));
+        self.ballast.make();
+        if let Err(e) = self.measure(self.clock.now()) {
+            tracing::debug!("{}", self.note(e));
         }
         self.name_readers();
     }
 
-    /// Nothing more is committed.
-    fn give_up(&mut self, why: Arc<OutboxError>) {
-        if let OutboxError::Vanished { .. } = *why {
-            // What was in the log has been brought to safety.
-            self.set_emptied(true);
+    /// An error that waiting does not mend ends the writer: what the disk holds then, the next start finds out.
+    fn note(&mut self, error: OutboxError) -> Arc<OutboxError> {
+        let error = Arc::new(error);
+        if !error.is_passing() {
+            if let OutboxError::Vanished { .. } = *error {
+                // What was in the log has been brought to safety.
+                self.set_emptied(true);
+            }
+            self.alarm.send_replace(Some(error.clone()));
         }
-        self.alarm.send_replace(Some(why));
+        error
     }
 
     /// Says who keeps a log from being emptied that has grown too large.
@@ -459,13 +518,24 @@ impl Owner {
     fn empty_log(&mut self) {
         match self.store.checkpoint(Duration::ZERO) {
             Ok(emptied) => self.set_emptied(emptied),
-            Err(e) => tracing::debug!("{e}"),
+            Err(e) => tracing::debug!("{}", self.note(e)),
         }
+    }
+
+    fn drop_ballast(&mut self) {
+        if self.ballast.give_up() {
+            tracing::warn!(
+                "the disk of the outbox {} is full: its ballast is given up, so that what is delivered can be marked",
+                self.store.path.display()
+            );
+        }
+        self.empty_log();
     }
 
     /// # Errors
     /// [`OutboxError::Vanished`]: nothing more may be committed.
     fn measure(&self, now: Timestamp) -> Result<(), OutboxError> {
+        self.gauge.missing.store(self.ballast.missing(), Relaxed);
         self.gauge.log.store(self.store.look_after_files(now)?, Relaxed);
         let (bytes, _) = self.store.size()?;
         self.gauge.bytes.store(bytes, Relaxed);

@@ -79,6 +79,12 @@ impl SpoolError {
             _ => SpoolError::Io { path, deed, source },
         }
     }
+
+    /// Whether there was no room.
+    pub fn is_full(&self) -> bool {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        matches!(self, SpoolError::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+    }
 }
 
 /// A file as the file system knows it: enough to tell it from a later one of the same name.

@@ -91,8 +91,11 @@ impl Rejects {
         now: Timestamp,
     ) -> Result<Option<OsString>, SpoolError> {
         let error = |e| SpoolError::new(&spool.dir().join(&entry.name), "set a file aside", e);
+        let why = why(&entry.name, &entry.identity, 0, flaw, now);
+        // Where there is no room for the reason, the file is not touched: that would wake the intake again.
+        self.write_aside(&why).map_err(error)?;
         let Claim::Held(from) = spool.claim(entry).map_err(error)? else { return Ok(None) };
-        let moved = self.move_aside(&from, entry, flaw, now);
+        let moved = self.move_aside(&from, entry, &why);
         if moved.is_err() {
             // If this fails as well, the next start does it.
             let _ = spool.put_back(&from, &entry.name);
@@ -100,11 +103,10 @@ impl Rejects {
         moved.map(Some).map_err(error)
     }
 
-    fn move_aside(&self, from: &Path, entry: &Entry, flaw: &Flaw, now: Timestamp) -> io::Result<OsString> {
-        let why = why(&entry.name, &entry.identity, 0, flaw, now);
+    fn move_aside(&self, from: &Path, entry: &Entry, why: &Why) -> io::Result<OsString> {
         let (stem, ending) = stem_and_ending(&entry.name);
         for name in names_aside(stem, "", ending, why.modified) {
-            if !self.reserve(&name, &why)? {
+            if !self.reserve(&name, why)? {
                 continue;
             }
             match rename_to_free_name(from, &self.dir.join(&name)) {
@@ -177,12 +179,17 @@ impl Rejects {
         if fs::symlink_metadata(self.dir.join(name)).is_ok() {
             return Ok(false);
         }
+        fs::rename(self.write_aside(why)?, &path)?;
+        Ok(true)
+    }
+
+    /// Writes a reason where nobody looks for one yet.
+    fn write_aside(&self, why: &Why) -> io::Result<PathBuf> {
         let aside = self.dir.join(".why.tmp");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&aside)?;
         serde_json::to_writer(&mut file, why)?;
         file.write_all(b"\n")?;
-        fs::rename(&aside, &path)?;
-        Ok(true)
+        Ok(aside)
     }
 
     /// Every file there, in the order of their names.

@@ -77,19 +77,32 @@ impl Place {
 
     /// Puts a file into the spool as a producer does: written aside, then renamed. Its name is the next in order.
     pub fn drop_file(&mut self, extension: &str, content: &[u8]) {
+        self.try_drop_file(extension, content).unwrap();
+    }
+
+    /// The same where there may be no room for it.
+    pub fn try_drop_file(&mut self, extension: &str, content: &[u8]) -> std::io::Result<()> {
         self.files += 1;
-        self.drop_as(format!("{:09}.{extension}", self.files), content);
+        self.try_drop_as(format!("{:09}.{extension}", self.files), content)
     }
 
     /// The same under a name of the test's own.
     pub fn drop_as(&self, name: impl AsRef<Path>, content: &[u8]) {
+        self.try_drop_as(name, content).unwrap();
+    }
+
+    fn try_drop_as(&self, name: impl AsRef<Path>, content: &[u8]) -> std::io::Result<()> {
+        let spool = self.daemon.spool();
         if self.durable {
-            drop_in(&self.daemon.spool(), name.as_ref().as_os_str(), content).unwrap();
-            return;
+            drop_in(&spool, name.as_ref().as_os_str(), content).unwrap();
+            return Ok(());
         }
-        let aside = self.daemon.spool().join(".next");
-        fs::write(&aside, content).unwrap();
-        fs::rename(aside, self.daemon.spool().join(name)).unwrap();
+        let aside = spool.join(".next");
+        let dropped = fs::write(&aside, content).and_then(|()| fs::rename(&aside, spool.join(name)));
+        if dropped.is_err() {
+            let _ = fs::remove_file(aside);
+        }
+        dropped
     }
 
     /// Drops so many files of every form: mostly single events, some packed, and among them lines, arrays and what can

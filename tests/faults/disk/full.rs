@@ -1,0 +1,201 @@
+//! Other programs have taken every byte of the disk.
+
+use super::mount::Mount;
+use super::{Control, OFFLINE, is_blocked, log_says, long_lines, online, skipped, stays_calm};
+use crate::place::Place;
+use crate::stage::{Figures, Played, Scale};
+use koala_agent::receiver::Faults;
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// An agent that keeps no room to mark what was delivered.
+const NO_ROOM_KEPT: [Control; 2] = [
+    Control {
+        name: "no-ballast",
+        file: "outbox/ballast.rs",
+        line: "if self.held || disk::of(&self.path)",
+        spoilt: "if true || disk::of(&self.path)",
+    },
+    Control {
+        name: "no-claim",
+        file: "outbox/store.rs",
+        line: "            self.claim_room()?;\n",
+        spoilt: "",
+    },
+];
+
+/// A place whose state is on a mount of its own, with so many events in the outbox, some of them only in the log.
+fn with_pending(at: &mut Place, events: u64) {
+    at.daemon.start();
+    let text = long_lines(at, events);
+    at.drop_file("ndjson", text.as_bytes());
+    at.until_status("they are stored", |s| s.outbox.pending == events);
+    at.daemon.kill();
+}
+
+/// What waits is delivered and marked all the same, and after another crash nothing of it is sent again.
+pub fn start(scale: &Scale) -> Played {
+    let mut place = Place::new(OFFLINE);
+    skipped(Mount::tmpfs(&place.daemon.path("state"), "size=32m"), |mount| {
+        let pending = scale.of(1_000, 5_000);
+        with_pending(&mut place, pending);
+        mount.fill();
+        place.receiver.set_faults(Faults::default());
+        place.daemon.start();
+        place.until_status("all that was stored is marked", |s| s.outbox.pending == 0);
+        let status = place.daemon.status();
+        assert_eq!((status.outbox.delivered, place.receiver.stats().held as u64), (pending, pending));
+        place.until("what is new waits in the spool", |place| {
+            mount.fill();
+            place.drop_events(1, 7);
+            is_blocked(&place.daemon.status())
+        });
+        stays_calm(&mut place, Duration::from_secs(2));
+        place.daemon.kill();
+        place.daemon.start();
+        std::thread::sleep(Duration::from_secs(1));
+        mount.relieve();
+        let figures = place.end();
+        assert_eq!(figures.repeated, 0);
+        figures
+    })
+}
+
+/// There is no outbox yet: it waits for room, and says so.
+pub fn first_start(_: &Scale) -> Played {
+    let mut place = Place::new(Faults::default());
+    let state = place.daemon.path("state");
+    skipped(Mount::tmpfs(&state, "size=4m"), |mount| {
+        mount.fill();
+        place.drop_events(100, 7);
+        place.daemon.start();
+        place.until("it waits to start", |place| place.daemon.log().contains("tried again"));
+        stays_calm(&mut place, Duration::from_secs(2));
+        log_says(&place, &state.display().to_string());
+        assert!(!place.daemon.status().agent.running);
+        mount.relieve();
+        place.end()
+    })
+}
+
+/// Somebody has deleted the ballast, too.
+pub fn bare_start(scale: &Scale) -> Played {
+    let mut place = Place::new(OFFLINE);
+    let state = place.daemon.path("state");
+    skipped(Mount::tmpfs(&state, "size=32m"), |mount| {
+        with_pending(&mut place, scale.of(1_000, 5_000));
+        fs::remove_file(state.join("outbox.db.ballast")).unwrap();
+        mount.fill();
+        place.receiver.set_faults(Faults::default());
+        place.daemon.start();
+        place.until("it waits to start", |place| place.daemon.log().contains("tried again"));
+        stays_calm(&mut place, Duration::from_secs(2));
+        place.daemon.status();
+        place.daemon.kill();
+        assert_eq!(place.receiver.stats().events, 0, "sent what could not be marked");
+        mount.relieve();
+        place.daemon.start();
+        place.end()
+    })
+}
+
+/// The disk becomes full while a long log waits to be copied and requests are on their way: all of it is delivered
+/// and marked on the full disk.
+pub fn marks(scale: &Scale) -> Played {
+    let mut place = Place::new(OFFLINE);
+    skipped(Mount::tmpfs(&place.daemon.path("state"), "size=64m"), |mount| {
+        let all = fills_amid_requests(&mut place, &mount, scale);
+        place.until_status("all is marked on the full disk", |s| s.outbox.pending == 0);
+        let status = place.daemon.status();
+        assert_eq!((status.outbox.delivered, mount.free() < 1 << 20), (all, true));
+        place.daemon.kill();
+        place.daemon.start();
+        mount.relieve();
+        let figures = place.end();
+        assert_eq!(figures.repeated, 0);
+        figures
+    })
+}
+
+/// Without the room that is kept, what was delivered cannot be marked; "lost" counts these.
+pub fn unmarked(scale: &Scale) -> Played {
+    let mut sum = Figures { control: true, ..Figures::default() };
+    for control in NO_ROOM_KEPT {
+        let program = match control.build() {
+            Ok(program) => program,
+            Err(why) => return Played::Skipped(why),
+        };
+        match unmarked_by(&program, control.name, scale) {
+            Ok(figures) if figures.lost > 0 => sum.add(figures),
+            Ok(_) => panic!("{} marks all that was delivered, so the fault proves nothing", control.name),
+            Err(why) => return Played::Skipped(why),
+        }
+    }
+    sum.into()
+}
+
+fn unmarked_by(program: &Path, name: &str, scale: &Scale) -> Result<Figures, String> {
+    let mut place = Place::new(OFFLINE);
+    let mount = Mount::tmpfs(&place.daemon.path("state"), "size=64m")?;
+    place.daemon.program(program);
+    fills_amid_requests(&mut place, &mount, scale);
+    place.until("it cannot mark", |place| place.daemon.log().contains("nothing more is sent"));
+    std::thread::sleep(Duration::from_secs(4));
+    let status = place.daemon.status();
+    let unmarked = place.receiver.stats().held as u64 - status.outbox.delivered;
+    place.daemon.kill();
+    mount.relieve();
+    place.daemon.start();
+    let figures = place.end();
+    assert!(figures.repeated > 0, "{unmarked} unmarked, and not sent again");
+    let note =
+        format!("{name}: {unmarked} delivered and not marked, {} of them sent again", figures.repeated);
+    Ok(Figures { lost: unmarked, ..figures }.note(note))
+}
+
+/// Returns how many events there are.
+fn fills_amid_requests(place: &mut Place, mount: &Mount, scale: &Scale) -> u64 {
+    let all = scale.of(2_000, 6_000);
+    place.daemon.start();
+    let text = long_lines(place, all);
+    place.drop_file("ndjson", text.as_bytes());
+    place.until("the log is long", |place| {
+        let log = fs::metadata(place.daemon.path("state/outbox.db-wal")).map_or(0, |file| file.len());
+        log > 3 << 20
+    });
+    place.receiver.set_faults(Faults { latency_ms: 300, ..Faults::default() });
+    place.daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    place.until("a request is out", |place| place.receiver.stats().requests > 0);
+    mount.fill();
+    all
+}
+
+/// What the mapping in force makes nothing of is settled when there is room, and the courier hears a stop until then.
+pub fn unsent(_: &Scale) -> Played {
+    let mut place = Place::new(OFFLINE);
+    let state = place.daemon.path("state");
+    skipped(Mount::tmpfs(&state, "size=16m"), |mount| {
+        with_pending(&mut place, 100);
+        let outbox = rusqlite::Connection::open(place.daemon.outbox()).unwrap();
+        outbox
+            .execute("UPDATE pending SET body = replace(body, 'Signed Up', '') WHERE seq % 2 = 0", [])
+            .unwrap();
+        drop(outbox);
+        place.daemon.start();
+        place.until("it runs", |place| place.daemon.log().matches("takes files from").count() == 2);
+        fs::remove_file(state.join("outbox.db.ballast")).unwrap();
+        mount.fill();
+        online(&place);
+        place.until("it cannot settle", |place| place.daemon.log().contains("nothing more is sent"));
+        let began = Instant::now();
+        place.daemon.stop();
+        assert!(began.elapsed() < Duration::from_secs(9), "the courier did not hear the stop");
+        assert!(!place.daemon.log().contains("did not answer in time"), "{}", place.daemon.log());
+        mount.relieve();
+        place.daemon.start();
+        place.until_status("all is settled", |s| s.outbox.pending == 0);
+        place.daemon.stop();
+        place.balance()
+    })
+}
