@@ -7,7 +7,6 @@ mod common;
 use common::{World, names, track};
 use flate2::{Compression, write::GzEncoder};
 use koala_agent::agent::Agent;
-use koala_agent::reason::Code;
 use koala_agent::receiver::Faults;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -213,31 +212,6 @@ async fn a_file_renamed_over_a_bad_one_is_read_and_not_blamed() {
     }
     assert!(world.receiver.stats().held > 0);
     assert_eq!(world.status().spool.duplicates, 0);
-    world.stop().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_full_outbox_blocks_the_intake_and_gives_its_space_back_after_delivery() {
-    let mut world = World::new(Faults { offline: true, ..Faults::default() }).await;
-    world.set("spool.scan_interval = \"200ms\"");
-    world.set("outbox.max_bytes = \"6MiB\"");
-    world.start().await;
-    let long = "x".repeat(20_000);
-    let event =
-        |n: u32| nameless(&n.to_string()).replace("\"email\"", &format!("\"long\":\"{long}\",\"email\""));
-    for file in 0..4 {
-        world.drop_file(&format!("{file}.jsonl"), lines((0..200).map(|n| event(file * 1_000 + n))));
-    }
-    let database = |w: &World| fs::metadata(w.dir.path().join("state/outbox.db")).unwrap().len();
-    let blocked = |w: &World| w.status().intake.reason.map(|r| r.code);
-    world.until("the outbox is full", |w| blocked(w) == Some(Code::MaxBytes)).await;
-    world.until("its log is copied", |w| database(w) > 6 << 20).await;
-    assert!(!left(&world).is_empty());
-    world.receiver.set_faults(Faults::default());
-    world.until_held(800).await;
-    until_taken(&world).await;
-    world.until("the intake is open", |w| blocked(w).is_none()).await;
-    world.until("the file is small again", |w| database(w) < 6 << 20).await;
     world.stop().await;
 }
 

@@ -302,8 +302,10 @@ async fn commit(
         match writer.settle(rows.to_vec(), Vec::new()).wait().await {
             Err(e) if e.is_passing() => {
                 if !waited {
-                    tracing::warn!("{e}; nothing more is sent until it can be marked as delivered");
                     stalled.send_modify(|n| *n += 1);
+                    if *stalled.borrow() == 1 {
+                        tracing::warn!("{e}; nothing more is sent until it can be marked as delivered");
+                    }
                     waited = true;
                 }
                 tokio::time::sleep(OUTBOX_RETRY).await;

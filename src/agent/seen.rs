@@ -13,8 +13,9 @@ use std::time::Duration;
 
 /// A full outbox takes files again when it has shrunk to this share, so that it does not flap.
 const REOPEN_BELOW: f64 = 0.95;
-/// A byte of an event needs so many on the disk until it is stored: in the database and in its log, with the indexes.
-const ROOM_OF_A_BYTE: u64 = 4;
+/// A byte of an event may need so many on the disk until it is stored: in the database and in its log, on pages that are
+/// half empty, with the indexes.
+const ROOM_OF_A_BYTE: u64 = 8;
 /// With room for less than this at once nothing is stored: it would cost more than it brings.
 const MIN_ROOM: usize = 64 << 10;
 /// How often a file that cannot be read is spoken of again.
@@ -58,6 +59,10 @@ impl Intake {
         let disk::Disk { free, total } = disk::of(&outbox.path)?;
         let kept = outbox.min_free.bytes(total).saturating_add(self.gauge.reserve());
         self.room = usize::try_from(free.saturating_sub(kept) / ROOM_OF_A_BYTE).unwrap_or(usize::MAX);
+        if self.blocked.as_ref().is_some_and(|reason| reason.code == Code::DiskFull) {
+            // It did not fit after all.
+            self.room = self.room.min(MIN_ROOM);
+        }
         (self.room < MIN_ROOM).then(|| {
             let text = format!(
                 "the outbox's file system has {} free, too little to take files and leave {} as outbox.min_free and the \

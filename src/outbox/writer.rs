@@ -368,7 +368,7 @@ impl Owner {
         if self.log_is_long() {
             self.empty_log();
             if let Err(e) = self.measure(self.clock.now()) {
-                tracing::debug!("{}", self.note(e));
+                self.note(e);
             }
         }
         stop
@@ -473,14 +473,14 @@ impl Owner {
             Ok::<_, OutboxError>(())
         })();
         if let Err(e) = done {
-            tracing::debug!("{}", self.note(e));
+            self.note(e);
         }
         if idle && !self.emptied {
             self.empty_log();
         }
         self.ballast.make();
         if let Err(e) = self.measure(self.clock.now()) {
-            tracing::debug!("{}", self.note(e));
+            self.note(e);
         }
         self.name_readers();
     }
@@ -488,6 +488,7 @@ impl Owner {
     /// An error that waiting does not mend ends the writer: what the disk holds then, the next start finds out.
     fn note(&mut self, error: OutboxError) -> Arc<OutboxError> {
         let error = Arc::new(error);
+        tracing::debug!("{error}");
         if !error.is_passing() {
             if let OutboxError::Vanished { .. } = *error {
                 // What was in the log has been brought to safety.
@@ -518,7 +519,7 @@ impl Owner {
     fn empty_log(&mut self) {
         match self.store.checkpoint(Duration::ZERO) {
             Ok(emptied) => self.set_emptied(emptied),
-            Err(e) => tracing::debug!("{}", self.note(e)),
+            Err(e) => drop(self.note(e)),
         }
     }
 

@@ -95,7 +95,7 @@ pub fn inodes(_: &Scale) -> Played {
             .map(|n| state.join(format!("other-{n}")))
             .take_while(|file| fs::write(file, "").is_ok())
             .collect();
-        place.drop_events(200, 10);
+        place.drop_lines(200, 10);
         place.daemon.start();
         place.until("it waits to start", |place| place.daemon.log().contains("tried again"));
         stays_calm(&mut place, Duration::from_secs(2));

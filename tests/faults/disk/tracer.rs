@@ -17,7 +17,7 @@ impl Tracer {
     /// Why nobody can be traced here.
     pub fn attach(daemon: &Daemon, file: &Path, injection: &str) -> Result<Tracer, String> {
         let mut strace = Command::new("strace")
-            .args(["-f", "-qq", "-o", "/tmp/disk.trace", "-P"])
+            .args(["-f", "-qq", "-o", "/dev/null", "-P"])
             .arg(file)
             .args(["-e", &format!("inject={injection}"), "-p", &daemon.pid().to_string()])
             .stderr(Stdio::null())
