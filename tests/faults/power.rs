@@ -42,10 +42,15 @@ pub fn cuts(scale: &Scale) -> Played {
 }
 
 pub fn cuts_of_a_careless_one(scale: &Scale) -> Played {
-    match Disk::new().and_then(|disk| Ok((CARELESS.build()?, disk))) {
+    // Nothing is mounted while it is built.
+    match may_mount().and_then(|()| CARELESS.build()).and_then(|program| Ok((program, Disk::new()?))) {
         Err(why) => Played::Skipped(why),
         Ok((program, disk)) => Figures { control: true, ..cut(scale, &disk, Some(&program)).0 }.into(),
     }
+}
+
+fn may_mount() -> Result<(), String> {
+    if nix::unistd::geteuid().is_root() { Ok(()) } else { Err("only root may mount".into()) }
 }
 
 /// Cuts the power while files are dropped, taken and delivered; what is dropped is on the disk by then. Returns as
@@ -116,9 +121,7 @@ impl Disk {
     /// # Errors
     /// Why there can be none here.
     fn new() -> Result<Disk, String> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err("only root may mount".into());
-        }
+        may_mount()?;
         let folder = tempfile::tempdir().unwrap();
         let disk = Disk { mount: folder.path().join("disk"), folder };
         fs::create_dir(&disk.mount).unwrap();
