@@ -113,6 +113,8 @@ pub struct Intake {
     /// Oddities that were spoken of.
     pub(super) reported: HashSet<OsString>,
     gone: Vec<FileIdentity>,
+    /// Whether a file has left the folder, or is about to, since the folder was last looked at.
+    pub(super) moved_on: bool,
     pub(super) blocked: Option<Reason>,
     tidy_at: Mono,
 }
@@ -162,6 +164,7 @@ impl Intake {
             announced: HashSet::new(),
             reported: HashSet::new(),
             gone: Vec::new(),
+            moved_on: false,
             blocked: None,
             tidy_at: Mono::ZERO,
         })
@@ -221,6 +224,7 @@ impl Intake {
         let moment = self.parts.clock.moment();
         let listing = self.parts.spool.list()?;
         self.see(&listing);
+        let more = listing.waiting.0 > listing.files.len() as u64;
         let mut wait = self.config.spool.scan_interval;
         for entry in listing.files {
             if self.leaving.get(&entry.name) == Some(&entry.identity.key()) {
@@ -246,6 +250,9 @@ impl Intake {
         self.flush()?;
         self.finish_commit()?;
         self.collect_removed();
+        if more && self.moved_on {
+            wait = Duration::ZERO;
+        }
         Ok(wait.max(Duration::from_millis(1)))
     }
 
