@@ -113,6 +113,8 @@ pub struct Intake {
     /// Oddities that were spoken of.
     pub(super) reported: HashSet<OsString>,
     gone: Vec<FileIdentity>,
+    /// Whether a file has left the folder, or is about to, since the folder was last looked at.
+    pub(super) moved_on: bool,
     pub(super) blocked: Option<Reason>,
     /// Bytes of events that there is room for.
     pub(super) room: usize,
@@ -164,6 +166,7 @@ impl Intake {
             announced: HashSet::new(),
             reported: HashSet::new(),
             gone: Vec::new(),
+            moved_on: false,
             blocked: None,
             room: 0,
             tidy_at: Mono::ZERO,
@@ -224,6 +227,7 @@ impl Intake {
         let moment = self.parts.clock.moment();
         let listing = self.parts.spool.list()?;
         self.see(&listing);
+        let more = listing.waiting.0 > listing.files.len() as u64;
         let mut wait = self.config.spool.scan_interval;
         for entry in listing.files {
             if self.leaving.get(&entry.name) == Some(&entry.identity.key()) {
@@ -249,6 +253,9 @@ impl Intake {
         self.flush()?;
         self.finish_commit()?;
         self.collect_removed();
+        if more && self.moved_on {
+            wait = Duration::ZERO;
+        }
         Ok(wait.max(Duration::from_millis(1)))
     }
 

@@ -35,6 +35,7 @@ pub struct View {
 impl Intake {
     pub(super) fn waits_no_more(&mut self, entry: &Entry) {
         self.announced.remove(&entry.name);
+        self.moved_on = true;
         self.view(|view| {
             view.spool.waiting_files = view.spool.waiting_files.saturating_sub(1);
             view.spool.waiting_bytes = view.spool.waiting_bytes.saturating_sub(entry.size);
@@ -101,6 +102,7 @@ impl Intake {
 
     /// Says what the folder shows.
     pub(super) fn see(&mut self, listing: &Listing) {
+        self.moved_on = false;
         let present: HashSet<&OsStr> = listing.files.iter().map(|e| e.name.as_os_str()).collect();
         self.unreadable.retain(|name, _| present.contains(name.as_os_str()));
         self.incomplete.retain(|name, _| present.contains(name.as_os_str()));

@@ -21,6 +21,7 @@ pub use watch::Watcher;
 use flate2::read::MultiGzDecoder;
 use nix::libc;
 use nix::unistd::{AccessFlags, access};
+use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, BufReader, Read};
@@ -34,8 +35,10 @@ pub const REJECTED: &str = "rejected";
 /// Where a file is moved to be compared with the one that was read, just before it is removed.
 const REMOVING: &str = ".removing";
 /// Files handled in one round: the oldest of the folder. Bounds the memory that a folder of millions takes
-/// (about 100 bytes each) and lets a round end.
-pub const MAX_LISTED: usize = 200_000;
+/// (about 100 bytes each, and 300 more until they are removed) and lets a round end.
+pub const MAX_LISTED: usize = 100_000;
+/// Files listed beyond that before the oldest are picked out.
+const SPARE: usize = MAX_LISTED / 4;
 /// Read ahead of a file: a line of ordinary size comes in one read.
 const READ_BUFFER: usize = 64 << 10;
 
@@ -261,26 +264,19 @@ impl Spool {
     /// # Errors
     /// The folder cannot be read.
     pub fn list(&self) -> Result<Listing, SpoolError> {
-        let mut listing = self.look()?;
-        let Some(last) = listing.files.last().map(|e| (e.identity.modified, e.name.clone())) else {
-            return Ok(listing);
-        };
-        let again = self.look()?;
-        let known: std::collections::HashSet<OsString> =
-            listing.files.iter().map(|e| e.name.clone()).collect();
-        let late = again
-            .files
-            .into_iter()
-            .filter(|e| e.order() <= (last.0, last.1.as_os_str()) && !known.contains(&e.name));
-        let before = listing.files.len();
-        listing.files.extend(late);
-        if listing.files.len() > before {
+        let mut listing = self.look(|_| true)?;
+        let Some(last) = listing.files.last() else { return Ok(listing) };
+        let known: HashSet<&OsStr> = listing.files.iter().map(|e| e.name.as_os_str()).collect();
+        let late = self.look(|e| e.order() <= last.order() && !known.contains(e.name.as_os_str()))?.files;
+        if !late.is_empty() {
+            listing.files.extend(late);
             listing.files.sort_unstable_by(|a, b| a.order().cmp(&b.order()));
         }
         Ok(listing)
     }
 
-    fn look(&self) -> Result<Listing, SpoolError> {
+    /// Lists those of the files that are wanted.
+    fn look(&self, wanted: impl Fn(&Entry) -> bool) -> Result<Listing, SpoolError> {
         let mut listing = Listing::default();
         for item in fs::read_dir(&self.dir).map_err(|e| SpoolError::new(&self.dir, "read files", e))? {
             let item = item.map_err(|e| SpoolError::new(&self.dir, "read files", e))?;
@@ -290,16 +286,19 @@ impl Spool {
             }
             // Gone since: a producer may do with its names what it likes.
             let Ok(meta) = fs::symlink_metadata(self.dir.join(&name)) else { continue };
-            match left_alone(&meta) {
-                Some(why) if listing.left.len() < MAX_LISTED => listing.left.push((name, why)),
-                Some(_) => {}
-                None => {
-                    listing.waiting.0 += 1;
-                    listing.waiting.1 += meta.len();
-                    listing.files.push(Entry::of(name, &meta));
-                    if listing.files.len() >= 2 * MAX_LISTED {
-                        keep_oldest(&mut listing.files);
-                    }
+            if let Some(why) = left_alone(&meta) {
+                if listing.left.len() < MAX_LISTED {
+                    listing.left.push((name, why));
+                }
+                continue;
+            }
+            listing.waiting.0 += 1;
+            listing.waiting.1 += meta.len();
+            let entry = Entry::of(name, &meta);
+            if wanted(&entry) {
+                listing.files.push(entry);
+                if listing.files.len() >= MAX_LISTED + SPARE {
+                    keep_oldest(&mut listing.files);
                 }
             }
         }
