@@ -190,7 +190,11 @@ fn open_store(
     if let Some(text) = incident {
         tracing::warn!("{}: {text}", path.display());
         let incident = Incident { at: now, text: text.to_owned(), files: None };
-        store.transaction(|store| store.set_incident(&incident))?;
+        match store.transaction(|store| store.set_incident(&incident)) {
+            // On a full disk the log alone tells of it.
+            Err(e) if !e.is_passing() => return Err(e),
+            _ => {}
+        }
     }
     Ok(store)
 }

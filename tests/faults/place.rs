@@ -203,6 +203,8 @@ impl Place {
         self.until_status("all is marked", |status| {
             status.outbox.pending == 0 && status.spool.waiting_files == 0
         });
+        // It was delivered before it ran, perhaps, and then it does not listen yet.
+        self.until_status("it runs", |status| status.agent.running);
         self.daemon.stop();
         self.balance()
     }

@@ -2,7 +2,7 @@
 
 use super::super::place::Place;
 use super::super::stage::{Figures, Played, Scale};
-use super::{can_trace, contents, kill_at, new_place, said};
+use super::{RUNS, can_trace, contents, kill_at, new_place, said};
 use koala_agent::receiver::Faults;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
@@ -19,6 +19,7 @@ pub fn newer(_: &Scale) -> Played {
         place.until_delivered();
         place.daemon.stop();
         let state = place.daemon.path("state");
+        let known = version(&place.daemon.database());
         write_version(&place, 99, killed);
         if killed {
             assert!(fs::metadata(state.join("outbox.db-wal")).unwrap().len() > 0, "no commits in the log");
@@ -46,11 +47,68 @@ pub fn newer(_: &Scale) -> Played {
         }
         assert!(place.daemon.log().contains("schema 99"), "{}", place.daemon.log());
         assert_eq!(place.receiver.stats().requests, requests, "something was sent");
-        write_version(&place, 1, false);
+        write_version(&place, known, false);
         place.daemon.start();
         figures.add(place.end());
     }
     figures.into()
+}
+
+/// SIGKILL at the Nth call while an older schema is brought up to date: it is the old one or the new one, and what is
+/// in it is delivered.
+pub fn older(scale: &Scale) -> Played {
+    if let Err(why) = can_trace() {
+        return Played::Skipped(why);
+    }
+    let mut figures = Figures::default();
+    for (call, step) in [("pwrite64", 4), ("fsync", 2)] {
+        for n in (1..).step_by(scale.of(step, 1)) {
+            let mut place = new_place(Faults { offline: true, ..Faults::default() });
+            place.drop_events(20, 5);
+            place.daemon.start();
+            place.until_status("all is stored", |status| status.outbox.pending == 20);
+            place.daemon.stop();
+            let known = make_older(&place);
+            let before = place.daemon.log().len();
+            let killed = kill_at(&mut place, call, n);
+            if killed && place.daemon.log()[before..].contains(RUNS) {
+                // It ran already: what is killed now is no migration any more.
+                break;
+            }
+            let found = version(&place.daemon.database());
+            assert!(found == 1 || found == known, "{found} is neither old nor new, killed at {call} {n}");
+            place.receiver.set_faults(Faults::default());
+            if !place.daemon.runs() {
+                place.daemon.start();
+            }
+            figures.add(place.end());
+            assert_eq!(
+                (soundness(&place.daemon.database()), version(&place.daemon.database())),
+                ("ok".into(), known)
+            );
+            if !killed {
+                break;
+            }
+        }
+    }
+    assert!(figures.rounds > 3, "nothing was killed");
+    figures.into()
+}
+
+/// Makes the outbox what the first version of the schema was. Returns the version that it had.
+fn make_older(place: &Place) -> i64 {
+    let conn = Connection::open(place.daemon.outbox()).unwrap();
+    let known = version(&conn);
+    conn.execute_batch("ALTER TABLE spool_files DROP COLUMN sum; PRAGMA user_version = 1;").unwrap();
+    known
+}
+
+fn version(outbox: &Connection) -> i64 {
+    outbox.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
+}
+
+fn soundness(outbox: &Connection) -> String {
+    outbox.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap()
 }
 
 /// In the file, or, as after a kill, in the log.
@@ -87,9 +145,8 @@ pub fn kills(scale: &Scale) -> Played {
             });
             place.daemon.stop();
             let outbox = place.daemon.database();
-            let found: String = outbox.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-            let version: i64 = outbox.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
-            assert_eq!((found.as_str(), version), ("ok", 1), "killed at {call} {n}");
+            assert_eq!(soundness(&outbox), "ok", "killed at {call} {n}");
+            assert!(version(&outbox) > 0, "killed at {call} {n}");
         }
     }
     assert!(rounds > 5, "nothing was killed");

@@ -68,8 +68,8 @@ pub fn start(scale: &Scale) -> Played {
         let status = place.daemon.status();
         assert_eq!((status.outbox.delivered, place.receiver.stats().held as u64), (pending, pending));
         mount.fill();
-        log_says(&place, "no more files are taken");
         place.drop_events(100, 7);
+        place.until("it says why", |place| place.daemon.log().contains("no more files are taken"));
         stays_calm(&mut place, Duration::from_secs(2));
         place.daemon.kill();
         place.daemon.start();

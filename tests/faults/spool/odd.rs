@@ -31,7 +31,8 @@ pub fn zoo(scale: &Scale) -> Played {
     for (n, name) in
         [&b"line\nend.json"[..], b"esc\x1b[31m.json", b"bad-\xff\xfe.json", b"-rf.json"].iter().enumerate()
     {
-        let event = place.books.event(n as u64);
+        // By people of their own: files of one tick stand in the order of their names.
+        let event = place.books.event(80 + n as u64);
         place.drop_as(OsStr::from_bytes(name), event.as_bytes());
     }
     let large = [("sparse.json", "too_large"), ("sparse.ndjson", "too_large")];
