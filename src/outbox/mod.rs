@@ -16,9 +16,11 @@ mod append;
 mod ballast;
 mod error;
 mod files;
+mod gauge;
 mod incident;
 mod keep;
 mod lock;
+mod owner;
 mod reader;
 mod readers;
 mod rescue;
@@ -34,11 +36,12 @@ pub use admin::{Admin, Kept};
 pub use append::{Appended, Reused};
 pub use error::OutboxError;
 pub use files::Progress;
+pub use gauge::{Flow, Gauge};
 pub use lock::holder;
 pub use reader::{Attempt, Counts, Detail, Filter, Listed, Listing, Reader};
 pub use row::{Fate, NewEvent, PendingEvent, State};
 pub use settle::Settled;
-pub use writer::{Answer, Flow, Gauge, Writer};
+pub use writer::{Answer, Writer};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config;
@@ -126,7 +129,7 @@ impl Outbox {
         }
         let progress = store.progress()?;
         let is_small = store.size()?.0 <= soundness::SMALL;
-        let (writer, thread) = writer::start(store, lock.clone(), ballast, clock.clone())?;
+        let (writer, thread) = owner::start(store, lock.clone(), ballast, clock.clone())?;
         let check = if is_small { None } else { Some(soundness::check_aside(&path, writer.alarm_bell())?) };
         Ok(Outbox { writer, progress, path, clock, thread, check, _lock: lock })
     }

@@ -1,0 +1,351 @@
+//! The thread that owns the connection that writes: one commit for all that waits, and the house kept between.
+
+use super::OutboxError;
+use super::append::Appended;
+use super::ballast::Ballast;
+use super::gauge::Gauge;
+use super::lock::Lock;
+use super::readers::Readers;
+use super::store::{self, NOT_BEFORE, Store};
+use super::writer::{Alarm, Command, Writer};
+use crate::clock::{Clock, Mono, Timestamp};
+use crate::config;
+use crate::disk;
+use std::path::PathBuf;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// How often the writer looks for what the command line has committed, for rows whose time is up, and for
+/// space to give back: one wake-up a second is all that an idle agent costs.
+const TICK: Duration = Duration::from_secs(1);
+/// Rows forgotten in one transaction, so that an append never waits long behind them.
+const EXPIRE_AT_ONCE: usize = 2_000;
+/// How often it looks for rows whose time is up; the keep_… settings are in days.
+const EXPIRE_EVERY: Duration = Duration::from_secs(30);
+/// Free pages given back in one step (4 MiB), and the least that is worth a step.
+const SHRINK_PAGES: u64 = 1_024;
+/// How long a stop waits for readers before it leaves the write-ahead log as it is: nothing is lost with that, and
+/// the whole stop may take ten seconds.
+const STOP_PATIENCE: Duration = Duration::from_secs(1);
+/// A write-ahead log of more than this is copied into the database: few enough to keep copying rare under load, and the
+/// log small beside the backlog.
+const LOG_ENOUGH: u64 = 16 << 20;
+/// A log of more than this has a reader that keeps it from being emptied.
+const LOG_LIMIT: u64 = 4 * LOG_ENOUGH;
+/// Commands in one commit: enough to hide the cost of a commit, few enough to answer the first one soon.
+const MAX_COMMANDS: usize = 1_024;
+
+/// Starts the thread. It ends when it is told to, or with the last of the handles.
+///
+/// # Errors
+/// The system's and SQLite's; then nothing runs.
+pub(super) fn start(
+    store: Store,
+    lock: Arc<Lock>,
+    ballast: Ballast,
+    clock: Clock,
+) -> Result<(Writer, JoinHandle<()>), OutboxError> {
+    let (commands, inbox) = mpsc::channel();
+    let gauge = Arc::new(Gauge::default());
+    gauge.bytes.store(store.size()?.0, Relaxed);
+    let log = store.look_after_files(clock.now())?;
+    gauge.log.store(log, Relaxed);
+    lock.mark_log(log > 0);
+    gauge.missing.store(ballast.missing(), Relaxed);
+    let (kicked, kicks) = watch::channel(store.meta(store::KICKS)?.unwrap_or(0));
+    let not_before = store.meta(NOT_BEFORE)?.map(Timestamp);
+    let data_version = store.data_version()?;
+    let alarm = Alarm::new(None);
+    let writer = Writer::new(commands, gauge.clone(), kicks, alarm.clone(), not_before);
+    let owner = Owner {
+        store,
+        lock,
+        ballast,
+        inbox,
+        expired: clock.mono(),
+        clock,
+        gauge,
+        kicked,
+        alarm,
+        readers: Readers::default(),
+        data_version,
+        emptied: log == 0,
+        kept_house: Instant::now(),
+        unhurried: Vec::new(),
+    };
+    let thread =
+        std::thread::Builder::new().name("outbox".into()).spawn(move || owner.run()).map_err(|e| {
+            OutboxError::Io { path: PathBuf::new(), deed: "start the writer", text: e.to_string() }
+        })?;
+    Ok((writer, thread))
+}
+
+/// What became of the appends in a commit.
+type Committed = Result<Vec<Appended>, Arc<OutboxError>>;
+
+struct Owner {
+    store: Store,
+    lock: Arc<Lock>,
+    ballast: Ballast,
+    inbox: Receiver<Command>,
+    clock: Clock,
+    gauge: Arc<Gauge>,
+    kicked: watch::Sender<i64>,
+    alarm: Alarm,
+    readers: Readers,
+    data_version: i64,
+    /// When it last looked for rows whose time is up.
+    expired: Mono,
+    /// The write-ahead log is empty.
+    emptied: bool,
+    kept_house: Instant,
+    /// What waits for the next commit.
+    unhurried: Vec<Command>,
+}
+
+impl Owner {
+    fn run(mut self) {
+        loop {
+            let (stop, idle) = match self.inbox.recv_timeout(TICK) {
+                Ok(first) => (self.commit_all(first), false),
+                Err(RecvTimeoutError::Timeout) => (false, true),
+                Err(RecvTimeoutError::Disconnected) => (true, false),
+            };
+            self.gauge.rounds.fetch_add(1, Relaxed);
+            let is_due = idle || self.kept_house.elapsed() >= TICK;
+            // To look after files that are gone would bring them to safety again, over what is safe already.
+            if is_due && !stop && !self.has_given_up() {
+                self.kept_house = Instant::now();
+                self.keep_house(idle);
+            }
+            if self.has_given_up() {
+                // The callers learn it from the closed channel; the log stays as it is, for the next start.
+                return;
+            }
+            if stop {
+                break;
+            }
+        }
+        match self.store.checkpoint(STOP_PATIENCE) {
+            Ok(emptied) => self.set_emptied(emptied),
+            Err(e) => tracing::warn!("{e}"),
+        }
+    }
+
+    fn has_given_up(&self) -> bool {
+        self.alarm.borrow().is_some()
+    }
+
+    fn set_emptied(&mut self, emptied: bool) {
+        if self.emptied != emptied {
+            self.lock.mark_log(!emptied);
+            self.emptied = emptied;
+        }
+    }
+
+    /// Commits everything that waits, then answers. Returns whether the writer is to stop.
+    fn commit_all(&mut self, first: Command) -> bool {
+        let mut commands = std::mem::take(&mut self.unhurried);
+        commands.push(first);
+        commands.extend(self.inbox.try_iter().take(MAX_COMMANDS));
+        if commands.iter().all(|c| matches!(c, Command::Forget(_))) && commands.len() < MAX_COMMANDS {
+            self.unhurried = commands;
+            return false;
+        }
+        let stop = commands.iter().any(|c| matches!(c, Command::Stop));
+        match self.commit(&commands) {
+            Err(full) if full.is_full() => {
+                // Files wait in the spool; what was delivered is to be marked.
+                let is_append = |c: &Command| matches!(c, Command::Append { .. });
+                let (appends, others): (Vec<_>, Vec<_>) = commands.into_iter().partition(is_append);
+                self.answer(appends, Err(full));
+                self.empty_log();
+                for command in others {
+                    let done = self.commit_on_a_full_disk(std::slice::from_ref(&command));
+                    self.answer(vec![command], done);
+                }
+            }
+            done => self.answer(commands, done),
+        }
+        if self.log_is_long() {
+            self.empty_log();
+            if let Err(e) = self.measure(self.clock.now()) {
+                self.note(e);
+            }
+        }
+        stop
+    }
+
+    /// Whether the write-ahead log is to be emptied amid the work, also for the room that it takes up.
+    fn log_is_long(&self) -> bool {
+        let log = self.gauge.log();
+        log > LOG_ENOUGH || disk::of(&self.store.path).is_some_and(|disk| log > disk.free)
+    }
+
+    /// Commits with what room can be made: that of the write-ahead log, then that of the ballast.
+    fn commit_on_a_full_disk(&mut self, commands: &[Command]) -> Committed {
+        let mut done = self.commit(commands);
+        for make_room in [Owner::empty_log, Owner::drop_ballast] {
+            if !done.as_ref().is_err_and(|e| e.is_full()) {
+                break;
+            }
+            make_room(self);
+            done = self.commit(commands);
+        }
+        done
+    }
+
+    /// Commits all of it, or nothing.
+    fn commit(&mut self, commands: &[Command]) -> Committed {
+        let now = self.clock.now();
+        self.set_emptied(false);
+        let committed = self.store.transaction(|store| {
+            let mut appended = Vec::new();
+            for command in commands {
+                match command {
+                    Command::Append { events, progress, .. } => {
+                        appended.push(store.append(events, progress, now)?);
+                    }
+                    Command::Settle { rows, attempts, .. } => {
+                        for (seqs, reason) in attempts {
+                            store.note_attempts(seqs, reason, now)?;
+                        }
+                        store.settle(rows, now)?;
+                    }
+                    Command::Forget(files) => store.forget_files(files)?,
+                    Command::NotBefore(at) => store.set_meta(NOT_BEFORE, at.map_or(0, |t| t.0))?,
+                    Command::Settings(_) | Command::Stop => {}
+                }
+            }
+            Ok(appended)
+        });
+        // SQLite goes on saying OK when its file has been deleted or another put in its place.
+        let done = committed.and_then(|done| self.measure(now).map(|()| done));
+        done.map_err(|e| self.note(e))
+    }
+
+    fn answer(&mut self, commands: Vec<Command>, done: Committed) {
+        let mut appended = done.as_ref().map(|a| a.clone().into_iter()).ok();
+        for command in commands {
+            // A caller that has gone away does not wait for the answer.
+            match command {
+                Command::Append { reply, .. } => {
+                    let answer = appended.as_mut().and_then(Iterator::next);
+                    if let Some(Appended::Stored { stored, .. }) = answer {
+                        self.gauge.taken.fetch_add(stored, Relaxed);
+                    }
+                    let _ = reply.send(match (&done, answer) {
+                        (Err(e), _) => Err(e.clone()),
+                        (Ok(_), Some(answer)) => Ok(answer),
+                        (Ok(_), None) => Err(Arc::new(OutboxError::Closed)),
+                    });
+                }
+                Command::Settle { rows, reply, .. } => {
+                    if done.is_ok() {
+                        self.gauge.settled(&rows);
+                    }
+                    let _ = reply.send(done.as_ref().map(|_| ()).map_err(Arc::clone));
+                }
+                Command::Settings(settings) => self.store.set_settings(settings),
+                Command::Forget(_) | Command::NotBefore(_) | Command::Stop => {}
+            }
+        }
+    }
+
+    /// What is done once a second; an error here is no worse than not having done it yet.
+    fn keep_house(&mut self, idle: bool) {
+        let now = self.clock.moment();
+        let done = (|| {
+            let version = self.store.data_version()?;
+            if version != self.data_version {
+                self.data_version = version;
+                self.set_emptied(false);
+                let kicks = self.store.meta(store::KICKS)?.unwrap_or(0);
+                self.kicked.send_if_modified(|k| std::mem::replace(k, kicks) != kicks);
+            }
+            if now.mono.saturating_sub(self.expired) >= EXPIRE_EVERY {
+                self.expired = now.mono;
+                let gone = self.store.transaction(|store| store.expire(now.wall, EXPIRE_AT_ONCE))?;
+                self.set_emptied(self.emptied && gone == 0);
+            }
+            if idle && self.store.size()?.1 > SHRINK_PAGES {
+                self.store.shrink(SHRINK_PAGES)?;
+                self.set_emptied(false);
+            }
+            Ok::<_, OutboxError>(())
+        })();
+        if let Err(e) = done {
+            self.note(e);
+        }
+        if idle && !self.emptied {
+            self.empty_log();
+        }
+        self.ballast.make();
+        if let Err(e) = self.measure(self.clock.now()) {
+            self.note(e);
+        }
+        self.name_readers();
+    }
+
+    /// An error that waiting does not mend ends the writer: what the disk holds then, the next start finds out.
+    fn note(&mut self, error: OutboxError) -> Arc<OutboxError> {
+        let error = Arc::new(error);
+        tracing::debug!("{error}");
+        if !error.is_passing() {
+            if let OutboxError::Vanished { .. } = *error {
+                // What was in the log has been brought to safety.
+                self.set_emptied(true);
+            }
+            self.alarm.send_replace(Some(error.clone()));
+        }
+        error
+    }
+
+    /// Says who keeps a log from being emptied that has grown too large.
+    fn name_readers(&mut self) {
+        let is_large = self.gauge.log() > LOG_LIMIT;
+        let pids = if is_large { self.readers.pids(&self.store.path) } else { Vec::new() };
+        let mut known = self.gauge.log_held_by.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != pids {
+            if let Some(pid) = pids.first() {
+                tracing::warn!(
+                    "the write-ahead log of the outbox has {} and cannot be emptied: process {pid} has a transaction open",
+                    config::Bytes(self.gauge.log())
+                );
+            }
+            *known = pids;
+        }
+    }
+
+    /// Empties the write-ahead log, unless a reader still needs it.
+    fn empty_log(&mut self) {
+        match self.store.checkpoint(Duration::ZERO) {
+            Ok(emptied) => self.set_emptied(emptied),
+            Err(e) => drop(self.note(e)),
+        }
+    }
+
+    fn drop_ballast(&mut self) {
+        if self.ballast.give_up() {
+            tracing::warn!(
+                "the disk of the outbox {} is full: its ballast is given up, so that what is delivered can be marked",
+                self.store.path.display()
+            );
+        }
+        self.empty_log();
+    }
+
+    /// # Errors
+    /// [`OutboxError::Vanished`]: nothing more may be committed.
+    fn measure(&self, now: Timestamp) -> Result<(), OutboxError> {
+        self.gauge.missing.store(self.ballast.missing(), Relaxed);
+        self.gauge.log.store(self.store.look_after_files(now)?, Relaxed);
+        let (bytes, _) = self.store.size()?;
+        self.gauge.bytes.store(bytes, Relaxed);
+        Ok(())
+    }
+}
