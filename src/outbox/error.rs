@@ -147,9 +147,21 @@ impl OutboxError {
 
     /// Whether the files do not hold what they must: a new start salvages what can be read.
     pub fn is_damage(&self) -> bool {
+        use rusqlite::Error::{
+            FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error,
+        };
         use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
         match self {
             OutboxError::Damaged { .. } => true,
+            // SQLite hands out what stands in a sound page as it stands there.
+            OutboxError::Sqlite {
+                source:
+                    Utf8Error(..)
+                    | InvalidColumnType(..)
+                    | FromSqlConversionFailure(..)
+                    | IntegralValueOutOfRange(..),
+                ..
+            } => true,
             OutboxError::Sqlite { source, .. } => {
                 matches!(source.sqlite_error_code(), Some(DatabaseCorrupt | NotADatabase))
             }
