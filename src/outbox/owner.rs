@@ -171,7 +171,7 @@ impl Owner {
             }
             done => self.answer(commands, done),
         }
-        if self.log_is_long() {
+        if self.log_is_long() && !self.has_given_up() {
             self.empty_log();
             if let Err(e) = self.measure(self.clock.now()) {
                 self.note(e);
@@ -199,8 +199,11 @@ impl Owner {
         done
     }
 
-    /// Commits all of it, or nothing.
+    /// Commits all of it, or nothing; nothing more after an error that ends the writer.
     fn commit(&mut self, commands: &[Command]) -> Committed {
+        if let Some(why) = self.alarm.borrow().clone() {
+            return Err(why);
+        }
         let now = self.clock.now();
         self.set_emptied(false);
         let committed = self.store.transaction(|store| {

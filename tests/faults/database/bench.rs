@@ -146,7 +146,6 @@ impl Bench {
             let new = self.place.books.event(n);
             self.place.drop_file("json", new.as_bytes());
         }
-        let repeated = self.place.receiver.stats().repeats;
         let mark = self.place.daemon.log().len();
         if let Then::Refuses(codes, mend) = damage.then {
             self.refuses(codes);
@@ -189,8 +188,7 @@ impl Bench {
         self.place.daemon.stop();
         let figures = self.place.balance();
         let notes = figures.notes.iter().map(|note| format!("{name}: {note}")).collect();
-        let repeated = figures.repeated - repeated;
-        let figures = Figures { repeated, notes, ..figures };
+        let figures = Figures { notes, ..figures };
         let rows = self.rows.len() - readable.rows.len();
         let is_kept = rows == 0 || matches!(damage.then, Then::Refuses(..));
         let note = || format!("{name}: {rows} of {} rows destroyed", self.rows.len());
@@ -258,7 +256,8 @@ impl Bench {
         assert!(incident.text.contains("events were read"), "{}", incident.text);
         let name = files.file_name().unwrap().to_string_lossy().into_owned();
         assert!(name.starts_with("outbox.db.damaged-"), "{name}");
-        for (struck, content) in struck {
+        // Where SQLite sees nothing, the daemon has written before it did.
+        for (struck, content) in struck.iter().filter(|_| !sound) {
             let kept = files.with_file_name(struck.replace("outbox.db", &name));
             assert!(fs::read(&kept).unwrap() == *content, "{} is not as it was found\n{log}", kept.display());
         }

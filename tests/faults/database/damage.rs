@@ -61,6 +61,7 @@ pub fn whole_files(scale: &Scale) -> Played {
         vec![
             damage("garbage header", Stop, Runs, |s, r| garbage(s, "", 0, 100, r)),
             damage("garbage header, log", Kill, Runs, |s, r| garbage(s, "", 0, 100, r)),
+            damage("no text in an event", Stop, Runs, |s, _| no_text(s)),
             damage("0 bytes", Stop, Runs, |s, _| cut(s, "", |_| 0)),
             damage("0 bytes, log", Kill, Runs, |s, _| cut(s, "", |_| 0)),
             damage("cut at the half", Stop, Runs, |s, _| cut(s, "", |n| n / 2)),
@@ -165,6 +166,14 @@ fn garbage(state: &Path, suffix: &str, at: u64, bytes: u64, rng: &mut Rng) {
     let bytes: Vec<u8> = (0..bytes).map(|_| rng.u8(..)).collect();
     let file = fs::File::options().write(true).open(beside(state, suffix)).unwrap();
     file.write_all_at(&bytes, at).unwrap();
+}
+
+/// Damages the text of a pending event where SQLite does not look.
+fn no_text(state: &Path) {
+    let database = fs::read(beside(state, "")).unwrap();
+    let at = memchr::memmem::rfind(&database, b"Signed Up\",\"messageId").unwrap();
+    let file = fs::File::options().write(true).open(beside(state, "")).unwrap();
+    file.write_all_at(&[0xff; 4], at as u64).unwrap();
 }
 
 fn cut(state: &Path, suffix: &str, to: fn(u64) -> u64) {
