@@ -8,7 +8,7 @@ use koala_agent::event::{Event, Flaw, MessageId, merge_envelope};
 use koala_agent::koala::batch::Batch;
 use koala_agent::mapping::{Outcome, map};
 use koala_agent::reason::Code;
-use koala_agent::spool::{Document, Form, split, text_of};
+use koala_agent::spool::{Form, Places, split, text_of};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -22,7 +22,8 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(document) => document,
         Err(flaw) => return placed(&flaw, text.as_bytes()),
     };
-    for item in &document.items {
+    let mut places = Places::of(text);
+    for item in document.items {
         match Event::parse(item) {
             Ok(event) => {
                 agrees(&event, item);
@@ -36,7 +37,7 @@ fuzz_target!(|bytes: &[u8]| {
                 let whole = serde_json::from_str::<Value>(item).ok();
                 let refused = matches!(flaw.code, Code::NotAnEvent | Code::TooDeep);
                 assert!(whole.is_none() || refused, "JSON is called none: {flaw}");
-                placed(&Document::place(text, item, flaw), text.as_bytes());
+                placed(&places.place(item, flaw), text.as_bytes());
             }
         }
     }
