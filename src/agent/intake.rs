@@ -10,14 +10,14 @@
 //! disk while the next is read. Nothing is removed before the commit that holds its events has been answered.
 
 use super::chunk::{Chunk, Source};
-use super::remover::Remover;
-use super::seen::{MAX_REPORTED, View};
+use super::remover::{Done, Remover};
+use super::seen::View;
 use super::{Fatal, Pulse};
 use crate::clock::{Clock, Moment, Mono};
 use crate::config;
 use crate::outbox::{Answer, Appended, Gauge, OutboxError, Progress, Writer};
 use crate::reason::{Code, Reason};
-use crate::spool::{Entry, FileIdentity, FileKey, Rejects, Removal, Spool, SpoolError, Watcher, shown};
+use crate::spool::{Entry, FileIdentity, FileKey, Rejects, Spool, SpoolError, Watcher, shown};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -93,7 +93,7 @@ pub struct Intake {
     pub(super) config: config::Config,
     pub(super) rejects: Rejects,
     pub(super) gauge: Arc<Gauge>,
-    remover: Remover,
+    pub(super) remover: Remover,
     pub(super) chunk: Chunk,
     in_commit: Option<(Chunk, Answer<Appended>)>,
     /// Something was set aside that must be durable before the next chunk is.
@@ -112,7 +112,9 @@ pub struct Intake {
     pub(super) announced: HashSet<OsString>,
     /// Oddities that were spoken of.
     pub(super) reported: HashSet<OsString>,
-    gone: Vec<FileIdentity>,
+    pub(super) gone: Vec<FileIdentity>,
+    /// Removals that came to something else.
+    pub(super) not_removed: Vec<Done>,
     /// Whether a file has left the folder, or is about to, since the folder was last looked at.
     pub(super) moved_on: bool,
     pub(super) blocked: Option<Reason>,
@@ -166,6 +168,7 @@ impl Intake {
             announced: HashSet::new(),
             reported: HashSet::new(),
             gone: Vec::new(),
+            not_removed: Vec::new(),
             moved_on: false,
             blocked: None,
             room: 0,
@@ -225,7 +228,7 @@ impl Intake {
         self.tidy();
         self.announced.extend(self.parts.watcher.announced());
         let moment = self.parts.clock.moment();
-        let listing = self.parts.spool.list()?;
+        let listing = self.parts.spool.list(moment.wall)?;
         self.see(&listing);
         let more = listing.waiting.0 > listing.files.len() as u64;
         let mut wait = self.config.spool.scan_interval;
@@ -338,6 +341,7 @@ impl Intake {
         }
         let chunk = std::mem::take(&mut self.chunk);
         self.submit(chunk);
+        self.let_go_of_removed();
         Ok(())
     }
 
@@ -391,53 +395,6 @@ impl Intake {
             && let Ok(Appended::Stored { .. }) = answer.block()
         {
             self.stored(chunk);
-        }
-    }
-
-    /// Removes a file that is taken whole.
-    pub(super) fn remove(&mut self, entry: Entry) {
-        self.waits_no_more(&entry);
-        self.leaving.insert(entry.name.clone(), entry.identity.key());
-        self.remover.remove(entry);
-    }
-
-    fn collect_removed(&mut self) {
-        for (entry, removal) in self.remover.done() {
-            self.leaving.remove(&entry.name);
-            match removal {
-                Ok(Removal::Removed | Removal::Replaced) => {
-                    if let Some(progress) = self.taken.remove(&entry.identity.key()) {
-                        self.gone.push(progress.identity);
-                    }
-                }
-                // It is read again: what is new in it is taken, the rest is known.
-                Ok(Removal::Changed) => {}
-                Err(e) => {
-                    if self.reported.len() < MAX_REPORTED && self.reported.insert(entry.name) {
-                        tracing::warn!("{e}; its events are stored, it is tried again");
-                    }
-                }
-            }
-        }
-        if !self.gone.is_empty() {
-            self.parts.writer.forget(std::mem::take(&mut self.gone));
-        }
-    }
-
-    /// Forgets files that vanished between their last commit and this start.
-    fn forget_vanished_files(&mut self) {
-        if self.taken.is_empty() {
-            return;
-        }
-        let there: HashSet<FileKey> =
-            self.parts.spool.keys().filter(|key| self.taken.contains_key(key)).collect();
-        let gone: Vec<FileIdentity> = self
-            .taken
-            .extract_if(|key, _| !there.contains(key))
-            .map(|(_, progress)| progress.identity)
-            .collect();
-        if !gone.is_empty() {
-            self.parts.writer.forget(gone);
         }
     }
 

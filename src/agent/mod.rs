@@ -13,6 +13,7 @@ mod destination;
 mod dispatch;
 mod intake;
 mod lanes;
+mod leaving;
 mod news;
 mod publisher;
 mod pulse;

@@ -2,19 +2,22 @@
 //! once.
 
 use crate::spool::{Entry, Removal, Spool, SpoolError};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// Threads: an ordinary disk removes three times as many files on four as on one.
 const THREADS: usize = 4;
 
+/// Files that wait for a thread. Whoever has more waits with them: a disk that removes slowly does not fill memory.
+const MAX_WAITING: usize = 10_000;
+
 /// A file that was to be removed, and what became of that.
 pub type Done = (Entry, Result<Removal, SpoolError>);
 
 /// The threads, and what they have done.
 pub struct Remover {
-    work: Option<Sender<Entry>>,
+    work: Option<SyncSender<Entry>>,
     done: Receiver<Done>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -25,7 +28,7 @@ impl Remover {
     /// # Errors
     /// The system has no more threads.
     pub fn start(spool: &Spool) -> std::io::Result<Remover> {
-        let (work, todo) = channel::<Entry>();
+        let (work, todo) = sync_channel::<Entry>(MAX_WAITING);
         let (finished, done) = channel();
         let todo = Arc::new(Mutex::new(todo));
         let threads = (0..THREADS)
@@ -46,7 +49,7 @@ impl Remover {
         Ok(Remover { work: Some(work), done, threads })
     }
 
-    /// Removes a file, sooner or later.
+    /// Removes a file, sooner or later. Returns when there is room for it among those that wait.
     pub fn remove(&self, entry: Entry) {
         if let Some(work) = &self.work {
             // The threads end after this sender.

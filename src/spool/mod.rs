@@ -18,6 +18,7 @@ pub use reject::{Rejected, Rejects, Why, rejects_of};
 pub use remove::Removal;
 pub use watch::Watcher;
 
+use crate::clock::Timestamp;
 use flate2::read::MultiGzDecoder;
 use nix::libc;
 use nix::unistd::{AccessFlags, access};
@@ -28,17 +29,20 @@ use std::io::{self, BufReader, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 /// Where files that cannot be taken are set aside.
 pub const REJECTED: &str = "rejected";
 /// Where a file is moved to be compared with the one that was read, just before it is removed.
 const REMOVING: &str = ".removing";
 /// Files handled in one round: the oldest of the folder. Bounds the memory that a folder of millions takes
-/// (about 100 bytes each, and 300 more until they are removed) and lets a round end.
-pub const MAX_LISTED: usize = 100_000;
+/// (about 100 bytes each) and lets a round end.
+pub const MAX_LISTED: usize = 200_000;
 /// Files listed beyond that before the oldest are picked out.
 const SPARE: usize = MAX_LISTED / 4;
+/// A file that has been in the folder for so long was there before any look that still goes on, whatever the clock of
+/// a file server says.
+const LONG: Duration = Duration::from_secs(60);
 /// Read ahead of a file: a line of ordinary size comes in one read.
 const READ_BUFFER: usize = 64 << 10;
 
@@ -259,12 +263,16 @@ impl Spool {
     ///
     /// The look is not one moment: a file that lands during it can be missed while a later one is seen. So a
     /// second look follows, and what it finds in the range of the first is merged in: then no file is ahead of
-    /// one that was there before it.
+    /// one that was there before it. Where all that was seen has been there for long, none is later.
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub fn list(&self) -> Result<Listing, SpoolError> {
+    pub fn list(&self, now: Timestamp) -> Result<Listing, SpoolError> {
+        let long_ago = now.minus(LONG).0.saturating_mul(1_000_000);
         let mut listing = self.look(|_| true)?;
+        if listing.files.iter().all(|e| e.changed < long_ago) {
+            return Ok(listing);
+        }
         let Some(last) = listing.files.last() else { return Ok(listing) };
         let known: HashSet<&OsStr> = listing.files.iter().map(|e| e.name.as_os_str()).collect();
         let late = self.look(|e| e.order() <= last.order() && !known.contains(e.name.as_os_str()))?.files;
@@ -285,7 +293,7 @@ impl Spool {
                 continue;
             }
             // Gone since: a producer may do with its names what it likes.
-            let Ok(meta) = fs::symlink_metadata(self.dir.join(&name)) else { continue };
+            let Ok(meta) = item.metadata() else { continue };
             if let Some(why) = left_alone(&meta) {
                 if listing.left.len() < MAX_LISTED {
                     listing.left.push((name, why));

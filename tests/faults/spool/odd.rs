@@ -40,8 +40,9 @@ pub fn zoo(scale: &Scale) -> Played {
         File::create(spool.join(name)).unwrap().set_len(10 << 30).unwrap();
     }
     let private = place.books.event(90);
-    place.drop_as("private.json", private.as_bytes());
-    fs::set_permissions(spool.join("private.json"), fs::Permissions::from_mode(0o000)).unwrap();
+    fs::write(ground.join("private.json"), private).unwrap();
+    fs::set_permissions(ground.join("private.json"), fs::Permissions::from_mode(0o000)).unwrap();
+    fs::rename(ground.join("private.json"), spool.join("private.json")).unwrap();
     place.drop_events(100, 50);
     let all = place.books.dropped.len() - 1;
     let began = Instant::now();

@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 fn millis(rng: &mut fastrand::Rng, range: std::ops::Range<u64>) {
     std::thread::sleep(Duration::from_millis(rng.u64(range)));
@@ -42,6 +42,7 @@ fn ended(mut place: Place, gone: &HashSet<u64>) -> Figures {
     place.until_status("all is taken and marked", |status| {
         status.spool.waiting_files == 0 && status.outbox.pending == 0
     });
+    place.daemon.stop();
     let mut arrived = HashSet::new();
     for properties in held(&place) {
         let n = properties["n"].as_u64().unwrap();
@@ -49,7 +50,6 @@ fn ended(mut place: Place, gone: &HashSet<u64>) -> Figures {
         assert!(arrived.insert(n), "event {n} came twice");
     }
     place.books.dropped.retain(|n, _| arrived.contains(n) || !gone.contains(n));
-    place.daemon.stop();
     place.balance()
 }
 
@@ -103,9 +103,14 @@ pub fn renamed(scale: &Scale) -> Played {
     let spool = place.daemon.spool();
     let (name, aside) = (spool.join("day.json"), spool.join(".day"));
     let mut overwritten = HashSet::new();
+    // The times of files of one tick are the same, and then their names would tell their order.
+    let began = SystemTime::now();
     let versions: u64 = scale.of(1_000, 10_000);
     for n in 0..versions {
-        fs::write(&aside, unmistakable(&mut place.books)).unwrap();
+        let mut file = File::create(&aside).unwrap();
+        file.write_all(unmistakable(&mut place.books).as_bytes()).unwrap();
+        file.set_modified(began + Duration::from_micros(n)).unwrap();
+        drop(file);
         if rng.bool() {
             fs::rename(&aside, &name).unwrap();
             // Whether the one before was still there, nobody knows.
