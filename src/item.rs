@@ -12,16 +12,67 @@ pub enum ItemKind {
     Track,
     /// In `identifies`: something about a person.
     Identify,
+    /// In `events` of an account: something that somebody of a company did.
+    AccountTrack,
+    /// In `identifies` of an account: something about a company.
+    AccountIdentify,
 }
 
 impl ItemKind {
     /// The item's `type` on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
-            ItemKind::Track => "track",
-            ItemKind::Identify => "identify",
+            ItemKind::Track | ItemKind::AccountTrack => "track",
+            ItemKind::Identify | ItemKind::AccountIdentify => "identify",
         }
     }
+
+    /// Whether the item stands among the request's `identifies`.
+    pub fn is_identify(self) -> bool {
+        matches!(self, ItemKind::Identify | ItemKind::AccountIdentify)
+    }
+
+    /// Where requests of such items go.
+    pub fn endpoint(self) -> Endpoint {
+        match self {
+            ItemKind::Track | ItemKind::Identify => Endpoint::People,
+            ItemKind::AccountTrack | ItemKind::AccountIdentify => Endpoint::Accounts,
+        }
+    }
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Endpoint {
+    /// What persons did and what is known of them.
+    People,
+    /// The same of companies.
+    Accounts,
+}
+
+impl Endpoint {
+    /// Its path below the project's.
+    pub fn path(self) -> &'static str {
+        match self {
+            Endpoint::People => "batch",
+            Endpoint::Accounts => "accounts/batch",
+        }
+    }
+}
+
+/// Whom a request names at its top level: JSON of any type.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Names {
+    /// A person's `profile_id`.
+    pub profile_id: Option<String>,
+    /// A person's `email`.
+    pub email: Option<String>,
+    /// A person's `ip`.
+    pub ip: Option<String>,
+    /// An account's `domain`.
+    pub domain: Option<String>,
+    /// An account's `account_id`.
+    pub account_id: Option<String>,
 }
 
 /// One event's part of a request. The texts are JSON as it was written, without insignificant white space.
@@ -29,16 +80,12 @@ impl ItemKind {
 pub struct Item {
     /// Where the item stands.
     pub kind: ItemKind,
-    /// Whose event it is, told from the two members below.
+    /// Whose event it is, told from the names.
     pub person: Person,
-    /// The request's `profile_id`, of any type.
-    pub profile_id: Option<String>,
-    /// The request's `email`, of any type.
-    pub email: Option<String>,
-    /// The request's `ip`, of any type.
-    pub ip: Option<String>,
-    /// The request's `traits`: an object.
-    pub traits: String,
+    /// Whom the request names.
+    pub names: Names,
+    /// The request's `traits`: an object; an account's request has none.
+    pub traits: Option<String>,
     /// The item itself, an object with the event's messageId.
     pub body: String,
     /// The messageId that stands in the body.
@@ -52,7 +99,8 @@ impl Item {
     }
 }
 
-/// Whose an event is: its profile_id, else its email, compared as text and byte for byte.
+/// Whose an event is, compared as text and byte for byte: a person by profile_id, else by email; an account by domain,
+/// else by account_id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Person {
     by: By,
@@ -63,6 +111,8 @@ pub struct Person {
 enum By {
     Profile,
     Email,
+    Domain,
+    Account,
 }
 
 impl Person {
@@ -76,7 +126,17 @@ impl Person {
         Some(Person { by, text: json::text(json).into_owned() })
     }
 
-    /// The profile_id or email as text.
+    /// The account that a request of this `domain` and `account_id` is about, both JSON: domain if JavaScript takes it
+    /// for true, else account_id if so, else none.
+    pub fn of_account(domain: Option<&str>, account_id: Option<&str>) -> Option<Person> {
+        let (by, json) = match domain.filter(|d| json::truthy(d)) {
+            Some(domain) => (By::Domain, domain),
+            None => (By::Account, account_id.filter(|a| json::truthy(a))?),
+        };
+        Some(Person { by, text: json::text(json).into_owned() })
+    }
+
+    /// What names them, as text.
     pub fn text(&self) -> &str {
         &self.text
     }
@@ -86,6 +146,8 @@ impl Person {
         let mut hash = Sha256::new_with_prefix(match self.by {
             By::Profile => b"koala-agent lane of a profile_id\0".as_slice(),
             By::Email => b"koala-agent lane of an email\0",
+            By::Domain => b"koala-agent lane of a domain\0",
+            By::Account => b"koala-agent lane of an account_id\0",
         });
         hash.update(&self.text);
         let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = hash.finalize().into();

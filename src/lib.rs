@@ -19,15 +19,15 @@
 //!
 //! - [`reason`]: why something is as it is: a code from a closed list, a sentence for a person
 //! - [`clock`]: all time; tests own it
+//! - [`event`]: what an event is: all meaning of its text
+//! - [`item`]: one event's part of a request, and whose it is
+//! - [`mapping`]: from event to items: triggers, actions, fields
 //! - [`disk`]: the room on a file system
 //! - [`config`]: the settings in force, and the key
 //! - [`status`]: what the agent tells about itself
 //! - [`telemetry`]: the log
 //! - [`receiver`]: a local Koala, for the demonstration, the tests, and trying things out
-//! - [`event`]: what an event is: all meaning of its text
-//! - [`item`]: one event's part of a request, and whose it is
 //! - [`spool`]: the folder that files are dropped into
-//! - [`mapping`]: from event to item
 //! - [`koala`]: requests, the client, and what an answer means
 //! - [`outbox`]: the database; all SQL
 //! - [`agent`]: the loops, and the pure judgement of what is sent next and what an answer does

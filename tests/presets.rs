@@ -2,10 +2,14 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+#[path = "common/mapped.rs"]
+mod mapped;
+
 use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, MessageId};
 use koala_agent::koala::batch::Batch;
-use koala_agent::mapping::{Outcome, map};
+use koala_agent::mapping::Outcome;
+use mapped::map;
 
 /// What becomes of the event: the request's body, the code of a skip, the text of what is wrong.
 fn sent(event: &str) -> String {

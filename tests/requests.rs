@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
+#[path = "common/mapped.rs"]
+mod mapped;
+
 use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, MAX_DEPTH};
 use koala_agent::item::{Item, ItemKind};
 use koala_agent::koala::batch::{Batch, MAX_OF_A_KIND};
-use koala_agent::mapping::{Outcome, map};
+use koala_agent::mapping::Outcome;
+use mapped::map;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 

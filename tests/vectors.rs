@@ -4,14 +4,17 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
 mod common;
+#[path = "common/mapped.rs"]
+mod mapped;
 
 use common::World;
 use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, MessageId};
 use koala_agent::koala::batch::Batch;
-use koala_agent::mapping::{Outcome, map};
+use koala_agent::mapping::Outcome;
 use koala_agent::reason::Code;
 use koala_agent::receiver::{Faults, Held, Kind};
+use mapped::map;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;

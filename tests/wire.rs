@@ -7,6 +7,7 @@ mod server;
 
 use koala_agent::clock::{Clock, Timestamp};
 use koala_agent::config::{Config, Environment, Options, load};
+use koala_agent::item::Endpoint;
 use koala_agent::koala::{Client, Verdict};
 use koala_agent::reason::{Code, Reason};
 use server::{Server, message, pem, tls};
@@ -47,7 +48,7 @@ fn taking() -> Server {
 }
 
 async fn send(endpoint: &str, lines: &str) -> Verdict {
-    let verdict = client(endpoint, lines).batch("{\"secret\":1}".to_owned()).await;
+    let verdict = client(endpoint, lines).batch(Endpoint::People, "{\"secret\":1}".to_owned()).await;
     assert!(!format!("{verdict:?}").contains(KEY), "{verdict:?}");
     verdict
 }
@@ -90,7 +91,7 @@ async fn a_connection_is_used_again_and_every_request_says_who_sends_it() {
     let server = taking();
     let client = client(&server.endpoint(), "");
     for _ in 0..30 {
-        assert_eq!(client.batch("{}".into()).await, Verdict::Accepted);
+        assert_eq!(client.batch(Endpoint::People, "{}".into()).await, Verdict::Accepted);
     }
     drop(client);
     let heard = || server.heard().concat();
@@ -112,7 +113,7 @@ async fn a_connection_is_let_go_after_minutes_though_it_is_busy() {
     let began = Instant::now();
     while server.heard().is_empty() {
         assert!(began.elapsed() < Duration::from_secs(30), "it is kept");
-        assert_eq!(client.batch("{}".into()).await, Verdict::Accepted);
+        assert_eq!(client.batch(Endpoint::People, "{}".into()).await, Verdict::Accepted);
         clock.advance(Duration::from_secs(10));
         tokio::time::sleep(Duration::from_millis(5)).await;
     }

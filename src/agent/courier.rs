@@ -16,8 +16,8 @@ use crate::event::Event;
 use crate::item::Lane;
 use crate::koala::batch::{Batch, MAX_OF_A_KIND};
 use crate::koala::{Client, Verdict};
-use crate::mapping::{self, map};
-use crate::outbox::{OutboxError, PendingEvent, Reader, Settled, Writer};
+use crate::mapping::{self, Mappings};
+use crate::outbox::{OutboxError, PendingItem, Reader, Settled, Writer};
 use crate::reason::{Code, Reason};
 use crate::status::{self, DestinationState};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,6 +51,8 @@ pub enum Signal {
         /// How many requests may be in flight.
         concurrency: usize,
     },
+    /// Other mappings are in force.
+    Mappings(Arc<Mappings>),
     /// Finish what is in flight, then end.
     Stop,
 }
@@ -61,6 +63,7 @@ type Committed = Result<Vec<(Lane, Option<i64>)>, Arc<OutboxError>>;
 /// The courier's state; [`Courier::run`] is its loop.
 pub struct Courier {
     client: Option<Client>,
+    mappings: Arc<Mappings>,
     writer: Writer,
     reader: Arc<Mutex<Reader>>,
     clock: Clock,
@@ -82,6 +85,7 @@ impl Courier {
     pub fn new(
         client: Option<Client>,
         concurrency: usize,
+        mappings: Arc<Mappings>,
         writer: Writer,
         reader: Reader,
         clock: Clock,
@@ -92,6 +96,7 @@ impl Courier {
         let destination = Destination::new(concurrency, not_before, clock.moment(), fastrand::Rng::new());
         Courier {
             client,
+            mappings,
             writer,
             reader: Arc::new(Mutex::new(reader)),
             clock,
@@ -154,6 +159,7 @@ impl Courier {
                         self.dispatch.destination.set_concurrency(concurrency);
                         self.kick();
                     }
+                    Some(Signal::Mappings(mappings)) => self.mappings = mappings,
                     Some(Signal::Stop) | None => return self.stop().await,
                 },
                 () = self.clock.sleep_until(wait.unwrap_or_default()), if wait.is_some() => {}
@@ -185,7 +191,7 @@ impl Courier {
         let Some(client) = self.client.clone() else { return Ok(()) };
         let max_bytes = self.dispatch.max_bytes();
         let events = self.read(move |reader| reader.gather(order.lane, GATHER_AT_ONCE, max_bytes)).await?;
-        let Request { batch, seqs, settled } = request(events, order.take, max_bytes);
+        let Request { batch, seqs, settled } = request(&self.mappings, events, order.take, max_bytes);
         if !settled.is_empty() {
             // The mapping has changed since they were stored: they are settled first, to keep the order.
             let lanes = self.dispatch.unsent(order);
@@ -193,7 +199,8 @@ impl Courier {
         } else if let Some(batch) = batch {
             let body = batch.body();
             let ticket = self.dispatch.sent(order, seqs, body.len());
-            self.requests.spawn(async move { (ticket, client.batch(body).await) });
+            let endpoint = batch.endpoint();
+            self.requests.spawn(async move { (ticket, client.batch(endpoint, body).await) });
         } else {
             self.dispatch.nothing(order);
         }
@@ -328,7 +335,7 @@ struct Request {
 }
 
 /// The events, oldest first, as far as they fit into one request.
-fn request(events: Vec<PendingEvent>, take: Take, max_bytes: usize) -> Request {
+fn request(mappings: &Mappings, events: Vec<PendingItem>, take: Take, max_bytes: usize) -> Request {
     let mut request = Request { batch: None, seqs: Vec::new(), settled: Vec::new() };
     let (skip, most) = match take {
         Take::First(most) => (0, most),
@@ -338,7 +345,7 @@ fn request(events: Vec<PendingEvent>, take: Take, max_bytes: usize) -> Request {
         if request.seqs.len() == most {
             break;
         }
-        let item = match mapped(&event) {
+        let item = match mapped(mappings, &event) {
             mapping::Outcome::Send(item) => *item,
             mapping::Outcome::Skip(reason) => {
                 request.settled.push((event.seq, Settled::Skipped(reason)));
@@ -364,9 +371,9 @@ fn request(events: Vec<PendingEvent>, take: Take, max_bytes: usize) -> Request {
     request
 }
 
-fn mapped(event: &PendingEvent) -> mapping::Outcome {
+fn mapped(mappings: &Mappings, event: &PendingItem) -> mapping::Outcome {
     match Event::parse(&event.body) {
-        Ok(view) => map(&view, &event.message_id, event.spooled_at),
+        Ok(view) => mappings.map_by(&event.mapping, &view, &event.message_id, event.spooled_at),
         // It was an event when it was stored, so this is a damaged row: it fails, and is kept to be looked at.
         Err(flaw) => mapping::Outcome::Invalid(Reason::new(flaw.code, flaw.text)),
     }

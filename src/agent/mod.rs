@@ -153,6 +153,7 @@ impl Agent {
         let courier = Courier::new(
             client,
             config.koala.concurrency,
+            config.mappings.clone(),
             outbox.writer.clone(),
             reader()?,
             clock.clone(),
@@ -282,6 +283,7 @@ impl Agent {
         }
         let (dir, path) = (current.spool.dir.clone(), current.outbox.path.clone());
         let (endpoint, concurrency) = (config.koala.endpoint.clone(), config.koala.concurrency);
+        let _ = self.signals.send(Signal::Mappings(config.mappings.clone()));
         *current = config;
         (current.spool.dir, current.outbox.path) = (dir, path);
         self.outbox.writer.reconfigure(&current.outbox);

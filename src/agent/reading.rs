@@ -230,7 +230,7 @@ impl Intake {
             place,
             spooled_at,
             body: event.raw().to_owned(),
-            fate: triage(&event, &message_id, spooled_at),
+            fate: triage(&self.config.mappings, &event, &message_id, spooled_at),
             message_id,
         })
     }

@@ -4,6 +4,7 @@ use super::input::{Found, Source};
 use super::prospect::{Prospect, prospect};
 use super::{CliError, Context, ExitCode, output, typed};
 use crate::clock::Timestamp;
+use crate::config::Config;
 use crate::event::{Event, MessageId};
 use crate::reason::Reason;
 use clap::Args;
@@ -48,19 +49,20 @@ pub fn run(context: &Context, args: &MapArgs) -> Result<ExitCode, CliError> {
         let Some(found) = next.map_err(|source| CliError::Input { name: name.clone(), source })? else {
             break;
         };
-        serde_json::to_writer(&mut out, &mapped(found, &name, written)).map_err(std::io::Error::from)?;
+        serde_json::to_writer(&mut out, &mapped(&config, found, &name, written))
+            .map_err(std::io::Error::from)?;
         out.write_all(b"\n")?;
     }
     out.flush()?;
     Ok(ExitCode::Success)
 }
 
-fn mapped(found: Found, name: &str, written: Timestamp) -> Mapped {
+fn mapped(config: &Config, found: Found, name: &str, written: Timestamp) -> Mapped {
     let outcome = found.event.and_then(|text| {
         let event = Event::parse(&text)?;
         let derived = || MessageId::derived(name.as_bytes(), found.place, event.raw().as_bytes());
         let id = event.message_id()?.unwrap_or_else(derived);
-        let prospect = prospect(&event, &id, written);
+        let prospect = prospect(&config.mappings, &event, &id, written);
         Ok(Mapped { message_id: Some(id.as_str().to_owned()), prospect })
     });
     outcome.unwrap_or_else(|flaw| Mapped {

@@ -3,13 +3,10 @@
 use crate::clock::Timestamp;
 use crate::event::{Event, MessageId};
 use crate::koala::batch::Batch;
-use crate::mapping::{Outcome, map};
+use crate::mapping::{Mappings, Outcome};
 use crate::reason::{Code, Reason};
 use serde::Serialize;
 use serde_json::value::RawValue;
-
-/// The path of a request for people; the key's place stands there as written.
-const PATH: &str = "/web/projects/<public_key>/batch";
 
 /// The outcome of the mapping in force.
 #[derive(Debug, Serialize)]
@@ -28,20 +25,41 @@ pub enum Prospect {
 pub struct Request {
     /// `POST`.
     pub method: &'static str,
-    /// Below the endpoint.
-    pub path: &'static str,
+    /// Below the endpoint; the key's place stands there as written.
+    pub path: String,
     /// In the bytes that would be sent.
     pub body: Box<RawValue>,
 }
 
 /// What becomes of an event that is known by that id and was written at that time.
-pub fn prospect(event: &Event<'_>, message_id: &MessageId, written: Timestamp) -> Prospect {
-    match map(event, message_id, written) {
-        Outcome::Send(item) => match RawValue::from_string(Batch::new(*item).body()) {
-            Ok(body) => Prospect::Requests(vec![Request { method: "POST", path: PATH, body }]),
-            Err(e) => Prospect::Invalid(Reason::new(Code::NotJson, e.to_string())),
-        },
-        Outcome::Skip(reason) => Prospect::Skipped(reason),
-        Outcome::Invalid(reason) => Prospect::Invalid(reason),
+pub fn prospect(
+    mappings: &Mappings,
+    event: &Event<'_>,
+    message_id: &MessageId,
+    written: Timestamp,
+) -> Prospect {
+    let mapped = match mappings.map(event, message_id, written) {
+        Ok(mapped) => mapped,
+        Err(reason) => return Prospect::Skipped(reason),
+    };
+    let (mut requests, mut skipped, mut invalid) = (Vec::new(), None, None);
+    for outcome in mapped.into_iter().map(|mapped| mapped.outcome) {
+        match outcome {
+            Outcome::Send(item) => {
+                let batch = Batch::new(*item);
+                let path = format!("/web/projects/<public_key>/{}", batch.endpoint().path());
+                match RawValue::from_string(batch.body()) {
+                    Ok(body) => requests.push(Request { method: "POST", path, body }),
+                    Err(e) => invalid = Some(Reason::new(Code::NotJson, e.to_string())),
+                }
+            }
+            Outcome::Skip(reason) => skipped = skipped.or(Some(reason)),
+            Outcome::Invalid(reason) => invalid = invalid.or(Some(reason)),
+        }
+    }
+    match (invalid, skipped) {
+        (Some(reason), _) if requests.is_empty() => Prospect::Invalid(reason),
+        (None, Some(reason)) if requests.is_empty() => Prospect::Skipped(reason),
+        _ => Prospect::Requests(requests),
     }
 }

@@ -7,10 +7,10 @@ use super::permission::may_change;
 use super::when::When;
 use super::{CliError, Context, ExitCode};
 use crate::agent::triage;
+use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::event::Event;
-use crate::item::Lane;
-use crate::outbox::{Admin, Fate, Filter, Kept, State};
+use crate::outbox::{Admin, Fate, Filter, Kept, NewItem, State};
 use crate::reason::{Code, Reason};
 use crate::spool::{SpoolError, rejects_of};
 use clap::{ArgGroup, Args};
@@ -68,7 +68,7 @@ pub fn run(context: &Context, args: RetryArgs) -> Result<ExitCode, CliError> {
     }
     let mut admin = Admin::open(&config.outbox)?;
     if !args.message_ids.is_empty() {
-        return one_by_one(&mut admin, &args.message_ids);
+        return one_by_one(&mut admin, &config, &args.message_ids, context.clock.now());
     }
     let filter = Filter {
         states: args.state,
@@ -76,39 +76,38 @@ pub fn run(context: &Context, args: RetryArgs) -> Result<ExitCode, CliError> {
         since: args.since.map(|time| time.from(context.clock.now())),
         ..Filter::default()
     };
-    all(&mut admin, &config, &filter)
+    all(&mut admin, &config, &filter, context.clock.now())
 }
 
-/// What goes back: the row, its person under the mapping in force.
-fn sorted(kept: &Kept) -> Result<(i64, Lane, String), Reason> {
-    let event = &kept.event;
-    let parsed = Event::parse(&event.body).map_err(|flaw| Reason::new(flaw.code, flaw.to_string()))?;
-    match triage(&parsed, &event.message_id, event.spooled_at) {
-        Fate::Send { lane, person } => Ok((event.seq, lane, person)),
+/// What goes back: the row, and its items under the mappings in force.
+fn sorted(config: &Config, kept: &Kept) -> Result<(i64, Vec<NewItem>), Reason> {
+    let parsed = Event::parse(&kept.body).map_err(|flaw| Reason::new(flaw.code, flaw.to_string()))?;
+    match triage(&config.mappings, &parsed, &kept.message_id, kept.spooled_at) {
+        Fate::Send(items) => Ok((kept.seq, items)),
         Fate::Skip(reason) | Fate::Fail(reason) => Err(reason),
     }
 }
 
-fn all(admin: &mut Admin, config: &Config, filter: &Filter) -> Result<ExitCode, CliError> {
+fn all(admin: &mut Admin, config: &Config, filter: &Filter, now: Timestamp) -> Result<ExitCode, CliError> {
     let total = admin.reader().list(filter, 0)?.total;
     let (mut after, mut seen, mut back) = (0, 0, 0);
     let mut stay: BTreeMap<(Code, String), u64> = BTreeMap::new();
     loop {
         let page = admin.all_kept(filter, after, AT_ONCE)?;
         let Some(last) = page.last() else { break };
-        (after, seen) = (last.event.seq, seen + page.len() as u64);
+        (after, seen) = (last.seq, seen + page.len() as u64);
         let mut going = Vec::with_capacity(page.len());
         for kept in &page {
-            match sorted(kept) {
+            match sorted(config, kept) {
                 Ok(row) => going.push(row),
                 Err(reason) => *stay.entry((reason.code, reason.text)).or_default() += 1,
             }
         }
-        back += admin.readmit(&going)?;
+        back += admin.readmit(&going, now)?;
     }
     if seen == 0 {
         // Whoever retries wants a waiting agent to try now.
-        admin.readmit(&[])?;
+        admin.readmit(&[], now)?;
     }
     let mut text = format!("{} pending again\n", count(back, "event"));
     for ((code, reason), events) in stay {
@@ -124,12 +123,17 @@ fn all(admin: &mut Admin, config: &Config, filter: &Filter) -> Result<ExitCode, 
     Ok(ExitCode::Success)
 }
 
-fn one_by_one(admin: &mut Admin, ids: &[String]) -> Result<ExitCode, CliError> {
+fn one_by_one(
+    admin: &mut Admin,
+    config: &Config,
+    ids: &[String],
+    now: Timestamp,
+) -> Result<ExitCode, CliError> {
     let (mut text, mut going, mut end) = (String::new(), Vec::new(), ExitCode::Success);
     for id in ids {
         let shown = plain(id);
         match admin.kept(id)? {
-            Some(Ok(kept)) => match sorted(&kept) {
+            Some(Ok(kept)) => match sorted(config, &kept) {
                 Ok(row) => {
                     going.push(row);
                     text += &format!("{shown}  pending again\n");
@@ -152,7 +156,7 @@ fn one_by_one(admin: &mut Admin, ids: &[String]) -> Result<ExitCode, CliError> {
         }
     }
     // Also with none of them: a waiting agent is to try now.
-    admin.readmit(&going)?;
+    admin.readmit(&going, now)?;
     output::print(&text)?;
     Ok(end)
 }

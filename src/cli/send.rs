@@ -150,7 +150,7 @@ impl Parcel {
             let text = "an earlier event of the input has the same messageId and other content".to_owned();
             return Err(Flaw { code: Code::MessageIdReused, text, line, column: 1, incomplete: false });
         }
-        match triage(&event, &id, written) {
+        match triage(&config.mappings, &event, &id, written) {
             Fate::Send { .. } => {}
             Fate::Skip(reason) => self.note("be skipped", reason, name, line, place),
             Fate::Fail(reason) => self.note("fail", reason, name, line, place),

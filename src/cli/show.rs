@@ -73,7 +73,7 @@ pub fn run(context: &Context, args: &ShowArgs) -> Result<ExitCode, CliError> {
         Some(State::Pending) => Some(next(&gather(&config, now), reader.ahead(detail.row.seq)?, now)),
         _ => None,
     };
-    let shown = shown(detail, next);
+    let shown = shown(&config, detail, next);
     output::print(&match args.json {
         true => serde_json::to_string_pretty(&shown).map_err(std::io::Error::from)? + "\n",
         false => text(&shown),
@@ -81,11 +81,11 @@ pub fn run(context: &Context, args: &ShowArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::Success)
 }
 
-fn shown(detail: Detail, next: Option<Next>) -> Shown {
+fn shown(config: &Config, detail: Detail, next: Option<Next>) -> Shown {
     let Detail { row, spooled_at, body, attempts } = detail;
     let id = MessageId::remembered(row.message_id.clone());
     let event = body.as_deref().and_then(|body| Event::parse(body).ok());
-    let prospect = event.map(|event| prospect(&event, &id, spooled_at));
+    let prospect = event.map(|event| prospect(&config.mappings, &event, &id, spooled_at));
     let body = body.and_then(|body| RawValue::from_string(body).ok());
     Shown { row, spooled_at, history: attempts, next, prospect, body }
 }

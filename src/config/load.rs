@@ -1,13 +1,16 @@
 //! Which configuration is in force, and how its layers are read: the defaults, the file, the environment.
 
+use super::mappings::read_exported;
 use super::settings::{GivenKey, Settings};
 use super::{Config, ConfigError, Environment, Koala, Scope, VARIABLE, key};
+use crate::mapping::Mappings;
 use directories::ProjectDirs;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The configuration of the machine's own agent, for every user of it.
 const SYSTEM_FILE: &str = "/etc/koala-agent/config.toml";
@@ -122,6 +125,7 @@ pub(super) fn load_among(
     key = settings.take_key().or(key);
     settings.check_together();
 
+    let mappings = mappings_of(&mut settings, &path);
     find_key(&mut settings, key, default_key_file, env);
     if !settings.problems.is_empty() {
         return Err(ConfigError::Invalid { problems: settings.problems });
@@ -136,7 +140,38 @@ pub(super) fn load_among(
     }
     let status_file = status_file.unwrap_or_else(|| beside(&outbox.path));
     let file_exists = file.is_some();
-    Ok(Config { scope, path, file_exists, status_file, spool, outbox, koala, key_exposed, warnings })
+    let mappings = Arc::new(mappings);
+    Ok(Config {
+        scope,
+        path,
+        file_exists,
+        status_file,
+        spool,
+        outbox,
+        koala,
+        mappings,
+        key_exposed,
+        warnings,
+    })
+}
+
+/// What is written of mappings, else the presets.
+fn mappings_of(settings: &mut Settings, config: &Path) -> Mappings {
+    let mut definitions = std::mem::take(&mut settings.mappings);
+    let file = settings.mappings_file.take();
+    if definitions.is_empty() && file.is_none() {
+        return Mappings::presets();
+    }
+    if let Some(file) = file {
+        match read_exported(&config.with_file_name(file)) {
+            Ok(exported) => definitions.extend(exported),
+            Err(problem) => settings.problems.push(problem),
+        }
+    }
+    Mappings::new(&definitions).unwrap_or_else(|flaws| {
+        settings.problems.extend(flaws.iter().map(ToString::to_string));
+        Mappings::presets()
+    })
 }
 
 /// The text and the mode of a configuration file; `None` if there is no such file.

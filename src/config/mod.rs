@@ -9,6 +9,7 @@ mod environment;
 mod error;
 mod key;
 mod load;
+mod mappings;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -21,8 +22,10 @@ pub use key::{InvalidKey, PublicKey};
 pub use load::{Options, load};
 pub use units::{Bytes, Floor};
 
+use crate::mapping::Mappings;
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The commented defaults: the file that a package installs, and the documentation of every key.
@@ -62,6 +65,8 @@ pub struct Config {
     pub outbox: Outbox,
     /// `[koala]`
     pub koala: Koala,
+    /// The mappings: the presets, where none are written.
+    pub mappings: Arc<Mappings>,
     /// Whether the file holds the key and can be read by everybody, which a `check` fails.
     pub key_exposed: bool,
     /// What was odd but no error, a sentence each; the caller shows them.

@@ -4,7 +4,8 @@
 
 use super::units::{Bytes, LONGEST};
 use super::value::{Given, Wrong};
-use super::{Environment, Koala, Outbox, PREFIX, PublicKey, Spool, VARIABLE, address};
+use super::{Environment, Koala, Outbox, PREFIX, PublicKey, Spool, VARIABLE, address, mappings};
+use crate::mapping::Definition;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -22,15 +23,16 @@ const SMALLEST_EVENT_LIMIT: u64 = 1 << 10;
 /// An empty outbox with its write-ahead log must fit in.
 const SMALLEST_OUTBOX: u64 = 1 << 20;
 
-const NO_MAPPINGS: &str = "[[mapping]] is not supported yet: this version sends by the two presets, \
-                           Track Calls and Identify Calls; remove the section";
-
 /// What has been read so far; each layer that is read overwrites what it sets.
 #[derive(Default)]
 pub(super) struct Settings {
     pub spool: Spool,
     pub outbox: Outbox,
     pub koala: Koala,
+    /// `[[mapping]]`
+    pub mappings: Vec<Definition>,
+    /// A file of them; relative to the configuration's folder.
+    pub mappings_file: Option<PathBuf>,
     /// What was odd but no error.
     pub warnings: Vec<String>,
     /// What was wrong, a sentence each.
@@ -55,6 +57,7 @@ pub(super) type Read = fn(&mut Settings, &Given) -> Result<(), Wrong>;
 
 /// All keys, in the order of the commented defaults.
 pub(super) const KEYS: &[(&str, Read)] = &[
+    ("mappings_file", |s, v| put(&mut s.mappings_file, v.text().map(|text| Some(PathBuf::from(text))))),
     ("spool.dir", |s, v| put(&mut s.spool.dir, v.path())),
     ("spool.scan_interval", |s, v| put(&mut s.spool.scan_interval, v.duration(SHORTEST_SCAN..=LONGEST))),
     ("spool.settle", |s, v| put(&mut s.spool.settle, v.duration(Duration::ZERO..=LONGEST))),
@@ -118,7 +121,10 @@ impl Settings {
             let (at, name) = (key.span().start, format!("{prefix}{}", key.get_ref().escape_debug()));
             let section = format!("{name}.");
             let wrong = match value.get_ref() {
-                _ if name == "mapping" => Err(format!("{}: {NO_MAPPINGS}", file.place(at))),
+                value if name == "mapping" => {
+                    mappings::read_toml(file, at, value, &mut self.mappings, problems);
+                    Ok(())
+                }
                 DeValue::Table(inner) if !inner.is_empty() => {
                     self.read_table(file, &section, inner, problems);
                     Ok(())
@@ -218,13 +224,13 @@ impl Settings {
 }
 
 /// A configuration file, for naming places in it.
-struct File<'a> {
+pub(super) struct File<'a> {
     shown: String,
     text: &'a str,
 }
 
 impl File<'_> {
-    fn place(&self, at: usize) -> String {
+    pub fn place(&self, at: usize) -> String {
         format!("{}:{}", self.shown, self.text[..at].matches('\n').count() + 1)
     }
 }

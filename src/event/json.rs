@@ -11,6 +11,14 @@ use std::fmt;
 
 pub(crate) use super::scan::{compact, pretty};
 
+/// The value of that text, on its own.
+///
+/// # Errors
+/// It is no JSON.
+pub(crate) fn owned(json: &str) -> Result<Box<RawValue>, serde_json::Error> {
+    RawValue::from_string(json.to_owned())
+}
+
 /// One member of an object.
 #[derive(Debug, Clone)]
 pub(crate) struct Member<'a> {

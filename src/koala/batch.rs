@@ -1,11 +1,12 @@
-//! The body of a request: some events of one person, in order, that together say what they say one by one.
+//! The body of a request: some events of one person or account, in order, that together say what they say one by one.
 //!
 //! ```text
 //! {profile_id?, email?, traits, ip?, identifies: […], events: […]}
+//! {domain?, account_id?, identifies: […], events: […]}
 //! ```
 
 use crate::event::json::Object;
-use crate::item::{Item, ItemKind, Person};
+use crate::item::{Endpoint, Item, Names, Person};
 use std::collections::HashMap;
 
 /// How many items of each kind one request may hold: Koala's own limit.
@@ -17,11 +18,10 @@ pub const MAX_OF_A_KIND: usize = 30;
 /// its start tells the items in order. No trait of the top level has had two values.
 #[derive(Debug, Clone)]
 pub struct Batch {
+    endpoint: Endpoint,
     person: Person,
-    profile_id: Option<String>,
-    email: Option<String>,
-    ip: Option<String>,
-    traits: Traits,
+    names: Names,
+    traits: Option<Traits>,
     identifies: Vec<String>,
     events: Vec<String>,
 }
@@ -29,31 +29,37 @@ pub struct Batch {
 impl Batch {
     /// A request for this item.
     pub fn new(first: Item) -> Batch {
-        let Item { kind, person, profile_id, email, ip, traits, body, message_id: _ } = first;
-        let (identifies, events) = match kind {
-            ItemKind::Identify => (vec![body], vec![]),
-            ItemKind::Track => (vec![], vec![body]),
-        };
-        Batch { person, profile_id, email, ip, traits: Traits::new(traits), identifies, events }
+        let Item { kind, person, names, traits, body, message_id: _ } = first;
+        let (identifies, events) =
+            if kind.is_identify() { (vec![body], vec![]) } else { (vec![], vec![body]) };
+        let endpoint = kind.endpoint();
+        Batch { endpoint, person, names, traits: traits.map(Traits::new), identifies, events }
     }
 
     /// Takes the item in after the others. An error gives it back, the batch unchanged: the request must end
     /// before it.
     #[expect(clippy::result_large_err, reason = "the item goes on into the next batch, once a request")]
     pub fn push(&mut self, item: Item) -> Result<(), Item> {
-        let same = self.profile_id == item.profile_id && self.email == item.email && self.ip == item.ip;
-        let room = match item.kind {
-            ItemKind::Identify => self.events.is_empty() && self.identifies.len() < MAX_OF_A_KIND,
-            ItemKind::Track => self.events.len() < MAX_OF_A_KIND,
+        let same = self.endpoint == item.kind.endpoint() && self.names == item.names;
+        let room = if item.kind.is_identify() {
+            self.events.is_empty() && self.identifies.len() < MAX_OF_A_KIND
+        } else {
+            self.events.len() < MAX_OF_A_KIND
         };
-        if !same || !room || !self.traits.add(&item.traits) {
+        let agree = |traits: &mut Traits| traits.add(item.traits.as_deref().unwrap_or("{}"));
+        if !same || !room || !self.traits.as_mut().is_none_or(agree) {
             return Err(item);
         }
-        match item.kind {
-            ItemKind::Identify => self.identifies.push(item.body),
-            ItemKind::Track => self.events.push(item.body),
+        match item.kind.is_identify() {
+            true => self.identifies.push(item.body),
+            false => self.events.push(item.body),
         }
         Ok(())
+    }
+
+    /// Where it goes.
+    pub fn endpoint(&self) -> Endpoint {
+        self.endpoint
     }
 
     /// Whose events they are.
@@ -84,10 +90,12 @@ impl Batch {
     fn write(&self, mut out: impl FnMut(&str)) {
         let mut before = "{\"";
         for (name, json) in [
-            ("profile_id", self.profile_id.as_deref()),
-            ("email", self.email.as_deref()),
-            ("traits", Some(self.traits.text.as_str())),
-            ("ip", self.ip.as_deref()),
+            ("profile_id", self.names.profile_id.as_deref()),
+            ("email", self.names.email.as_deref()),
+            ("domain", self.names.domain.as_deref()),
+            ("account_id", self.names.account_id.as_deref()),
+            ("traits", self.traits.as_ref().map(|traits| traits.text.as_str())),
+            ("ip", self.names.ip.as_deref()),
         ] {
             let Some(json) = json else { continue };
             [before, name, "\":", json].into_iter().for_each(&mut out);
@@ -158,15 +166,14 @@ fn values(json: &str) -> HashMap<String, String> {
 mod tests {
     use super::*;
     use crate::event::MessageId;
+    use crate::item::ItemKind;
 
     fn item(kind: ItemKind, traits: &str) -> Item {
         Item {
             kind,
             person: Person::of(None, Some("\"a\"")).unwrap(),
-            profile_id: None,
-            email: Some("\"a\"".into()),
-            ip: None,
-            traits: traits.into(),
+            names: Names { email: Some("\"a\"".into()), ..Names::default() },
+            traits: Some(traits.into()),
             body: "{}".into(),
             message_id: MessageId::new("m".into()).unwrap(),
         }
@@ -205,13 +212,18 @@ mod tests {
     #[test]
     fn a_request_ends_before_what_would_change_its_meaning() {
         let first = || identify(r#"{"plan":"pro"}"#);
+        let named = |change: fn(&mut Names)| {
+            let mut item = first();
+            change(&mut item.names);
+            item
+        };
         for (why, batch, item) in [
             ("a trait changes", vec![first()], track(r#"{"new":1,"plan":"free"}"#)),
             ("a number is spelt otherwise", vec![track(r#"{"n":1}"#)], track(r#"{"n":1.0}"#)),
             ("an identify follows a track", vec![first(), track("{}")], identify("{}")),
-            ("another profile_id", vec![first()], Item { profile_id: Some("1".into()), ..first() }),
-            ("another email", vec![first()], Item { email: Some("\"b\"".into()), ..first() }),
-            ("an ip", vec![first()], Item { ip: Some("\"::1\"".into()), ..first() }),
+            ("another profile_id", vec![first()], named(|names| names.profile_id = Some("1".into()))),
+            ("another email", vec![first()], named(|names| names.email = Some("\"b\"".into()))),
+            ("an ip", vec![first()], named(|names| names.ip = Some("\"::1\"".into()))),
             ("30 identifies", vec![first(); 30], first()),
             ("30 tracks", vec![track("{}"); 30], track("{}")),
         ] {

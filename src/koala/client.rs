@@ -3,6 +3,7 @@
 use super::verdict::{Answer, Verdict, judge};
 use crate::clock::{Clock, Mono};
 use crate::config::{self, PublicKey};
+use crate::item::Endpoint;
 use crate::reason::{Code, Reason};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
@@ -78,8 +79,9 @@ impl Client {
     }
 
     /// Sends a request's body for people, and judges the answer.
-    pub async fn batch(&self, body: String) -> Verdict {
-        let request = self.http().post(self.url("batch")).header(CONTENT_TYPE, "application/json").body(body);
+    pub async fn batch(&self, endpoint: Endpoint, body: String) -> Verdict {
+        let url = self.url(endpoint.path());
+        let request = self.http().post(url).header(CONTENT_TYPE, "application/json").body(body);
         self.judged(request.send().await).await
     }
 

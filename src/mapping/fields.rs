@@ -1,4 +1,4 @@
-//! An event's members as a preset maps them: cleaned (null and "" are dropped), then checked.
+//! An event's members as a mapping maps them: cleaned (null and "" are dropped), then checked.
 
 use super::datetime;
 use crate::clock::Timestamp;
@@ -7,6 +7,17 @@ use crate::event::json::{self, Object, Shape};
 use crate::item::ItemKind;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
+
+/// The fields that a mapping's own definitions made of an event; `None`: there is nothing.
+#[derive(Default)]
+pub struct Given(pub Vec<(&'static str, Option<Box<RawValue>>)>);
+
+impl Given {
+    /// The field, if the mapping defines it.
+    pub fn get(&self, field: &str) -> Option<Option<&RawValue>> {
+        self.0.iter().find(|(name, _)| *name == field).map(|(_, value)| value.as_deref())
+    }
+}
 
 /// The mapped fields. Scalars are the JSON text of a string.
 pub struct Fields<'a> {
@@ -20,48 +31,69 @@ pub struct Fields<'a> {
     pub sent_at: Cow<'a, str>,
     pub context: Option<Object<'a>>,
     pub device_ip: Option<Cow<'a, str>>,
+    /// The mapping's own; `None`: the event's.
+    pub message_id: Option<Cow<'a, str>>,
 }
 
 impl<'a> Fields<'a> {
-    /// The fields, or every fault of the event in one sentence for a person.
-    pub fn read(event: &Event<'a>, kind: ItemKind, timestamp: Timestamp) -> Result<Fields<'a>, String> {
+    /// The fields: those that are given, and the preset's for the rest; or every fault of the event in one sentence
+    /// for a person.
+    pub fn read(
+        event: &Event<'a>,
+        kind: ItemKind,
+        timestamp: Timestamp,
+        given: &'a Given,
+    ) -> Result<Fields<'a>, String> {
         let mut check = Checks::default();
-        let context = check.object("context", event.get("context"));
-        let in_context = |name| context.as_ref().and_then(|c| c.get(name));
-        let (name, properties, traits) = match kind {
-            ItemKind::Track => (
-                check.required("event", event.get("event")),
-                check.object("properties", event.get("properties")),
-                check.object("context.traits", in_context("traits")),
-            ),
-            ItemKind::Identify => (None, None, check.object("traits", event.get("traits"))),
+        let own_context = present(event.get("context")).and_then(Object::of);
+        let in_context = |name| own_context.as_ref().and_then(|c| c.get(name));
+        let mut object = |field, preset, value| match given.get(field) {
+            Some(value) => check.object(field, value),
+            None => check.object(preset, value),
+        };
+        let context = object("context", "context", event.get("context"));
+        let (properties, traits) = if kind.is_identify() {
+            (None, object("traits", "traits", event.get("traits")))
+        } else {
+            let properties = object("properties", "properties", event.get("properties"));
+            (properties, object("traits", "context.traits", in_context("traits")))
+        };
+        let name = match kind.is_identify() {
+            true => None,
+            false => check.required("event", given.get("event").unwrap_or(event.get("event"))),
         };
         let own_traits = event.get("traits").and_then(Object::of);
-        let email = match own_traits.and_then(|t| t.non_null("email")) {
-            Some(email) => check.string("traits.email", Some(email)),
-            None => check.string("email", event.get("email")),
+        let email = match (given.get("email"), own_traits.and_then(|t| t.non_null("email"))) {
+            (Some(email), _) => check.string("email", email),
+            (None, Some(email)) => check.string("traits.email", Some(email)),
+            (None, None) => check.string("email", event.get("email")),
         };
-        let sent_at =
-            match ["timestamp", "originalTimestamp"].iter().find_map(|at| Some((at, event.present(at)?))) {
-                Some((at, value)) => check.date_time(at, value),
-                None => Cow::Owned(json::quote(&timestamp.to_millis_string())),
-            };
-        let device_ip = check.string("context.ip", in_context("ip"));
-        match check.faults.is_empty() {
-            true => Ok(Fields { email, event: name, properties, traits, sent_at, context, device_ip }),
-            false => Err(check.faults.join("; ")),
+        let sent_at = match given.get("sent_at") {
+            Some(value) => check.required("sent_at", value).map(|_| check.date_time("sent_at", value)),
+            None => Some(check.sent_at(event, timestamp)),
+        };
+        let device_ip = match given.get("device_ip") {
+            Some(ip) => check.string("device_ip", ip),
+            None => check.string("context.ip", in_context("ip")),
+        };
+        let message_id = given.get("message_id").and_then(|id| check.required("message_id", id));
+        match (sent_at, check.faults.is_empty()) {
+            (Some(sent_at), true) => {
+                Ok(Fields { email, event: name, properties, traits, sent_at, context, device_ip, message_id })
+            }
+            _ => Err(check.faults.join("; ")),
         }
     }
 }
 
 /// Collects what is wrong; a faulty field reads as missing, and the event is given up in the end.
 #[derive(Default)]
-struct Checks {
-    faults: Vec<String>,
+pub struct Checks {
+    pub faults: Vec<String>,
 }
 
 impl Checks {
-    fn object<'a>(&mut self, name: &str, value: Option<&'a RawValue>) -> Option<Object<'a>> {
+    pub fn object<'a>(&mut self, name: &str, value: Option<&'a RawValue>) -> Option<Object<'a>> {
         let value = present(value)?;
         let object = Object::of(value);
         if object.is_none() {
@@ -70,7 +102,7 @@ impl Checks {
         object
     }
 
-    fn string<'a>(&mut self, name: &str, value: Option<&'a RawValue>) -> Option<Cow<'a, str>> {
+    pub fn string<'a>(&mut self, name: &str, value: Option<&'a RawValue>) -> Option<Cow<'a, str>> {
         let value = present(value)?;
         let string = json::as_string(value);
         if string.is_none() {
@@ -79,15 +111,23 @@ impl Checks {
         string
     }
 
-    fn required<'a>(&mut self, name: &str, value: Option<&'a RawValue>) -> Option<Cow<'a, str>> {
+    pub fn required<'a>(&mut self, name: &str, value: Option<&'a RawValue>) -> Option<Cow<'a, str>> {
         if present(value).is_none() {
             self.faults.push(format!("{name} is missing"));
         }
         self.string(name, value)
     }
 
-    fn date_time<'a>(&mut self, name: &str, value: &'a RawValue) -> Cow<'a, str> {
-        let string = json::as_string(value).unwrap_or_default();
+    /// When the event happened, by its own word or by the time that it was given.
+    pub fn sent_at<'a>(&mut self, event: &Event<'a>, timestamp: Timestamp) -> Cow<'a, str> {
+        match ["timestamp", "originalTimestamp"].iter().find_map(|at| Some((at, event.present(at)?))) {
+            Some((at, value)) => self.date_time(at, Some(value)),
+            None => Cow::Owned(json::quote(&timestamp.to_millis_string())),
+        }
+    }
+
+    pub fn date_time<'a>(&mut self, name: &str, value: Option<&'a RawValue>) -> Cow<'a, str> {
+        let string = value.and_then(json::as_string).unwrap_or_default();
         if !json::decode(&string).is_some_and(|text| datetime::is_valid(&text)) {
             self.faults.push(format!("{name} must be a date and time such as 2026-01-02T03:04:05Z"));
         }
@@ -95,6 +135,6 @@ impl Checks {
     }
 }
 
-fn present(value: Option<&RawValue>) -> Option<&RawValue> {
+pub fn present(value: Option<&RawValue>) -> Option<&RawValue> {
     value.filter(|v| !matches!(v.get(), "null" | "\"\""))
 }

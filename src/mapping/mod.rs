@@ -1,34 +1,40 @@
-//! From event to items: the two presets of Segment's own destination, "Track Calls" and "Identify Calls".
+//! From event to items, by mappings: a trigger says which events one takes, an action what it makes of them, fields
+//! what goes into that. Without any there are the presets of Segment's own destination, "Track Calls" and
+//! "Identify Calls".
 //!
 //! Segment's order: map, clean, check, skip. An event that is wrong is told so even where it would be skipped.
 //! Where this departs from Segment, it is on purpose: values keep the text they were written in, an event is
 //! completed rather than refused, its `integrations` are obeyed here, a null context is none, `context.source`
 //! names this agent, and RudderStack's `ko_profile_id` serves where profile_id is absent.
 
+mod account;
 mod datetime;
+mod definition;
+pub mod directive;
 mod fields;
+mod person;
+pub mod trigger;
+
+pub use definition::{Action, Definition, Flaw};
 
 use crate::clock::Timestamp;
-use crate::event::json::{self, Object, Writer};
+use crate::event::json::{self, Object};
 use crate::event::{Event, MessageId};
-use crate::item::{Item, ItemKind, Person};
+use crate::item::Item;
 use crate::reason::{Code, Reason};
-use fields::Fields;
-use serde_json::value::RawValue;
+use directive::Field;
+use fields::Given;
+use std::borrow::Cow;
+use std::sync::Arc;
+use trigger::Trigger;
 
 /// The name of this destination in an event's `integrations`; `Koala` alone is the browser's, another thing.
 const INTEGRATION: &str = "Koala (Cloud)";
 
-/// The library of the browser, whose tracks the pixel beside it has sent already.
-const BROWSER_LIBRARY: &str = "analytics.js";
+/// Segment's own limit for one destination.
+pub const MAX_MAPPINGS: usize = 50;
 
-/// What an identify's `context.source` says.
-const SOURCE: &str = "\"koala-agent\"";
-
-/// RudderStack's spelling of profile_id.
-const KO_PROFILE_ID: &str = "ko_profile_id";
-
-/// What becomes of an event under the mappings.
+/// What becomes of an event under one mapping.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// This item is sent.
@@ -39,31 +45,138 @@ pub enum Outcome {
     Invalid(Reason),
 }
 
-/// What is sent for `event`, under its own messageId or the one it was given; `timestamp` is when it happened if
-/// neither its `timestamp` nor its `originalTimestamp` says so.
-pub fn map(event: &Event, message_id: &MessageId, timestamp: Timestamp) -> Outcome {
-    if turned_off(event) {
-        return skip(Code::IntegrationsOff, "the event's integrations turn Koala (Cloud) off");
+/// What one mapping that takes an event makes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapped {
+    /// The mapping's name.
+    pub mapping: Arc<str>,
+    /// What it makes of the event.
+    pub outcome: Outcome,
+}
+
+/// The mappings in force, in order; each has a name of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mappings(Vec<Mapping>);
+
+/// One mapping, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Mapping {
+    name: Arc<str>,
+    trigger: Trigger,
+    action: Action,
+    /// The fields that are not the preset's, by their names.
+    fields: Vec<(&'static str, Field)>,
+}
+
+impl Mapping {
+    /// What people call it.
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
     }
-    let kind = match event.kind().as_deref() {
-        Some("track") => ItemKind::Track,
-        Some("identify") => ItemKind::Identify,
-        Some(_) => return skip(Code::NoMapping, "no mapping takes events of this type"),
-        None => return skip(Code::NoMapping, "no mapping takes an event without a type"),
-    };
-    let fields = match Fields::read(event, kind, timestamp) {
-        Ok(fields) => fields,
-        Err(faults) => return Outcome::Invalid(Reason::new(Code::InvalidField, faults)),
-    };
-    if kind == ItemKind::Track && from_browser(&fields) {
-        return skip(
-            Code::BrowserLibrary,
-            "analytics.js made the event, so the browser has sent it to Koala",
-        );
+
+    /// Which events it takes.
+    pub fn trigger(&self) -> &Trigger {
+        &self.trigger
     }
-    match item(kind, fields, message_id) {
-        Some(item) => Outcome::Send(Box::new(item)),
-        None => skip(Code::NoIdentity, "neither a profile_id nor an email says whose event it is"),
+
+    /// What it makes of them.
+    pub fn action(&self) -> Action {
+        self.action
+    }
+
+    /// What it makes of an event that it takes.
+    fn outcome(&self, event: &Event, message_id: &MessageId, timestamp: Timestamp) -> Outcome {
+        let given = match self.given(event, message_id, timestamp) {
+            Ok(given) => given,
+            Err(fault) => return Outcome::Invalid(Reason::new(Code::InvalidField, fault)),
+        };
+        let kind = self.action.item_kind();
+        match self.action {
+            Action::Track | Action::Identify => person::outcome(event, kind, message_id, timestamp, &given),
+            Action::AccountTrack | Action::AccountIdentify => {
+                account::outcome(event, kind, message_id, timestamp, &given)
+            }
+        }
+    }
+
+    /// The values of the mapping's own fields.
+    fn given(&self, event: &Event, message_id: &MessageId, timestamp: Timestamp) -> Result<Given, String> {
+        if self.fields.is_empty() {
+            return Ok(Given::default());
+        }
+        let text = completed(event, message_id, timestamp);
+        let event = Event::parse(&text).map_err(|flaw| flaw.to_string())?;
+        let resolve = |(name, field): &(&'static str, Field)| {
+            let value = field.resolve(&event).map_err(|fault| format!("{name}: {fault}"))?;
+            let value =
+                value.map(|json| json::owned(&json)).transpose().map_err(|e| format!("{name}: {e}"))?;
+            Ok((*name, value))
+        };
+        Ok(Given(self.fields.iter().map(resolve).collect::<Result<_, String>>()?))
+    }
+}
+
+impl Mappings {
+    /// The presets, "Track Calls" and "Identify Calls".
+    pub fn presets() -> Mappings {
+        Mappings(definition::presets())
+    }
+
+    /// These.
+    ///
+    /// # Errors
+    /// What is wrong with each of the definitions, and two of one name.
+    pub fn new(definitions: &[Definition]) -> Result<Mappings, Vec<Flaw>> {
+        definition::mappings(definitions).map(Mappings)
+    }
+
+    /// In order.
+    pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
+        self.0.iter()
+    }
+
+    /// What is sent for `event`, under its own messageId or the one it was given; `timestamp` is when it happened if
+    /// neither its `timestamp` nor its `originalTimestamp` says so. One outcome for each mapping that takes it.
+    ///
+    /// # Errors
+    /// Why no mapping takes it: then it is skipped.
+    pub fn map(
+        &self,
+        event: &Event,
+        message_id: &MessageId,
+        timestamp: Timestamp,
+    ) -> Result<Vec<Mapped>, Reason> {
+        if turned_off(event) {
+            return Err(Reason::new(
+                Code::IntegrationsOff,
+                "the event's integrations turn Koala (Cloud) off",
+            ));
+        }
+        let mapped: Vec<Mapped> = self
+            .iter()
+            .filter(|mapping| mapping.trigger.matches(event))
+            .map(|mapping| Mapped {
+                mapping: mapping.name.clone(),
+                outcome: mapping.outcome(event, message_id, timestamp),
+            })
+            .collect();
+        match (mapped.is_empty(), event.kind()) {
+            (false, _) => Ok(mapped),
+            (true, Some(_)) => Err(Reason::new(Code::NoMapping, "no mapping takes events of this type")),
+            (true, None) => Err(Reason::new(Code::NoMapping, "no mapping takes an event without a type")),
+        }
+    }
+
+    /// What the mapping of that name makes of an event now, if it still takes it; of the empty name the first that
+    /// does.
+    pub fn map_by(&self, name: &str, event: &Event, message_id: &MessageId, timestamp: Timestamp) -> Outcome {
+        let named = |mapping: &&Mapping| name.is_empty() || *mapping.name == *name;
+        match self.iter().filter(named).find(|mapping| mapping.trigger.matches(event)) {
+            Some(mapping) => mapping.outcome(event, message_id, timestamp),
+            None => {
+                skip(Code::NoMapping, "the mapping that took it when it was stored does not take it any more")
+            }
+        }
     }
 }
 
@@ -78,65 +191,32 @@ fn turned_off(event: &Event) -> bool {
     setting.is_some_and(|on| on.get() == "false")
 }
 
-fn from_browser(fields: &Fields) -> bool {
-    let library = fields.context.as_ref().and_then(|c| c.get("library")).and_then(Object::of);
-    let name = library.and_then(|l| l.get("name")).and_then(|name| json::decode(name.get()));
-    name.as_deref() == Some(BROWSER_LIBRARY)
-}
-
-/// The item, unless nobody can be told from it.
-fn item(kind: ItemKind, fields: Fields, message_id: &MessageId) -> Option<Item> {
-    let Fields { email, event, properties, traits, sent_at, context, device_ip } = fields;
-    let about = match kind {
-        ItemKind::Track => properties.as_ref(),
-        ItemKind::Identify => traits.as_ref(),
+/// The event with the messageId and the timestamp that it was given, where it has none: so Segment's API completes it
+/// before a mapping sees it.
+fn completed<'a>(event: &Event<'a>, message_id: &MessageId, timestamp: Timestamp) -> Cow<'a, str> {
+    let mut text = Cow::Borrowed(event.raw());
+    let mut add = |name: &str, json: &str| {
+        let empty = text[1..].trim_start().starts_with('}');
+        let text = text.to_mut();
+        text.pop();
+        // At the end: of two members of one name the last counts, and a null may stand there.
+        text.extend([if empty { "\"" } else { ",\"" }, name, "\":", json, "}"]);
     };
-    let own_profile = about.and_then(|a| a.get("profile_id"));
-    let lent_profile = about.filter(|_| own_profile.is_none()).and_then(|a| a.get(KO_PROFILE_ID));
-    let profile_id = own_profile.or(lent_profile).map(|id| json::compact(id.get()));
-
-    // Null falls through like absence, but the last of a chain counts even when it is null.
-    let property = properties.as_ref().and_then(|p| p.non_null("email"));
-    let inner_email = property.or_else(|| traits.as_ref()?.get("email")).map(RawValue::get);
-    let top_email = email.as_deref().or(inner_email).map(json::compact);
-    let ip =
-        about.and_then(|a| a.non_null("ip")).map(RawValue::get).or(device_ip.as_deref()).map(json::compact);
-    let person = Person::of(profile_id.as_deref(), top_email.as_deref())?;
-
-    let sent = |object: &Object, of: ItemKind| match lent_profile {
-        Some(_) if of == kind => object.without(KO_PROFILE_ID),
-        _ => object.compact(),
-    };
-    let properties = properties.as_ref().map(|p| sent(p, ItemKind::Track));
-    let traits = traits.as_ref().map(|t| sent(t, ItemKind::Identify));
-
-    let mut body = Writer::new();
-    body.member("type", &json::quote(kind.as_str()));
-    body.optional("email", email.as_deref());
-    match kind {
-        ItemKind::Track => {
-            body.optional("event", event.as_deref());
-            body.optional("properties", properties.as_deref());
-            body.member("sent_at", &sent_at);
-            body.optional("context", context.map(|c| c.compact()).as_deref());
-            body.optional("traits", traits.as_deref());
-        }
-        ItemKind::Identify => {
-            body.optional("traits", traits.as_deref());
-            body.member("sent_at", &sent_at);
-            body.member("context", &context.unwrap_or_default().with("source", SOURCE));
+    if event.present("messageId").is_none() {
+        add("messageId", &json::quote(message_id.as_str()));
+    }
+    if event.present("timestamp").is_none() {
+        match event.present("originalTimestamp") {
+            Some(at) => add("timestamp", at.get()),
+            None => add("timestamp", &json::quote(&timestamp.to_millis_string())),
         }
     }
-    body.optional("device_ip", device_ip.as_deref());
-    body.member("message_id", &json::quote(message_id.as_str()));
-    Some(Item {
-        kind,
-        person,
-        profile_id,
-        email: top_email,
-        ip,
-        traits: traits.unwrap_or_else(|| "{}".into()),
-        body: body.finish(),
-        message_id: message_id.clone(),
-    })
+    text
+}
+
+/// The id that a mapping gives, else the event's own.
+fn message_id(given: Option<&str>, own: &MessageId) -> Result<MessageId, Reason> {
+    let Some(given) = given.and_then(json::decode) else { return Ok(own.clone()) };
+    MessageId::new(given.into_owned())
+        .map_err(|e| Reason::new(Code::InvalidField, format!("message_id: {e}")))
 }

@@ -1,11 +1,10 @@
 //! What an administrator changes by hand, from a process of its own, whether an agent runs or not.
 
-use super::reader::pending_event;
 use super::store::{KICKS, Store, short_hash};
-use super::{Filter, OutboxError, PendingEvent, Reader, Settings, State};
+use super::{Filter, NewItem, OutboxError, Reader, Settings, State};
 use crate::clock::Timestamp;
 use crate::config;
-use crate::item::Lane;
+use crate::event::MessageId;
 use rusqlite::OptionalExtension;
 
 /// A connection that may change settled events.
@@ -17,8 +16,14 @@ pub struct Admin {
 /// A settled event whose body is still there, so that it can be tried again.
 #[derive(Debug, Clone)]
 pub struct Kept {
-    /// The event, as the courier would read it.
-    pub event: PendingEvent,
+    /// Its place in the order of the spool.
+    pub seq: i64,
+    /// Unique among all that the outbox remembers.
+    pub message_id: MessageId,
+    /// The file's modification time: the event's timestamp where it has none.
+    pub spooled_at: Timestamp,
+    /// The event's text as it came.
+    pub body: String,
     /// Its state.
     pub state: State,
 }
@@ -47,13 +52,13 @@ impl Admin {
         let Some(detail) = self.reader.show(message_id)? else { return Ok(None) };
         let Some(state) = State::parse(&detail.row.state) else { return Ok(None) };
         let Some(body) = detail.body.filter(|_| state != State::Pending) else { return Ok(Some(Err(state))) };
-        let event = PendingEvent {
+        Ok(Some(Ok(Kept {
             seq: detail.row.seq,
-            message_id: crate::event::MessageId::remembered(detail.row.message_id),
+            message_id: MessageId::remembered(detail.row.message_id),
             spooled_at: detail.spooled_at,
             body,
-        };
-        Ok(Some(Ok(Kept { event, state })))
+            state,
+        })))
     }
 
     /// Settled events that match and whose bodies are still there, oldest first, up to `limit` after `after`.
@@ -64,15 +69,16 @@ impl Admin {
         self.reader.kept(filter, after, limit)
     }
 
-    /// Puts events back among the pending, in their old places, and wakes a running agent. Returns how many.
+    /// Puts events back among the pending, in their old places, and wakes a running agent. Returns how many. What was
+    /// delivered of an event that failed is not sent again.
     ///
     /// # Errors
     /// SQLite's; then nothing has changed.
-    pub fn readmit(&mut self, events: &[(i64, Lane, String)]) -> Result<u64, OutboxError> {
+    pub fn readmit(&mut self, events: &[(i64, Vec<NewItem>)], now: Timestamp) -> Result<u64, OutboxError> {
         self.store.transaction(|store| {
             let mut n = 0;
-            for (seq, lane, person) in events {
-                n += u64::from(store.readmit(*seq, lane.0, person)?);
+            for (seq, items) in events {
+                n += u64::from(store.readmit(*seq, items, now)?);
             }
             store.bump(KICKS)?;
             Ok(n)
@@ -106,7 +112,10 @@ impl Reader {
                 .query_map(rusqlite::params_from_iter(&values), |r| {
                     let state: String = r.get(4)?;
                     Ok(Kept {
-                        event: pending_event(r)?,
+                        seq: r.get(0)?,
+                        message_id: MessageId::remembered(r.get(1)?),
+                        spooled_at: Timestamp(r.get(2)?),
+                        body: r.get(3)?,
                         state: State::parse(&state).unwrap_or(State::Failed),
                     })
                 })?

@@ -1,7 +1,7 @@
 //! How events come into the outbox: all of a chunk or none of it, and none twice.
 
 use super::files::Progress;
-use super::row::{Fate, NewEvent, State};
+use super::row::{Fate, ItemFate, NewEvent, State};
 use super::settle::Settled;
 use super::store::{DUPLICATES, Store, short_id};
 use crate::clock::Timestamp;
@@ -89,26 +89,41 @@ impl Store {
         self.next_seq += 1;
         let common = (event.message_id.as_str(), &event.kind, &event.name, event.digest.to_bytes());
         match &event.fate {
-            Fate::Send { lane, person } => {
-                self.cached(
-                    "INSERT INTO pending (seq, lane, message_id, type, event, person, digest, file, place,
-                                          spooled_at, received_at, body)
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                )?
-                .execute(params![
-                    seq,
-                    lane.0,
-                    common.0,
-                    common.1,
-                    common.2,
-                    person,
-                    common.3,
-                    &*event.file,
-                    event.place as i64,
-                    event.spooled_at.0,
-                    now.0,
-                    event.body
-                ])?;
+            Fate::Send(items) => {
+                let event_seq = (items.len() > 1).then_some(seq);
+                let mut item_seq = seq;
+                for item in items {
+                    let (lane, person) = match &item.fate {
+                        ItemFate::Send { lane, person } => (lane, person),
+                        settled => {
+                            self.settle_item(seq, &item.mapping, &Settled::from(settled), now)?;
+                            continue;
+                        }
+                    };
+                    self.cached(
+                        "INSERT INTO pending (seq, lane, message_id, type, event, person, digest, file, place,
+                                              spooled_at, received_at, body, mapping, event_seq)
+                         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    )?
+                    .execute(params![
+                        item_seq,
+                        lane.0,
+                        common.0,
+                        common.1,
+                        common.2,
+                        person,
+                        common.3,
+                        &*event.file,
+                        event.place as i64,
+                        event.spooled_at.0,
+                        now.0,
+                        event.body,
+                        &*item.mapping,
+                        event_seq
+                    ])?;
+                    item_seq += 1;
+                }
+                self.next_seq = self.next_seq.max(item_seq);
                 self.counted.add(State::Pending.as_str(), "", 1);
             }
             Fate::Skip(reason) | Fate::Fail(reason) => {
@@ -151,7 +166,11 @@ impl Store {
         self.cached(
             "SELECT digest, received_at, file FROM pending WHERE seq = (SELECT seq FROM ids WHERE id = ?1)
              UNION ALL
-             SELECT digest, received_at, file FROM settled WHERE seq = (SELECT seq FROM ids WHERE id = ?1)",
+             SELECT digest, received_at, file FROM pending
+              WHERE event_seq = (SELECT seq FROM ids WHERE id = ?1)
+             UNION ALL
+             SELECT digest, received_at, file FROM settled WHERE seq = (SELECT seq FROM ids WHERE id = ?1)
+             LIMIT 1",
         )?
         .query_row([id], |r| Ok((Digest::from_bytes(r.get(0)?), Timestamp(r.get(1)?), r.get(2)?)))
     }

@@ -29,7 +29,7 @@ impl Store {
                 .collect::<Result<_, _>>()?;
             for (seq, message_id, code) in old {
                 self.cached("DELETE FROM ids WHERE id = ?")?.execute([short_hash(&message_id)])?;
-                for table in ["settled", "bodies", "attempts"] {
+                for table in ["settled", "bodies", "attempts", "settled_items"] {
                     self.cached(&format!("DELETE FROM {table} WHERE seq = ?"))?.execute([seq])?;
                 }
                 self.counted.add(state.as_str(), Code::parse(&code).map_or("", Code::as_str), -1);

@@ -18,6 +18,7 @@ mod error;
 mod files;
 mod gauge;
 mod incident;
+mod items;
 mod keep;
 mod lock;
 mod owner;
@@ -39,7 +40,7 @@ pub use files::Progress;
 pub use gauge::{Flow, Gauge};
 pub use lock::holder;
 pub use reader::{Attempt, Counts, Detail, Filter, Listed, Listing, Reader};
-pub use row::{Fate, NewEvent, PendingEvent, State};
+pub use row::{Fate, ItemFate, NewEvent, NewItem, PendingItem, State};
 pub use settle::Settled;
 pub use writer::{Answer, Writer};
 

@@ -2,7 +2,7 @@
 //! writer and never changes the file.
 
 use super::store::{self, BUSY_TIMEOUT};
-use super::{OutboxError, PendingEvent, State};
+use super::{OutboxError, PendingItem, State};
 use crate::clock::Timestamp;
 use crate::event::MessageId;
 use crate::item::Lane;
@@ -217,15 +217,15 @@ impl Reader {
         lane: Lane,
         limit: usize,
         max_bytes: usize,
-    ) -> Result<Vec<PendingEvent>, OutboxError> {
+    ) -> Result<Vec<PendingItem>, OutboxError> {
         let read = || {
             let mut statement = self.conn.prepare_cached(
-                "SELECT seq, message_id, spooled_at, body FROM pending WHERE lane = ? ORDER BY seq LIMIT ?",
+                "SELECT seq, mapping, message_id, spooled_at, body FROM pending WHERE lane = ? ORDER BY seq LIMIT ?",
             )?;
             let mut rows = statement.query(params![lane.0, limit as i64])?;
             let (mut events, mut bytes) = (Vec::new(), 0);
             while let Some(row) = rows.next()? {
-                let event = pending_event(row)?;
+                let event = pending_item(row)?;
                 bytes += event.body.len();
                 if bytes > max_bytes && !events.is_empty() {
                     break;
@@ -358,7 +358,10 @@ impl Reader {
             let (spooled_at, body) = self.conn.query_row(
                 "SELECT spooled_at, body FROM pending WHERE seq = ?1
                  UNION ALL
-                 SELECT s.spooled_at, b.body FROM settled s LEFT JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?1",
+                 SELECT spooled_at, body FROM pending WHERE event_seq = ?1
+                 UNION ALL
+                 SELECT s.spooled_at, b.body FROM settled s LEFT JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?1
+                 LIMIT 1",
                 [seq],
                 |r| Ok((Timestamp(r.get(0)?), r.get(1)?)),
             )?;
@@ -382,7 +385,7 @@ impl Reader {
         self.conn
             .query_row(
                 "SELECT count(*) FROM pending p JOIN pending q ON q.lane = p.lane AND q.seq < p.seq
-                  WHERE p.seq = ?",
+                  WHERE p.seq = (SELECT min(seq) FROM pending WHERE seq = ?1 OR event_seq = ?1)",
                 [seq],
                 |r| r.get::<_, i64>(0),
             )
@@ -407,12 +410,13 @@ impl Reader {
     }
 }
 
-pub(super) fn pending_event(row: &Row<'_>) -> Result<PendingEvent, rusqlite::Error> {
-    Ok(PendingEvent {
+fn pending_item(row: &Row<'_>) -> Result<PendingItem, rusqlite::Error> {
+    Ok(PendingItem {
         seq: row.get(0)?,
-        message_id: MessageId::remembered(row.get(1)?),
-        spooled_at: Timestamp(row.get(2)?),
-        body: row.get(3)?,
+        mapping: row.get(1)?,
+        message_id: MessageId::remembered(row.get(2)?),
+        spooled_at: Timestamp(row.get(3)?),
+        body: row.get(4)?,
     })
 }
 

@@ -5,6 +5,7 @@ use crate::event::{Digest, MessageId};
 use crate::item::Lane;
 use crate::reason::Reason;
 use serde::Serialize;
+use std::sync::Arc;
 
 /// The state of an event; the names are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -59,14 +60,34 @@ impl State {
     }
 }
 
-/// What the mapping in force makes of an event.
+/// What the mappings in force make of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
-    /// There is something to send, for this person.
+    /// There is something to send: an item for each mapping that takes the event, one or more.
+    Send(Vec<NewItem>),
+    /// There is nothing to send.
+    Skip(Reason),
+    /// No request can be made of it.
+    Fail(Reason),
+}
+
+/// What one mapping makes of an event of which there is something to send.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewItem {
+    /// The mapping's name.
+    pub mapping: Arc<str>,
+    /// What is to become of the item.
+    pub fate: ItemFate,
+}
+
+/// What is to become of one item of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ItemFate {
+    /// It is sent, for this person or account.
     Send {
-        /// Events of one lane are sent in order, one request at a time.
+        /// Items of one lane are sent in order, one request at a time.
         lane: Lane,
-        /// The person as people know them: an email or a profile id.
+        /// As people know them: an email, a profile id, a domain.
         person: String,
     },
     /// There is nothing to send.
@@ -87,7 +108,7 @@ pub struct NewEvent {
     /// The `event` of a track.
     pub name: Option<String>,
     /// The spool file that it came in.
-    pub file: std::sync::Arc<str>,
+    pub file: Arc<str>,
     /// The line of an NDJSON file or the index in an array, from 1; 0 for a file that is one event.
     pub place: u64,
     /// The file's modification time: the event's timestamp where it has none.
@@ -98,11 +119,13 @@ pub struct NewEvent {
     pub fate: Fate,
 }
 
-/// A pending event as the courier reads it.
+/// A pending item as the courier reads it: what one mapping makes of an event.
 #[derive(Debug, Clone)]
-pub struct PendingEvent {
+pub struct PendingItem {
     /// Its place in the order of the spool.
     pub seq: i64,
+    /// The mapping that makes it; empty: the first that takes the event.
+    pub mapping: String,
     /// Unique among all that the outbox remembers.
     pub message_id: MessageId,
     /// The file's modification time: the event's timestamp where it has none.

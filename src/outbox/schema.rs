@@ -9,6 +9,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("schema.sql"),
     // CRC-32 of the text of a file that is taken; NULL for a document, and for what an older agent took.
     "ALTER TABLE spool_files ADD COLUMN sum INTEGER;",
+    include_str!("items.sql"),
 ];
 
 /// The version that this agent writes.

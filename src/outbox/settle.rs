@@ -1,6 +1,6 @@
 //! How events leave the pending, and come back to them: each along a legal arrow, counted as it goes.
 
-use super::row::State;
+use super::row::{ItemFate, NewItem, State};
 use super::store::{Store, hashed};
 use crate::clock::Timestamp;
 use crate::reason::{Code, Reason};
@@ -33,7 +33,7 @@ impl Settled {
         }
     }
 
-    fn reason(&self) -> (&str, &str) {
+    pub(super) fn reason(&self) -> (&str, &str) {
         match self {
             Settled::Skipped(r) | Settled::Failed(r) => (r.code.as_str(), &r.text),
             Settled::Delivered | Settled::Discarded => ("", ""),
@@ -55,16 +55,30 @@ impl Store {
         }
     }
 
-    /// Settles pending events; those that are not pending any more are left as they are.
+    /// Settles pending items, and with its last item an event; those that are not pending any more are left as they
+    /// are.
     pub(super) fn settle(&mut self, rows: &[(i64, Settled)], now: Timestamp) -> Result<(), rusqlite::Error> {
         for (seq, settled) in rows {
-            let state = settled.state();
-            debug_assert!(State::Pending.may_become(state));
-            let person: Option<String> = self
-                .cached("SELECT person FROM pending WHERE seq = ?")?
-                .query_row([seq], |r| r.get(0))
+            debug_assert!(State::Pending.may_become(settled.state()));
+            let row: Option<(String, Option<i64>, String)> = self
+                .cached("SELECT person, event_seq, mapping FROM pending WHERE seq = ?")?
+                .query_row([seq], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
                 .optional()?;
-            let Some(mut person) = person else { continue };
+            let Some((mut person, event_seq, mapping)) = row else { continue };
+            let summed;
+            let settled = match event_seq {
+                None => settled,
+                Some(event_seq) => {
+                    self.settle_item(event_seq, &mapping, settled, now)?;
+                    if self.others_wait(event_seq, *seq)? {
+                        self.cached("DELETE FROM pending WHERE seq = ?")?.execute([seq])?;
+                        continue;
+                    }
+                    summed = self.sum_of_items(event_seq)?;
+                    &summed
+                }
+            };
+            let state = settled.state();
             let keeps_body = self.keeps_body(settled);
             if !keeps_body {
                 person = hashed(&self.person_key, &person);
@@ -73,9 +87,11 @@ impl Store {
             self.cached(
                 "INSERT INTO settled (seq, state, message_id, type, event, person, digest, file, place,
                                       spooled_at, received_at, settled_at, attempts, code, reason)
-                 SELECT seq, ?2, message_id, type, event, ?3, digest, file, place, spooled_at, received_at, ?4,
-                        (SELECT coalesce(max(n), 0) FROM attempts a WHERE a.seq = ?1) + ?5, ?6, ?7
-                   FROM pending WHERE seq = ?1",
+                 SELECT coalesce(event_seq, seq), ?2, message_id, type, event, ?3, digest, file, place, spooled_at,
+                        received_at, ?4,
+                        (SELECT coalesce(max(n), 0) FROM attempts a WHERE a.seq = coalesce(event_seq, p.seq)) + ?5,
+                        ?6, ?7
+                   FROM pending p WHERE seq = ?1",
             )?
             .execute(params![
                 seq, state.as_str(), person, now.0, i64::from(state == State::Delivered), code, reason
@@ -83,7 +99,7 @@ impl Store {
             if keeps_body {
                 self.cached(
                     "INSERT INTO bodies (seq, state, since, body)
-                     SELECT seq, ?2, ?3, body FROM pending WHERE seq = ?1",
+                     SELECT coalesce(event_seq, seq), ?2, ?3, body FROM pending WHERE seq = ?1",
                 )?
                 .execute(params![seq, state.as_str(), now.0])?;
             }
@@ -94,7 +110,7 @@ impl Store {
         Ok(())
     }
 
-    /// Notes an answer other than acceptance with each of these events.
+    /// Notes an answer other than acceptance with the events of these items.
     pub(super) fn note_attempts(
         &mut self,
         seqs: &[i64],
@@ -102,10 +118,14 @@ impl Store {
         now: Timestamp,
     ) -> Result<(), rusqlite::Error> {
         for seq in seqs {
+            let event: Option<i64> = self
+                .cached("SELECT coalesce(event_seq, seq) FROM pending WHERE seq = ?")?
+                .query_row([seq], |r| r.get(0))
+                .optional()?;
+            let Some(seq) = event else { continue };
             self.cached(
                 "INSERT INTO attempts (seq, n, at, code, text)
-                 SELECT ?1, coalesce((SELECT max(n) FROM attempts WHERE seq = ?1), 0) + 1, ?2, ?3, ?4
-                  WHERE EXISTS (SELECT 1 FROM pending WHERE seq = ?1)",
+                 SELECT ?1, coalesce((SELECT max(n) FROM attempts WHERE seq = ?1), 0) + 1, ?2, ?3, ?4",
             )?
             .execute(params![seq, now.0, reason.code.as_str(), reason.text])?;
             self.cached(
@@ -117,24 +137,45 @@ impl Store {
         Ok(())
     }
 
-    /// Puts a settled event whose body was kept back among the pending.
-    /// `false`: it is not settled, may not go back, or has no body any more.
-    pub(super) fn readmit(&mut self, seq: i64, lane: i64, person: &str) -> Result<bool, rusqlite::Error> {
+    /// Puts a settled event whose body was kept back among the pending: those of its items that were not delivered, or
+    /// all of an event that was. `false`: it is not settled, may not go back, or has no body any more.
+    pub(super) fn readmit(
+        &mut self,
+        seq: i64,
+        items: &[NewItem],
+        now: Timestamp,
+    ) -> Result<bool, rusqlite::Error> {
         let Some((state, code)) = self.settled_state(seq)? else { return Ok(false) };
-        if !state.may_become(State::Pending) {
+        let has_body: bool = self
+            .cached("SELECT EXISTS (SELECT 1 FROM bodies WHERE seq = ?)")?
+            .query_row([seq], |r| r.get(0))?;
+        if !state.may_become(State::Pending) || !has_body {
             return Ok(false);
         }
-        let moved = self
-            .cached(
+        let again = if state == State::Delivered { "true" } else { "state <> 'delivered'" };
+        self.cached(&format!("DELETE FROM settled_items WHERE seq = ? AND {again}"))?.execute([seq])?;
+        let left = self.undelivered(seq, items)?;
+        let waiting = left.iter().filter(|item| matches!(item.fate, ItemFate::Send { .. })).count();
+        if waiting == 0 {
+            return Ok(false);
+        }
+        let event_seq = (items.len() > 1).then_some(seq);
+        let mut n = 0;
+        for item in left {
+            let ItemFate::Send { lane, person } = &item.fate else {
+                self.settle_item(seq, &item.mapping, &Settled::from(&item.fate), now)?;
+                continue;
+            };
+            let place = self.place_for_item(seq, n)?;
+            n += 1;
+            self.cached(
                 "INSERT INTO pending (seq, lane, message_id, type, event, person, digest, file, place,
-                                      spooled_at, received_at, body)
-                 SELECT s.seq, ?2, s.message_id, s.type, s.event, ?3, s.digest, s.file, s.place, s.spooled_at,
-                        s.received_at, b.body
+                                      spooled_at, received_at, body, mapping, event_seq)
+                 SELECT ?2, ?3, s.message_id, s.type, s.event, ?4, s.digest, s.file, s.place, s.spooled_at,
+                        s.received_at, b.body, ?5, ?6
                    FROM settled s JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?1",
             )?
-            .execute(params![seq, lane, person])?;
-        if moved == 0 {
-            return Ok(false);
+            .execute(params![seq, place, lane.0, person, &*item.mapping, event_seq])?;
         }
         self.cached("DELETE FROM settled WHERE seq = ?")?.execute([seq])?;
         self.cached("DELETE FROM bodies WHERE seq = ?")?.execute([seq])?;
@@ -162,6 +203,14 @@ impl Store {
             self.counted.add(State::Discarded.as_str(), "", 1);
             return Ok(true);
         }
+        // Of several items one is left to carry the event.
+        self.cached(
+            "DELETE FROM pending WHERE event_seq = ?1 AND seq > (SELECT min(seq) FROM pending WHERE event_seq = ?1)",
+        )?
+        .execute([seq])?;
+        self.cached("DELETE FROM settled_items WHERE seq = ?")?.execute([seq])?;
+        self.cached("UPDATE pending SET seq = event_seq, event_seq = NULL WHERE event_seq = ?")?
+            .execute([seq])?;
         self.settle(&[(seq, Settled::Discarded)], now)?;
         Ok(self.settled_state(seq)?.is_some())
     }

@@ -43,6 +43,10 @@ pub(super) struct Store {
     pub(super) counted: Counted,
 }
 
+/// The first number that no event of the outbox has, and none after it.
+const FREE_SEQ: &str = "SELECT 1 + max(coalesce((SELECT max(seq) FROM pending), 0),
+                                       coalesce((SELECT max(seq) FROM settled), 0))";
+
 /// Changes of the counters that wait for the end of the transaction.
 #[derive(Default)]
 pub(super) struct Counted(pub(super) BTreeMap<(&'static str, &'static str), i64>);
@@ -68,14 +72,7 @@ impl Store {
         let mut conn = Connection::open_with_flags(&path, flags).map_err(sql)?;
         configure(&mut conn).map_err(sql)?;
         schema::migrate(&mut conn, &path)?;
-        let next_seq: i64 = conn
-            .query_row(
-                "SELECT 1 + max(coalesce((SELECT max(seq) FROM pending), 0),
-                                coalesce((SELECT max(seq) FROM settled), 0))",
-                [],
-                |r| r.get(0),
-            )
-            .map_err(sql)?;
+        let next_seq: i64 = conn.query_row(FREE_SEQ, [], |r| r.get(0)).map_err(sql)?;
         let person_key = person_key(&conn, &path)?;
         let file = |path: &std::path::Path| match file_at(path)? {
             Some((file, _)) => Ok(file),
@@ -110,7 +107,13 @@ impl Store {
         let next_seq = self.next_seq;
         // IMMEDIATE: a transaction that upgrades later is told BUSY at once, whatever the time-out.
         let begun = self.conn.execute_batch("BEGIN IMMEDIATE");
-        let done = begun.and_then(|()| work(self)).and_then(|value| {
+        let done = begun.and_then(|()| {
+            // Another process may have put something at the end.
+            let free = self.cached(FREE_SEQ)?.query_row([], |r| r.get(0))?;
+            self.next_seq = self.next_seq.max(free);
+            work(self)
+        });
+        let done = done.and_then(|value| {
             self.flush_counters()?;
             self.claim_room()?;
             self.conn.execute_batch("COMMIT")?;

@@ -4,6 +4,7 @@ use koala_agent::agent::triage;
 use koala_agent::clock::{Clock, Timestamp};
 use koala_agent::config::{Config, Environment, Options, load};
 use koala_agent::event::{Event, MessageId};
+use koala_agent::mapping::Mappings;
 use koala_agent::outbox::{Fate, NewEvent, Outbox, Reader, Settled};
 use koala_agent::reason::{Code, Reason};
 use serde_json::Value;
@@ -135,7 +136,7 @@ pub fn event(id: &str, json: &str, file: &str) -> NewEvent {
     let parsed = Event::parse(json).unwrap();
     let message_id = MessageId::new(id.to_owned()).unwrap();
     let spooled_at = Timestamp::parse(SPOOLED_AT).unwrap();
-    let fate: Fate = triage(&parsed, &message_id, spooled_at);
+    let fate: Fate = triage(&Mappings::presets(), &parsed, &message_id, spooled_at);
     NewEvent {
         digest: parsed.digest(),
         kind: parsed.kind().map(Into::into),

@@ -8,6 +8,7 @@ use super::script::{File, Step, Way, Weather};
 use koala_agent::agent::triage;
 use koala_agent::clock::Timestamp;
 use koala_agent::event::Event;
+use koala_agent::mapping::Mappings;
 use koala_agent::outbox::{Admin, Fate};
 use koala_agent::receiver::{Options, Receiver};
 use proptest::test_runner::TestCaseError;
@@ -201,9 +202,10 @@ impl World {
         let Some(id) = self.books.known(back).and_then(|event| event.id.clone()) else { return };
         let mut admin = self.admin();
         let Some(Ok(kept)) = admin.kept(&id).unwrap() else { return };
-        let event = Event::parse(&kept.event.body).unwrap();
-        if let Fate::Send { lane, person } = triage(&event, &kept.event.message_id, kept.event.spooled_at)
-            && admin.readmit(&[(kept.event.seq, lane, person)]).unwrap() > 0
+        let event = Event::parse(&kept.body).unwrap();
+        let now = self.wall;
+        if let Fate::Send(items) = triage(&Mappings::presets(), &event, &kept.message_id, kept.spooled_at)
+            && admin.readmit(&[(kept.seq, items)], now).unwrap() > 0
         {
             self.put_back.insert(id.clone());
             self.books.retried.insert(id);

@@ -34,12 +34,16 @@ impl fmt::Display for Copied {
     }
 }
 
+/// The columns of `pending`.
+const PENDING_COLUMNS: usize = 14;
+
 /// A table of the outbox, known by the shape of its rows.
 enum Table {
     Pending,
     Settled,
     Bodies,
     Attempts,
+    SettledItems,
     Meta,
     Counters,
 }
@@ -48,10 +52,14 @@ impl Table {
     fn of(row: &StoredRow) -> Option<Table> {
         use Value::{Integer, Null, Text};
         match (row.rowid, row.columns.as_slice()) {
-            (Some(_), columns @ [Null, ..]) if columns.len() == 12 => Some(Table::Pending),
+            // Twelve where an agent of an older schema has written it.
+            (Some(_), columns @ [Null, ..]) if matches!(columns.len(), 12 | PENDING_COLUMNS) => {
+                Some(Table::Pending)
+            }
             (Some(_), columns @ [Null, ..]) if columns.len() == 15 => Some(Table::Settled),
             (Some(_), [Null, Text(_), Integer(_), Text(_)]) => Some(Table::Bodies),
             (None, [Integer(_), Integer(_), Integer(_), Text(_), Text(_)]) => Some(Table::Attempts),
+            (None, [Integer(_), Text(_), Text(_), Text(_), Text(_), Integer(_)]) => Some(Table::SettledItems),
             (None, [Text(_), _]) => Some(Table::Meta),
             (None, [Text(_), Text(_), Integer(_)]) => Some(Table::Counters),
             _ => None,
@@ -69,6 +77,7 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
         Some(Table::Settled) => put(store, "settled", &row),
         Some(Table::Bodies) => put(store, "bodies", &row),
         Some(Table::Attempts) => put(store, "attempts", &row),
+        Some(Table::SettledItems) => put(store, "settled_items", &row),
         Some(Table::Meta) => put_meta(store, &row),
         Some(Table::Counters) => {
             if let [Value::Text(state), _, Value::Integer(n)] = row.columns.as_slice() {
@@ -83,26 +92,34 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
         Some(Table::Pending) | None => Ok(()),
     })?;
     pages.rows(|row| match Table::of(&row) {
-        Some(Table::Pending) => put(store, "pending", &row),
+        Some(Table::Pending) => {
+            let mut row = row;
+            if row.columns.len() < PENDING_COLUMNS {
+                row.columns.extend([Value::Text(String::new()), Value::Null]);
+            }
+            put(store, "pending", &row)
+        }
         _ => Ok(()),
     })?;
     store.conn.execute_batch(
-        "DELETE FROM pending WHERE seq IN (SELECT seq FROM settled);
+        "DELETE FROM pending WHERE coalesce(event_seq, seq) IN (SELECT seq FROM settled);
          DELETE FROM bodies WHERE seq NOT IN (SELECT seq FROM settled);
          DELETE FROM attempts WHERE seq NOT IN (SELECT seq FROM settled)
-                                AND seq NOT IN (SELECT seq FROM pending);",
+                                AND seq NOT IN (SELECT coalesce(event_seq, seq) FROM pending);
+         DELETE FROM settled_items WHERE seq NOT IN (SELECT seq FROM settled)
+                                     AND seq NOT IN (SELECT event_seq FROM pending WHERE event_seq IS NOT NULL);",
     )?;
-    know_ids(store, "settled")?;
-    know_ids(store, "pending")?;
+    know_ids(store, "settled", "seq")?;
+    know_ids(store, "pending", "coalesce(event_seq, seq)")?;
     store.conn.execute_batch(
-        "INSERT INTO counters SELECT 'pending', '', count(*) FROM pending HAVING count(*) > 0;
+        "INSERT INTO counters SELECT 'pending', '', count(DISTINCT coalesce(event_seq, seq)) FROM pending
+                               HAVING count(*) > 0;
          INSERT INTO counters SELECT state, code, count(*) FROM settled GROUP BY state, code;",
     )?;
     store.counted.add(DUPLICATES, "", duplicates);
-    let count = |table: &str| {
-        store.conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |r| r.get::<_, i64>(0))
-    };
-    let (pending, settled) = (count("pending")?, count("settled")?);
+    let count = |what: &str| store.conn.query_row(&format!("SELECT {what}"), [], |r| r.get::<_, i64>(0));
+    let pending = count("count(DISTINCT coalesce(event_seq, seq)) FROM pending")?;
+    let settled = count("count(*) FROM settled")?;
     store.next_seq = 1 + store.conn.query_row(
         "SELECT max(coalesce((SELECT max(seq) FROM pending), 0), coalesce((SELECT max(seq) FROM settled), 0))",
         [],
@@ -139,17 +156,20 @@ fn put_meta(store: &Store, row: &StoredRow) -> Result<(), rusqlite::Error> {
     Ok(())
 }
 
-/// Makes the ids of a table's events known. One that is known already stands for the same event.
-fn know_ids(store: &Store, table: &str) -> Result<(), rusqlite::Error> {
-    let mut events = store.conn.prepare(&format!("SELECT seq, message_id FROM {table} ORDER BY seq"))?;
-    let events = events.query_map([], |r| Ok((r.get::<_, i64>(0)?, r.get::<_, String>(1)?)))?;
-    let mut again = Vec::new();
-    for event in events {
-        let (seq, message_id) = event?;
+/// Makes the ids of a table's events known; `event_seq` says which event a row is of. One that is known already stands
+/// for the same event.
+fn know_ids(store: &Store, table: &str, event_seq: &str) -> Result<(), rusqlite::Error> {
+    let mut rows =
+        store.conn.prepare(&format!("SELECT seq, {event_seq}, message_id FROM {table} ORDER BY seq"))?;
+    let mut rows = rows.query([])?;
+    let mut again: Vec<i64> = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (seq, event, message_id): (i64, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let id = short_hash(&message_id);
         let added = store
             .cached("INSERT INTO ids (id, seq) VALUES (?, ?) ON CONFLICT DO NOTHING")?
-            .execute((short_hash(&message_id), seq))?;
-        if added == 0 {
+            .execute((id, event))?;
+        if added == 0 && store.seq_of(&id)? != event {
             again.push(seq);
         }
     }

@@ -2,7 +2,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::{self, Environment, Options, load};
 use crate::event::{Digest, MessageId};
 use crate::item::Lane;
-use crate::outbox::{Fate, NewEvent, Outbox, Reader, State};
+use crate::outbox::{Fate, ItemFate, NewEvent, NewItem, Outbox, Reader, State};
 use std::fs;
 use std::path::Path;
 
@@ -30,7 +30,10 @@ fn event(n: usize) -> NewEvent {
         place: n as u64,
         spooled_at: Timestamp(0),
         body,
-        fate: Fate::Send { lane: Lane(n as i64 % 7), person: format!("p{}@acme.dev", n % 7) },
+        fate: Fate::Send(vec![NewItem {
+            mapping: "Track Calls".into(),
+            fate: ItemFate::Send { lane: Lane(n as i64 % 7), person: format!("p{}@acme.dev", n % 7) },
+        }]),
     }
 }
 

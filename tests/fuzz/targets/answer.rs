@@ -4,6 +4,7 @@
 
 use koala_agent::clock::{Clock, Timestamp};
 use koala_agent::config::{Environment, Options, load};
+use koala_agent::item::Endpoint;
 use koala_agent::koala::{Client, MAX_RETRY_AFTER, Verdict};
 use libfuzzer_sys::fuzz_target;
 use std::cell::LazyCell;
@@ -26,7 +27,7 @@ thread_local! {
 fuzz_target!(|bytes: &[u8]| {
     let verdict = WIRE.with(|wire| {
         let (runtime, listener, client) = &**wire;
-        runtime.block_on(async { tokio::join!(answer(listener, bytes), client.batch(BODY.to_owned())).1 })
+        runtime.block_on(async { tokio::join!(answer(listener, bytes), client.batch(Endpoint::People, BODY.to_owned())).1 })
     });
     let reason = match verdict {
         Verdict::Accepted => return,

@@ -6,7 +6,7 @@ use koala_agent::agent::triage;
 use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, Flaw, MessageId, merge_envelope};
 use koala_agent::koala::batch::Batch;
-use koala_agent::mapping::{Outcome, map};
+use koala_agent::mapping::{Mappings, Outcome};
 use koala_agent::reason::Code;
 use koala_agent::spool::{Form, Places, split, text_of};
 use libfuzzer_sys::fuzz_target;
@@ -68,8 +68,10 @@ fn judge(text: &str) {
     let given = event.message_id().ok().flatten();
     let id = given.unwrap_or_else(|| MessageId::derived(b"name", 1, event.raw().as_bytes()));
     let at = Timestamp(1_800_000_000_000);
-    triage(&event, &id, at);
-    if let Outcome::Send(item) = map(&event, &id, at) {
+    let mappings = Mappings::presets();
+    triage(&mappings, &event, &id, at);
+    for mapped in mappings.map(&event, &id, at).into_iter().flatten() {
+        let Outcome::Send(item) = mapped.outcome else { continue };
         let batch = Batch::new(*item);
         let body = batch.body();
         assert_eq!(body.len(), batch.size());
