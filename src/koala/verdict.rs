@@ -113,7 +113,8 @@ fn quote(text: &str) -> String {
             true => line.extend(["…@…", &word[name.len()..]]),
             false => line.push_str(word),
         }
-        if line.len() > 4 * MAX_QUOTE {
+        // It begins with a space.
+        if line.chars().nth(1 + MAX_QUOTE).is_some() {
             break;
         }
     }
@@ -178,6 +179,12 @@ mod tests {
             };
             assert_eq!((name, code), want, "{status}");
         }
+    }
+
+    #[test]
+    fn an_answer_is_quoted_as_far_as_a_line_has_room_whatever_its_alphabet() {
+        let answer = "𝄞".repeat(MAX_QUOTE) + " and so on";
+        assert_eq!(quote(&answer), "𝄞".repeat(MAX_QUOTE) + "…");
     }
 
     #[test]

@@ -139,6 +139,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_state_has_a_name_of_its_own() {
+        assert_eq!(State::ALL.map(State::as_str), ["pending", "delivered", "skipped", "failed", "discarded"]);
+        assert_eq!(State::ALL.map(|state| State::parse(state.as_str())), State::ALL.map(Some));
+        assert_eq!(State::parse("Pending"), None);
+    }
+
+    #[test]
     fn a_settled_event_moves_only_by_hand_and_a_discarded_one_never() {
         use State::*;
         let legal: Vec<(State, State)> = State::ALL
