@@ -12,6 +12,7 @@ mod datetime;
 mod definition;
 pub mod directive;
 mod fields;
+mod lookup;
 mod person;
 pub mod trigger;
 
@@ -22,7 +23,7 @@ use crate::event::json::{self, Object};
 use crate::event::{Event, MessageId};
 use crate::item::Item;
 use crate::reason::{Code, Reason};
-use directive::Field;
+use directive::{Field, Source};
 use fields::Given;
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -105,9 +106,9 @@ impl Mapping {
             return Ok(Given::default());
         }
         let text = completed(event, message_id, timestamp);
-        let event = Event::parse(&text).map_err(|flaw| flaw.to_string())?;
+        let source = Source::new(&text, None);
         let resolve = |(name, field): &(&'static str, Field)| {
-            let value = field.resolve(&event).map_err(|fault| format!("{name}: {fault}"))?;
+            let value = field.resolve(&source).map_err(|fault| format!("{name}: {fault}"))?;
             let value =
                 value.map(|json| json::owned(&json)).transpose().map_err(|e| format!("{name}: {e}"))?;
             Ok((*name, value))

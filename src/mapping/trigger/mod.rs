@@ -4,14 +4,12 @@
 //! when it is read. Nested groups are the one thing that is taken beyond it.
 
 mod parse;
-mod value;
 
+use super::lookup::{Found, Type, follow};
 use crate::event::Event;
 use crate::event::json;
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
-use value::{Value, at};
 
 /// A trigger: a condition that an event meets or not.
 #[derive(Debug, Clone, PartialEq)]
@@ -135,20 +133,20 @@ impl Node {
 impl Test {
     /// As JavaScript compares: a text is never a number.
     fn holds(&self, event: &Event<'_>) -> bool {
-        let value = at(event, &self.path);
-        let text = || match value {
-            Value::Text(json) => json::decode(json),
-            _ => None,
+        let found = self.find(event);
+        let value = match &found {
+            Found::Json(json) => Some(json.as_ref()),
+            Found::Missing | Found::Function => None,
         };
-        let number = || match value {
-            Value::Number(json) => json.parse::<f64>().ok(),
-            Value::Length(n) => Some(n as f64),
-            _ => None,
+        let of = |kind: Type| value.filter(|json| Type::of(json) == kind);
+        let text = || of(Type::Text).and_then(json::decode);
+        let compare = |holds: fn(&f64, &f64) -> bool, with: &f64| {
+            of(Type::Number).and_then(|json| json.parse().ok()).is_some_and(|n| holds(&n, with))
         };
-        let compare = |holds: fn(&f64, &f64) -> bool, with: &f64| number().is_some_and(|n| holds(&n, with));
         let search = |found: fn(&str, &str) -> bool, what: &str, wanted: bool| {
-            text().is_some_and(|text: Cow<'_, str>| found(&text, what) == wanted)
+            text().is_some_and(|text| found(&text, what) == wanted)
         };
+        let exists = || found != Found::Missing && value != Some("null");
         match &self.op {
             Op::Is(want) => text().as_deref() == Some(want),
             Op::IsNot(want) => text().as_deref() != Some(want),
@@ -158,13 +156,19 @@ impl Test {
             Op::AtMost(most) => compare(|a, b| a <= b, most),
             Op::More(than) => compare(|a, b| a > b, than),
             Op::AtLeast(least) => compare(|a, b| a >= b, least),
-            Op::IsBool(want) => matches!(value, Value::Bool(is) if is == *want),
-            Op::Exists => !matches!(value, Value::Missing | Value::Null),
-            Op::Missing => matches!(value, Value::Missing | Value::Null),
+            Op::IsBool(want) => value == Some(if *want { "true" } else { "false" }),
+            Op::Exists => exists(),
+            Op::Missing => !exists(),
             Op::Contains(what, wanted) => search(|text, what| text.contains(what), what, *wanted),
             Op::StartsWith(what, wanted) => search(|text, what| text.starts_with(what), what, *wanted),
             Op::EndsWith(what, wanted) => search(|text, what| text.ends_with(what), what, *wanted),
         }
+    }
+
+    fn find<'a>(&self, event: &Event<'a>) -> Found<'a> {
+        let Some((member, keys)) = self.path.split_first() else { return Found::Missing };
+        let member = event.get(member).map_or(Found::Missing, |value| Found::Json(value.get().into()));
+        follow(member, keys.iter().map(String::as_str))
     }
 }
 

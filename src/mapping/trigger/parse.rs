@@ -1,8 +1,8 @@
 //! From the text of a trigger to its conditions. What Segment's own reader takes for something else than it says is
 //! refused, with the way to write it.
 
-use super::value::OBJECT_METHODS;
 use super::{Node, Op, Test, TriggerError};
+use crate::mapping::lookup::{OBJECT_METHODS, number_of};
 
 /// Far longer than a trigger that a person can read.
 const MAX_TEXT: usize = 10_000;
@@ -437,34 +437,4 @@ fn is_space(c: char) -> bool {
 
 fn is_name(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '-')
-}
-
-/// JavaScript's `Number(text)`.
-fn number_of(text: &str) -> f64 {
-    let text = text.trim_matches(|c: char| c == '\u{feff}' || c.is_whitespace() && c != '\u{85}');
-    let based = |digits: &str, base: u32| {
-        let all = !digits.is_empty() && digits.chars().all(|c| c.is_digit(base));
-        let value = |sum: f64, c: char| sum * f64::from(base) + f64::from(c.to_digit(base).unwrap_or(0));
-        if all { digits.chars().fold(0.0, value) } else { f64::NAN }
-    };
-    match text.get(..2) {
-        Some("0x" | "0X") => return based(&text[2..], 16),
-        Some("0o" | "0O") => return based(&text[2..], 8),
-        Some("0b" | "0B") => return based(&text[2..], 2),
-        _ => {}
-    }
-    match text.trim_start_matches(['+', '-']) {
-        "" if text.is_empty() => 0.0,
-        "Infinity" if text.len() <= 9 => {
-            if text.starts_with('-') {
-                f64::NEG_INFINITY
-            } else {
-                f64::INFINITY
-            }
-        }
-        digits if digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') => {
-            text.parse().unwrap_or(f64::NAN)
-        }
-        _ => f64::NAN,
-    }
 }
