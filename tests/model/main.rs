@@ -31,7 +31,7 @@ mod rest;
 mod script;
 mod world;
 
-use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestRunner};
+use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestError, TestRunner};
 use script::Step;
 use std::cell::Cell;
 use std::process::ExitCode;
@@ -83,6 +83,10 @@ fn main() -> ExitCode {
         }
         Err(error) => {
             println!("{error}");
+            // Once more, below a script that may be long.
+            if let TestError::Fail(why, _) = &error {
+                println!("model: {why}");
+            }
             ExitCode::FAILURE
         }
     }
