@@ -66,6 +66,10 @@ codes! {
     BrowserLibrary = "browser_library",
     /// The event's own `integrations` turn Koala off.
     IntegrationsOff = "integrations_off",
+    /// The person has refused a category of consent that the configuration asks for.
+    NoConsent = "no_consent",
+    /// The person was erased, and this came later.
+    Erased = "erased",
     /// A field is missing or of the wrong kind, so no request can be made.
     InvalidField = "invalid_field",
     /// The event is larger than a limit.
@@ -130,6 +134,6 @@ mod tests {
             assert_eq!(Code::parse(code.as_str()), Some(code));
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
-        assert_eq!(Code::ALL.len(), 29);
+        assert_eq!(Code::ALL.len(), 31);
     }
 }

@@ -126,6 +126,14 @@ fn check_config(config: &Config, alone: bool, report: &mut Report) {
             false => report.note("configuration", warning),
         }
     }
+    match &config.mappings_lack {
+        // systemd hands root's file to the service.
+        Some(lack) if config.scope == Scope::System && !report.by_root => {
+            report.note("mappings", format!("{lack}; root can check it"));
+        }
+        Some(lack) => report.fail("mappings", lack, ""),
+        None => {}
+    }
     let source = &config.koala.key_source;
     let odd = &config.koala.key_warnings;
     if config.koala.public_key.is_some() {

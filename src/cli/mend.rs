@@ -47,7 +47,12 @@ pub fn mend(code: Code, config: &Config) -> Option<String> {
         Code::Unreadable => {
             format!("chmod g+r the files in {} that the agent cannot read", config.spool.dir.display())
         }
-        Code::NoMapping | Code::NoIdentity | Code::BrowserLibrary | Code::IntegrationsOff => return None,
+        Code::NoMapping
+        | Code::NoIdentity
+        | Code::BrowserLibrary
+        | Code::IntegrationsOff
+        | Code::NoConsent
+        | Code::Erased => return None,
         Code::InvalidField | Code::TooLarge | Code::Refused => format!(
             "mend what makes such events; {} tries these again",
             ours(config, &format!("retry --state failed --reason {code}"))

@@ -46,7 +46,7 @@ pub fn run(context: &Context, args: RunArgs) -> ExitCode {
 }
 
 fn daemon(context: &Context) -> Result<ExitCode, CliError> {
-    let config = load(&context.options, &context.environment)?;
+    let config = load(&context.options, &context.environment)?.for_daemon()?;
     if config.scope != Scope::System {
         make_spool(&config)?;
     }
@@ -88,7 +88,7 @@ async fn serve(context: &Context, mut config: Config) -> Result<ExitCode, CliErr
         tokio::select! {
             () = any(&mut stop) => break,
             Some(()) = reload.recv() => {
-                match load(&context.options, &context.environment) {
+                match load(&context.options, &context.environment).and_then(Config::for_daemon) {
                     Ok(new) => config = take_over(&agent, config, new),
                     Err(e) => tracing::warn!("the configuration is not taken over, the old one stays: {e}"),
                 }

@@ -43,6 +43,7 @@ impl Default for Koala {
             key_source: String::new(),
             key_file: None,
             key_warnings: Vec::new(),
+            consent_categories: Vec::new(),
             concurrency: 8,
             timeout: Duration::from_secs(30),
             proxy: None,

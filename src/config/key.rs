@@ -97,7 +97,8 @@ pub(super) fn read_file(path: &Path) -> Result<Found, String> {
     Ok(Found { key, warnings })
 }
 
-fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
+/// Its content, no more than a key has, and its mode.
+pub(super) fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
     let file = File::open(path)?;
     let mode = file.metadata()?.permissions().mode();
     let mut bytes = Vec::new();

@@ -3,7 +3,7 @@
 use super::mappings::read_exported;
 use super::settings::{GivenKey, Settings};
 use super::{Config, ConfigError, Environment, Koala, Scope, VARIABLE, key};
-use crate::mapping::Mappings;
+use crate::mapping::{HashKey, Mappings};
 use directories::ProjectDirs;
 use std::ffi::OsString;
 use std::fs::File;
@@ -20,6 +20,8 @@ const SYSTEM_KEY_FILE: &str = "/etc/koala-agent/public-key";
 const SYSTEM_STATUS_FILE: &str = "/run/koala-agent/status.json";
 /// The systemd credential that holds the key.
 const CREDENTIAL: &str = "koala-public-key";
+/// The same with the key for hashes.
+const HASH_CREDENTIAL: &str = "koala-hash-key";
 /// A hundred times the commented defaults: more is no configuration but a file named by mistake.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
@@ -126,7 +128,8 @@ pub(super) fn load_among(
     settings.check_together();
 
     let mappings = mappings_of(&mut settings, &path);
-    find_key(&mut settings, key, default_key_file, env);
+    let hash_key_file = settings.hash_key_file.take();
+    find_key(&mut settings, key, default_key_file.clone(), env);
     if !settings.problems.is_empty() {
         return Err(ConfigError::Invalid { problems: settings.problems });
     }
@@ -140,7 +143,13 @@ pub(super) fn load_among(
     }
     let status_file = status_file.unwrap_or_else(|| beside(&outbox.path));
     let file_exists = file.is_some();
-    let mappings = Arc::new(mappings);
+    let hash_key_file = hash_key_file.unwrap_or_else(|| {
+        let credential = env.get("CREDENTIALS_DIRECTORY").map(|dir| Path::new(dir).join(HASH_CREDENTIAL));
+        let given = credential.filter(|file| std::fs::metadata(file).is_ok_and(|file| file.len() > 1));
+        given.unwrap_or_else(|| default_key_file.with_file_name("hash-key"))
+    });
+    let (mappings, mappings_lack) = with_hash_key(mappings, &hash_key_file);
+    let mappings = Arc::new(mappings.with_consent(koala.consent_categories.clone()));
     Ok(Config {
         scope,
         path,
@@ -150,6 +159,7 @@ pub(super) fn load_among(
         outbox,
         koala,
         mappings,
+        mappings_lack,
         key_exposed,
         warnings,
     })
@@ -172,6 +182,23 @@ fn mappings_of(settings: &mut Settings, config: &Path) -> Mappings {
         settings.problems.extend(flaws.iter().map(ToString::to_string));
         Mappings::presets()
     })
+}
+
+/// The mappings with the key in that file, if one of them hashes; what is wrong with the key else, and the mend.
+fn with_hash_key(mappings: Mappings, file: &Path) -> (Mappings, Option<String>) {
+    let Some(name) = mappings.iter().find(|mapping| mapping.hashes()).map(|mapping| mapping.name().clone())
+    else {
+        return (mappings, None);
+    };
+    let shown = file.display();
+    let wrong = match key::read(file).map(|(bytes, _)| HashKey::new(&bytes)) {
+        Ok(Ok(key)) => return (mappings.with_hash_key(key), None),
+        Ok(Err(wrong)) => wrong.to_string(),
+        Err(e) => format!("the file with its key cannot be read: {}", e.kind()),
+    };
+    let mend =
+        format!("put 32 random characters into {shown}, and keep a copy: another key makes other hashes");
+    (mappings, Some(format!("the mapping {name:?} hashes, and {wrong} ({shown}); {mend}")))
 }
 
 /// The text and the mode of a configuration file; `None` if there is no such file.

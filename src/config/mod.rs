@@ -67,6 +67,8 @@ pub struct Config {
     pub koala: Koala,
     /// The mappings: the presets, where none are written.
     pub mappings: Arc<Mappings>,
+    /// What the mappings lack to do their work, and the mend; the daemon does not run so.
+    pub mappings_lack: Option<String>,
     /// Whether the file holds the key and can be read by everybody, which a `check` fails.
     pub key_exposed: bool,
     /// What was odd but no error, a sentence each; the caller shows them.
@@ -122,6 +124,8 @@ pub struct Koala {
     pub key_file: Option<PathBuf>,
     /// What is odd about the key's file, a sentence each; for those who need the key, as `run` and `check` do.
     pub key_warnings: Vec<String>,
+    /// An event that refuses one of these is skipped.
+    pub consent_categories: Vec<String>,
     /// Requests in flight at once.
     pub concurrency: usize,
     /// The longest that one request may take.
@@ -132,6 +136,19 @@ pub struct Koala {
     pub ca_file: Option<PathBuf>,
     /// Whether `http://` may leave the machine.
     pub allow_plain_http: bool,
+}
+
+impl Config {
+    /// The same, if it has all that the daemon needs.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with what the mappings lack.
+    pub fn for_daemon(self) -> Result<Config, ConfigError> {
+        match self.mappings_lack {
+            Some(lack) => Err(ConfigError::one(lack)),
+            None => Ok(self),
+        }
+    }
 }
 
 impl Koala {

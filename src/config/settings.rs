@@ -33,6 +33,8 @@ pub(super) struct Settings {
     pub mappings: Vec<Definition>,
     /// A file of them; relative to the configuration's folder.
     pub mappings_file: Option<PathBuf>,
+    /// The file that holds the key for hashes.
+    pub hash_key_file: Option<PathBuf>,
     /// What was odd but no error.
     pub warnings: Vec<String>,
     /// What was wrong, a sentence each.
@@ -78,6 +80,8 @@ pub(super) const KEYS: &[(&str, Read)] = &[
         put(&mut s.public_key, PublicKey::new(v.text()?).map_err(|e| format!("is {e}")))
     }),
     ("koala.public_key_file", |s, v| put(&mut s.public_key_file, v.path().map(Some))),
+    ("koala.hash_key_file", |s, v| put(&mut s.hash_key_file, v.path().map(Some))),
+    ("koala.consent_categories", |s, v| put(&mut s.koala.consent_categories, v.texts())),
     ("koala.concurrency", |s, v| put(&mut s.koala.concurrency, v.count(MOST_REQUESTS))),
     ("koala.timeout", |s, v| put(&mut s.koala.timeout, v.duration(TIMEOUTS))),
     ("koala.proxy", |s, v| put(&mut s.koala.proxy, Ok(Some(address::proxy(v.text()?)?)))),

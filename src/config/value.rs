@@ -70,6 +70,19 @@ impl Given<'_> {
         count.ok_or_else(|| format!("wants a whole number from 1 to {most}"))
     }
 
+    /// A list of texts; in the environment they are parted by commas.
+    pub fn texts(&self) -> Result<Vec<String>, Wrong> {
+        let texts: Option<Vec<String>> = match self {
+            Given::Text(text) => Some(text.split(',').map(|text| text.trim().to_owned()).collect()),
+            Given::Value(DeValue::Array(items)) => {
+                items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
+            }
+            Given::Value(_) => None,
+        };
+        let texts = texts.ok_or_else(|| "wants a list of texts, such as [\"marketing\"]".to_owned())?;
+        Ok(texts.into_iter().filter(|text| !text.is_empty()).collect())
+    }
+
     pub fn flag(&self) -> Result<bool, Wrong> {
         let flag = match self {
             Given::Text(text) => text.trim().parse().ok(),

@@ -47,20 +47,17 @@ impl<'a> Fields<'a> {
         let mut check = Checks::default();
         let own_context = present(event.get("context")).and_then(Object::of);
         let in_context = |name| own_context.as_ref().and_then(|c| c.get(name));
-        let mut object = |field, preset, value| match given.get(field) {
+        let object = |check: &mut Checks, field, preset, value| match given.get(field) {
             Some(value) => check.object(field, value),
             None => check.object(preset, value),
         };
-        let context = object("context", "context", event.get("context"));
-        let (properties, traits) = if kind.is_identify() {
-            (None, object("traits", "traits", event.get("traits")))
+        let context = object(&mut check, "context", "context", event.get("context"));
+        let (name, properties, traits) = if kind.is_identify() {
+            (None, None, object(&mut check, "traits", "traits", event.get("traits")))
         } else {
-            let properties = object("properties", "properties", event.get("properties"));
-            (properties, object("traits", "context.traits", in_context("traits")))
-        };
-        let name = match kind.is_identify() {
-            true => None,
-            false => check.required("event", given.get("event").unwrap_or(event.get("event"))),
+            let name = check.required("event", given.get("event").unwrap_or(event.get("event")));
+            let properties = object(&mut check, "properties", "properties", event.get("properties"));
+            (name, properties, object(&mut check, "traits", "context.traits", in_context("traits")))
         };
         let own_traits = event.get("traits").and_then(Object::of);
         let email = match (given.get("email"), own_traits.and_then(|t| t.non_null("email"))) {

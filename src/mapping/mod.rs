@@ -23,6 +23,7 @@ use crate::event::json::{self, Object};
 use crate::event::{Event, MessageId};
 use crate::item::Item;
 use crate::reason::{Code, Reason};
+pub use directive::HashKey;
 use directive::{Field, Source};
 use fields::Given;
 use std::borrow::Cow;
@@ -55,9 +56,13 @@ pub struct Mapped {
     pub outcome: Outcome,
 }
 
-/// The mappings in force, in order; each has a name of its own.
+/// The mappings in force, in order, each with a name of its own; and what holds for all of them.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Mappings(Vec<Mapping>);
+pub struct Mappings {
+    list: Vec<Mapping>,
+    hash_key: Option<HashKey>,
+    consent_categories: Vec<String>,
+}
 
 /// One mapping, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -85,9 +90,20 @@ impl Mapping {
         self.action
     }
 
+    /// Whether it hashes anything.
+    pub fn hashes(&self) -> bool {
+        self.fields.iter().any(|(_, field)| field.hashes())
+    }
+
     /// What it makes of an event that it takes.
-    fn outcome(&self, event: &Event, message_id: &MessageId, timestamp: Timestamp) -> Outcome {
-        let given = match self.given(event, message_id, timestamp) {
+    fn outcome(
+        &self,
+        event: &Event,
+        message_id: &MessageId,
+        timestamp: Timestamp,
+        key: Option<&HashKey>,
+    ) -> Outcome {
+        let given = match self.given(event, message_id, timestamp, key) {
             Ok(given) => given,
             Err(fault) => return Outcome::Invalid(Reason::new(Code::InvalidField, fault)),
         };
@@ -101,12 +117,18 @@ impl Mapping {
     }
 
     /// The values of the mapping's own fields.
-    fn given(&self, event: &Event, message_id: &MessageId, timestamp: Timestamp) -> Result<Given, String> {
+    fn given(
+        &self,
+        event: &Event,
+        message_id: &MessageId,
+        timestamp: Timestamp,
+        key: Option<&HashKey>,
+    ) -> Result<Given, String> {
         if self.fields.is_empty() {
             return Ok(Given::default());
         }
         let text = completed(event, message_id, timestamp);
-        let source = Source::new(&text, None);
+        let source = Source::new(&text, key);
         let resolve = |(name, field): &(&'static str, Field)| {
             let value = field.resolve(&source).map_err(|fault| format!("{name}: {fault}"))?;
             let value =
@@ -120,7 +142,11 @@ impl Mapping {
 impl Mappings {
     /// The presets, "Track Calls" and "Identify Calls".
     pub fn presets() -> Mappings {
-        Mappings(definition::presets())
+        Mappings::of(definition::presets())
+    }
+
+    fn of(list: Vec<Mapping>) -> Mappings {
+        Mappings { list, hash_key: None, consent_categories: Vec::new() }
     }
 
     /// These.
@@ -128,12 +154,22 @@ impl Mappings {
     /// # Errors
     /// What is wrong with each of the definitions, and two of one name.
     pub fn new(definitions: &[Definition]) -> Result<Mappings, Vec<Flaw>> {
-        definition::mappings(definitions).map(Mappings)
+        definition::mappings(definitions).map(Mappings::of)
+    }
+
+    /// The same, with the key for `@hash`.
+    pub fn with_hash_key(self, key: HashKey) -> Mappings {
+        Mappings { hash_key: Some(key), ..self }
+    }
+
+    /// The same, for people who have refused none of these.
+    pub fn with_consent(self, categories: Vec<String>) -> Mappings {
+        Mappings { consent_categories: categories, ..self }
     }
 
     /// In order.
     pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
-        self.0.iter()
+        self.list.iter()
     }
 
     /// What is sent for `event`, under its own messageId or the one it was given; `timestamp` is when it happened if
@@ -147,18 +183,13 @@ impl Mappings {
         message_id: &MessageId,
         timestamp: Timestamp,
     ) -> Result<Vec<Mapped>, Reason> {
-        if turned_off(event) {
-            return Err(Reason::new(
-                Code::IntegrationsOff,
-                "the event's integrations turn Koala (Cloud) off",
-            ));
-        }
+        self.allowed(event)?;
         let mapped: Vec<Mapped> = self
             .iter()
             .filter(|mapping| mapping.trigger.matches(event))
             .map(|mapping| Mapped {
                 mapping: mapping.name.clone(),
-                outcome: mapping.outcome(event, message_id, timestamp),
+                outcome: mapping.outcome(event, message_id, timestamp, self.hash_key.as_ref()),
             })
             .collect();
         match (mapped.is_empty(), event.kind()) {
@@ -171,12 +202,29 @@ impl Mappings {
     /// What the mapping of that name makes of an event now, if it still takes it; of the empty name the first that
     /// does.
     pub fn map_by(&self, name: &str, event: &Event, message_id: &MessageId, timestamp: Timestamp) -> Outcome {
+        if let Err(reason) = self.allowed(event) {
+            return Outcome::Skip(reason);
+        }
         let named = |mapping: &&Mapping| name.is_empty() || *mapping.name == *name;
         match self.iter().filter(named).find(|mapping| mapping.trigger.matches(event)) {
-            Some(mapping) => mapping.outcome(event, message_id, timestamp),
+            Some(mapping) => mapping.outcome(event, message_id, timestamp, self.hash_key.as_ref()),
             None => {
                 skip(Code::NoMapping, "the mapping that took it when it was stored does not take it any more")
             }
+        }
+    }
+
+    /// Whether the event itself and the person's consent let it be sent at all.
+    fn allowed(&self, event: &Event) -> Result<(), Reason> {
+        if turned_off(event) {
+            let text = "the event's integrations turn Koala (Cloud) off";
+            return Err(Reason::new(Code::IntegrationsOff, text));
+        }
+        match refused(event, &self.consent_categories) {
+            Some(category) => {
+                Err(Reason::new(Code::NoConsent, format!("the person refuses the category {category:?}")))
+            }
+            None => Ok(()),
         }
     }
 }
@@ -190,6 +238,24 @@ fn turned_off(event: &Event) -> bool {
     let Some(integrations) = event.get("integrations").and_then(Object::of) else { return false };
     let setting = integrations.non_null(INTEGRATION).or_else(|| integrations.non_null("All"));
     setting.is_some_and(|on| on.get() == "false")
+}
+
+/// The first of the categories that the person has refused: Segment notes it in `context.consent`.
+fn refused<'a>(event: &Event, categories: &'a [String]) -> Option<&'a str> {
+    let (false, Some(context)) = (categories.is_empty(), event.get("context").and_then(Object::of)) else {
+        return None;
+    };
+    let consent = context.get("consent").and_then(Object::of)?;
+    let preferences = consent.get("categoryPreferences").and_then(Object::of)?;
+    let refuses = |category: &&String| preferences.get(category).is_some_and(|given| given.get() == "false");
+    categories.iter().find(refuses).map(String::as_str)
+}
+
+/// Whether the event's `integrations` turn off `Koala`, which is the browser's destination: nothing is turned off here,
+/// and its author may have meant otherwise.
+pub fn names_the_browsers(event: &Event) -> bool {
+    let Some(integrations) = event.get("integrations").and_then(Object::of) else { return false };
+    integrations.get("Koala").is_some_and(|on| on.get() == "false") && !turned_off(event)
 }
 
 /// The event with the messageId and the timestamp that it was given, where it has none: so Segment's API completes it

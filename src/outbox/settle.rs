@@ -48,7 +48,8 @@ impl Store {
             Settled::Delivered => !self.settings.keep_bodies.is_zero(),
             Settled::Skipped(reason) => {
                 // The producer has said that this event is none of Koala's business.
-                reason.code != Code::IntegrationsOff && !self.settings.keep_skipped.is_zero()
+                !matches!(reason.code, Code::IntegrationsOff | Code::NoConsent | Code::Erased)
+                    && !self.settings.keep_skipped.is_zero()
             }
             Settled::Failed(_) => true,
             Settled::Discarded => false,

@@ -29,7 +29,7 @@ fn the_commented_defaults_are_the_defaults() {
 #[test]
 fn the_commented_defaults_name_every_key() {
     let set = uncommented().lines().filter(|line| !line.starts_with('#') && line.contains(" = ")).count();
-    let unset = ["# public_key = ", "# proxy = ", "# ca_file = "];
+    let unset = ["# mappings_file = ", "# public_key = ", "# proxy = ", "# ca_file = "];
     assert!(unset.iter().all(|key| DEFAULTS.contains(key)));
     assert_eq!(set + unset.len(), settings::KEYS.len());
 }

@@ -139,13 +139,31 @@ fn a_syntax_error_has_line_and_column() {
 }
 
 #[test]
-fn mappings_are_not_supported_yet() {
-    for text in ["\n[[mapping]]\nname = \"x\"", "\n[mapping]\nname = \"x\"", "\nmapping = []"] {
-        assert_eq!(
-            World::new().refusal(text, &[]).replace(":1:", ":2:"),
-            "config.toml:2: [[mapping]] is not supported yet: this version sends by the two presets, \
-             Track Calls and Identify Calls; remove the section"
-        );
+fn a_mapping_that_is_wrong_is_told_with_its_place_and_the_mend() {
+    let world = World::new();
+    world.write("mappings.json", r#"[{"name":"a","subscribe":"type = 'x'","partnerAction":"track"}]"#);
+    for (text, expected) in [
+        (
+            "[[mapping]]\nname = \"x\"\ntrigger = 'type = \"track\"'",
+            "config.toml:1: mapping \"x\" has no action; write action = \"…\", \
+             one of track, identify, account_track, account_identify",
+        ),
+        ("mapping = 1", "config.toml:1: mapping is a list; write [[mapping]]"),
+        (
+            "[[mapping]]\npreset = \"Page Calls\"",
+            "config.toml:1: there is no preset \"Page Calls\"; \
+             the presets are \"Track Calls\", \"Identify Calls\", \"Group Calls\"",
+        ),
+        (
+            "[[mapping]]\npreset = \"Track Calls\"\nfield = {}",
+            "config.toml:3: mapping.field is no key of a mapping, which has preset, name, trigger, action, fields",
+        ),
+        (
+            "koala.consent_categories = [1]",
+            "config.toml:1: koala.consent_categories wants a list of texts, such as [\"marketing\"]",
+        ),
+    ] {
+        assert_eq!(world.refusal(text, &[]), expected);
     }
 }
 

@@ -6,6 +6,7 @@
 //! replacement, encoded JSON) is written as JavaScript writes it. Two directives are this agent's own: `@hash` and
 //! `@omit`.
 
+mod key;
 mod parse;
 mod path;
 mod replace;
@@ -14,6 +15,7 @@ mod template;
 
 use std::fmt;
 
+pub use key::{HashKey, WeakKey};
 pub use resolve::Source;
 
 /// One field's definition, checked.

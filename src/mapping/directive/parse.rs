@@ -11,6 +11,9 @@ use crate::mapping::lookup::{Type, members};
 /// Deeper than a person nests directives.
 const MAX_DEPTH: usize = 32;
 
+/// A directive by another name, which only Segment's service can follow.
+const SEGMENTS_OWN: &str = "__segment_internal_directive";
+
 const DIRECTIVES: &str = "@path, @template, @literal, @if, @case, @replace, @merge, @transform, @arrayPath, @flatten, \
                           @json, @excludeWhenNull, @liquid, @hash, @omit";
 
@@ -64,6 +67,10 @@ impl Parser {
             Type::Object => {
                 let object: Object = serde_json::from_str(json).ok()?;
                 let members = members(&object);
+                if members.iter().any(|(name, _)| name == SEGMENTS_OWN) {
+                    return self
+                        .wrong(format!("{SEGMENTS_OWN} means something to Segment alone; leave it out"));
+                }
                 if members.iter().any(|(name, _)| name.starts_with('@')) {
                     return self.directive(&members);
                 }

@@ -3,7 +3,7 @@
 
 use super::path::Path;
 use super::template::Template;
-use super::{Field, Node, Told};
+use super::{Field, HashKey, Node, Told};
 use crate::event::elements;
 use crate::event::json::{self, Object};
 use crate::mapping::lookup::{Found, Type, follow, members, stringify, text_of};
@@ -23,12 +23,12 @@ pub struct Source<'a> {
     json: &'a str,
     /// Its members, where it is an object: most directives ask for one.
     object: Option<Object<'a>>,
-    key: Option<&'a [u8]>,
+    key: Option<&'a HashKey>,
 }
 
 impl<'a> Source<'a> {
     /// A value of JSON, and the key for `@hash`.
-    pub fn new(json: &'a str, key: Option<&'a [u8]>) -> Source<'a> {
+    pub fn new(json: &'a str, key: Option<&'a HashKey>) -> Source<'a> {
         let object = (Type::of(json) == Type::Object).then(|| serde_json::from_str(json).ok()).flatten();
         Source { json, object, key }
     }
@@ -182,7 +182,8 @@ impl Node {
                     return Err(format!("@hash: expected string, got {}", Type::of(&json).as_str()));
                 }
                 let key = source.key.ok_or("@hash: there is no key for it")?;
-                let mut mac = Hmac::<Sha256>::new_from_slice(key).map_err(|e| format!("@hash: {e}"))?;
+                let mut mac =
+                    Hmac::<Sha256>::new_from_slice(key.bytes()).map_err(|e| format!("@hash: {e}"))?;
                 // A number in the spelling that it has.
                 mac.update(json::decode(&json).as_deref().unwrap_or(&json).as_bytes());
                 let hex: String = mac.finalize().into_bytes().iter().map(|b| format!("{b:02x}")).collect();
@@ -304,7 +305,7 @@ fn flatten(
     omit_arrays: bool,
     flat: &mut Members,
 ) -> Result<(), String> {
-    let mut put = |name: &str, value: &str, flat: &mut Members| {
+    let put = |name: &str, value: &str, flat: &mut Members| {
         let name = format!("{prefix}{name}");
         let inner = match Type::of(value) {
             Type::Object => true,
