@@ -20,6 +20,7 @@
 //! - [`reason`]: why something is as it is: a code from a closed list, a sentence for a person
 //! - [`clock`]: all time; tests own it
 //! - [`event`]: what an event is: all meaning of its text
+//! - [`subject`]: whose data an event is
 //! - [`item`]: one event's part of a request, and whose it is
 //! - [`mapping`]: from event to items: triggers, actions, fields
 //! - [`disk`]: the room on a file system
@@ -61,4 +62,5 @@ pub mod reason;
 pub mod receiver;
 pub mod spool;
 pub mod status;
+pub mod subject;
 pub mod telemetry;

@@ -11,6 +11,7 @@ const FLOORS: [&str; 15] = [
     "reason",
     "clock",
     "event",
+    "subject",
     "item",
     "mapping",
     "disk",

@@ -12,6 +12,7 @@ use super::dispatch::{Dispatch, Next, Order, Outcome, Take, Ticket};
 use super::news::News;
 use super::{Fatal, Pulse};
 use crate::clock::{Clock, Moment, Timestamp};
+use crate::config::Config;
 use crate::event::Event;
 use crate::item::Lane;
 use crate::koala::batch::{Batch, MAX_OF_A_KIND};
@@ -84,8 +85,7 @@ impl Courier {
     /// A courier for that outbox. What it knows of the destination is published through `published`.
     pub fn new(
         client: Option<Client>,
-        concurrency: usize,
-        mappings: Arc<Mappings>,
+        config: &Config,
         writer: Writer,
         reader: Reader,
         clock: Clock,
@@ -93,6 +93,7 @@ impl Courier {
         pulse: Pulse,
     ) -> Courier {
         let not_before = writer.not_before();
+        let (concurrency, mappings) = (config.koala.concurrency, config.mappings.clone());
         let destination = Destination::new(concurrency, not_before, clock.moment(), fastrand::Rng::new());
         Courier {
             client,

@@ -152,8 +152,7 @@ impl Agent {
         let pulses = [("courier", Pulse::default()), ("intake", Pulse::default())];
         let courier = Courier::new(
             client,
-            config.koala.concurrency,
-            config.mappings.clone(),
+            &config,
             outbox.writer.clone(),
             reader()?,
             clock.clone(),

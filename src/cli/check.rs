@@ -3,7 +3,7 @@
 use super::context::service;
 use super::mend::mend;
 use super::output::{self, BAD, DIM, GOOD, paint, plain};
-use super::permission::{may_change, service_user};
+use super::permission::{become_service, may_change};
 use super::status::folder_of;
 use super::{CliError, Context, ExitCode};
 use crate::clock::Timestamp;
@@ -14,7 +14,7 @@ use crate::outbox::{Filter, OutboxError, Reader, holder};
 use crate::reason::Reason;
 use crate::spool::REJECTED;
 use clap::Args;
-use nix::unistd::{AccessFlags, Gid, Uid, User, access, setgid, setuid};
+use nix::unistd::{AccessFlags, Uid, access};
 
 /// A clock before this program was written is wrong; certificates would be refused, and times be nonsense.
 const FIRST_SANE: &str = "2024-01-01T00:00:00Z";
@@ -85,27 +85,6 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<ExitCode, CliError> {
     }
     output::print(&report.text)?;
     Ok(if report.failed { ExitCode::No } else { ExitCode::Success })
-}
-
-/// Gives root's rights up for good, so that every permission is seen as the service meets it.
-fn become_service(config: &Config) -> Result<(), CliError> {
-    let Some(uid) = service_user(config).filter(|uid| Uid::effective().is_root() && !uid.is_root()) else {
-        return Ok(());
-    };
-    let failed =
-        |e: nix::Error| CliError::new(ExitCode::Io, format!("cannot become the service's user {uid}: {e}"));
-    let user = User::from_uid(uid).map_err(failed)?;
-    if let Some(user) = user {
-        #[cfg(target_os = "linux")]
-        {
-            let name = std::ffi::CString::new(user.name).unwrap_or_default();
-            nix::unistd::initgroups(&name, user.gid).map_err(failed)?;
-        }
-        setgid(user.gid).map_err(failed)?;
-    } else {
-        setgid(Gid::from_raw(uid.as_raw())).map_err(failed)?;
-    }
-    setuid(uid).map_err(failed)
 }
 
 fn check_config(config: &Config, alone: bool, report: &mut Report) {

@@ -8,15 +8,17 @@ use crate::config::Config;
 use crate::outbox::{Filter, Listed, Reader, State};
 use crate::reason::Code;
 use crate::spool::{Rejected, rejects_of};
+use crate::subject::Subject;
 use anstyle::Style;
 use clap::Args;
 use serde::Serialize;
+use serde_json::value::RawValue;
 use std::io::{ErrorKind, Write};
 
 /// The events in the outbox, newest first; or the files that were set aside
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  koala-agent list --state failed\n  koala-agent list --person ana@acme.dev --since 2d\n  koala-agent list --json --limit 1000 | jq -r .message_id"
+    after_help = "Examples:\n  koala-agent list --state failed\n  koala-agent list --person ana@acme.dev --since 2d\n  koala-agent list --json --limit 1000 | jq -r .message_id\n  koala-agent list --person ana@acme.dev --json --bodies --limit 100000"
 )]
 pub struct ListArgs {
     /// As JSON Lines, with the columns of the view outbox_events
@@ -43,6 +45,9 @@ pub struct ListArgs {
     /// Stored before
     #[arg(long, value_name = "TIME")]
     until: Option<When>,
+    /// With the bodies that are kept, and every event in which the person is named
+    #[arg(long, requires_all = ["json", "person"])]
+    bodies: bool,
     /// At most so many rows
     #[arg(long, value_name = "N", default_value_t = 50)]
     limit: usize,
@@ -72,17 +77,27 @@ pub fn run(context: &Context, args: ListArgs) -> Result<ExitCode, CliError> {
         return rejected(&config, &args);
     }
     let now = context.clock.now();
+    let reader = Reader::open(&config.outbox.path)?;
+    let (person, seqs) = match args.person {
+        Some(person) if args.bodies => (None, Some(named(&reader, &person)?)),
+        person => (person, None),
+    };
     let filter = Filter {
         states: args.state,
         reason: args.reason.map(|code| code.as_str().to_owned()),
-        person: args.person,
+        person,
+        seqs,
         kind: args.kind,
         name: args.event,
         since: args.since.map(|time| time.from(now)),
         until: args.until.map(|time| time.from(now)),
     };
-    let listing = Reader::open(&config.outbox.path)?.list(&filter, args.limit)?;
+    let listing = reader.list(&filter, args.limit)?;
     let more = listing.total.saturating_sub(listing.rows.len() as u64);
+    if args.bodies {
+        let rows = listing.rows.into_iter().map(|row| with_body(&reader, row));
+        return json(&rows.collect::<Result<Vec<_>, _>>()?, more);
+    }
     if args.json {
         return json(&listing.rows, more);
     }
@@ -91,6 +106,28 @@ pub fn run(context: &Context, args: ListArgs) -> Result<ExitCode, CliError> {
         rows => with_more(table(rows), more),
     })?;
     Ok(ExitCode::Success)
+}
+
+/// The places of all the events that name the person in any way.
+fn named(reader: &Reader, person: &str) -> Result<Vec<i64>, CliError> {
+    let person = || person.to_owned();
+    let mut seqs = Vec::new();
+    for subject in [Subject::Email(person()), Subject::ProfileId(person()), Subject::UserId(person())] {
+        seqs.extend(reader.of_subject(&subject)?.iter().map(|event| event.seq));
+    }
+    Ok(seqs)
+}
+
+#[derive(Serialize)]
+struct WithBody {
+    #[serde(flatten)]
+    row: Listed,
+    body: Option<Box<RawValue>>,
+}
+
+fn with_body(reader: &Reader, row: Listed) -> Result<WithBody, CliError> {
+    let body = reader.show(&row.message_id)?.and_then(|detail| detail.body);
+    Ok(WithBody { body: body.and_then(|body| RawValue::from_string(body).ok()), row })
 }
 
 fn json<T: Serialize>(rows: &[T], more: u64) -> Result<ExitCode, CliError> {

@@ -8,6 +8,7 @@ mod completions;
 mod context;
 pub mod demo;
 mod discard;
+mod erase;
 mod error;
 pub mod exit;
 mod input;
@@ -62,6 +63,7 @@ enum Command {
     Show(show::ShowArgs),
     Retry(retry::RetryArgs),
     Discard(discard::DiscardArgs),
+    Erase(erase::EraseArgs),
     Map(map::MapArgs),
     Check(check::CheckArgs),
     Receiver(receiver::ReceiverArgs),
@@ -110,6 +112,7 @@ fn run(context: &Context, command: Command) -> Result<ExitCode, CliError> {
         Command::Show(args) => show::run(context, &args),
         Command::Retry(args) => retry::run(context, args),
         Command::Discard(args) => discard::run(context, &args),
+        Command::Erase(args) => erase::run(context, &args),
         Command::Map(args) => map::run(context, &args),
         Command::Check(args) => check::run(context, &args),
         Command::Receiver(args) => run_receiver(args),

@@ -1,8 +1,8 @@
 //! Who may change things: root, and the user that the service runs as.
 
-use super::{CliError, Context, output::plain};
+use super::{CliError, Context, ExitCode, output::plain};
 use crate::config::{Config, Scope};
-use nix::unistd::{Uid, User};
+use nix::unistd::{Gid, Uid, User, setgid, setuid};
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
@@ -46,6 +46,30 @@ pub fn may_change(context: &Context, config: &Config, deed: &str) -> Result<(), 
         None => "root or the user that the agent runs as".to_owned(),
     };
     Err(CliError::Denied { text: format!("only {who} may {deed}"), line: Some(context.by_root()) })
+}
+
+/// Gives root's rights up for good: every permission is seen as the service meets it, and what is made is its own.
+///
+/// # Errors
+/// The system's.
+pub fn become_service(config: &Config) -> Result<(), CliError> {
+    let Some(uid) = service_user(config).filter(|uid| Uid::effective().is_root() && !uid.is_root()) else {
+        return Ok(());
+    };
+    let failed =
+        |e: nix::Error| CliError::new(ExitCode::Io, format!("cannot become the service's user {uid}: {e}"));
+    let user = User::from_uid(uid).map_err(failed)?;
+    if let Some(user) = user {
+        #[cfg(target_os = "linux")]
+        {
+            let name = std::ffi::CString::new(user.name).unwrap_or_default();
+            nix::unistd::initgroups(&name, user.gid).map_err(failed)?;
+        }
+        setgid(user.gid).map_err(failed)?;
+    } else {
+        setgid(Gid::from_raw(uid.as_raw())).map_err(failed)?;
+    }
+    setuid(uid).map_err(failed)
 }
 
 /// The name of the user of this process.

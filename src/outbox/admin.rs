@@ -9,7 +9,7 @@ use rusqlite::OptionalExtension;
 
 /// A connection that may change settled events.
 pub struct Admin {
-    store: Store,
+    pub(super) store: Store,
     reader: Reader,
 }
 

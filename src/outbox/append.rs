@@ -5,7 +5,7 @@ use super::row::{Fate, ItemFate, NewEvent, State};
 use super::settle::Settled;
 use super::store::{DUPLICATES, Store, short_id};
 use crate::clock::Timestamp;
-use crate::event::Digest;
+use crate::event::{Digest, MessageId};
 use rusqlite::params;
 
 /// What became of the events of one [`Writer::append`](super::Writer::append).
@@ -46,8 +46,13 @@ impl Store {
         let before = std::mem::take(&mut self.counted);
         self.conn.execute_batch("SAVEPOINT append")?;
         let (mut duplicates, mut reused) = (0, Vec::new());
+        let keeps_out = self.keeps_anybody_out()?;
         for (index, event) in events.iter().enumerate() {
-            match self.insert(event, now)? {
+            let left_out = match keeps_out {
+                true => self.kept_out(&event.body)?.map(|since| self.left_out(event, since)),
+                false => None,
+            };
+            match self.insert(&event.message_id, left_out.as_ref().unwrap_or(event), now)? {
                 Inserted::New => {}
                 Inserted::Duplicate => duplicates += 1,
                 Inserted::Reused { first_at, first_file } => {
@@ -72,8 +77,13 @@ impl Store {
         Ok(Appended::Stored { stored: events.len() as u64 - duplicates, duplicates })
     }
 
-    fn insert(&mut self, event: &NewEvent, now: Timestamp) -> Result<Inserted, rusqlite::Error> {
-        let id = short_id(&event.message_id);
+    fn insert(
+        &mut self,
+        message_id: &MessageId,
+        event: &NewEvent,
+        now: Timestamp,
+    ) -> Result<Inserted, rusqlite::Error> {
+        let id = short_id(message_id);
         let seq = self.next_seq;
         let added = self
             .cached("INSERT INTO ids (id, seq) VALUES (?, ?) ON CONFLICT DO NOTHING")?

@@ -14,6 +14,7 @@
 mod admin;
 mod append;
 mod ballast;
+mod erase;
 mod error;
 mod files;
 mod gauge;
@@ -35,6 +36,7 @@ mod writer;
 
 pub use admin::{Admin, Kept};
 pub use append::{Appended, Reused};
+pub use erase::Named;
 pub use error::OutboxError;
 pub use files::Progress;
 pub use gauge::{Flow, Gauge};

@@ -56,6 +56,8 @@ pub struct Filter {
     pub since: Option<Timestamp>,
     /// Stored before.
     pub until: Option<Timestamp>,
+    /// Of these places.
+    pub seqs: Option<Vec<i64>>,
 }
 
 /// A row of the view `outbox_events`: its columns are the members of `list --json`.
@@ -333,6 +335,11 @@ impl Reader {
             terms.push("e.person IN (?, ?)".to_owned());
             values.push(Value::from(person.clone()));
             values.push(hash.map_or(Value::Null, Value::from));
+        }
+        if let Some(seqs) = &filter.seqs {
+            let seqs: Vec<String> = seqs.iter().map(i64::to_string).collect();
+            terms.push("e.seq IN (SELECT value FROM json_each(?))".to_owned());
+            values.push(Value::from(format!("[{}]", seqs.join(","))));
         }
         for (time, comparison) in [(filter.since, ">="), (filter.until, "<")] {
             if let Some(time) = time {

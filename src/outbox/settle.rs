@@ -216,7 +216,7 @@ impl Store {
         Ok(self.settled_state(seq)?.is_some())
     }
 
-    fn settled_state(&self, seq: i64) -> Result<Option<(State, &'static str)>, rusqlite::Error> {
+    pub(super) fn settled_state(&self, seq: i64) -> Result<Option<(State, &'static str)>, rusqlite::Error> {
         let row: Option<(String, String)> = self
             .cached("SELECT state, code FROM settled WHERE seq = ?")?
             .query_row([seq], |r| Ok((r.get(0)?, r.get(1)?)))

@@ -292,14 +292,18 @@ pub(super) fn read_person_key(conn: &Connection) -> Result<Option<[u8; 32]>, rus
     conn.query_row("SELECT value FROM meta WHERE name = ?", [PERSON_KEY], |r| r.get(0)).optional()
 }
 
-/// How a person is remembered once the body is gone: 16 bytes of HMAC-SHA-256 in hexadecimal.
+/// How a person is remembered once the body is gone: 16 bytes of HMAC-SHA-256 in hexadecimal. An address is the same
+/// in capitals.
 pub(super) fn hashed(key: &[u8; 32], person: &str) -> String {
     if person.starts_with(HASH_PREFIX) {
         return person.to_owned();
     }
     // HMAC takes keys of any length.
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return HASH_PREFIX.to_owned() };
-    mac.update(person.as_bytes());
+    match person.contains('@') {
+        true => mac.update(person.trim().to_lowercase().as_bytes()),
+        false => mac.update(person.as_bytes()),
+    }
     let hex: String = mac.finalize().into_bytes()[..16].iter().map(|b| format!("{b:02x}")).collect();
     format!("{HASH_PREFIX}{hex}")
 }

@@ -270,13 +270,25 @@ impl Rejects {
         let files = self.list().unwrap_or_default();
         let mut gone = 0;
         for name in files.iter().filter(|r| old(r)).map(|r| &r.name) {
-            if fs::remove_file(self.dir.join(name)).is_ok() {
-                // Left behind, it says why something was set aside that is gone: no harm.
-                let _ = fs::remove_file(self.why_path(name));
-                gone += 1;
-            }
+            gone += u64::from(self.remove(name).is_ok());
         }
         gone
+    }
+
+    /// Deletes a file that was set aside, and its reason.
+    ///
+    /// # Errors
+    /// The system's; then it is still there.
+    pub fn remove(&self, name: &OsStr) -> io::Result<()> {
+        fs::remove_file(self.dir.join(name))?;
+        // Left behind, it says why something was set aside that is gone: no harm.
+        let _ = fs::remove_file(self.why_path(name));
+        Ok(())
+    }
+
+    /// Where a file of that name stands.
+    pub fn path_of(&self, name: &OsStr) -> PathBuf {
+        self.dir.join(name)
     }
 
     fn why_path(&self, name: &OsStr) -> PathBuf {

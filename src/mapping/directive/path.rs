@@ -37,7 +37,7 @@ impl Path {
             let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''));
             let name = match quote.filter(|_| bracketed) {
                 Some(quote) => {
-                    let quoted = rest[1..].split_once(quote).map(|(name, after)| (name, after));
+                    let quoted = rest[1..].split_once(quote);
                     let Some((name, after)) = quoted.filter(|(_, after)| after.starts_with(']')) else {
                         return Err(format!(
                             "the name in {text:?} is not closed; write [{quote}name{quote}]"

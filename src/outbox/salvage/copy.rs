@@ -1,6 +1,7 @@
 //! From the rows of a damaged outbox to a sound one.
 
 use super::pages::{Pages, StoredRow};
+use crate::outbox::erase::KEPT_OUT;
 use crate::outbox::row::State;
 use crate::outbox::store::{DUPLICATES, KICKS, NOT_BEFORE, PERSON_KEY, Store, short_hash};
 use rusqlite::types::Value;
@@ -147,7 +148,9 @@ fn put(store: &Store, table: &str, row: &StoredRow) -> Result<(), rusqlite::Erro
 fn put_meta(store: &Store, row: &StoredRow) -> Result<(), rusqlite::Error> {
     let known = match row.columns.as_slice() {
         [Value::Text(name), Value::Blob(key)] => name == PERSON_KEY && key.len() == 32,
-        [Value::Text(name), Value::Integer(_)] => [KICKS, NOT_BEFORE].contains(&name.as_str()),
+        [Value::Text(name), Value::Integer(_)] => {
+            [KICKS, NOT_BEFORE].contains(&name.as_str()) || name.starts_with(KEPT_OUT)
+        }
         _ => false,
     };
     if known {

@@ -1,0 +1,246 @@
+//! How a person is erased: every row that names them, and the bytes of it.
+
+use super::row::{Fate, NewEvent, State};
+use super::store::{self, Store, hashed, short_hash};
+use super::{Admin, OutboxError, Reader};
+use crate::clock::Timestamp;
+use crate::event::{Event, MessageId};
+use crate::reason::{Code, Reason};
+use crate::subject::{self, Subject};
+use rusqlite::{OptionalExtension, params};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Marks a fact about the outbox as the keyed hash of somebody who is kept out.
+pub(super) const KEPT_OUT: &str = "erased ";
+/// Events looked at in one read, and erased in one transaction: a running agent waits no longer for it.
+const AT_ONCE: usize = 500;
+/// How long the log may take to be emptied while others read.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// An event that names a person.
+#[derive(Debug, Clone, Serialize)]
+pub struct Named {
+    /// The order of the spool.
+    #[serde(skip)]
+    pub seq: i64,
+    /// The event's id.
+    pub message_id: String,
+    /// Segment's `type`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The `event` of a track.
+    pub event: Option<String>,
+    /// Its state.
+    pub state: State,
+    /// When it was stored.
+    pub received_at: Timestamp,
+    /// When it was settled; of a delivered event when Koala took it.
+    pub settled_at: Option<Timestamp>,
+}
+
+impl Reader {
+    /// The events that name the person, in the order of the spool: told by their bodies, or where these are gone by what
+    /// is remembered of them, which is the email or the profile id that they were sent under.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn of_subject(&self, subject: &Subject) -> Result<Vec<Named>, OutboxError> {
+        let mut found = BTreeMap::new();
+        // In the order in which events move: none is overlooked that is settled meanwhile.
+        for rows in [PENDING, SETTLED] {
+            let mut after = 0;
+            while let Some(last) = self
+                .page(rows, subject, after, &mut found)
+                .map_err(|e| self.error("look for a person's events", e))?
+            {
+                after = last;
+            }
+        }
+        Ok(found.into_values().collect())
+    }
+
+    /// Looks at some rows, and returns where the next ones begin.
+    fn page(
+        &self,
+        rows: &str,
+        subject: &Subject,
+        after: i64,
+        found: &mut BTreeMap<i64, Named>,
+    ) -> Result<Option<i64>, rusqlite::Error> {
+        let known_as = known_as(self, subject)?;
+        let mut select = self.connection().prepare_cached(rows)?;
+        let mut rows = select.query(params![after, AT_ONCE as i64])?;
+        let mut last = None;
+        while let Some(r) = rows.next()? {
+            last = Some(r.get("row")?);
+            let (person, body): (Option<String>, Option<String>) = (r.get("person")?, r.get("body")?);
+            let texts: [Option<String>; 4] =
+                [r.get("message_id")?, r.get("event")?, r.get("file")?, r.get("reason")?];
+            let named = person.is_some() && person == known_as
+                || body.is_some_and(|body| subject.is_in(&body))
+                || texts.iter().flatten().any(|text| subject.stands_in(text));
+            if !named {
+                continue;
+            }
+            let [message_id, event, ..] = texts;
+            let (seq, state): (i64, String) = (r.get("seq")?, r.get("state")?);
+            let named = Named {
+                seq,
+                message_id: message_id.unwrap_or_default(),
+                kind: r.get("type")?,
+                event,
+                state: State::parse(&state).unwrap_or(State::Failed),
+                received_at: Timestamp(r.get("received_at")?),
+                settled_at: r.get::<_, Option<i64>>("settled_at")?.map(Timestamp),
+            };
+            found.insert(seq, named);
+        }
+        Ok(last)
+    }
+}
+
+const PENDING: &str =
+    "SELECT seq AS row, coalesce(event_seq, seq) AS seq, message_id, type, event, 'pending' AS state,
+                              person, file, NULL AS reason, received_at, NULL AS settled_at, body
+                         FROM pending WHERE seq > ? ORDER BY seq LIMIT ?";
+const SETTLED: &str =
+    "SELECT s.seq AS row, s.seq, s.message_id, s.type, s.event, s.state, s.person, s.file, s.reason,
+                              s.received_at, s.settled_at, b.body
+                         FROM settled s LEFT JOIN bodies b ON b.seq = s.seq
+                        WHERE s.seq > ? ORDER BY s.seq LIMIT ?";
+
+/// As whom an event is remembered that was sent for the person and has no body any more.
+fn known_as(reader: &Reader, subject: &Subject) -> Result<Option<String>, rusqlite::Error> {
+    let key = store::read_person_key(reader.connection())?;
+    Ok(match subject {
+        Subject::Email(text) | Subject::ProfileId(text) => key.map(|key| hashed(&key, text)),
+        Subject::UserId(_) => None,
+    })
+}
+
+impl Admin {
+    /// From now on what names the person is not stored: it is skipped with code `erased`, and nothing of it kept.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn keep_out(&mut self, subject: &Subject, now: Timestamp) -> Result<(), OutboxError> {
+        self.store.transaction(|store| store.set_meta(&store.mark_of(&subject.name()), now.0))
+    }
+
+    /// Lets the person's events be stored again. Returns whether they were kept out.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn let_in(&mut self, subject: &Subject) -> Result<bool, OutboxError> {
+        self.store.transaction(|store| {
+            let mark = store.mark_of(&subject.name());
+            Ok(store.cached("DELETE FROM meta WHERE name = ?")?.execute([mark])? > 0)
+        })
+    }
+
+    /// Erases events, whatever their state, and wakes a running agent. When this returns, their rows are overwritten;
+    /// after [`Admin::overwrite`], nothing of them is in any file of the outbox.
+    ///
+    /// # Errors
+    /// SQLite's; then some are erased.
+    pub fn erase(&mut self, events: &[Named]) -> Result<(), OutboxError> {
+        self.store.delete_securely()?;
+        for some in events.chunks(AT_ONCE) {
+            self.store.transaction(|store| {
+                some.iter().try_for_each(|event| store.erase(event))?;
+                store.bump(store::KICKS)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Empties the write-ahead log and gives the free pages back. `false`: somebody reads for so long that the log still
+    /// has what was erased.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn overwrite(&mut self) -> Result<bool, OutboxError> {
+        // First what was overwritten reaches the database, then its end is cut off.
+        if !self.store.checkpoint(PATIENCE)? {
+            return Ok(false);
+        }
+        let (_, free) = self.store.size()?;
+        self.store.shrink(free)?;
+        self.store.checkpoint(PATIENCE)
+    }
+}
+
+impl Store {
+    fn mark_of(&self, name: &str) -> String {
+        format!("{KEPT_OUT}{}", hashed(&self.person_key, name))
+    }
+
+    /// Since when the event's person is kept out, if they are.
+    pub(super) fn kept_out(&self, body: &str) -> Result<Option<Timestamp>, rusqlite::Error> {
+        let Ok(event) = Event::parse(body) else { return Ok(None) };
+        let mut since = self.cached("SELECT value FROM meta WHERE name = ?")?;
+        for name in subject::names(&event) {
+            if let Some(since) = since.query_row([self.mark_of(&name)], |r| r.get(0)).optional()? {
+                return Ok(Some(Timestamp(since)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether anybody is kept out.
+    pub(super) fn keeps_anybody_out(&self) -> Result<bool, rusqlite::Error> {
+        self.cached("SELECT EXISTS (SELECT 1 FROM meta WHERE name GLOB ?)")?
+            .query_row([format!("{KEPT_OUT}*")], |r| r.get(0))
+    }
+
+    /// What is remembered of an event whose person is kept out: no word of it, and no id that may be an address.
+    pub(super) fn left_out(&self, event: &NewEvent, since: Timestamp) -> NewEvent {
+        let id = &event.message_id;
+        NewEvent {
+            message_id: match id.as_str().contains('@') {
+                true => MessageId::remembered(hashed(&self.person_key, id.as_str())),
+                false => id.clone(),
+            },
+            name: None,
+            file: Arc::from(""),
+            body: String::new(),
+            fate: Fate::Skip(Reason::new(Code::Erased, format!("its person was erased at {since}"))),
+            ..event.clone()
+        }
+    }
+
+    /// Deleted content is overwritten from now on, also in pages that become free.
+    fn delete_securely(&self) -> Result<(), OutboxError> {
+        self.conn
+            .query_row("PRAGMA secure_delete = ON", [], |_| Ok(()))
+            .map_err(|e| self.error("erase securely", e))
+    }
+
+    /// All rows of one event.
+    fn erase(&mut self, event: &Named) -> Result<(), rusqlite::Error> {
+        let seq = event.seq;
+        let (state, code) = match self.settled_state(seq)? {
+            Some((state, code)) => (state, code),
+            None => (State::Pending, ""),
+        };
+        let mut rows = 0;
+        for sql in
+            ["DELETE FROM pending WHERE seq = ?1 OR event_seq = ?1", "DELETE FROM settled WHERE seq = ?"]
+        {
+            rows += self.cached(sql)?.execute([seq])?;
+        }
+        for table in ["settled_items", "bodies", "attempts"] {
+            self.cached(&format!("DELETE FROM {table} WHERE seq = ?"))?.execute([seq])?;
+        }
+        // The id as it was given may be forgotten already.
+        self.cached("DELETE FROM ids WHERE seq = ? AND id = ?")?
+            .execute(params![seq, short_hash(&event.message_id)])?;
+        if rows > 0 {
+            self.counted.add(state.as_str(), code, -1);
+        }
+        Ok(())
+    }
+}
