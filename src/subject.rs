@@ -52,6 +52,12 @@ impl Subject {
         }
         found.contains(&self.name())
     }
+
+    /// Whether a file is named after them, as in `ana@acme.dev.json.gz`.
+    pub fn names_file(&self, name: &str) -> bool {
+        let stem = name.strip_suffix(".gz").unwrap_or(name);
+        self.stands_in(name) || stem.rsplit_once('.').is_some_and(|(stem, _)| self.stands_in(stem))
+    }
 }
 
 impl fmt::Display for Subject {
@@ -143,6 +149,11 @@ mod tests {
             r#"{"traits":{"name":"ana"}}"#,
         ] {
             assert!(!ana.is_in(text), "{text}");
+        }
+        for (name, named) in
+            [("ana@acme.dev.json.gz", true), ("ana@acme.dev", true), ("joana@acme.dev.json", false)]
+        {
+            assert_eq!(ana.names_file(name), named, "{name}");
         }
     }
 

@@ -113,7 +113,7 @@ pub fn run(context: &Context, args: &EraseArgs) -> Result<ExitCode, CliError> {
     await_gone(&in_files);
     let still = waiting(&config, &subject)?;
     let events = admin.reader().of_subject(&subject)?;
-    admin.erase(&events)?;
+    admin.erase(&subject, &events)?;
     let mut receipt = Receipt {
         person: subject.to_string(),
         at: now,
@@ -192,7 +192,7 @@ fn events_in(path: &Path, config: &Config, subject: &Subject) -> u64 {
 
 fn stands_in(path: &Path, subject: &Subject) -> bool {
     let name = path.file_name().unwrap_or_default();
-    if subject.stands_in(&name.to_string_lossy()) {
+    if subject.names_file(&name.to_string_lossy()) {
         return true;
     }
     let gz = format_of(name).is_some_and(|(_, gz)| gz);

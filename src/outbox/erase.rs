@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// Marks a fact about the outbox as the keyed hash of somebody who is kept out.
 pub(super) const KEPT_OUT: &str = "erased ";
+/// A fact that is there for a moment, to take up room.
+const FILLER: &str = "filler";
 /// Events looked at in one read, and erased in one transaction: a running agent waits no longer for it.
 const AT_ONCE: usize = 500;
 /// How long the log may take to be emptied while others read.
@@ -77,10 +79,11 @@ impl Reader {
         while let Some(r) = rows.next()? {
             last = Some(r.get("row")?);
             let (person, body): (Option<String>, Option<String>) = (r.get("person")?, r.get("body")?);
-            let texts: [Option<String>; 4] =
-                [r.get("message_id")?, r.get("event")?, r.get("file")?, r.get("reason")?];
+            let texts: [Option<String>; 3] = [r.get("message_id")?, r.get("event")?, r.get("reason")?];
+            let file: String = r.get("file")?;
             let named = person.is_some() && person == known_as
                 || body.is_some_and(|body| subject.is_in(&body))
+                || subject.names_file(&file)
                 || texts.iter().flatten().any(|text| subject.stands_in(text));
             if !named {
                 continue;
@@ -141,39 +144,61 @@ impl Admin {
         })
     }
 
-    /// Erases events, whatever their state, and wakes a running agent. When this returns, their rows are overwritten;
-    /// after [`Admin::overwrite`], nothing of them is in any file of the outbox.
+    /// Erases events, whatever their state, and wakes a running agent. After [`Admin::overwrite`] nothing of them is in
+    /// any file of the outbox.
     ///
     /// # Errors
     /// SQLite's; then some are erased.
-    pub fn erase(&mut self, events: &[Named]) -> Result<(), OutboxError> {
-        self.store.delete_securely()?;
+    pub fn erase(&mut self, subject: &Subject, events: &[Named]) -> Result<(), OutboxError> {
         for some in events.chunks(AT_ONCE) {
             self.store.transaction(|store| {
                 some.iter().try_for_each(|event| store.erase(event))?;
                 store.bump(store::KICKS)
             })?;
         }
-        Ok(())
+        self.store.transaction(|store| store.forget_names(subject))
     }
 
-    /// Empties the write-ahead log and gives the free pages back. `false`: somebody reads for so long that the log still
-    /// has what was erased.
+    /// Writes the database anew and empties the write-ahead log: also what SQLite leaves of old rows in the gaps of its
+    /// pages is gone then. It takes as long as copying the database, and a running agent stores nothing meanwhile.
+    /// `false`: somebody reads for so long that the log still has what was erased.
     ///
     /// # Errors
-    /// SQLite's.
+    /// SQLite's, such as that there is no room for the copy.
     pub fn overwrite(&mut self) -> Result<bool, OutboxError> {
-        // First what was overwritten reaches the database, then its end is cut off.
-        if !self.store.checkpoint(PATIENCE)? {
-            return Ok(false);
-        }
-        let (_, free) = self.store.size()?;
-        self.store.shrink(free)?;
-        self.store.checkpoint(PATIENCE)
+        let anew = self.store.conn.execute_batch("PRAGMA temp_store = FILE; VACUUM");
+        anew.map_err(|e| self.store.error("write it anew", e))?;
+        Ok(self.store.checkpoint(PATIENCE)? && self.store.fill_room()?)
     }
 }
 
 impl Store {
+    /// Writes zeros over the room that the database's file has beyond its pages. `false`: somebody reads for too long.
+    fn fill_room(&mut self) -> Result<bool, OutboxError> {
+        let length = std::fs::metadata(&self.path).map_or(0, |file| file.len());
+        let room = length.saturating_sub(self.size()?.0) as i64;
+        self.transaction(|store| {
+            store
+                .cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?, zeroblob(?))")?
+                .execute(params![FILLER, room])
+        })?;
+        // Before the zeros are in the file, their pages may not become free: a running agent would cut them off.
+        let written = self.checkpoint(PATIENCE);
+        self.transaction(|store| store.cached("DELETE FROM meta WHERE name = ?")?.execute([FILLER]))?;
+        Ok(written? && self.checkpoint(PATIENCE)?)
+    }
+
+    /// Files that are taken are known by their identity until they are gone from the folder: their names may go.
+    fn forget_names(&mut self, subject: &Subject) -> Result<(), rusqlite::Error> {
+        let mut taken = self.cached("SELECT DISTINCT name FROM spool_files WHERE finished = 1")?;
+        let names = taken.query_map([], |r| r.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
+        for name in names.iter().filter(|name| subject.names_file(&String::from_utf8_lossy(name))) {
+            self.cached("UPDATE spool_files SET name = x'' WHERE finished = 1 AND name = ?")?
+                .execute([name])?;
+        }
+        Ok(())
+    }
+
     fn mark_of(&self, name: &str) -> String {
         format!("{KEPT_OUT}{}", hashed(&self.person_key, name))
     }
@@ -210,13 +235,6 @@ impl Store {
             fate: Fate::Skip(Reason::new(Code::Erased, format!("its person was erased at {since}"))),
             ..event.clone()
         }
-    }
-
-    /// Deleted content is overwritten from now on, also in pages that become free.
-    fn delete_securely(&self) -> Result<(), OutboxError> {
-        self.conn
-            .query_row("PRAGMA secure_delete = ON", [], |_| Ok(()))
-            .map_err(|e| self.error("erase securely", e))
     }
 
     /// All rows of one event.
