@@ -91,3 +91,16 @@ fn a_definition_that_multiplies_an_event_is_given_up() {
     let told = Field::parse(r#"{"@template":{"@path":"$.braces"}}"#).unwrap();
     assert!(told.resolve(&Source::new(&event, None)).is_ok());
 }
+
+/// Were it refused without a word, the preset's field would stand in its place.
+#[test]
+fn a_text_that_is_half_a_surrogate_pair_is_refused_with_a_word() {
+    for definition in [
+        r#"{"@path":"$.a\ud800"}"#,
+        r#"{"a":{"@template":"{{a}}\udfff"}}"#,
+        r#"{"@replace":{"value":"a","pattern":"\ud800"}}"#,
+    ] {
+        let errors = Field::parse(definition).unwrap_err();
+        assert!(errors[0].text.contains("surrogate"), "{definition}: {errors:?}");
+    }
+}
