@@ -116,8 +116,9 @@ fn list<T>(
     Ok(())
 }
 
-/// Reads mappings as Segment's public API prints them: a list of `{name, subscribe, partnerAction, mapping, enabled}`.
-/// One that is not enabled is passed over.
+/// Reads mappings as Segment's public API prints them, a list of `{name, trigger, actionSlug, settings, enabled}`, or as
+/// its destinations' own code writes them, `{name, subscribe, partnerAction, mapping}`. One that is not enabled is
+/// passed over.
 ///
 /// # Errors
 /// A sentence that names the file and the place in the list.
@@ -161,22 +162,20 @@ fn exported(item: &str, place: &str) -> Result<Option<Definition>, String> {
     if item.get("enabled").is_some_and(|enabled| enabled.get() == "false") {
         return Ok(None);
     }
-    let action = match text("partnerAction")? {
-        Some(action) => Some(action),
-        None => text("actionSlug")?,
-    };
-    let fields = match item.non_null("mapping") {
+    let either = |one: &str, other: &str| text(one)?.map_or_else(|| text(other), |text| Ok(Some(text)));
+    let fields = match item.non_null("settings").or_else(|| item.non_null("mapping")) {
         None => Vec::new(),
-        Some(mapping) => {
-            // Older exports hold it as text.
-            let inner = mapping.get().starts_with('"').then(|| json::decode(mapping.get())).flatten();
-            let inner = inner.as_deref().unwrap_or(mapping.get());
-            let fields: Object = serde_json::from_str(inner).map_err(|_| "mapping must be an object")?;
+        Some(fields) => {
+            // Terraform's exports hold it as text.
+            let inner = fields.get().starts_with('"').then(|| json::decode(fields.get())).flatten();
+            let inner = inner.as_deref().unwrap_or(fields.get());
+            let fields: Object = serde_json::from_str(inner).map_err(|_| "settings must be an object")?;
             fields.0.iter().map(|m| (m.name.clone().into_owned(), m.value.get().to_owned())).collect()
         }
     };
-    let (name, trigger) = (text("name")?, text("subscribe")?);
-    for (what, there) in [("name", &name), ("subscribe", &trigger), ("partnerAction", &action)] {
+    let (name, trigger) = (text("name")?, either("trigger", "subscribe")?);
+    let action = either("actionSlug", "partnerAction")?;
+    for (what, there) in [("name", &name), ("trigger", &trigger), ("actionSlug", &action)] {
         if there.is_none() {
             return Err(format!("{what} is missing"));
         }

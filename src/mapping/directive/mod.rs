@@ -18,6 +18,9 @@ use std::fmt;
 pub use key::{HashKey, WeakKey};
 pub use resolve::Source;
 
+/// The largest value, in bytes: no request takes more.
+const MAX_OUTPUT: usize = 1 << 20;
+
 /// One field's definition, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Field(Node);

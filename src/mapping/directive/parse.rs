@@ -162,7 +162,7 @@ impl Parser {
     /// Something told by a text here, or by one that a directive makes.
     fn told<T>(&mut self, json: &str, parse: fn(&str) -> Result<T, String>) -> Option<Told<T>> {
         match Type::of(json) {
-            Type::Text => match parse(&json::decode(json)?) {
+            Type::Text => match self.text(json).map(|text| parse(&text))? {
                 Ok(told) => Some(Told::Fixed(told)),
                 Err(text) => self.wrong(text),
             },
@@ -301,11 +301,18 @@ impl Parser {
         })))
     }
 
+    fn text(&mut self, json: &str) -> Option<String> {
+        match json::decode(json) {
+            Some(text) => Some(text.into_owned()),
+            None => self.wrong("it is no text: half a surrogate pair stands in it"),
+        }
+    }
+
     fn short_text(&mut self, json: &str) -> Option<String> {
         if Type::of(json) != Type::Text {
             return self.wrong(format!("it must be a text, and is {}", article(Type::of(json))));
         }
-        let text = json::decode(json)?.into_owned();
+        let text = self.text(json)?;
         if text.encode_utf16().count() > MAX_LENGTH {
             return self
                 .wrong(format!("it is longer than {MAX_LENGTH} characters, which is Segment's limit"));

@@ -1,5 +1,7 @@
 //! `@replace`: a text for a text, as JavaScript's `String.replace` does it.
 
+use super::MAX_OUTPUT;
+
 /// Segment's own limit for a pattern and for a replacement, in UTF-16 units.
 pub const MAX_LENGTH: usize = 10;
 
@@ -14,17 +16,21 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    pub fn apply(&self, text: &str) -> String {
+    /// The text with what is replaced; `None`: it is larger than a value may be.
+    pub fn apply(&self, text: &str) -> Option<String> {
         let (mut out, mut from) = (String::with_capacity(text.len()), 0);
         while let Some((start, end)) = self.find(text, from) {
             out.push_str(&text[from..start]);
             self.expand(text, start, end, &mut out);
             from = end;
+            if out.len() > MAX_OUTPUT {
+                return None;
+            }
             if !self.global {
                 break;
             }
         }
-        out + &text[from..]
+        Some(out + &text[from..])
     }
 
     /// The pattern's first place from there on; it is not empty.
@@ -86,7 +92,7 @@ mod tests {
         ] {
             let pattern =
                 Pattern { pattern: pattern.into(), replacement: replacement.into(), ignore_case, global };
-            assert_eq!(pattern.apply(text), want, "{text} {pattern:?}");
+            assert_eq!(pattern.apply(text).as_deref(), Some(want), "{text} {pattern:?}");
         }
     }
 }

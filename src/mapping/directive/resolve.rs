@@ -3,7 +3,7 @@
 
 use super::path::Path;
 use super::template::Template;
-use super::{Field, HashKey, Node, Told};
+use super::{Field, HashKey, MAX_OUTPUT, Node, Told};
 use crate::event::elements;
 use crate::event::json::{self, Object};
 use crate::mapping::lookup::{Found, Type, follow, members, stringify, text_of};
@@ -11,9 +11,16 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::value::RawValue;
 use sha2::Sha256;
 use std::borrow::Cow;
+use std::cell::Cell;
+use std::collections::HashMap;
+use std::rc::Rc;
 
-/// No request takes more, and a template within a transformation cannot double itself without end.
-const MAX_OUTPUT: usize = 1 << 20;
+/// Bytes that one field may read and write of values, about a tenth of a second: directives within directives can
+/// multiply what they are given.
+const MAX_WORK: usize = 64 << 20;
+const TOO_LARGE: &str = "the value is larger than 1 MiB";
+/// What a step costs at least, in bytes.
+const STEP: usize = 64;
 
 type Json<'a> = Cow<'a, str>;
 type Resolved<'a> = Result<Option<Json<'a>>, String>;
@@ -24,13 +31,34 @@ pub struct Source<'a> {
     /// Its members, where it is an object: most directives ask for one.
     object: Option<Object<'a>>,
     key: Option<&'a HashKey>,
+    /// What may still be worked; shared by the sources that one field is resolved against.
+    work: Rc<Cell<usize>>,
 }
 
 impl<'a> Source<'a> {
     /// A value of JSON, and the key for `@hash`.
     pub fn new(json: &'a str, key: Option<&'a HashKey>) -> Source<'a> {
+        Source::with(json, key, Rc::new(Cell::new(MAX_WORK)))
+    }
+
+    fn with(json: &'a str, key: Option<&'a HashKey>, work: Rc<Cell<usize>>) -> Source<'a> {
         let object = (Type::of(json) == Type::Object).then(|| serde_json::from_str(json).ok()).flatten();
-        Source { json, object, key }
+        Source { json, object, key, work }
+    }
+
+    /// A value that a directive has made of this one.
+    fn made<'b>(&self, json: &'b str) -> Source<'b>
+    where
+        'a: 'b,
+    {
+        Source::with(json, self.key, self.work.clone())
+    }
+
+    /// Counts a step with so many bytes.
+    fn spend(&self, bytes: usize) -> Result<(), String> {
+        let left = self.work.get().checked_sub(bytes + STEP);
+        self.work.set(left.ok_or("the definition makes too much of this event; make it simpler")?);
+        Ok(())
     }
 
     fn find(&self, path: &Path) -> Found<'a> {
@@ -40,6 +68,9 @@ impl<'a> Source<'a> {
             None => Found::Json(self.json.into()),
             Some(name) => {
                 let member = object.get(name).map(RawValue::get);
+                // To follow a path is to read what it leads through.
+                let read = member.filter(|_| path.0.len() > 1).map_or(0, str::len);
+                self.work.set(self.work.get().saturating_sub(read));
                 follow(member.map_or(Found::Missing, |json| Found::Json(json.into())), names)
             }
         }
@@ -52,6 +83,7 @@ impl Field {
     /// # Errors
     /// A clause that names the directive: the event has no value that it can work on.
     pub fn resolve<'a>(&'a self, source: &Source<'a>) -> Result<Option<Cow<'a, str>>, String> {
+        source.work.set(MAX_WORK);
         self.0.resolve(source)
     }
 }
@@ -59,10 +91,12 @@ impl Field {
 impl Node {
     fn resolve<'a>(&'a self, source: &Source<'a>) -> Resolved<'a> {
         let value = self.value(source)?;
-        match value {
-            Some(json) if json.len() > MAX_OUTPUT => Err("the value is larger than 1 MiB".to_owned()),
-            value => Ok(value),
+        let size = value.as_deref().map_or(0, str::len);
+        if size > MAX_OUTPUT {
+            return Err(TOO_LARGE.to_owned());
         }
+        source.spend(size)?;
+        Ok(value)
     }
 
     fn value<'a>(&'a self, source: &Source<'a>) -> Resolved<'a> {
@@ -96,7 +130,8 @@ impl Node {
                         &by
                     }
                 };
-                Ok(Some(json::quote(&template.render(|path| source.find(path))).into()))
+                let text = template.render(|path| source.find(path)).ok_or(TOO_LARGE)?;
+                Ok(Some(json::quote(&text).into()))
             }
             Node::If(parts) => {
                 let value = parts.value.resolve(source)?;
@@ -121,10 +156,9 @@ impl Node {
                 let value = replace.value.resolve(source)?;
                 let scalar =
                     value.filter(|json| matches!(Type::of(json), Type::Text | Type::Number | Type::Bool));
-                let replaced = scalar.map_or_else(String::new, |json| {
-                    replace.patterns.iter().fold(text_of(&json), |text, pattern| pattern.apply(&text))
-                });
-                Ok(Some(json::quote(&replaced).into()))
+                let text = scalar.map_or_else(String::new, |json| text_of(&json));
+                let replaced = replace.patterns.iter().try_fold(text, |text, pattern| pattern.apply(&text));
+                Ok(Some(json::quote(&replaced.ok_or(TOO_LARGE)?).into()))
             }
             Node::ArrayPath { root, shape } => {
                 let Some(root) = root.resolve(source)? else { return Ok(None) };
@@ -136,7 +170,7 @@ impl Node {
                 };
                 let mut shaped = Vec::with_capacity(items.len());
                 for item in items {
-                    let item = Source::new(item, source.key);
+                    let item = source.made(item);
                     shaped.push(
                         shape.resolve(&item)?.map_or("null".into(), |json| Cow::Owned(json.into_owned())),
                     );
@@ -145,7 +179,7 @@ impl Node {
             }
             Node::Transform { apply, mapping } => {
                 let applied = apply.resolve(source)?.unwrap_or("{}".into());
-                let inner = Source::new(&applied, source.key);
+                let inner = source.made(&applied);
                 Ok(mapping.resolve(&inner)?.map(|json| Cow::Owned(json.into_owned())))
             }
             Node::Flatten { value, separator, omit_arrays } => {
@@ -156,7 +190,7 @@ impl Node {
                     return Err("@flatten: there is no object to flatten".to_owned());
                 };
                 let mut flat = Members::default();
-                flatten(&whole, "", &separator, *omit_arrays, &mut flat)?;
+                flatten(&whole, "", &separator, *omit_arrays, &mut flat, source)?;
                 Ok(Some(object_of(&flat).into()))
             }
             Node::Encode(value) => {
@@ -192,6 +226,7 @@ impl Node {
             Node::Omit { value, keys } => {
                 let Some(mut json) = value.resolve(source)? else { return Ok(None) };
                 for key in keys {
+                    source.spend(json.len())?;
                     let names: Vec<&str> = key.names().collect();
                     json = Cow::Owned(without(&json, &names));
                 }
@@ -211,7 +246,7 @@ impl Node {
             }
             Node::Merge(nodes) => {
                 for node in nodes {
-                    for (name, value) in node.members(source)?.into_iter().flat_map(|m| m.0) {
+                    for (name, value) in node.members(source)?.into_iter().flat_map(|m| m.list) {
                         members.set(name, value);
                     }
                 }
@@ -248,20 +283,26 @@ impl Node {
 
 /// Members by name, in the order in which their names came.
 #[derive(Default)]
-struct Members<'a>(Vec<(String, Option<Json<'a>>)>);
+struct Members<'a> {
+    list: Vec<(String, Option<Json<'a>>)>,
+    places: HashMap<String, usize>,
+}
 
 impl<'a> Members<'a> {
     fn set(&mut self, name: String, value: Option<Json<'a>>) {
-        match self.0.iter_mut().find(|(known, _)| *known == name) {
-            Some((_, place)) => *place = value,
-            None => self.0.push((name, value)),
+        match self.places.get(&name) {
+            Some(&place) => self.list[place].1 = value,
+            None => {
+                self.places.insert(name.clone(), self.list.len());
+                self.list.push((name, value));
+            }
         }
     }
 }
 
 fn object_of(members: &Members) -> String {
     let mut out = json::Writer::new();
-    for (name, value) in &members.0 {
+    for (name, value) in &members.list {
         if let Some(value) = value {
             out.entry(&json::quote(name), value);
         }
@@ -304,7 +345,9 @@ fn flatten(
     separator: &str,
     omit_arrays: bool,
     flat: &mut Members,
+    source: &Source,
 ) -> Result<(), String> {
+    source.spend(json.len())?;
     let put = |name: &str, value: &str, flat: &mut Members| {
         let name = format!("{prefix}{name}");
         let inner = match Type::of(value) {
@@ -312,11 +355,9 @@ fn flatten(
             Type::Array => !omit_arrays,
             _ => false,
         };
-        if name.len() > MAX_OUTPUT {
-            return Err("@flatten: a name is larger than 1 MiB".to_owned());
-        }
+        source.spend(name.len())?;
         if inner {
-            return flatten(value, &(name + separator), separator, omit_arrays, flat);
+            return flatten(value, &(name + separator), separator, omit_arrays, flat, source);
         }
         flat.set(name, Some(Cow::Owned(value.to_owned())));
         Ok(())

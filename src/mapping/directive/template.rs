@@ -1,5 +1,6 @@
 //! The templates of `@template`: `Hello {{traits.name}}`.
 
+use super::MAX_OUTPUT;
 use super::path::Path;
 use crate::mapping::lookup::{Found, text_of, trim};
 
@@ -46,19 +47,25 @@ impl Template {
         Ok(Template::Parts(parts))
     }
 
-    /// The text with the values that `find` finds.
-    pub fn render<'a>(&self, find: impl Fn(&Path) -> Found<'a>) -> String {
+    /// The text with the values that `find` finds; `None`: it is larger than a value may be.
+    pub fn render<'a>(&self, find: impl Fn(&Path) -> Found<'a>) -> Option<String> {
         let value = |path: &Path| match find(path) {
             Found::Json(json) if json != "null" => text_of(&json),
             _ => String::new(),
         };
         match self {
             Template::Parts(parts) => {
-                let text = |part: &Part| match part {
-                    Part::Text(text) => text.clone(),
-                    Part::Value(path) => value(path),
-                };
-                parts.iter().map(text).collect()
+                let mut out = String::new();
+                for part in parts {
+                    match part {
+                        Part::Text(text) => out.push_str(text),
+                        Part::Value(path) => out.push_str(&value(path)),
+                    }
+                    if out.len() > MAX_OUTPUT {
+                        return None;
+                    }
+                }
+                Some(out)
             }
             Template::Twice(text) => {
                 let once = |text: &str, braces: usize| {
@@ -68,10 +75,13 @@ impl Template {
                         let path = Path::inside(trim(&place[braces..place.len() - braces]));
                         out.push_str(&path.map(|path| value(&path)).unwrap_or_default());
                         from = at + place.len();
+                        if out.len() > MAX_OUTPUT {
+                            return None;
+                        }
                     }
-                    out + &text[from..]
+                    Some(out + &text[from..])
                 };
-                once(&once(text, 3), 2)
+                once(&once(text, 3)?, 2)
             }
         }
     }
@@ -90,7 +100,8 @@ fn places(text: &str, braces: usize) -> impl Iterator<Item = (usize, &str)> {
                 from = end + braces;
                 return Some((at, &text[at..from]));
             }
-            from = at + 1;
+            // Nothing that begins before the } ends otherwise.
+            from = end;
         }
     })
 }
