@@ -6,9 +6,10 @@ use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
 use std::io;
 
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
     ("/etc/koala-agent/config.toml", "the configuration; every key stands in it with its default"),
     ("/etc/koala-agent/public-key", "the public key of the Koala workspace"),
+    ("/etc/koala-agent/hash-key", "the key of @hash in mappings; as secret"),
     ("/var/spool/koala-agent", "the spool: programs drop event files here, under a finished name"),
     ("/var/spool/koala-agent/rejected", "files that could not be taken, each beside its reason"),
     ("/var/lib/koala-agent/outbox.db", "the outbox, an SQLite database"),

@@ -124,10 +124,10 @@ pub const OBJECT_METHODS: &[&str] = &[
     "__lookupSetter__",
 ];
 
-const NUMBER_METHODS: &[&str] = &["toExponential", "toFixed", "toPrecision"];
+pub const NUMBER_METHODS: &[&str] = &["toExponential", "toFixed", "toPrecision"];
 
 #[rustfmt::skip]
-const TEXT_METHODS: &[&str] = &[
+pub const TEXT_METHODS: &[&str] = &[
     "anchor", "at", "big", "blink", "bold", "charAt", "charCodeAt", "codePointAt", "concat", "endsWith", "fixed",
     "fontcolor", "fontsize", "includes", "indexOf", "isWellFormed", "italics", "lastIndexOf", "link", "localeCompare",
     "match", "matchAll", "normalize", "padEnd", "padStart", "repeat", "replace", "replaceAll", "search", "slice",
@@ -137,7 +137,7 @@ const TEXT_METHODS: &[&str] = &[
 ];
 
 #[rustfmt::skip]
-const ARRAY_METHODS: &[&str] = &[
+pub const ARRAY_METHODS: &[&str] = &[
     "at", "concat", "copyWithin", "entries", "every", "fill", "filter", "find", "findIndex", "findLast",
     "findLastIndex", "flat", "flatMap", "forEach", "includes", "indexOf", "join", "keys", "lastIndexOf", "map", "pop",
     "push", "reduce", "reduceRight", "reverse", "shift", "slice", "some", "sort", "splice", "toReversed", "toSorted",

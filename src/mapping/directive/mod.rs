@@ -7,6 +7,7 @@
 //! `@omit`.
 
 mod key;
+mod liquid;
 mod parse;
 mod path;
 mod replace;
@@ -50,6 +51,7 @@ enum Node {
     Array(Vec<Node>),
     Path(Told<path::Path>),
     Template(Told<template::Template>),
+    Liquid(liquid::Liquid),
     If(Box<If>),
     Case {
         upper: bool,
@@ -126,7 +128,9 @@ impl Node {
     /// The nodes that it is made of.
     fn parts(&self) -> Vec<&Node> {
         match self {
-            Node::Raw(_) | Node::Path(Told::Fixed(_)) | Node::Template(Told::Fixed(_)) => Vec::new(),
+            Node::Raw(_) | Node::Path(Told::Fixed(_)) | Node::Template(Told::Fixed(_)) | Node::Liquid(_) => {
+                Vec::new()
+            }
             Node::Object(members) => members.iter().map(|(_, node)| node).collect(),
             Node::Array(nodes) | Node::Merge(nodes) => nodes.iter().collect(),
             Node::Path(Told::By(node)) | Node::Template(Told::By(node)) => vec![node],

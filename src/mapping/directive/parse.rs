@@ -1,5 +1,6 @@
 //! From the JSON of a definition to its parts. All that is wrong is told, not the first alone.
 
+use super::liquid::Liquid;
 use super::path::Path;
 use super::replace::{MAX_LENGTH, Pattern};
 use super::template::Template;
@@ -154,7 +155,13 @@ impl Parser {
             "@excludeWhenNull" => Some(Node::ExcludeWhenNull(self.node(json)?.into())),
             "@hash" => Some(Node::Hash(self.text_or_directive(json)?.into())),
             "@omit" => self.omit(json),
-            "@liquid" => self.wrong("@liquid is not supported; write @template, @if, @case or @replace"),
+            "@liquid" => match json::decode(json).filter(|_| Type::of(json) == Type::Text) {
+                Some(text) => match Liquid::parse(&text) {
+                    Ok(liquid) => Some(Node::Liquid(liquid)),
+                    Err(text) => self.wrong(text),
+                },
+                None => self.wrong(format!("it must be a text, and is {}", article(Type::of(json)))),
+            },
             _ => self.wrong(format!("there is no directive {name}; there are {DIRECTIVES}")),
         }
     }

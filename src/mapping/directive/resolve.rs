@@ -133,6 +133,10 @@ impl Node {
                 let text = template.render(|path| source.find(path)).ok_or(TOO_LARGE)?;
                 Ok(Some(json::quote(&text).into()))
             }
+            Node::Liquid(liquid) => {
+                let text = liquid.render(source.object.as_ref()).map_err(|why| format!("@liquid: {why}"))?;
+                Ok(Some(json::quote(&text).into()))
+            }
             Node::If(parts) => {
                 let value = parts.value.resolve(source)?;
                 let there = value.is_some_and(|json| json != "null" && !(parts.blank && is_empty(&json)));
