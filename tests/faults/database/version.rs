@@ -99,7 +99,15 @@ pub fn older(scale: &Scale) -> Played {
 fn make_older(place: &Place) -> i64 {
     let conn = Connection::open(place.daemon.outbox()).unwrap();
     let known = version(&conn);
-    conn.execute_batch("ALTER TABLE spool_files DROP COLUMN sum; PRAGMA user_version = 1;").unwrap();
+    let first = include_str!("../../../src/outbox/schema.sql");
+    let view = &first
+        [first.find("CREATE VIEW outbox_events").unwrap()..first.find("CREATE VIEW outbox_status").unwrap()];
+    conn.execute_batch(&format!(
+        "DROP VIEW outbox_events; DROP TABLE settled_items; DROP INDEX pending_by_event;
+         ALTER TABLE pending DROP COLUMN mapping; ALTER TABLE pending DROP COLUMN event_seq; {view}
+         ALTER TABLE spool_files DROP COLUMN sum; PRAGMA user_version = 1;"
+    ))
+    .unwrap();
     known
 }
 
