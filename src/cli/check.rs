@@ -4,12 +4,15 @@ use super::context::service;
 use super::mend::mend;
 use super::output::{self, BAD, DIM, GOOD, paint, plain};
 use super::permission::{become_service, may_change};
+use super::prospect::BROWSERS;
 use super::status::folder_of;
 use super::{CliError, Context, ExitCode};
 use crate::clock::Timestamp;
 use crate::config::{self, Bytes, Config, ConfigError, Scope};
 use crate::disk;
+use crate::event::Event;
 use crate::koala::{Client, Verdict};
+use crate::mapping::names_the_browsers;
 use crate::outbox::{Filter, OutboxError, Reader, holder};
 use crate::reason::Reason;
 use crate::spool::REJECTED;
@@ -31,6 +34,9 @@ pub struct CheckArgs {
     #[arg(long)]
     offline: bool,
 }
+
+/// Waiting events that are looked through for what their authors may have meant otherwise.
+const LOOKED_THROUGH: usize = 1_000;
 
 /// The lines so far.
 #[derive(Default)]
@@ -105,6 +111,7 @@ fn check_config(config: &Config, alone: bool, report: &mut Report) {
             false => report.note("configuration", warning),
         }
     }
+    check_mappings(config, report);
     match &config.mappings_lack {
         // systemd hands root's file to the service.
         Some(lack) if config.scope == Scope::System && !report.by_root => {
@@ -137,6 +144,32 @@ fn check_config(config: &Config, alone: bool, report: &mut Report) {
     } else {
         odd.iter().for_each(|warning| report.fail("key", warning, ""));
     }
+}
+
+fn check_mappings(config: &Config, report: &mut Report) {
+    let mut sound = true;
+    for mapping in config.mappings.iter() {
+        for why in mapping.nonsense() {
+            sound = false;
+            report.fail("mappings", format!("{:?}: {why}", mapping.name()), "");
+        }
+    }
+    if sound {
+        let names: Vec<&str> = config.mappings.iter().map(|mapping| &**mapping.name()).collect();
+        report.ok("mappings", names.join(", "));
+    }
+}
+
+/// Events whose integrations turn off another destination than their author may think.
+fn check_integrations(reader: &Reader, report: &mut Report) -> Result<(), OutboxError> {
+    let bodies = reader.newest_pending(LOOKED_THROUGH)?;
+    let odd = |body: &&String| Event::parse(body).is_ok_and(|event| names_the_browsers(&event));
+    let n = bodies.iter().filter(odd).count();
+    if n > 0 {
+        let events = output::count(n as u64, "waiting event");
+        report.note("integrations", format!("{events} of the newest {}: {BROWSERS}", bodies.len()));
+    }
+    Ok(())
 }
 
 fn check_machine(context: &Context, config: &Config, args: &CheckArgs, report: &mut Report) {
@@ -206,6 +239,9 @@ fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
     };
     if access(path, AccessFlags::W_OK).is_err() {
         report.fail("outbox", format!("{} cannot write {shown}", me()), format!("chown {} {shown}*", me()));
+    }
+    if let Err(error) = check_integrations(&reader, report) {
+        report.fail("outbox", error.to_string(), "");
     }
     match reader.bytes().and_then(|bytes| Ok((bytes, reader.list(&Filter::default(), 1)?))) {
         Ok((bytes, _)) if bytes >= config.outbox.max_bytes => report.fail(

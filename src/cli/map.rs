@@ -1,8 +1,8 @@
 //! `koala-agent map`: a dry run.
 
 use super::input::{Found, Source};
-use super::prospect::{Prospect, prospect};
-use super::{CliError, Context, ExitCode, output, typed};
+use super::prospect::{Judgement, Prospect, prospect};
+use super::{CliError, Context, ExitCode, expect, output, typed};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::event::{Event, MessageId};
@@ -14,21 +14,30 @@ use std::path::PathBuf;
 
 /// Dry run: the requests that events make
 ///
-/// One JSON line for each event, in the order of the input: its requests, or why there are none. Nothing is
-/// stored or sent, and no key is needed: <public_key> stands in its place.
+/// One JSON line for each event, in the order of the input: its requests, or why there are none, and what each mapping
+/// has to do with it. Nothing is stored or sent, and no key is needed: <public_key> stands in its place.
+///
+/// With --expect the lines are compared with those of a file, which a team keeps beside its configuration; it ends with 1
+/// if they differ. What a line there, or a request in it, does not say may be anything; an event without a
+/// timestamp has that of its file.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  koala-agent map events.jsonl | jq -c '.requests[]?.body'")]
+#[command(
+    after_help = "Example:\n  koala-agent map events.jsonl | jq -c '.requests[]?.body'\n  koala-agent map events.jsonl > expected.jsonl\n  koala-agent map events.jsonl --expect expected.jsonl"
+)]
 pub struct MapArgs {
     /// Events in any form: .json, .jsonl, .ndjson, each also .gz; - or none: standard input
     #[arg(default_value = "-", hide_default_value = true)]
     file: PathBuf,
+    /// Compare with these lines, as map has printed them
+    #[arg(long, value_name = "FILE")]
+    expect: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
 struct Mapped {
     message_id: Option<String>,
     #[serde(flatten)]
-    prospect: Prospect,
+    judgement: Judgement,
 }
 
 /// Prints what becomes of each event.
@@ -43,18 +52,36 @@ pub fn run(context: &Context, args: &MapArgs) -> Result<ExitCode, CliError> {
     let source = Source::open(&args.file, &context.clock)?;
     let (name, written) = (source.name.clone(), source.written);
     let mut events = source.events(&config.spool)?;
-    let mut out = output::json();
+    let expected = args.expect.as_deref().map(expect::read).transpose()?;
+    let (mut out, mut made, mut odd) = (output::json(), Vec::new(), Vec::new());
     loop {
         let next = events.next();
         let Some(found) = next.map_err(|source| CliError::Input { name: name.clone(), source })? else {
             break;
         };
-        serde_json::to_writer(&mut out, &mapped(&config, found, &name, written))
-            .map_err(std::io::Error::from)?;
+        let mapped = mapped(&config, found, &name, written);
+        odd.extend(mapped.judgement.warning.map(|warning| (mapped.message_id.clone(), warning)));
+        if expected.is_some() {
+            made.push(serde_json::to_value(&mapped).map_err(std::io::Error::from)?);
+            continue;
+        }
+        serde_json::to_writer(&mut out, &mapped).map_err(std::io::Error::from)?;
         out.write_all(b"\n")?;
     }
     out.flush()?;
-    Ok(ExitCode::Success)
+    drop(out);
+    if let Some((id, warning)) = odd.first() {
+        let events = output::count(odd.len() as u64, "event");
+        output::hint(format_args!("{events}, first {}: {warning}", id.as_deref().unwrap_or_default()));
+    }
+    let Some(expected) = expected else { return Ok(ExitCode::Success) };
+    let differences = expect::differences(&expected, &made);
+    if differences.is_empty() {
+        output::print(&format!("{} as expected\n", output::count(made.len() as u64, "event")))?;
+        return Ok(ExitCode::Success);
+    }
+    output::print(&differences)?;
+    Ok(ExitCode::No)
 }
 
 fn mapped(config: &Config, found: Found, name: &str, written: Timestamp) -> Mapped {
@@ -62,11 +89,15 @@ fn mapped(config: &Config, found: Found, name: &str, written: Timestamp) -> Mapp
         let event = Event::parse(&text)?;
         let derived = || MessageId::derived(name.as_bytes(), found.place, event.raw().as_bytes());
         let id = event.message_id()?.unwrap_or_else(derived);
-        let prospect = prospect(&config.mappings, &event, &id, written);
-        Ok(Mapped { message_id: Some(id.as_str().to_owned()), prospect })
+        let judgement = prospect(&config.mappings, &event, &id, written);
+        Ok(Mapped { message_id: Some(id.as_str().to_owned()), judgement })
     });
     outcome.unwrap_or_else(|flaw| Mapped {
         message_id: None,
-        prospect: Prospect::Invalid(Reason::new(flaw.code, flaw.to_string())),
+        judgement: Judgement {
+            prospect: Prospect::Invalid(Reason::new(flaw.code, flaw.to_string())),
+            mappings: Vec::new(),
+            warning: None,
+        },
     })
 }

@@ -11,6 +11,7 @@ mod discard;
 mod erase;
 mod error;
 pub mod exit;
+mod expect;
 mod input;
 mod list;
 mod man;

@@ -2,7 +2,7 @@
 
 use super::list::{all_rejected, colour};
 use super::output::{self, BOLD, Facts, hint, paint, plain};
-use super::prospect::{Prospect, prospect};
+use super::prospect::{Judgement, Prospect, Request, prospect};
 use super::status::{alive, gather};
 use super::when::age;
 use super::{CliError, Context, ExitCode};
@@ -48,7 +48,7 @@ struct Shown {
     next: Option<Next>,
     /// Under the mapping in force, while the body is kept.
     #[serde(flatten)]
-    prospect: Option<Prospect>,
+    judgement: Option<Judgement>,
     body: Option<Box<RawValue>>,
 }
 
@@ -85,9 +85,9 @@ fn shown(config: &Config, detail: Detail, next: Option<Next>) -> Shown {
     let Detail { row, spooled_at, body, attempts } = detail;
     let id = MessageId::remembered(row.message_id.clone());
     let event = body.as_deref().and_then(|body| Event::parse(body).ok());
-    let prospect = event.map(|event| prospect(&config.mappings, &event, &id, spooled_at));
+    let judgement = event.map(|event| prospect(&config.mappings, &event, &id, spooled_at));
     let body = body.and_then(|body| RawValue::from_string(body).ok());
-    Shown { row, spooled_at, history: attempts, next, prospect, body }
+    Shown { row, spooled_at, history: attempts, next, judgement, body }
 }
 
 /// When a pending event is sent, as far as it can be told.
@@ -141,15 +141,26 @@ fn text(shown: &Shown) -> String {
     }
     let mut text = format!("{}\n{facts}", paint(BOLD, plain(&row.message_id)));
     text += &block("body", &shown.body.as_ref().map_or_else(gone, |body| pretty(body.get())));
-    match &shown.prospect {
-        Some(Prospect::Requests(requests)) => {
-            for request in requests {
-                text += &block(&format!("{} {}", request.method, request.path), &pretty(request.body.get()));
+    let Some(judgement) = &shown.judgement else { return text };
+    match &judgement.prospect {
+        Prospect::Requests(requests) => {
+            for Request { mapping, method, path, body } in requests {
+                text += &block(&format!("{method} {path}, by {mapping}"), &pretty(body.get()));
+            }
+            for judged in judgement.mappings.iter().filter(|judged| judged.matched) {
+                let (skipped, invalid) = (judged.skipped.as_ref(), judged.invalid.as_ref());
+                for (reason, what) in
+                    skipped.map(|r| (r, "skipped")).into_iter().chain(invalid.map(|r| (r, "invalid")))
+                {
+                    text += &block(&format!("{what} by {}", judged.mapping), &reason.to_string());
+                }
             }
         }
-        Some(Prospect::Skipped(reason)) => text += &block("no request: skipped", &reason.to_string()),
-        Some(Prospect::Invalid(reason)) => text += &block("no request can be made", &reason.to_string()),
-        None => {}
+        Prospect::Skipped(reason) => text += &block("no request: skipped", &reason.to_string()),
+        Prospect::Invalid(reason) => text += &block("no request can be made", &reason.to_string()),
+    }
+    if let Some(warning) = judgement.warning {
+        text += &block("note", warning);
     }
     text
 }

@@ -14,6 +14,7 @@ pub mod directive;
 mod fields;
 mod lookup;
 mod person;
+mod sense;
 pub mod trigger;
 
 pub use definition::{Action, Definition, Flaw};
@@ -170,6 +171,11 @@ impl Mappings {
     /// In order.
     pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
         self.list.iter()
+    }
+
+    /// Each mapping, and the condition of its trigger that the event does not meet, if it does not take it.
+    pub fn judge(&self, event: &Event) -> impl Iterator<Item = (&Mapping, Option<&str>)> {
+        self.iter().map(|mapping| (mapping, mapping.trigger.unmet(event)))
     }
 
     /// What is sent for `event`, under its own messageId or the one it was given; `timestamp` is when it happened if

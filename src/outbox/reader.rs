@@ -315,6 +315,18 @@ impl Reader {
         read().map_err(|e| self.error("list its events", e))
     }
 
+    /// The bodies of the events that came last and wait, up to `limit`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn newest_pending(&self, limit: usize) -> Result<Vec<String>, OutboxError> {
+        let read = || {
+            let mut select = self.conn.prepare("SELECT body FROM pending ORDER BY seq DESC LIMIT ?")?;
+            select.query_map([limit as i64], |r| r.get(0))?.collect::<Result<_, _>>()
+        };
+        read().map_err(|e| self.error("read its newest events", e))
+    }
+
     pub(super) fn condition(&self, filter: &Filter) -> Result<(String, Vec<Value>), rusqlite::Error> {
         let (mut terms, mut values) = (vec!["true".to_owned()], Vec::new());
         if !filter.states.is_empty() {

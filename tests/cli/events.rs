@@ -165,7 +165,8 @@ fn a_dry_run_tells_of_each_event_in_order() {
         concat!(
             r#"{"message_id":"m-1","requests":[{"method":"POST","path":"/web/projects/<public_key>/batch","body":"#,
             r#"{"email":"ana@acme.dev","traits":{},"events":[{"type":"track","event":"A","properties":"#,
-            r#"{"email":"ana@acme.dev","n":1e21},"sent_at":"2026-01-02T03:04:05Z","message_id":"m-1"}]}}]}"#
+            r#"{"email":"ana@acme.dev","n":1e21},"sent_at":"2026-01-02T03:04:05Z","message_id":"m-1"}]},"mapping":"Track Calls"}],"mappings":[{"mapping":"Track Calls","matched":true},"#,
+            r#"{"mapping":"Identify Calls","matched":false,"why":"type = \"identify\" does not hold"}]}"#
         )
     );
     assert_eq!(lines[1]["message_id"], Value::Null);
@@ -183,4 +184,101 @@ fn a_dry_run_tells_of_each_event_in_order() {
     assert_eq!(world.run_with(&["map"], &input).lines()[4]["message_id"], lines[4]["message_id"]);
     assert_eq!(world.run(&["map", "/nonexistent.json"]).code, 66);
     assert!(!world.path("outbox.db").exists());
+}
+
+const MAPPINGS: &str = r#"
+[[mapping]]
+preset = "Track Calls"
+name = "Pricing"
+trigger = 'type = "track" and event = "Pricing Viewed"'
+
+[[mapping]]
+preset = "Group Calls"
+fields = { domain = { "@path" = "$.traits.website" } }
+"#;
+
+fn with_mappings(text: &str) -> World {
+    let world = World::new();
+    let config = std::fs::read_to_string(world.path("config.toml")).unwrap();
+    std::fs::write(world.path("config.toml"), config + text).unwrap();
+    world
+}
+
+#[test]
+fn map_says_which_mappings_match_and_why_the_others_do_not() {
+    let world = with_mappings(MAPPINGS);
+    let events = r#"{"type":"track","event":"Pricing Viewed","messageId":"a","properties":{"email":"ana@acme.dev"}}
+{"type":"track","event":"Other","messageId":"b","integrations":{"Koala":false}}
+{"type":"group","messageId":"c","groupId":"g","traits":{"website":{"no":"text"}}}
+"#;
+    let ran = world.run_with(&["map"], events);
+    let lines = ran.lines();
+    assert_eq!(lines[0]["requests"][0]["mapping"], "Pricing");
+    assert_eq!(lines[0]["mappings"][0]["matched"], true);
+    assert_eq!(lines[0]["mappings"][1]["why"], "type = \"group\" does not hold");
+    assert_eq!(lines[1]["mappings"][0]["why"], "event = \"Pricing Viewed\" does not hold");
+    assert_eq!(lines[1]["skipped"]["code"], "no_mapping");
+    assert_eq!(lines[2]["mappings"][1]["invalid"]["code"], "invalid_field");
+    assert_eq!(lines[2]["invalid"]["code"], "invalid_field");
+    assert!(lines[1]["warning"].as_str().unwrap().contains("Koala (Cloud)"));
+    assert_says(&ran.err, &["1 event, first b", "turns nothing off"]);
+}
+
+#[test]
+fn map_compares_with_what_a_team_expects() {
+    let world = with_mappings(MAPPINGS);
+    let event = |email: &str| {
+        format!(
+            r#"{{"type":"track","event":"Pricing Viewed","messageId":"a","timestamp":"2026-01-02T03:04:05Z","properties":{{"email":"{email}"}}}}"#
+        )
+    };
+    let expected = world.path("expected.jsonl");
+    let expect = ["map", "--expect", expected.to_str().unwrap()];
+    std::fs::write(&expected, world.run_with(&["map"], &event("ana@acme.dev")).out).unwrap();
+    let ran = world.run_with(&expect, &event("ana@acme.dev"));
+    assert_eq!((ran.code, ran.out.as_str()), (0, "1 event as expected\n"));
+    let ran = world.run_with(&expect, &event("bo@acme.dev"));
+    assert_eq!(ran.code, 1);
+    assert_says(
+        &ran.out,
+        &["line 1, a: requests[0].body", "-   \"email\": \"ana@acme.dev\"", "+   \"email\": \"bo@"],
+    );
+    std::fs::write(&expected, "\n{half").unwrap();
+    let ran = world.run_with(&expect, &event("ana@acme.dev"));
+    assert_eq!(ran.code, 65);
+    assert_says(&ran.err, &["expected.jsonl:2: not JSON"]);
+    let ran = world.run_with(&["map", "--expect", "/none"], "");
+    assert_eq!(ran.code, 66, "{ran:?}");
+}
+
+#[test]
+fn check_says_which_mappings_make_no_sense() {
+    let ran = with_mappings(MAPPINGS).run(&["check", "--config-only"]);
+    assert_says(&ran.out, &["mappings", "Pricing, Group Calls"]);
+    let text = r#"
+[[mapping]]
+preset = "Track Calls"
+name = "Never"
+trigger = 'event = "a" and event = "b"'
+
+[[mapping]]
+preset = "Track Calls"
+fields = { event = "", message_id = "one", properties = "text" }
+
+[[mapping]]
+preset = "Group Calls"
+fields = { domain = "" }
+"#;
+    let ran = with_mappings(text).run(&["check", "--config-only"]);
+    assert_eq!(ran.code, 1);
+    assert_says(
+        &ran.out,
+        &[
+            "\"Never\": it never matches: event = \"a\" and event = \"b\" never hold both",
+            "its field event is always empty, and track needs it",
+            "its field message_id is the same for every event",
+            "its field properties must be an object, and is a string",
+            "neither domain nor account_id says which account it is",
+        ],
+    );
 }

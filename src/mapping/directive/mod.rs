@@ -114,6 +114,14 @@ impl Field {
         parse::parse(json).map(Field)
     }
 
+    /// The JSON that it gives whatever the event is, where that is written so.
+    pub fn fixed(&self) -> Option<&str> {
+        match &self.0 {
+            Node::Raw(json) => Some(json),
+            _ => None,
+        }
+    }
+
     /// Whether a value of it is hashed.
     pub fn hashes(&self) -> bool {
         self.0.any(&|node| matches!(node, Node::Hash(_)))
