@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 pub struct Reader {
     conn: Connection,
     path: PathBuf,
+    /// The condition on a pending row that it is an item of the event `?1`.
+    of_event: &'static str,
 }
 
 /// The counters, and the oldest event that waits.
@@ -183,8 +185,8 @@ impl Reader {
         }
         .map_err(sql)?;
         conn.busy_timeout(BUSY_TIMEOUT).map_err(sql)?;
-        super::schema::version_of(&conn, path)?;
-        Ok(Reader { conn, path: path.to_owned() })
+        let of_event = super::schema::of_event(super::schema::version_of(&conn, path)?);
+        Ok(Reader { conn, path: path.to_owned(), of_event })
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -375,12 +377,15 @@ impl Reader {
             let Some(seq) = seq else { return Ok(None) };
             let row = self.conn.query_row("SELECT * FROM outbox_events WHERE seq = ?", [seq], listed)?;
             let (spooled_at, body) = self.conn.query_row(
-                "SELECT spooled_at, body FROM pending WHERE seq = ?1
-                 UNION ALL
-                 SELECT spooled_at, body FROM pending WHERE event_seq = ?1
-                 UNION ALL
-                 SELECT s.spooled_at, b.body FROM settled s LEFT JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?1
-                 LIMIT 1",
+                &format!(
+                    "SELECT spooled_at, body FROM pending WHERE seq = ?1
+                     UNION ALL
+                     SELECT spooled_at, body FROM pending WHERE {}
+                     UNION ALL
+                     SELECT s.spooled_at, b.body FROM settled s LEFT JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?1
+                     LIMIT 1",
+                    self.of_event
+                ),
                 [seq],
                 |r| Ok((Timestamp(r.get(0)?), r.get(1)?)),
             )?;
@@ -403,8 +408,11 @@ impl Reader {
     pub fn ahead(&self, seq: i64) -> Result<u64, OutboxError> {
         self.conn
             .query_row(
-                "SELECT count(*) FROM pending p JOIN pending q ON q.lane = p.lane AND q.seq < p.seq
-                  WHERE p.seq = (SELECT min(seq) FROM pending WHERE seq = ?1 OR event_seq = ?1)",
+                &format!(
+                    "SELECT count(*) FROM pending p JOIN pending q ON q.lane = p.lane AND q.seq < p.seq
+                      WHERE p.seq = (SELECT min(seq) FROM pending WHERE seq = ?1 OR {})",
+                    self.of_event
+                ),
                 [seq],
                 |r| r.get::<_, i64>(0),
             )

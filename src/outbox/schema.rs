@@ -52,6 +52,12 @@ pub(super) fn version_of(conn: &Connection, path: &Path) -> Result<i64, OutboxEr
     Ok(found)
 }
 
+/// The condition on a pending row that it is an item of the event `?1`. Before the third version there is no such column,
+/// and an outbox is looked at before an agent has brought it up to date.
+pub(super) fn of_event(version: i64) -> &'static str {
+    if version < 3 { "seq = ?1" } else { "event_seq = ?1" }
+}
+
 /// Whether the file is an outbox that this agent knows, by two numbers of its header.
 ///
 /// # Errors

@@ -27,6 +27,8 @@ mod hours;
 #[path = "../common/kills.rs"]
 mod kills;
 mod log;
+#[path = "../common/older.rs"]
+mod older;
 mod place;
 mod power;
 mod receiver;

@@ -1,5 +1,6 @@
 //! Line 12: a schema that this agent does not know, and one that is half made.
 
+use super::super::older::make_older;
 use super::super::place::Place;
 use super::super::stage::{Figures, Played, Scale};
 use super::{RUNS, can_trace, contents, kill_at, new_place, said};
@@ -68,7 +69,7 @@ pub fn older(scale: &Scale) -> Played {
             place.daemon.start();
             place.until_status("all is stored", |status| status.outbox.pending == 20);
             place.daemon.stop();
-            let known = make_older(&place);
+            let known = make_older(&place.daemon.outbox(), 1);
             let before = place.daemon.log().len();
             let killed = kill_at(&mut place, call, n);
             if killed && place.daemon.log()[before..].contains(RUNS) {
@@ -93,22 +94,6 @@ pub fn older(scale: &Scale) -> Played {
     }
     assert!(figures.rounds > 3, "nothing was killed");
     figures.into()
-}
-
-/// Makes the outbox what the first version of the schema was. Returns the version that it had.
-fn make_older(place: &Place) -> i64 {
-    let conn = Connection::open(place.daemon.outbox()).unwrap();
-    let known = version(&conn);
-    let first = include_str!("../../../src/outbox/schema.sql");
-    let view = &first
-        [first.find("CREATE VIEW outbox_events").unwrap()..first.find("CREATE VIEW outbox_status").unwrap()];
-    conn.execute_batch(&format!(
-        "DROP VIEW outbox_events; DROP TABLE settled_items; DROP INDEX pending_by_event;
-         ALTER TABLE pending DROP COLUMN mapping; ALTER TABLE pending DROP COLUMN event_seq; {view}
-         ALTER TABLE spool_files DROP COLUMN sum; PRAGMA user_version = 1;"
-    ))
-    .unwrap();
-    known
 }
 
 fn version(outbox: &Connection) -> i64 {

@@ -8,7 +8,8 @@ use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
 
 /// For an input that has no event.
-const EVENT: &str = r#"{"event":"A","properties":{"t":"b","n":-1.5,"o":{"p":[1,{"q":"r"}]},"z":null,"j":"[1]","e":""}}"#;
+const EVENT: &str =
+    r#"{"event":"A","properties":{"t":"b","n":-1.5,"o":{"p":[1,{"q":"r"}]},"z":null,"j":"[1]","e":""}}"#;
 /// No value is larger.
 const MAX_OUTPUT: usize = 1 << 20;
 
@@ -17,7 +18,9 @@ fuzz_target!(|bytes: &[u8]| {
     let (definition, event) = text.split_once('\0').unwrap_or((text, EVENT));
     let field = match Field::parse(definition) {
         Ok(field) => field,
-        Err(errors) => return assert!(errors.iter().all(|error| !error.text.is_empty()) && !errors.is_empty()),
+        Err(errors) => {
+            return assert!(errors.iter().all(|error| !error.text.is_empty()) && !errors.is_empty());
+        }
     };
     let event = Event::parse(event).unwrap_or_else(|_| Event::parse(EVENT).unwrap());
     let key = HashKey::new(b"0123456789abcdef").unwrap();

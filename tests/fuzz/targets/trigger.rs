@@ -7,7 +7,8 @@ use koala_agent::mapping::trigger::Trigger;
 use libfuzzer_sys::fuzz_target;
 
 /// For an input that has no event.
-const EVENT: &str = r#"{"type":"track","event":"A","userId":"u","properties":{"a":"b","n":-1.5,"o":{"p":[]},"z":null}}"#;
+const EVENT: &str =
+    r#"{"type":"track","event":"A","userId":"u","properties":{"a":"b","n":-1.5,"o":{"p":[]},"z":null}}"#;
 
 fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
