@@ -134,7 +134,8 @@ impl Node {
                 Ok(Some(json::quote(&text).into()))
             }
             Node::Liquid(liquid) => {
-                let text = liquid.render(source.object.as_ref()).map_err(|why| format!("@liquid: {why}"))?;
+                let text = liquid.render(source.object.as_ref(), &|bytes| source.spend(bytes));
+                let text = text.map_err(|why| format!("@liquid: {why}"))?;
                 Ok(Some(json::quote(&text).into()))
             }
             Node::If(parts) => {

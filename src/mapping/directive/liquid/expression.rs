@@ -90,11 +90,10 @@ impl Expression {
     /// # Errors
     /// A clause that names the filter or the comparison.
     pub fn evaluate(&self, scope: &Scope) -> Result<Value, String> {
-        let mut value = self.value.evaluate(scope)?;
+        let mut value = scope.made(self.value.evaluate(scope)?)?;
         for Filtered { name, filter, arguments } in &self.filters {
             let arguments: Vec<Value> = arguments.iter().map(|a| a.evaluate(scope)).collect();
-            value = filter(&value, &arguments).map_err(|why| format!("{name}: {why}"))?;
-            scope.bounded(&value)?;
+            value = scope.made(filter(&value, &arguments).map_err(|why| format!("{name}: {why}"))?)?;
         }
         Ok(value)
     }

@@ -43,6 +43,8 @@ struct Branch {
 struct Scope<'a> {
     variables: RefCell<HashMap<String, Value>>,
     event: Option<&'a Object<'a>>,
+    /// Counts so many bytes of work, as long as there may be more.
+    spend: &'a dyn Fn(usize) -> Result<(), String>,
 }
 
 impl Scope<'_> {
@@ -54,12 +56,11 @@ impl Scope<'_> {
         member.map_or(Value::Missing, Value::of)
     }
 
-    fn bounded(&self, value: &Value) -> Result<(), String> {
-        let size = match value {
-            Value::Text(text) => text.len(),
-            _ => 0,
-        };
-        if size > MAX_OUTPUT { Err("a value is larger than 1 MiB".to_owned()) } else { Ok(()) }
+    /// A value that was made.
+    fn made(&self, value: Value) -> Result<Value, String> {
+        let size = value.size();
+        (self.spend)(size)?;
+        if size > MAX_OUTPUT { Err("a value is larger than 1 MiB".to_owned()) } else { Ok(value) }
     }
 }
 
@@ -75,12 +76,16 @@ impl Liquid {
         parse::parse(text).map(Liquid)
     }
 
-    /// What it prints for an event, the members of which are its variables.
+    /// What it prints for an event, the members of which are its variables; `spend` counts the bytes that it works on.
     ///
     /// # Errors
-    /// A clause that says what cannot be done with the event's values.
-    pub fn render(&self, event: Option<&Object>) -> Result<String, String> {
-        let scope = Scope { variables: RefCell::default(), event };
+    /// A clause that says what cannot be done with the event's values, and what `spend` errs with.
+    pub fn render(
+        &self,
+        event: Option<&Object>,
+        spend: &dyn Fn(usize) -> Result<(), String>,
+    ) -> Result<String, String> {
+        let scope = Scope { variables: RefCell::default(), event, spend };
         let mut out = String::new();
         render(&self.0, &scope, &mut out)?;
         Ok(out)
@@ -130,7 +135,7 @@ mod tests {
 
     fn rendered(template: &str) -> Result<String, String> {
         let event: Object = serde_json::from_str(EVENT).unwrap();
-        Liquid::parse(template)?.render(Some(&event))
+        Liquid::parse(template)?.render(Some(&event), &|_| Ok(()))
     }
 
     #[test]

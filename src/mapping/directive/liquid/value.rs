@@ -38,6 +38,15 @@ impl Value {
         matches!(self, Value::Missing | Value::Null | Value::Nil)
     }
 
+    /// Bytes of it, about.
+    pub fn size(&self) -> usize {
+        match self {
+            Value::Text(text) | Value::Json(text) => text.len(),
+            Value::List(items) => items.iter().map(|item| size_of::<Value>() + item.size()).sum(),
+            _ => 0,
+        }
+    }
+
     /// Only false and nil are false: not 0, and not the empty text.
     pub fn is_true(&self) -> bool {
         !self.is_nil() && *self != Value::Bool(false)
