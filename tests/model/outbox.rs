@@ -63,6 +63,11 @@ impl Outbox {
         Ok(Outbox { rows, duplicates, ledger: number("SELECT count(*) FROM spool_files") })
     }
 
+    pub fn pending_ids(&self) -> BTreeSet<&str> {
+        let pending = self.rows.iter().filter(|(_, row)| row.state == State::Pending);
+        pending.map(|(id, _)| id.as_str()).collect()
+    }
+
     pub fn pending(&self) -> usize {
         self.rows.values().filter(|row| row.state == State::Pending).count()
     }

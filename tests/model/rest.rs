@@ -39,7 +39,12 @@ impl World {
                 (before, since, rounds) = (waits, Instant::now(), 0);
             }
             let (long, many) = PATIENCE;
-            prop_assert!(since.elapsed() < long || rounds < many, "it does not come to rest: {}", before);
+            prop_assert!(
+                since.elapsed() < long || rounds < many,
+                "it does not come to rest: {}; {}",
+                before,
+                self.told()
+            );
             rounds += 1;
             self.pass(time);
             time = (time * 3 / 2).min(LONGEST);
@@ -62,6 +67,11 @@ impl World {
         self.balance()
     }
 
+    /// What the agent tells of itself.
+    fn told(&self) -> String {
+        fs::read_to_string(self.status_file()).unwrap_or_default()
+    }
+
     /// Returns once nothing moves.
     fn calm(&mut self) -> Played {
         let (mut before, mut looks) = (None, 0);
@@ -77,9 +87,11 @@ impl World {
     /// What there is still to wait for.
     fn waits(&mut self) -> Result<Option<String>, TestCaseError> {
         let (left, found, expected) = (self.left(), self.rejected().len(), self.books.rejects.len());
-        let pending = self.look()?.pending();
-        let rest = left.is_empty() && pending == 0 && found == expected;
-        Ok((!rest).then(|| format!("{pending} pending, {left:?}, {found} set aside of {expected}")))
+        let outbox = self.look()?;
+        let pending = outbox.pending_ids();
+        let rest = left.is_empty() && pending.is_empty() && found == expected;
+        // By their names: one that goes while another comes is no rest.
+        Ok((!rest).then(|| format!("{pending:?} pending, {left:?}, {found} set aside of {expected}")))
     }
 
     /// Files that are still in the spool.

@@ -232,6 +232,10 @@ impl World {
         self.home.path().join("state/outbox.db")
     }
 
+    pub fn status_file(&self) -> PathBuf {
+        self.home.path().join("state/outbox.db.status.json")
+    }
+
     fn log(&self) -> PathBuf {
         self.home.path().join("log")
     }
