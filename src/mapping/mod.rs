@@ -200,7 +200,7 @@ impl Mappings {
             .collect();
         match (mapped.is_empty(), event.kind()) {
             (false, _) => Ok(mapped),
-            (true, Some(_)) => Err(Reason::new(Code::NoMapping, "no mapping takes events of this type")),
+            (true, Some(_)) => Err(Reason::new(Code::NoMapping, "no mapping takes an event like this")),
             (true, None) => Err(Reason::new(Code::NoMapping, "no mapping takes an event without a type")),
         }
     }
