@@ -127,11 +127,12 @@ impl Courier {
             } else {
                 match self.dispatch.next(now) {
                     Next::Launch(order) => {
-                        self.launch(order).await?;
+                        self.launch(order)?;
                         continue;
                     }
                     Next::Discover => {
-                        self.discover().await?;
+                        self.discover()?;
+                        tokio::task::yield_now().await;
                         continue;
                     }
                     Next::Wait(until) => {
@@ -176,9 +177,9 @@ impl Courier {
         self.publish();
     }
 
-    async fn discover(&mut self) -> Result<(), Fatal> {
+    fn discover(&mut self) -> Result<(), Fatal> {
         let after = self.searched;
-        let found = self.read(move |reader| reader.discover(after, DISCOVER_AT_ONCE)).await?;
+        let found = self.read(|reader| reader.discover(after, DISCOVER_AT_ONCE))?;
         self.dispatch.exhausted(found.len() < DISCOVER_AT_ONCE);
         for (seq, lane) in found {
             self.searched = seq;
@@ -188,10 +189,10 @@ impl Courier {
     }
 
     /// Makes the request of an order and sends it on its way.
-    async fn launch(&mut self, order: Order) -> Result<(), Fatal> {
+    fn launch(&mut self, order: Order) -> Result<(), Fatal> {
         let Some(client) = self.client.clone() else { return Ok(()) };
         let max_bytes = self.dispatch.max_bytes();
-        let events = self.read(move |reader| reader.gather(order.lane, GATHER_AT_ONCE, max_bytes)).await?;
+        let events = self.read(|reader| reader.gather(order.lane, GATHER_AT_ONCE, max_bytes))?;
         let Request { batch, seqs, settled } = request(&self.mappings, events, order.take, max_bytes);
         if !settled.is_empty() {
             // The mapping has changed since they were stored: they are settled first, to keep the order.
@@ -226,7 +227,7 @@ impl Courier {
         let (writer, reader, stalled) = (self.writer.clone(), self.reader.clone(), self.stalled.clone());
         self.commits.spawn(async move {
             commit(&writer, &rows, &stalled).await?;
-            read(reader, move |reader| reader.oldest(&lanes)).await.map_err(Arc::new)
+            read(&reader, |reader| reader.oldest(&lanes)).map_err(Arc::new)
         });
     }
 
@@ -282,21 +283,17 @@ impl Courier {
         });
     }
 
-    async fn read<T: Send + 'static>(
-        &self,
-        what: impl FnOnce(&Reader) -> Result<T, OutboxError> + Send + 'static,
-    ) -> Result<T, Fatal> {
-        read(self.reader.clone(), what).await.map_err(|e| Fatal::Outbox(Arc::new(e)))
+    fn read<T>(&self, what: impl FnOnce(&Reader) -> Result<T, OutboxError>) -> Result<T, Fatal> {
+        read(&self.reader, what).map_err(|e| Fatal::Outbox(Arc::new(e)))
     }
 }
 
-async fn read<T: Send + 'static>(
-    reader: Arc<Mutex<Reader>>,
-    what: impl FnOnce(&Reader) -> Result<T, OutboxError> + Send + 'static,
+/// Some pages from the system's memory: to hand that to another thread costs more than to do it here.
+fn read<T>(
+    reader: &Mutex<Reader>,
+    what: impl FnOnce(&Reader) -> Result<T, OutboxError>,
 ) -> Result<T, OutboxError> {
-    let reading =
-        tokio::task::spawn_blocking(move || what(&reader.lock().unwrap_or_else(PoisonError::into_inner)));
-    reading.await.unwrap_or(Err(OutboxError::Closed))
+    what(&reader.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Settles rows, however long the outbox has no room to write it down.
