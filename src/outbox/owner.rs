@@ -39,11 +39,6 @@ const LOG_LIMIT: u64 = 4 * LOG_ENOUGH;
 /// Commands in one commit: enough to hide the cost of a commit, few enough to answer the first one soon.
 const MAX_COMMANDS: usize = 1_024;
 
-/// How long after a commit marks wait for others: a few times what a commit takes on a good disk.
-const SETTLE_LINGER: Duration = Duration::from_millis(5);
-/// So many need not wait for more.
-const ENOUGH_SETTLED: usize = 32;
-
 /// Starts the thread. It ends when it is told to, or with the last of the handles.
 ///
 /// # Errors
@@ -80,7 +75,6 @@ pub(super) fn start(
         data_version,
         emptied: log == 0,
         kept_house: Instant::now(),
-        committed: Instant::now(),
         unhurried: Vec::new(),
     };
     let thread =
@@ -109,8 +103,6 @@ struct Owner {
     /// The write-ahead log is empty.
     emptied: bool,
     kept_house: Instant,
-    /// When the last commit was done.
-    committed: Instant,
     /// What waits for the next commit.
     unhurried: Vec<Command>,
 }
@@ -160,7 +152,6 @@ impl Owner {
         let mut commands = std::mem::take(&mut self.unhurried);
         commands.push(first);
         commands.extend(self.inbox.try_iter().take(MAX_COMMANDS));
-        self.gather_settled(&mut commands);
         if commands.iter().all(|c| matches!(c, Command::Forget(_))) && commands.len() < MAX_COMMANDS {
             self.unhurried = commands;
             return false;
@@ -187,21 +178,6 @@ impl Owner {
             }
         }
         stop
-    }
-
-    /// Under load waits a moment for more that is settled: marks can share a commit, and nobody waits for one but the next
-    /// event of the same person. What is to be stored waits for nothing.
-    fn gather_settled(&mut self, commands: &mut Vec<Command>) {
-        let until = self.committed + SETTLE_LINGER;
-        let is_settled = |c: &Command| matches!(c, Command::Settle { .. } | Command::Forget(_));
-        while commands.iter().all(is_settled) && commands.len() < ENOUGH_SETTLED {
-            let left = until.saturating_duration_since(Instant::now());
-            match self.inbox.recv_timeout(left) {
-                Ok(command) => commands.push(command),
-                Err(_) => return,
-            }
-        }
-        commands.extend(self.inbox.try_iter().take(MAX_COMMANDS));
     }
 
     /// Whether the write-ahead log is to be emptied amid the work, also for the room that it takes up.
@@ -250,7 +226,6 @@ impl Owner {
             }
             Ok(appended)
         });
-        self.committed = Instant::now();
         // SQLite goes on saying OK when its file has been deleted or another put in its place.
         let done = committed.and_then(|done| self.measure(now).map(|()| done));
         done.map_err(|e| self.note(e))
