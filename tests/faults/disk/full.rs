@@ -130,7 +130,12 @@ pub fn marks(scale: &Scale) -> Played {
         };
         let all = fills_amid_requests(&mut place, &mount, log, scale);
         place.until_status("all is marked on the full disk", |s| s.outbox.pending == 0);
-        assert_eq!(place.daemon.status().outbox.delivered, all);
+        let marked = place.daemon.status().outbox.delivered;
+        match log {
+            Log::Empty => assert_eq!(marked, all),
+            // The disk may have become full before the whole file was taken: the rest waits in the spool.
+            Log::Long => assert!(marked > 0 && marked <= all),
+        }
         place.daemon.kill();
         place.daemon.start();
         mount.relieve();
