@@ -68,7 +68,7 @@ impl World {
         let path = self.dir.path().join("config.toml");
         let dir = self.dir.path().display();
         let text = format!(
-            "spool.dir = \"{dir}/spool\"\noutbox.path = \"{dir}/state/outbox.db\"\n\
+            "spool.dir = \"{dir}/spool\"\noutbox.path = \"{dir}/state/outbox.db\"\noutbox.min_free = 0\n\
              koala.endpoint = \"{}\"\nkoala.public_key = \"{KEY}\"\n{}",
             self.endpoint, self.extra
         );

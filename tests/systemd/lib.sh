@@ -116,10 +116,10 @@ receiver() { # receiver [OPTION...] - a local Koala, its options beside --listen
 
 key() { install -m 600 /dev/stdin $ETC/public-key <<< "$1"; }
 
-config() { # config ENDPOINT [LINE...] - the configuration: the endpoint, then the lines
+config() { # config ENDPOINT [LINE...] - the configuration: the endpoint, then the lines; a machine's disk may be almost full
     local endpoint=$1
     shift
-    printf '%s\n' '[koala]' "endpoint = \"$endpoint\"" "$@" | install -m 644 /dev/stdin $ETC/config.toml
+    printf '%s\n' 'outbox.min_free = 0' '[koala]' "endpoint = \"$endpoint\"" "$@" | install -m 644 /dev/stdin $ETC/config.toml
 }
 
 drop_in() { # drop_in LINE... - lines for [Service]

@@ -49,7 +49,7 @@ EOF
 
 case_a_full_state_blocks_within_the_sandbox_and_opens_again() {
     no_call_is_refused
-    config "http://$ADDRESS" '[outbox]' 'min_free = "0%"'
+    config "http://$ADDRESS"
     receiver --key pk_test
     mkdir $STATE # else systemd makes it, at the start
     mount -t tmpfs -o size=4M,mode=0750,uid=koala-agent,gid=koala-agent tmpfs $STATE
