@@ -12,7 +12,7 @@ use super::dispatch::{Dispatch, Next, Order, Outcome, Take, Ticket};
 use super::news::News;
 use super::{Fatal, Pulse};
 use crate::clock::{Clock, Moment, Timestamp};
-use crate::config::Config;
+use crate::config::{Concurrency, Config};
 use crate::event::Event;
 use crate::item::Lane;
 use crate::koala::batch::{Batch, MAX_OF_A_KIND};
@@ -50,7 +50,7 @@ pub enum Signal {
         /// Its address, as it is shown.
         endpoint: String,
         /// How many requests may be in flight.
-        concurrency: usize,
+        concurrency: Concurrency,
     },
     /// Other mappings are in force.
     Mappings(Arc<Mappings>),
@@ -200,7 +200,7 @@ impl Courier {
             self.settle(settled, lanes);
         } else if let Some(batch) = batch {
             let body = batch.body();
-            let ticket = self.dispatch.sent(order, seqs, body.len());
+            let ticket = self.dispatch.sent(order, seqs, body.len(), self.clock.moment().mono);
             let endpoint = batch.endpoint();
             self.requests.spawn(async move { (ticket, client.batch(endpoint, body).await) });
         } else {

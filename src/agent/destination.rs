@@ -7,7 +7,9 @@
 //!      └───────────────────┴──── refused ◀────┘         the key, the address, or everybody is refused
 //! ```
 
+use super::width::Width;
 use crate::clock::{Moment, Mono, Timestamp};
+use crate::config::Concurrency;
 use crate::koala::MAX_RETRY_AFTER;
 use crate::reason::{Code, Reason};
 use crate::status::DestinationState;
@@ -49,7 +51,7 @@ pub struct Destination {
     not_before: Mono,
     failures: u32,
     refusals: usize,
-    concurrency: usize,
+    width: Width,
     last_delivery: Option<Timestamp>,
     rng: fastrand::Rng,
 }
@@ -57,7 +59,7 @@ pub struct Destination {
 impl Destination {
     /// A destination to which nothing was sent yet. `not_before`: what the receiver asked for before a restart.
     pub fn new(
-        concurrency: usize,
+        concurrency: Concurrency,
         not_before: Option<Timestamp>,
         now: Moment,
         rng: fastrand::Rng,
@@ -70,7 +72,7 @@ impl Destination {
             not_before: Mono::ZERO,
             failures: 0,
             refusals: 0,
-            concurrency,
+            width: Width::new(concurrency),
             last_delivery: None,
             rng,
         };
@@ -87,7 +89,7 @@ impl Destination {
     /// Whether a request may be sent now.
     pub fn gate(&self, now: Mono) -> Gate {
         match self.state {
-            DestinationState::Online => Gate::Open(self.concurrency),
+            DestinationState::Online => Gate::Open(self.width.get()),
             DestinationState::Unknown => Gate::Open(1),
             DestinationState::Backoff | DestinationState::Refused if now < self.until => {
                 Gate::ShutUntil(self.until)
@@ -124,6 +126,7 @@ impl Destination {
         if anew {
             self.until = now.mono + backoff(self.failures, &mut self.rng);
             self.failures += 1;
+            self.width.trouble();
             self.enter(DestinationState::Backoff, Some(reason), now);
         }
         if let Some(wish) = retry_after {
@@ -155,9 +158,14 @@ impl Destination {
         self.until = self.not_before;
     }
 
-    /// How many requests may be in flight at once.
-    pub fn set_concurrency(&mut self, concurrency: usize) {
-        self.concurrency = concurrency;
+    /// How many requests may be in flight at once; what was found out about that is forgotten.
+    pub fn set_concurrency(&mut self, concurrency: Concurrency) {
+        self.width = Width::new(concurrency);
+    }
+
+    /// A request was accepted after so long, when so many were in flight with it.
+    pub fn took(&mut self, took: Duration, in_flight: usize) {
+        self.width.accepted(took, in_flight);
     }
 
     fn enter(&mut self, state: DestinationState, reason: Option<Reason>, now: Moment) {
@@ -219,7 +227,7 @@ mod tests {
     }
 
     fn new(not_before: Option<Timestamp>) -> Destination {
-        Destination::new(8, not_before, at(0), fastrand::Rng::with_seed(7))
+        Destination::new(Concurrency::Fixed(8), not_before, at(0), fastrand::Rng::with_seed(7))
     }
 
     fn reason(code: Code) -> Reason {

@@ -63,6 +63,7 @@ pub struct Ticket {
     /// The events in it.
     pub seqs: Vec<i64>,
     size: usize,
+    at: Mono,
     launched: u64,
 }
 
@@ -255,9 +256,9 @@ impl Dispatch {
     }
 
     /// The request of that order is on its way with these events, of so many bytes in all.
-    pub fn sent(&mut self, order: Order, seqs: Vec<i64>, size: usize) -> Ticket {
+    pub fn sent(&mut self, order: Order, seqs: Vec<i64>, size: usize, at: Mono) -> Ticket {
         self.tick += 1;
-        Ticket { order, seqs, size, launched: self.tick }
+        Ticket { order, seqs, size, at, launched: self.tick }
     }
 
     /// Nothing was there to be sent for that order: the events are gone, settled, or have no second.
@@ -292,6 +293,9 @@ impl Dispatch {
     /// A request was answered.
     pub fn answered(&mut self, ticket: Ticket, verdict: Verdict, now: Moment) -> Outcome {
         self.tick += 1;
+        if verdict == Verdict::Accepted {
+            self.destination.took(now.mono.saturating_sub(ticket.at), self.in_flight);
+        }
         let is_control = self.back(ticket.order) && self.trial.is_some();
         let current = ticket.launched > self.entered;
         let reason = match verdict {

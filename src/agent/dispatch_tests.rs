@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::clock::Timestamp;
+use crate::config::Concurrency;
 use crate::status::DestinationState;
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -86,7 +87,7 @@ fn moment(ms: u64) -> Moment {
 impl World {
     fn new(story: Story) -> World {
         let rng = fastrand::Rng::with_seed(story.seed);
-        let destination = Destination::new(CONCURRENCY, None, moment(0), rng.clone());
+        let destination = Destination::new(Concurrency::Fixed(CONCURRENCY), None, moment(0), rng.clone());
         World {
             dispatch: Dispatch::new(destination, rng.clone()),
             story,
@@ -235,7 +236,7 @@ impl World {
         self.launches += 1;
         self.requests.push(self.now);
         let verdict = self.verdict(&seqs, &events, size);
-        let ticket = self.dispatch.sent(order, seqs, size);
+        let ticket = self.dispatch.sent(order, seqs, size, moment(self.now).mono);
         let done = self.now + 1 + self.rng.u64(0..300);
         self.in_flight.push((done, self.launches, order.lane, ticket, verdict));
     }

@@ -22,6 +22,7 @@ mod remover;
 mod seen;
 mod summary;
 mod triage;
+mod width;
 
 pub use pulse::Pulse;
 pub use triage::triage;

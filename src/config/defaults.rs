@@ -1,6 +1,6 @@
 //! The built-in defaults: the system's paths, and what `packaging/config.toml` says of every key.
 
-use super::{Floor, Koala, Outbox, Spool};
+use super::{Concurrency, Floor, Koala, Outbox, Spool};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ impl Default for Koala {
             key_file: None,
             key_warnings: Vec::new(),
             consent_categories: Vec::new(),
-            concurrency: 8,
+            concurrency: Concurrency::Auto,
             timeout: Duration::from_secs(30),
             proxy: None,
             ca_file: None,

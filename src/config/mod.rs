@@ -127,7 +127,7 @@ pub struct Koala {
     /// An event that refuses one of these is skipped.
     pub consent_categories: Vec<String>,
     /// Requests in flight at once.
-    pub concurrency: usize,
+    pub concurrency: Concurrency,
     /// The longest that one request may take.
     pub timeout: Duration,
     /// The proxy; `None`: as the environment says. It may hold a password, so it is never shown.
@@ -136,6 +136,21 @@ pub struct Koala {
     pub ca_file: Option<PathBuf>,
     /// Whether `http://` may leave the machine.
     pub allow_plain_http: bool,
+}
+
+/// How many requests may be in flight at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concurrency {
+    /// As many as the receiver answers well, at most [`Concurrency::MOST`].
+    Auto,
+    /// So many.
+    Fixed(usize),
+}
+
+impl Concurrency {
+    /// The most of one agent: more connections from one machine would look like an attack, and a crash sends again what
+    /// was in flight.
+    pub const MOST: usize = 64;
 }
 
 impl Config {

@@ -16,8 +16,6 @@ use toml::de::{DeTable, DeValue};
 const SHORTEST_SCAN: Duration = Duration::from_millis(100);
 /// Below a second no request over the internet succeeds; a silent connection holds its person up for so long.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
-/// More connections from one machine would look like an attack, and the outbox could not keep up.
-const MOST_REQUESTS: u64 = 64;
 /// Below this, ordinary events with a page's context would be refused.
 const SMALLEST_EVENT_LIMIT: u64 = 1 << 10;
 /// An empty outbox with its write-ahead log must fit in.
@@ -82,7 +80,7 @@ pub(super) const KEYS: &[(&str, Read)] = &[
     ("koala.public_key_file", |s, v| put(&mut s.public_key_file, v.path().map(Some))),
     ("koala.hash_key_file", |s, v| put(&mut s.hash_key_file, v.path().map(Some))),
     ("koala.consent_categories", |s, v| put(&mut s.koala.consent_categories, v.texts())),
-    ("koala.concurrency", |s, v| put(&mut s.koala.concurrency, v.count(MOST_REQUESTS))),
+    ("koala.concurrency", |s, v| put(&mut s.koala.concurrency, v.concurrency())),
     ("koala.timeout", |s, v| put(&mut s.koala.timeout, v.duration(TIMEOUTS))),
     ("koala.proxy", |s, v| put(&mut s.koala.proxy, Ok(Some(address::proxy(v.text()?)?)))),
     ("koala.ca_file", |s, v| put(&mut s.koala.ca_file, v.path().map(Some))),

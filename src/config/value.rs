@@ -1,7 +1,7 @@
 //! One value on its way in, read as the type that its key has.
 
-use super::Floor;
 use super::units::{Bytes, duration, size};
+use super::{Concurrency, Floor};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -65,9 +65,13 @@ impl Given<'_> {
         floor.ok_or_else(|| "wants a share from \"0%\" to \"100%\", or a size such as \"1GiB\"".to_owned())
     }
 
-    pub fn count(&self, most: u64) -> Result<usize, Wrong> {
-        let count = self.integer().filter(|n| (1..=most).contains(n)).and_then(|n| usize::try_from(n).ok());
-        count.ok_or_else(|| format!("wants a whole number from 1 to {most}"))
+    pub fn concurrency(&self) -> Result<Concurrency, Wrong> {
+        if self.text().is_ok_and(|text| text.trim() == "auto") {
+            return Ok(Concurrency::Auto);
+        }
+        let count = self.integer().and_then(|n| usize::try_from(n).ok());
+        let count = count.filter(|n| (1..=Concurrency::MOST).contains(n)).map(Concurrency::Fixed);
+        count.ok_or_else(|| format!("wants \"auto\" or a whole number from 1 to {}", Concurrency::MOST))
     }
 
     /// A list of texts; in the environment they are parted by commas.

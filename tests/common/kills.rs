@@ -7,9 +7,9 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Requests that a kill may cut: 8 in flight (the default of `koala.concurrency`), and 64 that were answered
+/// Requests that a kill may cut: 64 in flight (the most that `koala.concurrency` may be), and 64 that were answered
 /// and are not yet marked (the courier's own limit).
-pub const UNDER_WAY: usize = 8 + 64;
+pub const UNDER_WAY: usize = 64 + 64;
 
 /// A receiver that takes longer than this to see that its sender is gone does not see it.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -55,7 +55,10 @@ fn a_user_has_folders_of_their_own() {
         (config.spool.dir, config.outbox.path),
         (world.at("state/spool"), world.at("state/outbox.db"))
     );
-    assert_eq!((config.koala.concurrency, config.koala.public_key), (8, PublicKey::new("pk_user").unwrap()));
+    assert_eq!(
+        (config.koala.concurrency, config.koala.public_key),
+        (Concurrency::Auto, PublicKey::new("pk_user").unwrap())
+    );
     assert_eq!(config.status_file, world.at("runtime/status.json"));
 
     world.folders.user.as_mut().unwrap().runtime = None;
@@ -131,7 +134,7 @@ fn every_key_is_taken_from_the_file_and_the_environment_goes_before_it() {
         }
     );
     let koala = config.koala;
-    assert_eq!((koala.endpoint.as_str(), koala.concurrency), ("http://localhost:9", 64));
+    assert_eq!((koala.endpoint.as_str(), koala.concurrency), ("http://localhost:9", Concurrency::Fixed(64)));
     assert_eq!((koala.timeout, koala.allow_plain_http, koala.ca_file), (600 * second, true, None));
     assert_eq!(koala.proxy.as_deref(), Some("http://ana:pw@proxy:3128"));
 }

@@ -82,9 +82,9 @@ fn a_wrong_value_is_named_with_its_line_and_what_is_wanted() {
         ("outbox.max_bytes", "\"1023KiB\"", "wants at least 1.0 MiB"),
         ("outbox.min_free", "\"101%\"", floor),
         ("outbox.min_free", "true", floor),
-        ("koala.concurrency", "0", "wants a whole number from 1 to 64"),
-        ("koala.concurrency", "65", "wants a whole number from 1 to 64"),
-        ("koala.concurrency", "\"8\"", "wants a whole number from 1 to 64"),
+        ("koala.concurrency", "0", "wants \"auto\" or a whole number from 1 to 64"),
+        ("koala.concurrency", "65", "wants \"auto\" or a whole number from 1 to 64"),
+        ("koala.concurrency", "\"8\"", "wants \"auto\" or a whole number from 1 to 64"),
         ("koala.allow_plain_http", "\"true\"", "wants true or false"),
         ("koala.endpoint", "{}", "wants a text in quotes"),
         (
@@ -112,7 +112,7 @@ fn all_problems_are_named_at_once_in_the_order_of_the_file() {
         "config.toml:2: spool.settle wants a duration such as \"30s\", \"2m\" or \"30d\"\n\
          config.toml:3: unknown key spool.dirr; did you mean spool.dir?\n\
          config.toml:5: koala.timeout wants 1s to 10m\n\
-         KOALA_AGENT_KOALA__CONCURRENCY: koala.concurrency wants a whole number from 1 to 64"
+         KOALA_AGENT_KOALA__CONCURRENCY: koala.concurrency wants \"auto\" or a whole number from 1 to 64"
     );
 }
 

@@ -1,0 +1,175 @@
+//! How many requests may be in flight: a number that was set, or one that is found by trying, as TCP finds its window
+//! (additive increase, multiplicative decrease). Pure.
+
+use crate::config::Concurrency;
+use std::time::Duration;
+
+/// Where the search begins; slow answers alone do not take it lower, trouble does.
+const START: usize = 8;
+/// Answers that take so many times as long as they did at best say that requests queue up at the receiver.
+const SLOWER: u32 = 2;
+/// What a busy machine adds to a round trip by itself.
+const NOISE: Duration = Duration::from_millis(10);
+/// Rounds after which the best time is found anew, at a width where nothing queues up: the receiver may have become
+/// slower for good.
+const RELEARN: u32 = 100;
+
+/// The width of the way to the receiver, in requests.
+///
+/// It is looked at once a round, which is as many accepted requests as may be in flight: so about once a round trip.
+#[derive(Debug)]
+pub struct Width {
+    is_fixed: bool,
+    now: usize,
+    answers: u32,
+    took: Duration,
+    /// As many were in flight as may be, at some time of this round.
+    was_full: bool,
+    /// The shortest mean of a round; `None`: this round finds it.
+    best: Option<Duration>,
+    /// Rounds since it was found.
+    rounds: u32,
+    /// The width to go on with once it is found.
+    back: usize,
+}
+
+impl Width {
+    /// The width that was set, or the first to be tried.
+    pub fn new(concurrency: Concurrency) -> Width {
+        let (is_fixed, now) = match concurrency {
+            Concurrency::Fixed(n) => (true, n),
+            Concurrency::Auto => (false, START),
+        };
+        Width {
+            is_fixed,
+            now,
+            answers: 0,
+            took: Duration::ZERO,
+            was_full: false,
+            best: None,
+            rounds: 0,
+            back: now,
+        }
+    }
+
+    /// So many requests may be in flight; at least one.
+    pub fn get(&self) -> usize {
+        self.now
+    }
+
+    /// A request was accepted after so long, when so many were in flight with it.
+    pub fn accepted(&mut self, took: Duration, in_flight: usize) {
+        // What was sent at a greater width tells nothing of this one.
+        if self.is_fixed || in_flight > self.now {
+            return;
+        }
+        self.answers += 1;
+        self.took += took;
+        self.was_full |= in_flight == self.now;
+        if (self.answers as usize) < self.now {
+            return;
+        }
+        let mean = self.took / self.answers;
+        match self.best {
+            None => {
+                self.best = Some(mean);
+                self.now = self.back;
+            }
+            Some(best) if mean > best * SLOWER + NOISE => {
+                self.now = (self.now - self.now.div_ceil(10)).max(START.min(self.now));
+            }
+            Some(best) => {
+                self.best = Some(best.min(mean));
+                self.now = (self.now + usize::from(self.was_full)).min(Concurrency::MOST);
+            }
+        }
+        self.rounds += 1;
+        if self.rounds == RELEARN {
+            self.relearn(self.now);
+        }
+        self.begin();
+    }
+
+    /// The receiver was in trouble: from now on half as many.
+    pub fn trouble(&mut self) {
+        if !self.is_fixed {
+            let half = if self.best.is_some() { self.now } else { self.back } / 2;
+            self.relearn(half.max(1));
+            self.begin();
+        }
+    }
+
+    fn relearn(&mut self, back: usize) {
+        (self.best, self.rounds, self.back) = (None, 0, back);
+        self.now = back.min(START);
+    }
+
+    fn begin(&mut self) {
+        (self.answers, self.took, self.was_full) = (0, Duration::ZERO, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The width after so many accepted requests, each of which took what a receiver takes for so many in flight.
+    fn after(width: &mut Width, requests: usize, wanted: usize, takes: impl Fn(usize) -> u64) -> usize {
+        for _ in 0..requests {
+            let in_flight = width.get().min(wanted);
+            width.accepted(Duration::from_millis(takes(in_flight)), in_flight);
+        }
+        width.get()
+    }
+
+    #[test]
+    fn a_distant_receiver_is_sent_as_much_as_may_be() {
+        let mut width = Width::new(Concurrency::Auto);
+        assert_eq!((width.get(), after(&mut width, 3_000, 99, |_| 50)), (8, 64));
+    }
+
+    #[test]
+    fn a_receiver_that_makes_them_wait_is_not_sent_more_than_it_works_at() {
+        // It works at twenty at a time, 50 ms each.
+        let takes = |in_flight: usize| 50 * in_flight.max(20) as u64 / 20;
+        let mut width = Width::new(Concurrency::Auto);
+        for _ in 0..200 {
+            let found = after(&mut width, 100, 99, takes);
+            assert!((8..=50).contains(&found), "{found}");
+        }
+        assert!(width.get() >= 20);
+    }
+
+    #[test]
+    fn it_does_not_widen_where_there_is_nothing_to_send() {
+        let mut width = Width::new(Concurrency::Auto);
+        assert_eq!(after(&mut width, 3_000, 3, |_| 50), 8);
+    }
+
+    #[test]
+    fn trouble_halves_it_and_it_comes_back_step_by_step() {
+        let mut width = Width::new(Concurrency::Auto);
+        after(&mut width, 3_000, 99, |_| 50);
+        width.trouble();
+        assert_eq!((width.get(), after(&mut width, 8, 99, |_| 50)), (8, 32));
+        (0..9).for_each(|_| width.trouble());
+        assert_eq!(width.get(), 1);
+        assert_eq!(after(&mut width, 1, 99, |_| 50), 1);
+        assert_eq!((1..=4).map(|n| after(&mut width, n, 99, |_| 50)).collect::<Vec<_>>(), [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_receiver_that_has_become_slower_for_good_is_got_used_to() {
+        let mut width = Width::new(Concurrency::Auto);
+        after(&mut width, 3_000, 99, |_| 50);
+        assert!(after(&mut width, 500, 99, |_| 500) < 32);
+        assert!((0..9_000).any(|_| after(&mut width, 1, 99, |_| 500) == 64));
+    }
+
+    #[test]
+    fn what_was_set_stays() {
+        let mut width = Width::new(Concurrency::Fixed(3));
+        width.trouble();
+        assert_eq!(after(&mut width, 100, 99, |_| 1), 3);
+    }
+}
