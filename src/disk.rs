@@ -2,6 +2,7 @@
 
 use nix::sys::statvfs::statvfs;
 use std::path::Path;
+use std::time::Duration;
 
 /// What a file system has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,4 +20,19 @@ pub fn of(file: &Path) -> Option<Disk> {
     #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
     let bytes = |blocks| blocks as u64 * stat.fragment_size() as u64;
     Some(Disk { free: bytes(stat.blocks_available()), total: bytes(stat.blocks()) })
+}
+
+/// How long a tick of the file systems' clock is: two changes of a file within one may carry the same time. At most
+/// 10 ms, which is also the answer where the system does not tell.
+pub fn tick() -> Duration {
+    const LONGEST: Duration = Duration::from_millis(10);
+    #[cfg(target_os = "linux")]
+    {
+        // Linux stamps files by its coarse clock (current_time in fs/inode.c), or finer.
+        use nix::time::{ClockId, clock_getres};
+        if let Ok(tick) = clock_getres(ClockId::CLOCK_REALTIME_COARSE) {
+            return Duration::from(tick).clamp(Duration::from_millis(1), LONGEST);
+        }
+    }
+    LONGEST
 }

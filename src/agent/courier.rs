@@ -307,8 +307,12 @@ async fn commit(
         match writer.settle(rows.to_vec(), Vec::new()).wait().await {
             Err(e) if e.is_passing() => {
                 if !waited {
-                    stalled.send_modify(|n| *n += 1);
-                    if *stalled.borrow() == 1 {
+                    let mut is_first = false;
+                    stalled.send_modify(|n| {
+                        *n += 1;
+                        is_first = *n == 1;
+                    });
+                    if is_first {
                         tracing::warn!("{e}; nothing more is sent until it can be marked as delivered");
                     }
                     waited = true;

@@ -15,6 +15,7 @@ use super::seen::View;
 use super::{Fatal, Pulse};
 use crate::clock::{Clock, Moment, Mono};
 use crate::config;
+use crate::disk;
 use crate::outbox::{Answer, Appended, Gauge, OutboxError, Progress, Writer};
 use crate::reason::{Code, Reason};
 use crate::spool::{Entry, FileIdentity, FileKey, Rejects, Spool, SpoolError, Watcher, shown};
@@ -28,10 +29,6 @@ use std::time::{Duration, Instant};
 
 /// How often a blocked intake looks whether there is room again.
 const BLOCKED_RETRY: Duration = Duration::from_secs(1);
-/// The ticks of a file system's clock are this long at most. A file that changed within the last one is left alone
-/// until it is over: what happened to it afterwards could not be told by its time stamps, nor a new file of the same
-/// inode from it.
-const TICK: Duration = Duration::from_millis(10);
 /// How often `rejected/` is looked through: for files whose time is up, and for those that have grown whole.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 /// A folder of so many files that this takes long is looked through the less often: for a hundredth of the time.
@@ -120,6 +117,9 @@ pub struct Intake {
     pub(super) blocked: Option<Reason>,
     /// Bytes of events that there is room for.
     pub(super) room: usize,
+    /// A tick of the file system's clock. A file that changed within the last one is left alone until it is over: what
+    /// happened to it afterwards could not be told by its time stamps, nor a new file of the same inode from it.
+    tick: Duration,
     tidy_at: Mono,
 }
 
@@ -172,6 +172,7 @@ impl Intake {
             moved_on: false,
             blocked: None,
             room: 0,
+            tick: disk::tick(),
             tidy_at: Mono::ZERO,
         })
     }
@@ -204,8 +205,9 @@ impl Intake {
                 break;
             }
             match self.parts.wakes.recv_timeout(wait) {
-                // A folder that takes long to read is not read all the time.
-                Ok(()) => std::thread::sleep(began.elapsed().min(BLOCKED_RETRY) / 4),
+                // What woke it may be taken after a tick, and what comes meanwhile goes with it. A folder that takes
+                // long to read is not read all the time.
+                Ok(()) => std::thread::sleep(self.tick.max(began.elapsed().min(BLOCKED_RETRY) / 4)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -256,10 +258,7 @@ impl Intake {
         self.flush()?;
         self.finish_commit()?;
         self.collect_removed();
-        if more && self.moved_on {
-            wait = Duration::ZERO;
-        }
-        Ok(wait.max(Duration::from_millis(1)))
+        Ok(if more && self.moved_on { Duration::from_millis(1) } else { wait.max(self.tick) })
     }
 
     /// Takes over what has the folder's name since somebody moved it away or deleted it.
@@ -286,12 +285,12 @@ impl Intake {
         }
         if self.leaving.contains_key(&entry.name) {
             // Another file that had its name is on the way out.
-            return Turn::First(TICK);
+            return Turn::First(self.tick);
         }
         let age = moment.wall.0.saturating_mul(1_000_000).saturating_sub(entry.changed);
         let settle = self.config.spool.settle;
         if self.announced.contains(&entry.name) {
-            let rest = TICK.saturating_sub(Duration::from_nanos(age.unsigned_abs()));
+            let rest = self.tick.saturating_sub(Duration::from_nanos(age.unsigned_abs()));
             return if rest.is_zero() { Turn::Now } else { Turn::First(rest) };
         }
         if u64::try_from(age).is_ok_and(|age| Duration::from_nanos(age) >= settle) {
