@@ -164,7 +164,7 @@ async fn a_proxy_sees_where_the_request_goes_and_nothing_of_it() {
     let through = proxy("200 Connection established", server.port);
     let lines = format!("koala.proxy = {:?}\nkoala.ca_file = {:?}", through.endpoint(), pem("ca.pem"));
     assert_eq!(send("https://koala.invalid", &lines).await, Verdict::Accepted);
-    while through.heard().is_empty() {
+    while through.heard().is_empty() || server.heard().is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(through.heard()[0].starts_with("CONNECT koala.invalid:443 HTTP/1.1\r\n"));
