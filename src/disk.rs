@@ -1,4 +1,4 @@
-//! The room on a file system.
+//! What a file system tells of itself: its room, and the tick of its clock.
 
 use nix::sys::statvfs::statvfs;
 use std::path::Path;

@@ -132,6 +132,7 @@ impl Courier {
                     }
                     Next::Discover => {
                         self.discover()?;
+                        // A search of the whole outbox is long; answers have their turn amid it.
                         tokio::task::yield_now().await;
                         continue;
                     }

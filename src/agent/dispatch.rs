@@ -293,9 +293,6 @@ impl Dispatch {
     /// A request was answered.
     pub fn answered(&mut self, ticket: Ticket, verdict: Verdict, now: Moment) -> Outcome {
         self.tick += 1;
-        if verdict == Verdict::Accepted {
-            self.destination.took(now.mono.saturating_sub(ticket.at), self.in_flight);
-        }
         let is_control = self.back(ticket.order) && self.trial.is_some();
         let current = ticket.launched > self.entered;
         let reason = match verdict {
@@ -341,6 +338,7 @@ impl Dispatch {
 
     fn accepted(&mut self, ticket: Ticket, is_control: bool, current: bool, now: Moment) -> Outcome {
         let lane = ticket.order.lane;
+        self.destination.took(now.mono.saturating_sub(ticket.at), self.in_flight + 1);
         self.accepted += 1;
         self.unsettled += 1;
         self.lanes.begin(lane);

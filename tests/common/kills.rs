@@ -1,15 +1,16 @@
 //! What a kill cut, and whether just that came again.
 
 use super::daemon::Daemon;
+use koala_agent::config::Concurrency;
 use koala_agent::receiver::{Held, Receiver};
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Requests that a kill may cut: 64 in flight (the most that `koala.concurrency` may be), and 64 that were answered
-/// and are not yet marked (the courier's own limit).
-pub const UNDER_WAY: usize = 64 + 64;
+/// Requests that a kill may cut: as many as may be in flight, and 64 that were answered and are not yet marked (the
+/// courier's own limit).
+pub const UNDER_WAY: usize = Concurrency::MOST + 64;
 
 /// A receiver that takes longer than this to see that its sender is gone does not see it.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -136,6 +136,9 @@ pub fn marks(scale: &Scale) -> Played {
             // The disk may have become full before the whole file was taken: the rest waits in the spool.
             Log::Long => assert!(marked > 0 && marked <= all),
         }
+        place.until("all that the receiver took is marked", |place| {
+            place.daemon.status().outbox.delivered == place.receiver.stats().held as u64
+        });
         place.daemon.kill();
         place.daemon.start();
         mount.relieve();
