@@ -89,7 +89,7 @@ fn item(
             None => check.sent_at(event, timestamp),
         };
         body.optional("event", name.as_deref());
-        body.optional("properties", properties.map(|p| p.compact()).as_deref());
+        properties.iter().for_each(|properties| body.object("properties", properties));
         body.member("sent_at", &sent_at);
     }
     if !check.faults.is_empty() {

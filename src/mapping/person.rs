@@ -35,7 +35,7 @@ pub fn outcome(
             "analytics.js made the event, so the browser has sent it to Koala",
         );
     }
-    match item(kind, fields, message_id) {
+    match item(kind, event.raw().len(), fields, message_id) {
         Ok(Some(item)) => Outcome::Send(Box::new(item)),
         Ok(None) => skip(Code::NoIdentity, "neither a profile_id nor an email says whose event it is"),
         Err(reason) => Outcome::Invalid(reason),
@@ -48,8 +48,13 @@ fn from_browser(fields: &Fields) -> bool {
     name.as_deref() == Some(BROWSER_LIBRARY)
 }
 
-/// The item, unless nobody can be told from it.
-fn item(kind: ItemKind, fields: Fields, own_id: &MessageId) -> Result<Option<Item>, Reason> {
+/// The item, of about `size` bytes, unless nobody can be told from it.
+fn item<'a>(
+    kind: ItemKind,
+    size: usize,
+    fields: Fields<'a>,
+    own_id: &MessageId,
+) -> Result<Option<Item>, Reason> {
     let Fields { email, event, properties, traits, sent_at, context, device_ip, message_id } = fields;
     let about = match kind {
         ItemKind::Identify => traits.as_ref(),
@@ -67,29 +72,30 @@ fn item(kind: ItemKind, fields: Fields, own_id: &MessageId) -> Result<Option<Ite
         about.and_then(|a| a.non_null("ip")).map(RawValue::get).or(device_ip.as_deref()).map(json::compact);
     let Some(person) = Person::of(profile_id.as_deref(), top_email.as_deref()) else { return Ok(None) };
 
-    let sent = |object: &Object, of: ItemKind| match lent_profile {
-        Some(_) if of == kind => object.without(KO_PROFILE_ID),
-        _ => object.compact(),
+    let has_lent = lent_profile.is_some();
+    let sent = |object: Object<'a>, of: ItemKind| match has_lent && of == kind {
+        true => object.without(KO_PROFILE_ID),
+        false => object,
     };
-    let properties = properties.as_ref().map(|p| sent(p, ItemKind::Track));
-    let traits = traits.as_ref().map(|t| sent(t, ItemKind::Identify));
+    let properties = properties.map(|p| sent(p, ItemKind::Track));
+    let traits = traits.map(|t| sent(t, ItemKind::Identify).compact());
     let message_id = super::message_id(message_id.as_deref(), own_id)?;
 
-    let mut body = Writer::new();
+    let mut body = Writer::with_capacity(size);
     body.member("type", &json::quote(kind.as_str()));
     body.optional("email", email.as_deref());
     match kind {
         ItemKind::Identify => {
-            body.optional("traits", traits.as_deref());
+            traits.iter().for_each(|traits| body.compacted("traits", traits));
             body.member("sent_at", &sent_at);
-            body.member("context", &context.unwrap_or_default().with("source", SOURCE));
+            body.compacted("context", &context.unwrap_or_default().with("source", SOURCE));
         }
         _ => {
             body.optional("event", event.as_deref());
-            body.optional("properties", properties.as_deref());
+            properties.iter().for_each(|properties| body.object("properties", properties));
             body.member("sent_at", &sent_at);
-            body.optional("context", context.map(|c| c.compact()).as_deref());
-            body.optional("traits", traits.as_deref());
+            context.iter().for_each(|context| body.object("context", context));
+            traits.iter().for_each(|traits| body.compacted("traits", traits));
         }
     }
     body.optional("device_ip", device_ip.as_deref());
