@@ -188,6 +188,7 @@ impl Intake {
             self.config = self.parts.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let began = Instant::now();
             let ended = self.round();
+            let took = began.elapsed();
             let wait = match ended {
                 Ok(wait) => {
                     self.unblock();
@@ -207,7 +208,7 @@ impl Intake {
             match self.parts.wakes.recv_timeout(wait) {
                 // What woke it may be taken after a tick, and what comes meanwhile goes with it. A folder that takes
                 // long to read is not read all the time.
-                Ok(()) => std::thread::sleep(self.tick.max(began.elapsed().min(BLOCKED_RETRY) / 4)),
+                Ok(()) => std::thread::sleep(self.tick.max(took.min(BLOCKED_RETRY) / 4)),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
