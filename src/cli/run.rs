@@ -20,8 +20,6 @@ const KEY_EVERY: Duration = Duration::from_secs(30);
 const START_RETRY: Duration = Duration::from_secs(5);
 /// What the service manager is asked for at each of these tries, microseconds: several times the wait.
 const START_PATIENCE: u32 = 30_000_000;
-/// Threads for tasks; files and the database have threads of their own.
-const WORKERS: usize = 2;
 
 /// Run the agent in the foreground, as systemd does
 ///
@@ -50,7 +48,7 @@ fn daemon(context: &Context) -> Result<ExitCode, CliError> {
     if config.scope != Scope::System {
         make_spool(&config)?;
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(WORKERS).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let ended = runtime.block_on(serve(context, config));
     // A look-up of a name that hangs must not hold the process.
     runtime.shutdown_background();
