@@ -5,7 +5,7 @@
 #[path = "cli/world.rs"]
 mod world;
 
-use koala_agent::outbox::State;
+use koala_agent::outbox::{Filter, Outbox, Settled, State};
 use world::{World, event};
 
 #[test]
@@ -49,4 +49,102 @@ fn what_the_producer_kept_from_koala_is_erased_at_once_and_any_other_skipped_bod
     outbox.close();
     let body = |id| world.reader().show(id).unwrap().unwrap().body;
     assert_eq!((body("off"), body("nobody").is_some()), (None, true));
+}
+
+fn four(world: &World) -> (Outbox, [i64; 4]) {
+    let outbox = world.agent();
+    let ids = ["a", "b", "c", "d"];
+    let events = ids.map(|id| event(id, r#"{"type":"track","event":"E","email":"ana@acme.dev"}"#, "a.json"));
+    outbox.writer.append(events.to_vec(), vec![]).block().unwrap();
+    let seqs = ids.map(|id| world.reader().show(id).unwrap().unwrap().row.seq);
+    (outbox, seqs)
+}
+
+fn deliver(outbox: &Outbox, seqs: &[i64]) {
+    let rows = seqs.iter().map(|seq| (*seq, Settled::Delivered)).collect();
+    outbox.writer.settle(rows, vec![], None).block().unwrap();
+}
+
+fn states(world: &World) -> String {
+    let mut rows = world.reader().list(&Filter::default(), 10).unwrap().rows;
+    rows.sort_by(|a, b| a.message_id.cmp(&b.message_id));
+    rows.iter()
+        .map(|row| format!("{}:{} ", row.message_id, &row.state[..1]))
+        .collect::<String>()
+        .trim()
+        .into()
+}
+
+fn counted(world: &World) -> (u64, u64) {
+    let counts = world.reader().counts().unwrap();
+    (counts.of(State::Pending), counts.of(State::Delivered))
+}
+
+fn number(world: &World, sql: &str) -> i64 {
+    let conn = rusqlite::Connection::open(world.path("outbox.db")).unwrap();
+    conn.query_row(sql, [], |r| r.get(0)).unwrap()
+}
+
+#[test]
+fn what_is_delivered_while_older_events_wait_is_delivered_for_everybody_at_once() {
+    let world = World::new();
+    let (outbox, [a, b, _, d]) = four(&world);
+    deliver(&outbox, &[d, b]);
+    let delivered = world.reader().show("b").unwrap().unwrap().row;
+    assert_eq!((delivered.state.as_str(), delivered.attempts), ("delivered", 1));
+    assert!(delivered.settled_at.is_some());
+    assert_eq!((states(&world).as_str(), counted(&world)), ("a:p b:d c:p d:d", (2, 2)));
+    // As a crash would leave it: it is durable, and nothing of it is sent again.
+    let crashed = World::new();
+    for name in ["outbox.db", "outbox.db-wal"] {
+        std::fs::copy(world.path(name), crashed.path(name)).unwrap();
+    }
+    outbox.close();
+    let world = crashed;
+    let outbox = world.agent();
+    assert_eq!(world.reader().marked().unwrap(), [b, d].into());
+    assert_eq!((states(&world).as_str(), counted(&world)), ("a:p b:d c:p d:d", (2, 2)));
+    // Delivered twice is delivered once.
+    deliver(&outbox, &[d]);
+    assert_eq!(counted(&world), (2, 2));
+    deliver(&outbox, &[a]);
+    assert_eq!((states(&world).as_str(), counted(&world)), ("a:d b:d c:p d:d", (1, 3)));
+    assert_eq!(number(&world, "SELECT count(*) FROM pending"), 2, "what nothing waits before has moved");
+    // A stop leaves nothing to be moved.
+    outbox.close();
+    assert_eq!(number(&world, "SELECT count(*) FROM pending"), 1);
+}
+
+#[test]
+fn a_command_finds_every_row_where_it_belongs() {
+    let world = World::new();
+    let (outbox, [.., d]) = four(&world);
+    deliver(&outbox, &[d]);
+    assert_eq!(world.run(&["discard", "a"]).code, 0);
+    assert_eq!(states(&world), "a:d b:p c:p d:d");
+    assert_eq!(number(&world, "SELECT count(*) FROM marks"), 0);
+    assert_eq!(number(&world, "SELECT count(*) FROM settled"), 2);
+    // The agent goes on with what the command has left.
+    let again = event("d", r#"{"type":"track","event":"E","email":"ana@acme.dev"}"#, "a.json");
+    outbox.writer.append(vec![again], vec![]).block().unwrap();
+    assert_eq!(world.reader().counts().unwrap().duplicates, 1);
+    outbox.close();
+}
+
+#[test]
+fn rows_and_ids_come_where_they_belong_when_nothing_else_is_to_do() {
+    let world = World::new();
+    let (outbox, [_, b, ..]) = four(&world);
+    deliver(&outbox, &[b]);
+    let left = "SELECT (SELECT count(*) FROM marks) + (SELECT count(*) FROM new_ids)";
+    assert!(number(&world, left) > 0);
+    let began = std::time::Instant::now();
+    while number(&world, left) > 0 {
+        assert!(began.elapsed().as_secs() < 60, "nothing moves");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(number(&world, "SELECT count(*) FROM ids"), 4);
+    assert_eq!(number(&world, "SELECT count(*) FROM bodies"), 0);
+    assert_eq!(states(&world), "a:p b:d c:p d:p");
+    outbox.close();
 }

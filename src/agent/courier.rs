@@ -8,28 +8,27 @@
 //! ```
 
 use super::destination::Destination;
-use super::dispatch::{Dispatch, Next, Order, Outcome, Take, Ticket};
+use super::dispatch::{Dispatch, Next, Order, Outcome, Ticket};
 use super::news::News;
 use super::{Fatal, Pulse};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{Concurrency, Config};
 use crate::event::Event;
 use crate::item::Lane;
-use crate::koala::batch::{Batch, MAX_OF_A_KIND};
+use crate::koala::batch::Batch;
 use crate::koala::{Client, Verdict};
 use crate::mapping::{self, Mappings};
-use crate::outbox::{OutboxError, PendingItem, Reader, Settled, Writer};
+use crate::outbox::{Gauge, OutboxError, PendingItem, Reader, Settled, Writer};
 use crate::reason::{Code, Reason};
 use crate::status::{self, DestinationState};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
 /// Pending events looked at in one search for lanes.
 const DISCOVER_AT_ONCE: usize = 1_000;
-/// Events read for one request: both kinds full, and one more to see where the next begins.
-const GATHER_AT_ONCE: usize = 2 * MAX_OF_A_KIND;
 /// How long the courier lets requests finish when it is stopped; what is left then is sent again, under the
 /// same ids. Well within the ten seconds that the whole agent has.
 const GRACE: Duration = Duration::from_secs(5);
@@ -58,20 +57,25 @@ pub enum Signal {
     Stop,
 }
 
-/// The lanes of a commit, each with its oldest event that still waits.
-type Committed = Result<Vec<(Lane, Option<i64>)>, Arc<OutboxError>>;
+/// What a commit has settled, and whose it is.
+type Committed = Result<(Vec<Lane>, Vec<i64>), Arc<OutboxError>>;
 
 /// The courier's state; [`Courier::run`] is its loop.
 pub struct Courier {
     client: Option<Client>,
     mappings: Arc<Mappings>,
     writer: Writer,
-    reader: Arc<Mutex<Reader>>,
+    reader: Reader,
+    gauge: Arc<Gauge>,
     clock: Clock,
     dispatch: Dispatch,
     /// Up to this event the outbox was searched for lanes.
     searched: i64,
-    requests: JoinSet<(Ticket, Verdict)>,
+    /// Up to this one it had been before it was searched again.
+    known: i64,
+    /// Events up to there that are delivered, and whose rows may still be met.
+    delivered: BTreeSet<i64>,
+    requests: JoinSet<(Ticket, Option<u64>, Verdict)>,
     commits: JoinSet<Committed>,
     /// Commits that could not be made yet: nothing more is sent that could not be marked either.
     stalled: watch::Sender<usize>,
@@ -98,11 +102,14 @@ impl Courier {
         Courier {
             client,
             mappings,
+            gauge: writer.gauge(),
             writer,
-            reader: Arc::new(Mutex::new(reader)),
+            reader,
             clock,
             dispatch: Dispatch::new(destination, fastrand::Rng::new()),
             searched: 0,
+            known: 0,
+            delivered: BTreeSet::new(),
             requests: JoinSet::new(),
             commits: JoinSet::new(),
             stalled: watch::Sender::new(0),
@@ -118,6 +125,7 @@ impl Courier {
     /// # Errors
     /// The outbox failed in a way that waiting does not mend.
     pub async fn run(mut self, mut signals: mpsc::UnboundedReceiver<Signal>) -> Result<(), Fatal> {
+        self.search_again()?;
         self.publish();
         loop {
             self.pulse.beat();
@@ -148,19 +156,19 @@ impl Courier {
             tokio::select! {
                 Some(answered) = self.requests.join_next() => {
                     // A request's task is not aborted while this loop runs, so it has panicked.
-                    let (ticket, verdict) = answered.map_err(|_| Fatal::Defect("courier"))?;
-                    self.answered(ticket, verdict);
+                    let (ticket, seen, verdict) = answered.map_err(|_| Fatal::Defect("courier"))?;
+                    self.answered(ticket, seen, verdict);
                 }
                 Some(committed) = self.commits.join_next() => self.committed(committed)?,
                 signal = signals.recv() => match signal {
                     Some(Signal::Stored) => self.dispatch.exhausted(false),
-                    Some(Signal::Kick) => self.kick(),
+                    Some(Signal::Kick) => self.kick()?,
                     Some(Signal::Client { client, endpoint, concurrency }) => {
                         self.client = client;
                         self.published.send_modify(|published| published.endpoint = endpoint);
                         self.dispatch.renewed();
                         self.dispatch.destination.set_concurrency(concurrency);
-                        self.kick();
+                        self.kick()?;
                     }
                     Some(Signal::Mappings(mappings)) => self.mappings = mappings,
                     Some(Signal::Stop) | None => return self.stop().await,
@@ -171,20 +179,34 @@ impl Courier {
         }
     }
 
-    fn kick(&mut self) {
+    fn kick(&mut self) -> Result<(), Fatal> {
         self.dispatch.destination.kick();
+        self.search_again()?;
+        self.publish();
+        Ok(())
+    }
+
+    /// Begins at the start of the outbox: something may have been put back there.
+    fn search_again(&mut self) -> Result<(), Fatal> {
+        self.delivered = self.reader.marked().map_err(fatal)?;
+        let last = self.delivered.last().copied().unwrap_or(0);
+        self.known = self.known.max(self.searched).max(last);
         self.searched = 0;
         self.dispatch.exhausted(false);
-        self.publish();
+        Ok(())
     }
 
     fn discover(&mut self) -> Result<(), Fatal> {
-        let after = self.searched;
-        let found = self.read(|reader| reader.discover(after, DISCOVER_AT_ONCE))?;
+        let found = self.reader.discover(self.searched, DISCOVER_AT_ONCE).map_err(fatal)?;
         self.dispatch.exhausted(found.len() < DISCOVER_AT_ONCE);
         for (seq, lane) in found {
             self.searched = seq;
-            self.dispatch.discovered(seq, lane);
+            if !self.delivered.contains(&seq) {
+                self.dispatch.discovered(seq, lane);
+            }
+        }
+        if self.searched >= self.known {
+            self.delivered = BTreeSet::new();
         }
         Ok(())
     }
@@ -192,49 +214,61 @@ impl Courier {
     /// Makes the request of an order and sends it on its way.
     fn launch(&mut self, order: Order) -> Result<(), Fatal> {
         let Some(client) = self.client.clone() else { return Ok(()) };
-        let max_bytes = self.dispatch.max_bytes();
-        let events = self.read(|reader| reader.gather(order.lane, GATHER_AT_ONCE, max_bytes))?;
-        let Request { batch, seqs, settled } = request(&self.mappings, events, order.take, max_bytes);
+        let seen = self.gauge.others();
+        let mut request = Request::new(&self.mappings, self.dispatch.max_bytes());
+        let events = self.dispatch.events(order);
+        let gone = self.reader.gather(&events, |item| request.push(item)).map_err(fatal)?;
+        let Request { batch, seqs, settled, are_alone, .. } = request;
+        self.dispatch.gone(order, &gone);
         if !settled.is_empty() {
             // The mapping has changed since they were stored: they are settled first, to keep the order.
-            let lanes = self.dispatch.unsent(order);
-            self.settle(settled, lanes);
+            let unsent: Vec<i64> = settled.iter().map(|(seq, _)| *seq).collect();
+            let lanes = self.dispatch.unsent(order, &unsent);
+            self.settle(settled, lanes, None);
         } else if let Some(batch) = batch {
             let body = batch.body();
             let ticket = self.dispatch.sent(order, seqs, body.len(), self.clock.moment().mono);
             let endpoint = batch.endpoint();
-            self.requests.spawn(async move { (ticket, client.batch(endpoint, body).await) });
+            let seen = are_alone.then_some(seen);
+            self.requests.spawn(async move { (ticket, seen, client.batch(endpoint, body).await) });
         } else {
             self.dispatch.nothing(order);
         }
         Ok(())
     }
 
-    fn answered(&mut self, ticket: Ticket, verdict: Verdict) {
+    /// `seen`: see [`Writer::settle`].
+    fn answered(&mut self, ticket: Ticket, seen: Option<u64>, verdict: Verdict) {
         let outcome = self.dispatch.answered(ticket, verdict, self.clock.moment());
         self.publish();
         let Outcome { rows, lanes, noted } = outcome;
         let noted: Vec<_> = noted.into_iter().collect();
         if rows.is_empty() {
             // An answer that is not noted is a line less in an event's history; the event waits all the same.
-            drop(self.writer.settle(Vec::new(), noted));
+            drop(self.writer.settle(Vec::new(), noted, None));
             return;
         }
-        self.settle(rows, lanes);
+        self.settle(rows, lanes, seen);
     }
 
-    /// Settles rows, and then asks for the oldest event that each of the lanes still has.
-    fn settle(&mut self, rows: Vec<(i64, Settled)>, lanes: Vec<Lane>) {
-        let (writer, reader, stalled) = (self.writer.clone(), self.reader.clone(), self.stalled.clone());
+    /// Settles rows; these lanes stand still until that is durable.
+    fn settle(&mut self, rows: Vec<(i64, Settled)>, lanes: Vec<Lane>, seen: Option<u64>) {
+        let (writer, stalled) = (self.writer.clone(), self.stalled.clone());
         self.commits.spawn(async move {
-            commit(&writer, &rows, &stalled).await?;
-            read(&reader, |reader| reader.oldest(&lanes)).map_err(Arc::new)
+            commit(&writer, &rows, seen, &stalled).await?;
+            Ok((lanes, rows.into_iter().map(|(seq, _)| seq).collect()))
         });
     }
 
     fn committed(&mut self, committed: Result<Committed, tokio::task::JoinError>) -> Result<(), Fatal> {
         match committed {
-            Ok(Ok(next)) => self.dispatch.settled(next),
+            Ok(Ok((lanes, seqs))) => {
+                self.dispatch.settled(&lanes, &seqs);
+                if self.searched < self.known {
+                    // Their rows may be there yet when the search gets to them.
+                    self.delivered.extend(seqs);
+                }
+            }
             Ok(Err(e)) => return Err(Fatal::Outbox(e)),
             // The task was aborted or panicked, and the panic hook has said so.
             Err(_) => {}
@@ -245,8 +279,8 @@ impl Courier {
     async fn stop(mut self) -> Result<(), Fatal> {
         let finish = async {
             while let Some(answered) = self.requests.join_next().await {
-                if let Ok((ticket, verdict)) = answered {
-                    self.answered(ticket, verdict);
+                if let Ok((ticket, seen, verdict)) = answered {
+                    self.answered(ticket, seen, verdict);
                 }
             }
         };
@@ -283,29 +317,22 @@ impl Courier {
             changed
         });
     }
-
-    fn read<T>(&self, what: impl FnOnce(&Reader) -> Result<T, OutboxError>) -> Result<T, Fatal> {
-        read(&self.reader, what).map_err(|e| Fatal::Outbox(Arc::new(e)))
-    }
 }
 
-/// Some pages from the system's memory: to hand that to another thread costs more than to do it here.
-fn read<T>(
-    reader: &Mutex<Reader>,
-    what: impl FnOnce(&Reader) -> Result<T, OutboxError>,
-) -> Result<T, OutboxError> {
-    what(&reader.lock().unwrap_or_else(PoisonError::into_inner))
+fn fatal(e: OutboxError) -> Fatal {
+    Fatal::Outbox(Arc::new(e))
 }
 
 /// Settles rows, however long the outbox has no room to write it down.
 async fn commit(
     writer: &Writer,
     rows: &[(i64, Settled)],
+    seen: Option<u64>,
     stalled: &watch::Sender<usize>,
 ) -> Result<(), Arc<OutboxError>> {
     let mut waited = false;
     let done = loop {
-        match writer.settle(rows.to_vec(), Vec::new()).wait().await {
+        match writer.settle(rows.to_vec(), Vec::new(), seen).wait().await {
             Err(e) if e.is_passing() => {
                 if !waited {
                     let mut is_first = false;
@@ -329,54 +356,54 @@ async fn commit(
     done
 }
 
-/// What one request is made of.
-struct Request {
+/// One request, as it is made of a person's events, oldest first.
+struct Request<'a> {
+    mappings: &'a Mappings,
+    max_bytes: usize,
     batch: Option<Batch>,
     seqs: Vec<i64>,
+    /// Each is all that is made of its event.
+    are_alone: bool,
     /// Events that the mapping in force makes no request of.
     settled: Vec<(i64, Settled)>,
 }
 
-/// The events, oldest first, as far as they fit into one request.
-fn request(mappings: &Mappings, events: Vec<PendingItem>, take: Take, max_bytes: usize) -> Request {
-    let mut request = Request { batch: None, seqs: Vec::new(), settled: Vec::new() };
-    let (skip, most) = match take {
-        Take::First(most) => (0, most),
-        Take::Second => (1, 1),
-    };
-    for event in events.into_iter().skip(skip) {
-        if request.seqs.len() == most {
-            break;
-        }
-        let item = match mapped(mappings, &event) {
+impl<'a> Request<'a> {
+    fn new(mappings: &'a Mappings, max_bytes: usize) -> Request<'a> {
+        Request { mappings, max_bytes, batch: None, seqs: Vec::new(), are_alone: true, settled: Vec::new() }
+    }
+
+    /// Takes the event in. `false`: it does not fit, and the request ends before it.
+    fn push(&mut self, event: &PendingItem<'_>) -> bool {
+        let item = match mapped(self.mappings, event) {
             mapping::Outcome::Send(item) => *item,
             mapping::Outcome::Skip(reason) => {
-                request.settled.push((event.seq, Settled::Skipped(reason)));
-                continue;
+                self.settled.push((event.seq, Settled::Skipped(reason)));
+                return true;
             }
             mapping::Outcome::Invalid(reason) => {
-                request.settled.push((event.seq, Settled::Failed(reason)));
-                continue;
+                self.settled.push((event.seq, Settled::Failed(reason)));
+                return true;
             }
         };
-        let fits = match &mut request.batch {
+        let fits = match &mut self.batch {
             None => {
-                request.batch = Some(Batch::new(item));
+                self.batch = Some(Batch::new(item));
                 true
             }
-            Some(batch) => batch.size() + item.body.len() <= max_bytes && batch.push(item).is_ok(),
+            Some(batch) => batch.size() + item.body.len() <= self.max_bytes && batch.push(item).is_ok(),
         };
-        if !fits {
-            break;
+        if fits {
+            self.seqs.push(event.seq);
+            self.are_alone &= event.is_alone;
         }
-        request.seqs.push(event.seq);
+        fits
     }
-    request
 }
 
-fn mapped(mappings: &Mappings, event: &PendingItem) -> mapping::Outcome {
-    match Event::parse(&event.body) {
-        Ok(view) => mappings.map_by(&event.mapping, &view, &event.message_id, event.spooled_at),
+fn mapped(mappings: &Mappings, event: &PendingItem<'_>) -> mapping::Outcome {
+    match Event::outline(event.body) {
+        Ok(view) => mappings.map_by(event.mapping, &view, &event.message_id, event.spooled_at),
         // It was an event when it was stored, so this is a damaged row: it fails, and is kept to be looked at.
         Err(flaw) => mapping::Outcome::Invalid(Reason::new(flaw.code, flaw.text)),
     }

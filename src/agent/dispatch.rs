@@ -17,6 +17,7 @@ use super::lanes::Lanes;
 use crate::clock::{Moment, Mono};
 use crate::item::Lane;
 use crate::koala::Verdict;
+use crate::koala::batch::MAX_OF_A_KIND;
 use crate::outbox::Settled;
 use crate::reason::{Code, Reason};
 
@@ -24,13 +25,18 @@ use crate::reason::{Code, Reason};
 const MAX_UNSETTLED: usize = 64;
 /// Troubles of one lane, with others taken in between, after which it waits alone.
 const STRIKES: u32 = 3;
+/// Pending events that are known by number, so that a person's can be gathered from all over the backlog: some 10 bytes
+/// each. Where none of them may be sent, more are looked for all the same.
+const WINDOW: usize = 1_000_000;
+/// Events looked at for one request: both kinds full, and one more to see where the next begins.
+const GATHER_AT_ONCE: usize = 2 * MAX_OF_A_KIND;
 /// Requests are kept below Segment's own limit for one, until the receiver teaches a smaller one.
 const MAX_REQUEST_BYTES: usize = 500_000;
 
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
-    /// Send this, then say [`Dispatch::sent`] or [`Dispatch::nothing`].
+    /// Send this, of [`Dispatch::events`], then say [`Dispatch::sent`], [`Dispatch::unsent`] or [`Dispatch::nothing`].
     Launch(Order),
     /// Look for lanes in the outbox, then say [`Dispatch::discovered`] and [`Dispatch::exhausted`].
     Discover,
@@ -188,7 +194,12 @@ impl Dispatch {
             Gate::ShutUntil(_) if self.lonely.is_some() && !self.exhausted => return Next::Discover,
             Gate::ShutUntil(until) => return Next::Wait(Some(until)),
         };
-        if self.in_flight >= width || self.unsettled >= MAX_UNSETTLED || self.decisive.is_some() {
+        let is_full = self.in_flight >= width || self.unsettled >= MAX_UNSETTLED || self.decisive.is_some();
+        // The more is known of a person, the more goes into one request; meanwhile one at a time is sent.
+        if (is_full || self.in_flight > 0) && !self.exhausted && self.lanes.known() < WINDOW {
+            return Next::Discover;
+        }
+        if is_full {
             return Next::Wait(None);
         }
         if let Some(order) = self.order(gate == Gate::Probe) {
@@ -229,13 +240,13 @@ impl Dispatch {
     /// With nobody else to serve as a control a request can still be split, which blames nobody; and the person's
     /// next event can be the control for one alone.
     fn without_control(&mut self, mut trial: Trial, now: Moment) -> Next {
-        let (lane, first, count) = (trial.lane, trial.first, trial.count);
+        let (lane, count) = (trial.lane, trial.count);
         if count == 1 && !trial.sought_second {
             trial.sought_second = true;
             self.trial = Some(trial);
             return self.launch(Order { lane, take: Take::Second });
         }
-        self.lanes.suspect(lane, first, count);
+        self.lanes.suspect(lane, count);
         if count == 1 {
             self.refuse_all(&trial.reason, Some(Lonely { lane, own: true, over: false }), now);
         }
@@ -255,29 +266,44 @@ impl Dispatch {
         Next::Launch(order)
     }
 
+    /// The events that the order is to be made of, oldest first.
+    pub fn events(&self, order: Order) -> Vec<i64> {
+        let (skip, most) = match order.take {
+            Take::First(most) => (0, most.min(GATHER_AT_ONCE)),
+            Take::Second => (1, 1),
+        };
+        self.lanes.events(order.lane).skip(skip).take(most).collect()
+    }
+
+    /// These of the order's events are not pending any more: somebody else has settled them.
+    pub fn gone(&mut self, order: Order, seqs: &[i64]) {
+        self.lanes.gone(order.lane, seqs);
+    }
+
     /// The request of that order is on its way with these events, of so many bytes in all.
     pub fn sent(&mut self, order: Order, seqs: Vec<i64>, size: usize, at: Mono) -> Ticket {
         self.tick += 1;
         Ticket { order, seqs, size, at, launched: self.tick }
     }
 
-    /// Nothing was there to be sent for that order: the events are gone, settled, or have no second.
+    /// Nothing is there to be sent for that order: the events are gone, or have no second.
     pub fn nothing(&mut self, order: Order) {
         self.back(order);
         if order.take != Take::Second {
-            self.lanes.release(order.lane, None);
+            self.lanes.ready(order.lane);
         }
     }
 
-    /// Some of the order's events are settled without being sent. Returns the lanes to ask about when that is durable,
-    /// for [`Dispatch::settled`].
-    pub fn unsent(&mut self, order: Order) -> Vec<Lane> {
+    /// These of the order's events are settled without being sent. Returns the lanes that stand still until that is
+    /// durable, for [`Dispatch::settled`].
+    pub fn unsent(&mut self, order: Order, seqs: &[i64]) -> Vec<Lane> {
         self.back(order);
         self.unsettled += 1;
         match (&mut self.trial, order.take) {
             (Some(trial), Take::Second) => {
                 // The trial holds the lane, and seeks another second.
                 trial.sought_second = false;
+                self.lanes.gone(order.lane, seqs);
                 Vec::new()
             }
             _ => vec![order.lane],
@@ -356,7 +382,7 @@ impl Dispatch {
                     outcome.lanes.push(trial.lane);
                 }
             }
-            Some(trial) => self.lanes.suspect(trial.lane, trial.first, trial.count),
+            Some(trial) => self.lanes.suspect(trial.lane, trial.count),
             None => {}
         }
         if self.destination.accepted(current, now) {
@@ -369,15 +395,15 @@ impl Dispatch {
     fn waits_alone(&mut self, ticket: &Ticket, code: Code, now: Moment) -> bool {
         let order = ticket.order;
         let personal = matches!(code, Code::Http5xx | Code::Timeout | Code::Connect);
-        let (true, Take::First(_), Some(&first)) = (personal, order.take, ticket.seqs.first()) else {
+        if !personal || order.take == Take::Second {
             return false;
-        };
+        }
         let strikes = self.lanes.strike(order.lane, self.accepted);
         if strikes < STRIKES {
             return false;
         }
         let until = now.mono + backoff(strikes, &mut self.rng);
-        self.lanes.wait(order.lane, until, first);
+        self.lanes.wait(order.lane, until);
         true
     }
 
@@ -394,9 +420,9 @@ impl Dispatch {
         let Some(&first) = ticket.seqs.first() else { return reason };
         if let Some(trial) = self.trial.take_if(|_| is_control) {
             // Two were refused one after the other: the fault is not theirs.
-            self.lanes.suspect(trial.lane, trial.first, trial.count);
+            self.lanes.suspect(trial.lane, trial.count);
             if lane != trial.lane {
-                self.lanes.suspect(lane, first, count);
+                self.lanes.suspect(lane, count);
             }
             let lonely = (lane == trial.lane).then_some(Lonely { lane, own: false, over: false });
             self.refuse_all(&reason, lonely, now);
@@ -407,7 +433,7 @@ impl Dispatch {
         let known = self.destination.refuses() && (self.destination.refuses_all() || !current);
         if busy || splitting || known || ticket.order.take == Take::Second {
             if ticket.order.take != Take::Second {
-                self.lanes.suspect(lane, first, count);
+                self.lanes.suspect(lane, count);
             }
             if known && current {
                 let lonely = self.lonely.take();
@@ -444,22 +470,23 @@ impl Dispatch {
     /// Ends a trial without a sentence.
     fn adjourn(&mut self) {
         if let Some(trial) = self.trial.take() {
-            self.lanes.suspect(trial.lane, trial.first, trial.count);
+            self.lanes.suspect(trial.lane, trial.count);
         }
     }
 
     /// The request's events are to be sent again. Where it was the second event alone, its trial holds the lane.
     fn again(&mut self, ticket: &Ticket) {
-        if let (Take::First(_), Some(&first)) = (ticket.order.take, ticket.seqs.first()) {
-            self.lanes.ready(ticket.order.lane, first);
+        if ticket.order.take != Take::Second {
+            self.lanes.ready(ticket.order.lane);
         }
     }
 
-    /// An outcome with rows is durable. `next`: the oldest event that each of its lanes still has.
-    pub fn settled(&mut self, next: Vec<(Lane, Option<i64>)>) {
+    /// It is durable that these events of these lanes are settled.
+    pub fn settled(&mut self, lanes: &[Lane], seqs: &[i64]) {
         self.unsettled -= 1;
-        for (lane, next) in next {
-            self.lanes.release(lane, next);
+        for lane in lanes {
+            self.lanes.gone(*lane, seqs);
+            self.lanes.ready(*lane);
         }
     }
 }

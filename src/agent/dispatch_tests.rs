@@ -196,9 +196,8 @@ impl World {
                     other => panic!("{other:?}"),
                 };
             }
-            let oldest = |lane: &Lane| self.outbox.iter().find(|(_, e)| e.person == lane.0).map(|(s, _)| *s);
-            let next = outcome.lanes.iter().map(|lane| (*lane, oldest(lane))).collect();
-            self.dispatch.settled(next);
+            let seqs: Vec<i64> = outcome.rows.iter().map(|(seq, _)| *seq).collect();
+            self.dispatch.settled(&outcome.lanes, &seqs);
         }
         while let Some(at) = self.in_flight.iter().position(|flight| flight.0 <= self.now) {
             let (_, number, lane, ticket, verdict) = self.in_flight.swap_remove(at);
@@ -210,19 +209,17 @@ impl World {
         let busy = self.in_flight.iter().any(|flight| flight.2 == order.lane)
             || self.commits.iter().any(|commit| commit.1.lanes.contains(&order.lane));
         assert!(!busy, "two requests of {:?} at {}", order.lane, self.now);
-        let (skip, most) = match order.take {
-            Take::First(most) => (0, most),
-            Take::Second => (1, 1),
-        };
         let (mut seqs, mut size, mut events) = (Vec::new(), 0, Vec::new());
-        for (seq, event) in self.outbox.iter().filter(|(_, e)| e.person == order.lane.0).skip(skip) {
+        for seq in self.dispatch.events(order) {
+            let event = self.outbox[&seq];
+            assert_eq!(event.person, order.lane.0);
             let full = !seqs.is_empty() && size + event.bytes > self.dispatch.max_bytes();
-            if full || seqs.len() == most.min(30) {
+            if full || seqs.len() == 30 {
                 break;
             }
             size += event.bytes;
-            seqs.push(*seq);
-            events.push(*event);
+            seqs.push(seq);
+            events.push(event);
         }
         if seqs.is_empty() {
             return self.dispatch.nothing(order);

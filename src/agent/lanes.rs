@@ -2,12 +2,14 @@
 
 use crate::clock::Mono;
 use crate::item::Lane;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-/// The lanes that are known to have pending events.
+/// The lanes that are known to have pending events, and which.
 #[derive(Debug, Default)]
 pub struct Lanes {
     states: HashMap<Lane, State>,
+    /// Events in all of them.
+    known: usize,
     /// The oldest event of each lane that is ready.
     ready: BTreeMap<i64, Lane>,
     waiting: BTreeSet<(Mono, Lane)>,
@@ -16,38 +18,68 @@ pub struct Lanes {
 #[derive(Debug)]
 struct State {
     place: Place,
+    /// Its pending events, oldest first; never empty, but for a busy lane.
+    events: VecDeque<i64>,
     /// So many of the oldest events hold one that was refused in their company.
     suspects: usize,
     /// Troubles since the lane's last acceptance, and how many requests of anybody had been accepted at the last.
     strikes: u32,
     struck_at: u64,
-    /// An event was found while the lane was busy.
-    more: Option<i64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
-    /// Its oldest event is this one, and may be sent.
-    Ready(i64),
+    /// Its oldest event may be sent.
+    Ready,
     /// In flight, being marked, or held back.
     Busy,
     /// Waits alone.
-    Waiting(Mono, i64),
+    Waiting,
 }
 
 impl Lanes {
-    /// A pending event was found. Events of one lane may come in any order.
+    /// A pending event was found. Events of one lane may come in any order, and more than once.
     pub fn discovered(&mut self, seq: i64, lane: Lane) {
-        let Some(state) = self.states.get_mut(&lane) else {
-            let state = State { place: Place::Ready(seq), suspects: 0, strikes: 0, struck_at: 0, more: None };
-            self.states.insert(lane, state);
+        let state = self.states.entry(lane).or_insert_with(|| State {
+            place: Place::Ready,
+            events: VecDeque::new(),
+            suspects: 0,
+            strikes: 0,
+            struck_at: 0,
+        });
+        let oldest = state.events.front().copied();
+        match state.events.back() {
+            Some(newest) if *newest >= seq => match state.events.binary_search(&seq) {
+                Ok(_) => return,
+                Err(at) => state.events.insert(at, seq),
+            },
+            _ => state.events.push_back(seq),
+        }
+        self.known += 1;
+        if state.place == Place::Ready && oldest.is_none_or(|oldest| seq < oldest) {
+            if let Some(oldest) = oldest {
+                self.ready.remove(&oldest);
+            }
             self.ready.insert(seq, lane);
-            return;
-        };
-        match state.place {
-            Place::Ready(oldest) if seq < oldest => self.ready(lane, seq),
-            Place::Ready(_) | Place::Waiting(..) => {}
-            Place::Busy => state.more = Some(state.more.map_or(seq, |more| more.min(seq))),
+        }
+    }
+
+    /// How many pending events are known.
+    pub fn known(&self) -> usize {
+        self.known
+    }
+
+    /// The lane's pending events, oldest first.
+    pub fn events(&self, lane: Lane) -> impl Iterator<Item = i64> {
+        self.states.get(&lane).into_iter().flat_map(|state| state.events.iter().copied())
+    }
+
+    /// These events of the lane, which is busy, wait no more.
+    pub fn gone(&mut self, lane: Lane, seqs: &[i64]) {
+        if let Some(state) = self.states.get_mut(&lane) {
+            let before = state.events.len();
+            state.events.retain(|seq| !seqs.contains(seq));
+            self.known -= before - state.events.len();
         }
     }
 
@@ -55,8 +87,8 @@ impl Lanes {
     pub fn wake(&mut self, now: Mono) {
         while let Some(&(until, lane)) = self.waiting.first().filter(|(until, _)| *until <= now) {
             self.waiting.remove(&(until, lane));
-            if let Some(Place::Waiting(_, seq)) = self.states.get(&lane).map(|state| state.place) {
-                self.ready(lane, seq);
+            if self.states.get(&lane).is_some_and(|state| state.place == Place::Waiting) {
+                self.ready(lane);
             }
         }
     }
@@ -92,29 +124,32 @@ impl Lanes {
     /// The lane is busy; returns its oldest event if it was ready.
     pub fn begin(&mut self, lane: Lane) -> Option<i64> {
         let state = self.states.get_mut(&lane)?;
-        state.more = None;
-        let place = std::mem::replace(&mut state.place, Place::Busy);
-        let Place::Ready(seq) = place else { return None };
-        self.ready.remove(&seq);
-        Some(seq)
+        let was_ready = std::mem::replace(&mut state.place, Place::Busy) == Place::Ready;
+        let oldest = state.events.front().copied().filter(|_| was_ready)?;
+        self.ready.remove(&oldest);
+        Some(oldest)
     }
 
-    /// The lane may be asked for its oldest event, which is this one.
-    pub fn ready(&mut self, lane: Lane, seq: i64) {
+    /// The lane is not busy any more, and may be asked for its oldest event; without one it is forgotten.
+    pub fn ready(&mut self, lane: Lane) {
         let Some(state) = self.states.get_mut(&lane) else { return };
-        if let Place::Ready(old) = state.place {
-            self.ready.remove(&old);
+        match state.events.front() {
+            Some(oldest) => {
+                state.place = Place::Ready;
+                self.ready.insert(*oldest, lane);
+            }
+            None => {
+                self.states.remove(&lane);
+            }
         }
-        state.place = Place::Ready(seq);
-        self.ready.insert(seq, lane);
     }
 
-    /// The lane is ready, and its oldest `count` events, from `first` on, hold one that was refused.
-    pub fn suspect(&mut self, lane: Lane, first: i64, count: usize) {
+    /// The lane is ready, and its oldest `count` events hold one that was refused.
+    pub fn suspect(&mut self, lane: Lane, count: usize) {
         if let Some(state) = self.states.get_mut(&lane) {
             state.suspects = count;
         }
-        self.ready(lane, first);
+        self.ready(lane);
     }
 
     /// So many of the lane's oldest events are settled: what was held against them is forgotten.
@@ -136,22 +171,11 @@ impl Lanes {
         state.strikes
     }
 
-    /// The lane waits alone; then its oldest event is this one.
-    pub fn wait(&mut self, lane: Lane, until: Mono, seq: i64) {
+    /// The lane waits alone.
+    pub fn wait(&mut self, lane: Lane, until: Mono) {
         if let Some(state) = self.states.get_mut(&lane) {
-            state.place = Place::Waiting(until, seq);
+            state.place = Place::Waiting;
             self.waiting.insert((until, lane));
-        }
-    }
-
-    /// The lane is not busy any more. `next`: the oldest event that it still has.
-    pub fn release(&mut self, lane: Lane, next: Option<i64>) {
-        let Some(state) = self.states.get_mut(&lane) else { return };
-        match [next, state.more.take()].into_iter().flatten().min() {
-            Some(seq) => self.ready(lane, seq),
-            None => {
-                self.states.remove(&lane);
-            }
         }
     }
 }

@@ -9,8 +9,8 @@
 
 mod chunk;
 mod courier;
-mod destination;
-mod dispatch;
+pub mod destination;
+pub mod dispatch;
 mod intake;
 mod lanes;
 mod leaving;
@@ -37,6 +37,7 @@ use courier::{Courier, Signal};
 use intake::Intake;
 use publisher::Publisher;
 use seen::View;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -71,11 +72,13 @@ pub enum StartError {
 impl StartError {
     /// Whether the same start can succeed later, with room or with the right to write.
     pub fn is_passing(&self) -> bool {
-        use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         match self {
             StartError::Outbox(e) => e.is_passing(),
             StartError::Spool(SpoolError::Io { source, .. }) | StartError::Status { source, .. } => {
-                matches!(source.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+                matches!(
+                    source.kind(),
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem
+                )
             }
             StartError::Spool(_) | StartError::Client(_) | StartError::Thread(_) => false,
         }
@@ -142,13 +145,17 @@ impl Agent {
             shared.clone(),
             clock.clone(),
             reader()?,
-            outbox.writer.gauge(),
+            outbox.writer.clone(),
             view.clone(),
             shown,
         ));
-        publisher
-            .publish(true)
-            .map_err(|source| StartError::Status { path: config.status_file.clone(), source })?;
+        match publisher.publish(true) {
+            // What waits is delivered all the same, and the publisher tries again and says so.
+            Err(e) if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {}
+            published => {
+                published.map_err(|source| StartError::Status { path: config.status_file.clone(), source })?
+            }
+        }
 
         let pulses = [("courier", Pulse::default()), ("intake", Pulse::default())];
         let courier = Courier::new(
@@ -304,6 +311,7 @@ impl Agent {
         let beats = [(*courier, first.beats()), (*intake, second.beats()), ("outbox", self.gauge.rounds())];
         first.ask();
         self.look();
+        self.outbox.writer.look();
         beats
     }
 

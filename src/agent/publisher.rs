@@ -5,7 +5,7 @@ use super::summary::Summary;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::disk;
-use crate::outbox::{Gauge, OutboxError, Reader, State};
+use crate::outbox::{Gauge, OutboxError, Reader, State, Writer};
 use crate::status::{self, SCHEMA, Status};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,6 +14,9 @@ use tokio::sync::watch;
 /// How often is looked whether something has changed: what is published is no older than this. Looking costs
 /// less than being told of every commit, of the agent's own and of the command line's.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The same once nothing has changed for [`QUIET_AFTER`] looks: an idle agent wakes for little else.
+const LOOK_WHEN_QUIET: Duration = Duration::from_secs(3);
+const QUIET_AFTER: u32 = 5;
 /// The status file is written at least this often: free space and ages change all the time.
 const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
 
@@ -22,6 +25,7 @@ pub struct Publisher {
     config: Arc<Mutex<Config>>,
     clock: Clock,
     reader: Mutex<Reader>,
+    writer: Writer,
     gauge: Arc<Gauge>,
     view: Arc<Mutex<View>>,
     destination: watch::Receiver<status::Destination>,
@@ -34,42 +38,56 @@ impl Publisher {
         config: Arc<Mutex<Config>>,
         clock: Clock,
         reader: Reader,
-        gauge: Arc<Gauge>,
+        writer: Writer,
         view: Arc<Mutex<View>>,
         destination: watch::Receiver<status::Destination>,
     ) -> Publisher {
         let since = clock.now();
-        Publisher { config, clock, reader: Mutex::new(reader), gauge, view, destination, since }
+        let gauge = writer.gauge();
+        Publisher { config, clock, reader: Mutex::new(reader), writer, gauge, view, destination, since }
     }
 
     /// Publishes whenever something has changed, and sums up every hour, until it is dropped.
     pub async fn run(self: Arc<Self>) {
         let mut summary = Summary::new(self.clock.mono());
         let mut published = None;
+        let (mut version, mut unchanged) = (None, 0);
         let mut failing = false;
         loop {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(if unchanged < QUIET_AFTER { LOOK_EVERY } else { LOOK_WHEN_QUIET }).await;
+            let found = self.reader.lock().unwrap_or_else(PoisonError::into_inner).data_version().ok();
+            if found != version {
+                // It may be a command's commit: the writer knows its own.
+                self.writer.look();
+                version = found;
+            }
             let looked = self.look(&mut summary, &mut published);
+            unchanged = if let Ok(false) = looked { unchanged + 1 } else { 0 };
             match &looked {
                 Err(e) if !failing => tracing::warn!("the status cannot be published: {e}"),
-                Ok(()) if failing => tracing::info!("the status is published again"),
+                Ok(_) if failing => tracing::info!("the status is published again"),
                 _ => {}
             }
             failing = looked.is_err();
         }
     }
 
-    fn look(&self, summary: &mut Summary, published: &mut Option<(Status, Instant)>) -> std::io::Result<()> {
+    /// Publishes what has changed. Returns whether anything had.
+    fn look(
+        &self,
+        summary: &mut Summary,
+        published: &mut Option<(Status, Instant)>,
+    ) -> std::io::Result<bool> {
         let status = self.status(true).map_err(std::io::Error::other)?;
         if let Some(line) = summary.due(self.clock.mono(), self.gauge.flow(), status.outbox.pending) {
             tracing::info!("{line}");
         }
-        if !matches!(published, Some((before, at)) if at.elapsed() < AT_LEAST_EVERY && same(before, &status))
-        {
+        let changed = !published.as_ref().is_some_and(|(before, _)| same(before, &status));
+        if changed || published.as_ref().is_some_and(|(_, at)| at.elapsed() >= AT_LEAST_EVERY) {
             self.write(&status)?;
             *published = Some((status, Instant::now()));
         }
-        Ok(())
+        Ok(changed)
     }
 
     /// Publishes once. `running` says whether the agent goes on.

@@ -91,11 +91,12 @@ fn shown(config: &Config, detail: Detail, next: Option<Next>) -> Shown {
 }
 
 /// When a pending event is sent, as far as it can be told.
-fn next(status: &Status, ahead: u64, now: Timestamp) -> Next {
+fn next(status: &Status, ahead: (u64, bool), now: Timestamp) -> Next {
     let to = &status.destination;
     let mut text = match ahead {
-        0 => String::new(),
-        n => format!("after {n} older of the same person, "),
+        (0, _) => String::new(),
+        (n, true) => format!("after {n} older of the same person, "),
+        (n, false) => format!("after {n} or more older of the same person, "),
     };
     let at = to.retry_at.filter(|at| status.agent.running && *at > now);
     match (status.agent.running, to.state, at) {

@@ -5,7 +5,6 @@ use super::{Filter, NewItem, OutboxError, Reader, Settings, State};
 use crate::clock::Timestamp;
 use crate::config;
 use crate::event::MessageId;
-use rusqlite::OptionalExtension;
 
 /// A connection that may change settled events.
 pub struct Admin {
@@ -35,7 +34,10 @@ impl Admin {
     /// [`OutboxError::Missing`], [`OutboxError::Denied`], [`OutboxError::NewerSchema`], and SQLite's.
     pub fn open(config: &config::Outbox) -> Result<Admin, OutboxError> {
         let reader = Reader::open(&config.path)?;
-        Ok(Admin { store: Store::open(&Settings::from(config))?, reader })
+        let mut store = Store::open(&Settings::from(config))?;
+        // So that what is looked at stands where it belongs.
+        store.transaction(Store::tidy_up)?;
+        Ok(Admin { store, reader })
     }
 
     /// What can be read.
@@ -76,6 +78,7 @@ impl Admin {
     /// SQLite's; then nothing has changed.
     pub fn readmit(&mut self, events: &[(i64, Vec<NewItem>)], now: Timestamp) -> Result<u64, OutboxError> {
         self.store.transaction(|store| {
+            store.tidy_up()?;
             let mut n = 0;
             for (seq, items) in events {
                 n += u64::from(store.readmit(*seq, items, now)?);
@@ -92,7 +95,8 @@ impl Admin {
     pub fn discard(&mut self, message_id: &str, now: Timestamp) -> Result<Option<bool>, OutboxError> {
         let id = short_hash(message_id);
         self.store.transaction(|store| {
-            let seq = store.seq_of(&id).optional()?;
+            store.tidy_up()?;
+            let seq = store.seq_of(&id)?;
             seq.map(|seq| store.discard(seq, now)).transpose()
         })
     }

@@ -1,11 +1,12 @@
 //! How events come into the outbox: all of a chunk or none of it, and none twice.
 
 use super::files::Progress;
+use super::ids::Id;
 use super::row::{Fate, ItemFate, NewEvent, State};
 use super::settle::Settled;
 use super::store::{DUPLICATES, Store, short_id};
 use crate::clock::Timestamp;
-use crate::event::{Digest, MessageId};
+use crate::event::Digest;
 use rusqlite::params;
 
 /// What became of the events of one [`Writer::append`](super::Writer::append).
@@ -46,23 +47,32 @@ impl Store {
         let before = std::mem::take(&mut self.counted);
         self.conn.execute_batch("SAVEPOINT append")?;
         let (mut duplicates, mut reused) = (0, Vec::new());
+        let ids: Vec<Id> = events.iter().map(|event| short_id(&event.message_id)).collect();
+        let known = self.seqs_of(&ids)?;
+        let mut new = Vec::new();
         let keeps_out = self.keeps_anybody_out()?;
         for (index, event) in events.iter().enumerate() {
             let left_out = match keeps_out {
                 true => self.kept_out(&event.body)?.map(|since| self.left_out(event, since)),
                 false => None,
             };
-            match self.insert(&event.message_id, left_out.as_ref().unwrap_or(event), now)? {
-                Inserted::New => {}
-                Inserted::Duplicate => duplicates += 1,
-                Inserted::Reused { first_at, first_file } => {
-                    reused.push(Reused { index, first_at, first_file });
-                }
+            // The same id may stand twice among them.
+            let first =
+                known[index].map_or_else(|| self.know(ids[index], self.next_seq), |seq| Ok(Some(seq)))?;
+            let Some(first) = first else {
+                new.push(ids[index]);
+                self.insert(left_out.as_ref().unwrap_or(event), now)?;
+                continue;
+            };
+            match self.first_of(first)? {
+                (digest, ..) if digest == event.digest => duplicates += 1,
+                (_, first_at, first_file) => reused.push(Reused { index, first_at, first_file }),
             }
         }
         if !reused.is_empty() {
             self.conn.execute_batch("ROLLBACK TO append; RELEASE append")?;
             self.next_seq = first_seq;
+            self.unknow(&new);
             self.counted = before;
             return Ok(Appended::Reused(reused));
         }
@@ -77,25 +87,8 @@ impl Store {
         Ok(Appended::Stored { stored: events.len() as u64 - duplicates, duplicates })
     }
 
-    fn insert(
-        &mut self,
-        message_id: &MessageId,
-        event: &NewEvent,
-        now: Timestamp,
-    ) -> Result<Inserted, rusqlite::Error> {
-        let id = short_id(message_id);
+    fn insert(&mut self, event: &NewEvent, now: Timestamp) -> Result<(), rusqlite::Error> {
         let seq = self.next_seq;
-        let added = self
-            .cached("INSERT INTO ids (id, seq) VALUES (?, ?) ON CONFLICT DO NOTHING")?
-            .execute(params![id, seq])?;
-        if added == 0 {
-            let (digest, first_at, first_file) = self.first_of(&id)?;
-            return Ok(if digest == event.digest {
-                Inserted::Duplicate
-            } else {
-                Inserted::Reused { first_at, first_file }
-            });
-        }
         self.next_seq += 1;
         let common = (event.message_id.as_str(), &event.kind, &event.name, event.digest.to_bytes());
         match &event.fate {
@@ -169,25 +162,16 @@ impl Store {
                 }
             }
         }
-        Ok(Inserted::New)
+        Ok(())
     }
 
-    fn first_of(&self, id: &[u8; 16]) -> Result<(Digest, Timestamp, String), rusqlite::Error> {
+    fn first_of(&self, seq: i64) -> Result<(Digest, Timestamp, String), rusqlite::Error> {
         self.cached(
-            "SELECT digest, received_at, file FROM pending WHERE seq = (SELECT seq FROM ids WHERE id = ?1)
-             UNION ALL
-             SELECT digest, received_at, file FROM pending
-              WHERE event_seq = (SELECT seq FROM ids WHERE id = ?1)
-             UNION ALL
-             SELECT digest, received_at, file FROM settled WHERE seq = (SELECT seq FROM ids WHERE id = ?1)
+            "SELECT digest, received_at, file FROM pending WHERE seq = ?1
+             UNION ALL SELECT digest, received_at, file FROM pending WHERE event_seq = ?1
+             UNION ALL SELECT digest, received_at, file FROM settled WHERE seq = ?1
              LIMIT 1",
         )?
-        .query_row([id], |r| Ok((Digest::from_bytes(r.get(0)?), Timestamp(r.get(1)?), r.get(2)?)))
+        .query_row([seq], |r| Ok((Digest::from_bytes(r.get(0)?), Timestamp(r.get(1)?), r.get(2)?)))
     }
-}
-
-enum Inserted {
-    New,
-    Duplicate,
-    Reused { first_at: Timestamp, first_file: String },
 }

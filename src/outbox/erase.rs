@@ -152,6 +152,7 @@ impl Admin {
     pub fn erase(&mut self, subject: &Subject, events: &[Named]) -> Result<(), OutboxError> {
         for some in events.chunks(AT_ONCE) {
             self.store.transaction(|store| {
+                store.tidy_up()?;
                 some.iter().try_for_each(|event| store.erase(event))?;
                 store.bump(store::KICKS)
             })?;
@@ -254,8 +255,7 @@ impl Store {
             self.cached(&format!("DELETE FROM {table} WHERE seq = ?"))?.execute([seq])?;
         }
         // The id as it was given may be forgotten already.
-        self.cached("DELETE FROM ids WHERE seq = ? AND id = ?")?
-            .execute(params![seq, short_hash(&event.message_id)])?;
+        self.forget_id(&short_hash(&event.message_id), seq)?;
         if rows > 0 {
             self.counted.add(state.as_str(), code, -1);
         }

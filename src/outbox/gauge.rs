@@ -13,6 +13,7 @@ pub struct Gauge {
     pub(super) missing: AtomicU64,
     pub(super) rounds: AtomicU64,
     pub(super) taken: AtomicU64,
+    pub(super) others: AtomicU64,
     delivered: AtomicU64,
     failed: AtomicU64,
 }
@@ -45,6 +46,11 @@ impl Gauge {
         self.missing.load(Relaxed)
     }
 
+    /// Grows when a commit of another process is noticed: what was read before may have been changed by it.
+    pub fn others(&self) -> u64 {
+        self.others.load(Relaxed)
+    }
+
     /// The processes that keep a log from being emptied that has grown over its limit.
     pub fn log_held_by(&self) -> Vec<i32> {
         self.log_held_by.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -53,6 +59,12 @@ impl Gauge {
     /// Grows with every round of the writer's loop: a writer that hangs stands still.
     pub fn rounds(&self) -> u64 {
         self.rounds.load(Relaxed)
+    }
+
+    /// So many commits of others have been noticed.
+    pub(super) fn notice(&self, others: u64) -> u64 {
+        self.others.store(others, Relaxed);
+        others
     }
 
     /// Counts what has been settled.

@@ -7,8 +7,8 @@ use crate::reason::Code;
 use rusqlite::params;
 
 impl Store {
-    /// Forgets up to `limit` rows that are older than the configuration keeps them, and erases bodies whose
-    /// time is up. Returns how many rows and bodies went; less than `limit` means that nothing is left to do.
+    /// Forgets up to `limit` rows that are older than the configuration keeps them, by whole minutes, and erases bodies
+    /// whose time is up. Returns how many rows and bodies went; less than `limit` means that nothing is left to do.
     pub(super) fn expire(&mut self, now: Timestamp, limit: usize) -> Result<usize, rusqlite::Error> {
         let keep = self.settings.clone();
         let mut gone = 0;
@@ -20,15 +20,18 @@ impl Store {
         ] {
             let old: Vec<(i64, String, String)> = self
                 .cached(
-                    "SELECT seq, message_id, code FROM settled WHERE state = ? AND settled_at < ?
-                      ORDER BY settled_at LIMIT ?",
+                    "SELECT seq, message_id, code FROM settled WHERE state = ? AND settled_at / 60000 < ? / 60000
+                      ORDER BY settled_at / 60000 LIMIT ?",
                 )?
                 .query_map(params![state.as_str(), now.minus(age).0, limit as i64], |r| {
                     Ok((r.get(0)?, r.get(1)?, r.get(2)?))
                 })?
                 .collect::<Result<_, _>>()?;
+            if !old.is_empty() {
+                self.index_all_ids()?;
+            }
             for (seq, message_id, code) in old {
-                self.cached("DELETE FROM ids WHERE id = ?")?.execute([short_hash(&message_id)])?;
+                self.forget_id(&short_hash(&message_id), seq)?;
                 for table in ["settled", "bodies", "attempts", "settled_items"] {
                     self.cached(&format!("DELETE FROM {table} WHERE seq = ?"))?.execute([seq])?;
                 }
@@ -40,7 +43,7 @@ impl Store {
             let old: Vec<(i64, Option<String>)> = self
                 .cached(
                     "SELECT b.seq, s.person FROM bodies b JOIN settled s ON s.seq = b.seq
-                      WHERE b.state = ? AND b.since < ? ORDER BY b.since LIMIT ?",
+                      WHERE b.state = ? AND b.since / 60000 < ? / 60000 ORDER BY b.since / 60000 LIMIT ?",
                 )?
                 .query_map(params![state.as_str(), now.minus(age).0, limit as i64], |r| {
                     Ok((r.get(0)?, r.get(1)?))

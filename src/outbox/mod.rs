@@ -10,18 +10,25 @@
 //! One thread owns the connection that writes. It takes all that has queued up while the last commit was on
 //! its way to the disk, commits once, then answers everybody: so a call that has returned `Ok` is durable,
 //! and the load decides how large a commit is. All SQL stands in this module.
+//!
+//! A commit under load only appends: what belongs at random places, deliveries (`marks`) and new ids (`ids`), is noted
+//! in the order in which it comes, and brought there later, many rows at once and in order.
 
 mod admin;
 mod append;
+mod backlog;
 mod ballast;
 mod erase;
 mod error;
 mod files;
 mod gauge;
+mod ids;
 mod incident;
 mod items;
 mod keep;
+mod listing;
 mod lock;
+mod marks;
 mod owner;
 mod reader;
 mod readers;
@@ -40,8 +47,9 @@ pub use erase::Named;
 pub use error::OutboxError;
 pub use files::Progress;
 pub use gauge::{Flow, Gauge};
+pub use listing::{Attempt, Detail, Filter, Listed, Listing};
 pub use lock::holder;
-pub use reader::{Attempt, Counts, Detail, Filter, Listed, Listing, Reader};
+pub use reader::{Counts, Reader};
 pub use row::{Fate, ItemFate, NewEvent, NewItem, PendingItem, State};
 pub use settle::Settled;
 pub use writer::{Answer, Writer};

@@ -20,22 +20,28 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// How often the writer looks for what the command line has committed, for rows whose time is up, and for
-/// space to give back: one wake-up a second is all that an idle agent costs.
+/// space to give back.
 const TICK: Duration = Duration::from_secs(1);
+/// The same when there was nothing left to do at the last look: an idle agent hardly wakes. Whoever sees a commit of
+/// another process says so.
+const REST: Duration = Duration::from_secs(10);
 /// Rows forgotten in one transaction, so that an append never waits long behind them.
 const EXPIRE_AT_ONCE: usize = 2_000;
 /// How often it looks for rows whose time is up; the keep_… settings are in days.
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 /// Free pages given back in one step (4 MiB), and the least that is worth a step.
 const SHRINK_PAGES: u64 = 1_024;
-/// How long a stop waits for readers before it leaves the write-ahead log as it is: nothing is lost with that, and
-/// the whole stop may take ten seconds.
+/// How long a stop moves rows, and then waits for readers before it leaves the write-ahead log as it is: nothing is lost
+/// with either, and the whole stop may take ten seconds.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
 /// A write-ahead log of more than this is copied into the database: few enough to keep copying rare under load, and the
 /// log small beside the backlog.
 const LOG_ENOUGH: u64 = 16 << 20;
 /// A log of more than this has a reader that keeps it from being emptied.
 const LOG_LIMIT: u64 = 4 * LOG_ENOUGH;
+/// Rows that are moved along with a commit, so that it takes no longer for it, and when there is nothing else to do.
+const MOVED_AT_LEAST: usize = 16;
+const MOVED_WHEN_IDLE: usize = 5_000;
 /// Commands in one commit: enough to hide the cost of a commit, few enough to answer the first one soon.
 const MAX_COMMANDS: usize = 1_024;
 
@@ -74,6 +80,7 @@ pub(super) fn start(
         readers: Readers::default(),
         data_version,
         emptied: log == 0,
+        is_at_rest: false,
         kept_house: Instant::now(),
         unhurried: Vec::new(),
     };
@@ -102,6 +109,8 @@ struct Owner {
     expired: Mono,
     /// The write-ahead log is empty.
     emptied: bool,
+    /// At the last look there was nothing to do, and none will come by itself.
+    is_at_rest: bool,
     kept_house: Instant,
     /// What waits for the next commit.
     unhurried: Vec<Command>,
@@ -110,8 +119,19 @@ struct Owner {
 impl Owner {
     fn run(mut self) {
         loop {
-            let (stop, idle) = match self.inbox.recv_timeout(TICK) {
+            let is_moving = self.store.is_moving();
+            let patience = match (is_moving, self.is_at_rest) {
+                (true, _) => Duration::ZERO,
+                (_, true) => REST,
+                _ => TICK,
+            };
+            let (stop, idle) = match self.inbox.recv_timeout(patience) {
+                Ok(Command::Look) => (false, false),
                 Ok(first) => (self.commit_all(first), false),
+                Err(RecvTimeoutError::Timeout) if is_moving => {
+                    self.go_on_moving();
+                    (false, false)
+                }
                 Err(RecvTimeoutError::Timeout) => (false, true),
                 Err(RecvTimeoutError::Disconnected) => (true, false),
             };
@@ -130,9 +150,19 @@ impl Owner {
                 break;
             }
         }
+        self.move_before_the_end();
         match self.store.checkpoint(STOP_PATIENCE) {
             Ok(emptied) => self.set_emptied(emptied),
             Err(e) => tracing::warn!("{e}"),
+        }
+    }
+
+    /// What can be moved in a moment need not wait for the next start.
+    fn move_before_the_end(&mut self) {
+        let began = Instant::now();
+        let mut done = self.store.transaction(Store::move_all).map_err(Arc::new);
+        while done.is_ok() && self.store.is_moving() && began.elapsed() < STOP_PATIENCE {
+            done = self.commit(&[], Some(MOVED_WHEN_IDLE)).map(drop);
         }
     }
 
@@ -157,7 +187,7 @@ impl Owner {
             return false;
         }
         let stop = commands.iter().any(|c| matches!(c, Command::Stop));
-        match self.commit(&commands) {
+        match self.commit(&commands, Some(MOVED_AT_LEAST)) {
             Err(full) if full.is_full() => {
                 // Files wait in the spool; what was delivered is to be marked.
                 let is_append = |c: &Command| matches!(c, Command::Append { .. });
@@ -188,24 +218,28 @@ impl Owner {
 
     /// Commits with what room can be made: that of the write-ahead log, then that of the ballast.
     fn commit_on_a_full_disk(&mut self, commands: &[Command]) -> Committed {
-        let mut done = self.commit(commands);
+        // To move rows takes room as well.
+        let mut done = self.commit(commands, None);
         for make_room in [Owner::empty_log, Owner::drop_ballast] {
             if !done.as_ref().is_err_and(|e| e.is_full()) {
                 break;
             }
             make_room(self);
-            done = self.commit(commands);
+            done = self.commit(commands, None);
         }
         done
     }
 
-    /// Commits all of it, or nothing; nothing more after an error that ends the writer.
-    fn commit(&mut self, commands: &[Command]) -> Committed {
+    /// Commits all of it, or nothing; nothing more after an error that ends the writer. `moves`: rows to be moved
+    /// besides, at the least.
+    fn commit(&mut self, commands: &[Command], moves: Option<usize>) -> Committed {
         if let Some(why) = self.alarm.borrow().clone() {
             return Err(why);
         }
         let now = self.clock.now();
         self.set_emptied(false);
+        self.is_at_rest = false;
+        let gauge = self.gauge.clone();
         let committed = self.store.transaction(|store| {
             let mut appended = Vec::new();
             for command in commands {
@@ -213,16 +247,20 @@ impl Owner {
                     Command::Append { events, progress, .. } => {
                         appended.push(store.append(events, progress, now)?);
                     }
-                    Command::Settle { rows, attempts, .. } => {
+                    Command::Settle { rows, attempts, seen, .. } => {
                         for (seqs, reason) in attempts {
                             store.note_attempts(seqs, reason, now)?;
                         }
-                        store.settle(rows, now)?;
+                        let is_sure = *seen == Some(gauge.notice(store.others));
+                        store.settle(rows, is_sure, now)?;
                     }
                     Command::Forget(files) => store.forget_files(files)?,
                     Command::NotBefore(at) => store.set_meta(NOT_BEFORE, at.map_or(0, |t| t.0))?,
-                    Command::Settings(_) | Command::Stop => {}
+                    Command::Settings(_) | Command::Look | Command::Stop => {}
                 }
+            }
+            if let Some(at_least) = moves {
+                store.move_on(at_least, now)?;
             }
             Ok(appended)
         });
@@ -254,8 +292,17 @@ impl Owner {
                     let _ = reply.send(done.as_ref().map(|_| ()).map_err(Arc::clone));
                 }
                 Command::Settings(settings) => self.store.set_settings(settings),
-                Command::Forget(_) | Command::NotBefore(_) | Command::Stop => {}
+                Command::Forget(_) | Command::NotBefore(_) | Command::Look | Command::Stop => {}
             }
+        }
+    }
+
+    /// Moves rows while there is nothing else to do, and empties the log when that is done.
+    fn go_on_moving(&mut self) {
+        // An error ends the moving, or the writer.
+        let _ = self.commit(&[], Some(MOVED_WHEN_IDLE));
+        if !self.store.is_moving() && !self.has_given_up() {
+            self.empty_log();
         }
     }
 
@@ -269,6 +316,9 @@ impl Owner {
                 self.set_emptied(false);
                 let kicks = self.store.meta(store::KICKS)?.unwrap_or(0);
                 self.kicked.send_if_modified(|k| std::mem::replace(k, kicks) != kicks);
+            }
+            if idle && !(self.store.marks.is_empty() && self.store.new_ids.is_empty()) {
+                self.store.transaction(Store::move_all)?;
             }
             if now.mono.saturating_sub(self.expired) >= EXPIRE_EVERY {
                 self.expired = now.mono;
@@ -284,10 +334,12 @@ impl Owner {
         if let Err(e) = done {
             self.note(e);
         }
-        if idle && !self.emptied {
+        if idle && !self.emptied && !self.store.is_moving() {
             self.empty_log();
         }
         self.ballast.make();
+        let is_settled = self.emptied && !self.store.is_moving() && self.ballast.missing() == 0;
+        self.is_at_rest = idle && is_settled && self.unhurried.is_empty();
         if let Err(e) = self.measure(self.clock.now()) {
             self.note(e);
         }

@@ -121,17 +121,19 @@ pub struct NewEvent {
 
 /// A pending item as the courier reads it: what one mapping makes of an event.
 #[derive(Debug, Clone)]
-pub struct PendingItem {
+pub struct PendingItem<'a> {
     /// Its place in the order of the spool.
     pub seq: i64,
+    /// Whether it is all that is made of its event.
+    pub is_alone: bool,
     /// The mapping that makes it; empty: the first that takes the event.
-    pub mapping: String,
+    pub mapping: &'a str,
     /// Unique among all that the outbox remembers.
     pub message_id: MessageId,
     /// The file's modification time: the event's timestamp where it has none.
     pub spooled_at: Timestamp,
     /// The event's text as it came.
-    pub body: String,
+    pub body: &'a str,
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ const MIGRATIONS: &[&str] = &[
     // CRC-32 of the text of a file that is taken; NULL for a document, and for what an older agent took.
     "ALTER TABLE spool_files ADD COLUMN sum INTEGER;",
     include_str!("items.sql"),
+    include_str!("moved.sql"),
 ];
 
 /// The version that this agent writes.
@@ -56,6 +57,19 @@ pub(super) fn version_of(conn: &Connection, path: &Path) -> Result<i64, OutboxEr
 /// and an outbox is looked at before an agent has brought it up to date.
 pub(super) fn of_event(version: i64) -> &'static str {
     if version < 3 { "seq = ?1" } else { "event_seq = ?1" }
+}
+
+/// The condition on a pending row that it is not delivered. Before the fourth version a row moved with its delivery.
+pub(super) fn waits(version: i64) -> &'static str {
+    if version < 4 { "true" } else { "seq NOT IN (SELECT seq FROM marked)" }
+}
+
+/// Where the event of the id `?1` is found. Before the fourth version there was one place.
+pub(super) fn seq_of(version: i64) -> &'static str {
+    match version {
+        ..4 => "SELECT seq FROM ids WHERE id = ?1",
+        _ => "SELECT seq FROM ids WHERE id = ?1 UNION ALL SELECT seq FROM new_ids WHERE id = ?1 LIMIT 1",
+    }
 }
 
 /// Whether the file is an outbox that this agent knows, by two numbers of its header.

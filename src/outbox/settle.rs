@@ -57,15 +57,30 @@ impl Store {
     }
 
     /// Settles pending items, and with its last item an event; those that are not pending any more are left as they
-    /// are.
-    pub(super) fn settle(&mut self, rows: &[(i64, Settled)], now: Timestamp) -> Result<(), rusqlite::Error> {
+    /// are. `is_sure`: those that are delivered are pending, each all that is made of its event.
+    pub(super) fn settle(
+        &mut self,
+        rows: &[(i64, Settled)],
+        is_sure: bool,
+        now: Timestamp,
+    ) -> Result<(), rusqlite::Error> {
         for (seq, settled) in rows {
             debug_assert!(State::Pending.may_become(settled.state()));
+            if is_sure && *settled == Settled::Delivered {
+                self.mark(*seq, now);
+                continue;
+            }
             let row: Option<(String, Option<i64>, String)> = self
                 .cached("SELECT person, event_seq, mapping FROM pending WHERE seq = ?")?
                 .query_row([seq], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
                 .optional()?;
-            let Some((mut person, event_seq, mapping)) = row else { continue };
+            let Some((mut person, event_seq, mapping)) = row.filter(|_| !self.marks.contains(*seq)) else {
+                continue;
+            };
+            if event_seq.is_none() && *settled == Settled::Delivered {
+                self.mark(*seq, now);
+                continue;
+            }
             let summed;
             let settled = match event_seq {
                 None => settled,
@@ -212,7 +227,7 @@ impl Store {
         self.cached("DELETE FROM settled_items WHERE seq = ?")?.execute([seq])?;
         self.cached("UPDATE pending SET seq = event_seq, event_seq = NULL WHERE event_seq = ?")?
             .execute([seq])?;
-        self.settle(&[(seq, Settled::Discarded)], now)?;
+        self.settle(&[(seq, Settled::Discarded)], false, now)?;
         Ok(self.settled_state(seq)?.is_some())
     }
 

@@ -4,8 +4,11 @@
 //! Each change keeps three things true together, in one transaction: the rows, the counters, and how far the
 //! spool's files have been taken.
 
+use super::ids::{Id, NewIds};
+use super::marks::Marks;
 use super::rescue::{FileId, file_at};
 use super::{OutboxError, Reader, Settings, beside, schema};
+use crate::clock::Timestamp;
 use crate::disk;
 use crate::event::MessageId;
 use hmac::{Hmac, KeyInit, Mac};
@@ -41,6 +44,13 @@ pub(super) struct Store {
     pub(super) next_seq: i64,
     pub(super) person_key: [u8; 32],
     pub(super) counted: Counted,
+    pub(super) marks: Marks,
+    pub(super) new_ids: NewIds,
+    /// SQLite's number for what other connections have committed, as it was when the three above were read; `None`: they
+    /// are to be read again.
+    seen: Option<i64>,
+    /// How often something of others was noticed.
+    pub(super) others: u64,
 }
 
 /// The first number that no event of the outbox has, and none after it.
@@ -72,7 +82,6 @@ impl Store {
         let mut conn = Connection::open_with_flags(&path, flags).map_err(sql)?;
         configure(&mut conn).map_err(sql)?;
         schema::migrate(&mut conn, &path)?;
-        let next_seq: i64 = conn.query_row(FREE_SEQ, [], |r| r.get(0)).map_err(sql)?;
         let person_key = person_key(&conn, &path)?;
         let file = |path: &std::path::Path| match file_at(path)? {
             Some((file, _)) => Ok(file),
@@ -84,9 +93,13 @@ impl Store {
             path,
             files,
             settings: settings.clone(),
-            next_seq,
+            next_seq: 1,
             person_key,
             counted: Counted::default(),
+            marks: Marks::default(),
+            new_ids: NewIds::default(),
+            seen: None,
+            others: 0,
         })
     }
 
@@ -104,16 +117,15 @@ impl Store {
         &mut self,
         work: impl FnOnce(&mut Store) -> Result<T, rusqlite::Error>,
     ) -> Result<T, OutboxError> {
-        let next_seq = self.next_seq;
         // IMMEDIATE: a transaction that upgrades later is told BUSY at once, whatever the time-out.
         let begun = self.conn.execute_batch("BEGIN IMMEDIATE");
+        self.new_ids.made = 0;
         let done = begun.and_then(|()| {
-            // Another process may have put something at the end.
-            let free = self.cached(FREE_SEQ)?.query_row([], |r| r.get(0))?;
-            self.next_seq = self.next_seq.max(free);
+            self.look_again()?;
             work(self)
         });
         let done = done.and_then(|value| {
+            self.note_marks()?;
             self.flush_counters()?;
             self.claim_room()?;
             self.conn.execute_batch("COMMIT")?;
@@ -121,7 +133,7 @@ impl Store {
         });
         let value = done.map_err(|e| {
             self.counted.0.clear();
-            self.next_seq = next_seq;
+            (self.seen, self.marks, self.new_ids) = (None, Marks::default(), NewIds::default());
             if !self.conn.is_autocommit() {
                 // If this fails as well, the error below says enough.
                 let _ = self.conn.execute_batch("ROLLBACK");
@@ -129,6 +141,43 @@ impl Store {
             self.error("commit", e)
         })?;
         Ok(value)
+    }
+
+    /// Moves some of what is not yet where it belongs, and the more of it the more this transaction has added to it.
+    pub(super) fn move_on(&mut self, at_least: usize, now: Timestamp) -> Result<(), rusqlite::Error> {
+        self.fold(at_least.max(2 * self.marks.made()), now)?;
+        self.index_ids(at_least.max(3 * self.new_ids.made))
+    }
+
+    /// Begins to bring everything where it belongs.
+    pub(super) fn move_all(&mut self) -> Result<(), rusqlite::Error> {
+        self.begin_pass()?;
+        self.index_ids_now()
+    }
+
+    /// Whether there is anything left to move.
+    pub(super) fn is_moving(&self) -> bool {
+        self.marks.are_moving() || self.new_ids.are_moving()
+    }
+
+    /// Brings everything where it belongs.
+    pub(super) fn tidy_up(&mut self) -> Result<(), rusqlite::Error> {
+        self.fold_all()?;
+        self.index_all_ids()
+    }
+
+    /// Reads again what another process may have changed.
+    fn look_again(&mut self) -> Result<(), rusqlite::Error> {
+        let version = self.cached("PRAGMA data_version")?.query_row([], |r| r.get(0))?;
+        if self.seen != Some(version) {
+            let free = self.cached(FREE_SEQ)?.query_row([], |r| r.get(0))?;
+            self.read_marks()?;
+            self.next_seq = self.next_seq.max(free).max(self.marks.free_seq());
+            self.read_new_ids()?;
+            self.others += 1;
+            self.seen = Some(version);
+        }
+        Ok(())
     }
 
     /// Sets a fact about this outbox.
@@ -145,11 +194,6 @@ impl Store {
         )?
         .execute([name])?;
         Ok(())
-    }
-
-    /// The row of a messageId, by its short hash.
-    pub(super) fn seq_of(&self, id: &[u8; 16]) -> Result<i64, rusqlite::Error> {
-        self.cached("SELECT seq FROM ids WHERE id = ?")?.query_row([id], |r| r.get(0))
     }
 
     /// A fact about this outbox.
@@ -265,6 +309,8 @@ fn configure(conn: &mut Connection) -> Result<(), rusqlite::Error> {
     conn.pragma_update(None, "trusted_schema", false)?;
     conn.pragma_update(None, "cell_size_check", true)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
+    // Kibibytes: what is added by one large commit need not be written before its end.
+    conn.pragma_update(None, "cache_size", -4_096)?;
     // Readers without write access to the folder need the -wal and -shm files to stay.
     let mut persist = 1;
     conn.file_control(None::<&str>, FileControl::PersistWal(&mut persist))
@@ -311,11 +357,11 @@ pub(super) fn hashed(key: &[u8; 32], person: &str) -> String {
 /// Marks a person that is known by a hash alone.
 const HASH_PREFIX: &str = "hash:";
 
-pub(super) fn short_id(id: &MessageId) -> [u8; 16] {
+pub(super) fn short_id(id: &MessageId) -> Id {
     short_hash(id.as_str())
 }
 
-pub(super) fn short_hash(id: &str) -> [u8; 16] {
+pub(super) fn short_hash(id: &str) -> Id {
     let mut short = [0; 16];
     short.copy_from_slice(&Sha256::digest(id.as_bytes())[..16]);
     short

@@ -38,12 +38,15 @@ pub(super) enum Command {
     Settle {
         rows: Vec<(i64, Settled)>,
         attempts: Vec<(Vec<i64>, Reason)>,
+        seen: Option<u64>,
         reply: Reply<()>,
     },
     /// Done with the next commit; it is worth none of its own.
     Forget(Vec<FileIdentity>),
     NotBefore(Option<Timestamp>),
     Settings(Settings),
+    /// Another process may have committed something.
+    Look,
     Stop,
 }
 
@@ -89,10 +92,16 @@ impl Writer {
     }
 
     /// Settles pending events and notes answers other than acceptance. When the answer is `Ok`, it is on
-    /// the disk.
-    pub fn settle(&self, rows: Vec<(i64, Settled)>, attempts: Vec<(Vec<i64>, Reason)>) -> Answer<()> {
+    /// the disk. `seen`: [`Gauge::others`] as it was before those that are delivered were read, if each was all that is
+    /// made of its event; then none needs to be looked at again.
+    pub fn settle(
+        &self,
+        rows: Vec<(i64, Settled)>,
+        attempts: Vec<(Vec<i64>, Reason)>,
+        seen: Option<u64>,
+    ) -> Answer<()> {
         let (reply, answer) = oneshot::channel();
-        self.tell(Command::Settle { rows, attempts, reply });
+        self.tell(Command::Settle { rows, attempts, seen, reply });
         Answer(answer)
     }
 
@@ -111,6 +120,11 @@ impl Writer {
     /// That wish, as it stood when the outbox was opened.
     pub fn not_before(&self) -> Option<Timestamp> {
         self.not_before
+    }
+
+    /// Looks at once for what other processes have committed. The writer comes round at least once after this.
+    pub fn look(&self) {
+        self.tell(Command::Look);
     }
 
     /// Takes over changed settings; the path stays as it is.

@@ -110,6 +110,7 @@ impl World {
                     (seq("discarded"), Settled::Discarded),
                 ],
                 vec![(vec![seq("waiting"), seq("refused")], trouble), (vec![seq("refused")], refused)],
+                None,
             )
             .block()
             .unwrap();

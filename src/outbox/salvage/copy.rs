@@ -45,6 +45,7 @@ enum Table {
     Bodies,
     Attempts,
     SettledItems,
+    Marks,
     Meta,
     Counters,
 }
@@ -59,6 +60,9 @@ impl Table {
             }
             (Some(_), columns @ [Null, ..]) if columns.len() == 15 => Some(Table::Settled),
             (Some(_), [Null, Text(_), Integer(_), Text(_)]) => Some(Table::Bodies),
+            (Some(_), [Null, Integer(_), Text(seqs)]) if serde_json::from_str::<Vec<i64>>(seqs).is_ok() => {
+                Some(Table::Marks)
+            }
             (None, [Integer(_), Integer(_), Integer(_), Text(_), Text(_)]) => Some(Table::Attempts),
             (None, [Integer(_), Text(_), Text(_), Text(_), Text(_), Integer(_)]) => Some(Table::SettledItems),
             (None, [Text(_), _]) => Some(Table::Meta),
@@ -79,6 +83,7 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
         Some(Table::Bodies) => put(store, "bodies", &row),
         Some(Table::Attempts) => put(store, "attempts", &row),
         Some(Table::SettledItems) => put(store, "settled_items", &row),
+        Some(Table::Marks) => put(store, "marks", &row),
         Some(Table::Meta) => put_meta(store, &row),
         Some(Table::Counters) => {
             if let [Value::Text(state), _, Value::Integer(n)] = row.columns.as_slice() {
@@ -110,6 +115,8 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
          DELETE FROM settled_items WHERE seq NOT IN (SELECT seq FROM settled)
                                      AND seq NOT IN (SELECT event_seq FROM pending WHERE event_seq IS NOT NULL);",
     )?;
+    store.read_marks()?;
+    store.fold_all()?;
     know_ids(store, "settled", "seq")?;
     know_ids(store, "pending", "coalesce(event_seq, seq)")?;
     store.conn.execute_batch(
@@ -172,7 +179,7 @@ fn know_ids(store: &Store, table: &str, event_seq: &str) -> Result<(), rusqlite:
         let added = store
             .cached("INSERT INTO ids (id, seq) VALUES (?, ?) ON CONFLICT DO NOTHING")?
             .execute((id, event))?;
-        if added == 0 && store.seq_of(&id)? != event {
+        if added == 0 && store.seq_of(&id)? != Some(event) {
             again.push(seq);
         }
     }

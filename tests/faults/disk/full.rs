@@ -172,7 +172,7 @@ fn unmarked_by(program: &Path, name: &str, log: Log, scale: &Scale) -> Result<Fi
     let mount = Mount::tmpfs(&place.daemon.path("state"), "size=64m")?;
     place.daemon.program(program);
     // With more requests in flight their marks share commits, and fit into what room is left by chance.
-    place.daemon.set("koala.concurrency = 8");
+    place.daemon.set("koala.concurrency = 1");
     fills_amid_requests(&mut place, &mount, log, scale);
     place.until("it cannot mark, or is done", |place| {
         place.daemon.log().contains("nothing more is sent") || place.daemon.status().outbox.pending == 0

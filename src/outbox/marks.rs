@@ -1,0 +1,241 @@
+//! Deliveries before their rows move. Those of one commit lie all over the backlog: they are noted together, a few bytes
+//! each, and their rows move from `pending` to `settled` later and in order, each page once.
+
+use super::row::State;
+use super::settle::Settled;
+use super::store::{Store, hashed};
+use crate::clock::Timestamp;
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{ToSql, params};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Marks kept in memory, some 25 bytes each, while the rows before them wait.
+const MAX_MARKS: usize = 350_000;
+/// How long a row may stay after its delivery, and the event's body with it, while older ones wait.
+const FOLD_AFTER: Duration = Duration::from_secs(30);
+
+/// The marks whose rows have not moved yet, as they are in the transaction.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    at: BTreeMap<i64, Timestamp>,
+    /// Those of this transaction that are not noted yet.
+    new: Vec<i64>,
+    /// Numbers in the table, those of rows that have moved among them.
+    noted: usize,
+    /// When the first in the table was made.
+    since: Option<Timestamp>,
+    pass: Option<Pass>,
+}
+
+/// All rows that are marked move, some in each transaction.
+#[derive(Debug, Clone, Copy)]
+struct Pass {
+    /// Up to here they have.
+    next: i64,
+    /// What was noted up to here is done with at the end.
+    upto: i64,
+}
+
+impl Marks {
+    pub(super) fn contains(&self, seq: i64) -> bool {
+        self.at.contains_key(&seq)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.at.is_empty()
+    }
+
+    /// The first number that no mark has, and none after it: a mark must never be taken for one of another event.
+    pub(super) fn free_seq(&self) -> i64 {
+        self.at.last_key_value().map_or(0, |(last, _)| last + 1)
+    }
+
+    /// How many this transaction has made.
+    pub(super) fn made(&self) -> usize {
+        self.new.len()
+    }
+
+    /// Whether more is to be moved as soon as there is nothing else to do.
+    pub(super) fn are_moving(&self) -> bool {
+        self.pass.is_some()
+    }
+}
+
+impl Store {
+    /// Reads anew what is marked.
+    pub(super) fn read_marks(&mut self) -> Result<(), rusqlite::Error> {
+        let mut marks = Marks::default();
+        each_mark(&self.conn, |seq, at| {
+            marks.noted += 1;
+            marks.since = Some(marks.since.map_or(at, |since| since.min(at)));
+            marks.at.insert(seq, at);
+        })?;
+        self.marks = marks;
+        Ok(())
+    }
+
+    /// The event is delivered; its row moves later.
+    pub(super) fn mark(&mut self, seq: i64, now: Timestamp) {
+        if self.marks.at.insert(seq, now).is_some() {
+            return;
+        }
+        self.marks.new.push(seq);
+        self.counted.add(State::Pending.as_str(), "", -1);
+        self.counted.add(State::Delivered.as_str(), "", 1);
+    }
+
+    /// Moves some of what may move: what has nothing before it that waits, and, where there is much of it or it is old,
+    /// some of the rest. At most `limit`, and half as much again.
+    pub(super) fn fold(&mut self, limit: usize, now: Timestamp) -> Result<(), rusqlite::Error> {
+        if self.marks.at.is_empty() {
+            return self.forget_marks();
+        }
+        self.fold_run(i64::MIN, limit)?;
+        let is_old = self.marks.since.is_some_and(|since| since <= now.minus(FOLD_AFTER));
+        if is_old || self.marks.at.len() > MAX_MARKS || self.marks.noted > 2 * MAX_MARKS {
+            self.begin_pass()?;
+        }
+        self.go_on_with_pass(limit)
+    }
+
+    /// Begins to move every row that is marked now, unless that has begun.
+    pub(super) fn begin_pass(&mut self) -> Result<(), rusqlite::Error> {
+        if self.marks.pass.is_none() {
+            let upto = self.cached("SELECT coalesce(max(n), 0) FROM marks")?.query_row([], |r| r.get(0))?;
+            self.marks.pass = Some(Pass { next: i64::MIN, upto });
+        }
+        Ok(())
+    }
+
+    /// Moves every row that is marked. Nothing is marked afterwards.
+    pub(super) fn fold_all(&mut self) -> Result<(), rusqlite::Error> {
+        while let Some((first, _)) = self.marks.at.first_key_value() {
+            self.fold_run(*first, usize::MAX)?;
+        }
+        self.forget_marks()
+    }
+
+    fn go_on_with_pass(&mut self, limit: usize) -> Result<(), rusqlite::Error> {
+        let Some(mut pass) = self.marks.pass else { return Ok(()) };
+        let mut left = limit;
+        while let Some((first, _)) = self.marks.at.range(pass.next..).next() {
+            if left == 0 {
+                self.marks.pass = Some(pass);
+                return Ok(());
+            }
+            let first = *first;
+            let (moved, next) = self.fold_run(first, left)?;
+            left -= moved.max(1);
+            pass.next = next;
+        }
+        self.marks.pass = None;
+        if self.marks.at.is_empty() {
+            return self.forget_marks();
+        }
+        self.cached("DELETE FROM marks WHERE n <= ?")?.execute([pass.upto])?;
+        (self.marks.noted, self.marks.since) = self
+            .cached("SELECT coalesce(sum(json_array_length(seqs)), 0), min(at) FROM marks")?
+            .query_row([], |r| {
+                Ok((r.get::<_, i64>(0)? as usize, r.get::<_, Option<i64>>(1)?.map(Timestamp)))
+            })?;
+        Ok(())
+    }
+
+    fn forget_marks(&mut self) -> Result<(), rusqlite::Error> {
+        if self.marks.noted > 0 {
+            self.cached("DELETE FROM marks")?.execute([])?;
+        }
+        self.marks = Marks::default();
+        Ok(())
+    }
+
+    /// Notes what this transaction has marked and not moved.
+    pub(super) fn note_marks(&mut self) -> Result<(), rusqlite::Error> {
+        let mut new = std::mem::take(&mut self.marks.new);
+        new.retain(|seq| self.marks.contains(*seq));
+        new.sort_unstable();
+        let Some(now) = new.first().and_then(|first| self.marks.at.get(first)).copied() else {
+            return Ok(());
+        };
+        let seqs: Vec<String> = new.iter().map(i64::to_string).collect();
+        self.cached("INSERT INTO marks (at, seqs) VALUES (?, ?)")?
+            .execute(params![now.0, format!("[{}]", seqs.join(","))])?;
+        self.marks.noted += new.len();
+        self.marks.since.get_or_insert(now);
+        Ok(())
+    }
+
+    /// Moves the marked rows from the first at `from` or after it up to one that is not marked, at most `limit`. Returns
+    /// how many, and where to go on.
+    fn fold_run(&mut self, from: i64, limit: usize) -> Result<(usize, i64), rusqlite::Error> {
+        let keeps_body = self.keeps_body(&Settled::Delivered);
+        let (mut run, mut next) = (None, i64::MAX);
+        let mut moved = 0;
+        {
+            let mut pending = self.cached(
+                "SELECT seq, person, message_id, type, event, digest, file, place, spooled_at, received_at,
+                        (SELECT coalesce(max(n), 0) FROM attempts a WHERE a.seq = p.seq) + 1, body
+                   FROM pending p WHERE seq >= ? ORDER BY seq",
+            )?;
+            let mut settled = self.cached(
+                "INSERT INTO settled (seq, person, message_id, type, event, digest, file, place, spooled_at,
+                                      received_at, attempts, state, settled_at, code, reason)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'delivered', ?, '', '')",
+            )?;
+            let mut bodies =
+                self.cached("INSERT INTO bodies (seq, state, since, body) VALUES (?, 'delivered', ?, ?)")?;
+            let mut rows = pending.query([from])?;
+            while let Some(row) = rows.next()? {
+                let seq: i64 = row.get(0)?;
+                let Some(at) = self.marks.at.get(&seq).filter(|_| moved < limit) else {
+                    next = seq;
+                    break;
+                };
+                let as_it_is = |column| row.get_ref(column).map(ToSqlOutput::Borrowed);
+                let hash =
+                    if keeps_body { None } else { Some(hashed(&self.person_key, row.get_ref(1)?.as_str()?)) };
+                settled.raw_bind_parameter(1, seq)?;
+                match &hash {
+                    Some(hash) => settled.raw_bind_parameter(2, hash)?,
+                    None => settled.raw_bind_parameter(2, as_it_is(1)?)?,
+                }
+                for column in 2..11 {
+                    settled.raw_bind_parameter(column + 1, as_it_is(column)?)?;
+                }
+                settled.raw_bind_parameter(12, at.0)?;
+                settled.raw_execute()?;
+                if keeps_body {
+                    bodies.execute([&seq as &dyn ToSql, &at.0, &as_it_is(11)?])?;
+                }
+                run = Some((run.map_or(seq, |(first, _)| first), seq));
+                moved += 1;
+            }
+        }
+        if let Some((first, last)) = run {
+            self.cached("DELETE FROM pending WHERE seq BETWEEN ? AND ?")?.execute([first, last])?;
+        }
+        // Also those of rows that somebody else has settled.
+        while let Some((seq, _)) = self.marks.at.range(from..next).next().map(|(seq, at)| (*seq, *at)) {
+            self.marks.at.remove(&seq);
+        }
+        Ok((moved, next))
+    }
+}
+
+/// Calls `each` with every number that is noted as delivered, and when.
+pub(super) fn each_mark(
+    conn: &rusqlite::Connection,
+    mut each: impl FnMut(i64, Timestamp),
+) -> Result<(), rusqlite::Error> {
+    let mut rows = conn.prepare_cached("SELECT at, seqs FROM marks ORDER BY n")?;
+    let mut rows = rows.query([])?;
+    while let Some(row) = rows.next()? {
+        let at = Timestamp(row.get(0)?);
+        let seqs: Vec<i64> = serde_json::from_str(row.get_ref(1)?.as_str()?).map_err(|e| {
+            rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(e))
+        })?;
+        seqs.into_iter().for_each(|seq| each(seq, at));
+    }
+    Ok(())
+}
