@@ -153,9 +153,11 @@ impl Destination {
         }
     }
 
-    /// Asks at once what would be asked later: on SIGHUP, `retry` and a new key.
+    /// Asks at once what would be asked later: on SIGHUP, `retry` and a new key. Somebody expects an answer now, so the
+    /// waits after it begin small again.
     pub fn kick(&mut self) {
         self.until = self.not_before;
+        self.failures = 0;
     }
 
     /// How many requests may be in flight at once; what was found out about that is forgotten.

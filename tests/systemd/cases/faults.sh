@@ -56,7 +56,7 @@ case_a_hung_outbox_is_ended_by_the_watchdog() {
     journal_has 'no sign of life: .*outbox' || fail "the journal does not name the loop"
 }
 
-case_a_hung_courier_is_ended_by_the_watchdog() { hung_loop_is_ended tokio-rt-worker; }
+case_a_hung_courier_is_ended_by_the_watchdog() { hung_loop_is_ended koala-agent; }
 
 pinged_since() { (($(shown WatchdogTimestampMonotonic) > $1)); }
 
