@@ -288,20 +288,22 @@ impl Intake {
             // Another file that had its name is on the way out.
             return Turn::First(self.tick);
         }
+        // How long it has been so by its time stamp; in the future: nobody knows.
         let age = moment.wall.0.saturating_mul(1_000_000).saturating_sub(entry.changed);
+        let age = u64::try_from(age).map(Duration::from_nanos);
         let settle = self.config.spool.settle;
         if self.announced.contains(&entry.name) {
-            let rest = self.tick.saturating_sub(Duration::from_nanos(age.unsigned_abs()));
+            let rest = self.tick.saturating_sub(age.unwrap_or_default());
             return if rest.is_zero() { Turn::Now } else { Turn::First(rest) };
         }
-        if u64::try_from(age).is_ok_and(|age| Duration::from_nanos(age) >= settle) {
+        if age.is_ok_and(|age| age >= settle) {
             return Turn::Now;
         }
-        // Its time stamp is young, or in the future: then it counts how long it has been seen unchanged.
         let before = self.young.get(&entry.name).filter(|y| y.entry.identity.key() == entry.identity.key());
         let seen = before.map_or(now, |young| young.seen);
         let unchanged = before.filter(|young| young.entry == *entry).map_or(now, |young| young.unchanged);
-        let rest = settle.saturating_sub(now.saturating_sub(unchanged));
+        let age = age.unwrap_or_default().max(now.saturating_sub(unchanged));
+        let rest = settle.saturating_sub(age);
         if rest.is_zero() {
             return Turn::Now;
         }
