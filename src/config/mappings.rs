@@ -1,8 +1,8 @@
 //! `[[mapping]]` and `mappings_file`: how mappings are written down. What they mean is [`mapping`](crate::mapping)'s.
 
 use super::settings::File;
-use crate::event::elements;
 use crate::event::json::{self, Object};
+use crate::event::{Raw, elements};
 use crate::mapping::{Definition, MAX_MAPPINGS};
 use serde_json::value::RawValue;
 use std::path::Path;
@@ -132,6 +132,7 @@ pub(super) fn read_exported(path: &Path) -> Result<Vec<Definition>, String> {
     let wrong = |flaw: String| format!("{shown}: {flaw}");
     // The API puts the list into an object.
     let outer = serde_json::from_str::<&RawValue>(&text)
+        .map(Raw::from)
         .map_err(|e| format!("{shown}:{}:{}: not JSON: {e}", e.line(), e.column()))?;
     let inner = Object::of(outer).and_then(|o| {
         let data = o.get("data").and_then(Object::of).unwrap_or(o);

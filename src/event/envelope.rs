@@ -1,15 +1,14 @@
 //! Segment's batch envelope: what stands beside `batch: […]` holds for each item of it.
 
 use super::Event;
-use super::json::{Object, Writer};
-use serde_json::value::RawValue;
+use super::json::{Object, Raw, Writer};
 use std::collections::HashSet;
 
 /// The item's text with what its batch says for all: the batch's `context` and `integrations` merged into the
 /// item's own member by member at their top level, where the item's member wins.
 ///
 /// The text is unchanged where there is nothing to add: the batch says nothing new, or one of the two is no object.
-pub fn merge_envelope(item: &Event, context: Option<&RawValue>, integrations: Option<&RawValue>) -> String {
+pub fn merge_envelope(item: &Event, context: Option<Raw<'_>>, integrations: Option<Raw<'_>>) -> String {
     let added: Vec<_> = [("context", context), ("integrations", integrations)]
         .into_iter()
         .filter_map(|(name, batch)| Some((name, merged(item.object.non_null(name), Object::of(batch?)?)?)))
@@ -28,7 +27,7 @@ pub fn merge_envelope(item: &Event, context: Option<&RawValue>, integrations: Op
 }
 
 /// The item's members, then those of the batch that it lacks; `None` if the item's value stays as it is.
-fn merged(own: Option<&RawValue>, batch: Object) -> Option<String> {
+fn merged(own: Option<Raw<'_>>, batch: Object) -> Option<String> {
     let own = match own {
         Some(value) => Object::of(value)?,
         None => Object(Vec::new()),
@@ -44,6 +43,7 @@ fn merged(own: Option<&RawValue>, batch: Object) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::value::RawValue;
 
     #[test]
     fn what_a_batch_says_for_all_fills_what_an_item_leaves_open() {
@@ -64,8 +64,9 @@ mod tests {
             (r#"{"integrations":{"All": true}}"#, None, Some(batch.1), r#"{"integrations":{"All": true}}"#),
             (r#"{"context": "x"}"#, Some(batch.0), None, r#"{"context": "x"}"#),
         ] {
-            let raw =
-                |json: Option<&'static str>| json.map(|j| serde_json::from_str::<&RawValue>(j).unwrap());
+            let raw = |json: Option<&'static str>| {
+                json.map(|j| serde_json::from_str::<&RawValue>(j).unwrap().into())
+            };
             let merged = merge_envelope(&Event::parse(item).unwrap(), raw(context), raw(integrations));
             assert_eq!(merged, want);
         }

@@ -2,7 +2,7 @@
 //!
 //! Nothing here turns a number into a float or a value into a tree: numbers, member order and spelling survive.
 
-use super::scan::compact_into;
+use super::scan::{compact_into, members};
 use memchr::memchr;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -19,6 +19,23 @@ pub(crate) fn owned(json: &str) -> Result<Box<RawValue>, serde_json::Error> {
     RawValue::from_string(json.to_owned())
 }
 
+/// A value in the bytes it came in: known to be JSON, without white space around it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Raw<'a>(&'a str);
+
+impl<'a> Raw<'a> {
+    /// Its text.
+    pub fn get(self) -> &'a str {
+        self.0
+    }
+}
+
+impl<'a> From<&'a RawValue> for Raw<'a> {
+    fn from(value: &'a RawValue) -> Raw<'a> {
+        Raw(value.get())
+    }
+}
+
 /// One member of an object.
 #[derive(Debug, Clone)]
 pub(crate) struct Member<'a> {
@@ -26,14 +43,18 @@ pub(crate) struct Member<'a> {
     pub name: Cow<'a, str>,
     /// The name as written, quotes included.
     pub key: &'a str,
-    pub value: &'a RawValue,
+    pub value: Raw<'a>,
 }
 
 /// The members of one object, in order.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Object<'a>(pub Vec<Member<'a>>);
 
-impl Member<'_> {
+impl<'a> Member<'a> {
+    fn new(key: &'a str, value: Raw<'a>) -> Member<'a> {
+        Member { name: text(key), key, value }
+    }
+
     /// The name as JSON in one spelling only, whatever escapes it was written with.
     pub fn plain_key(&self) -> Cow<'_, str> {
         match &self.name {
@@ -45,20 +66,22 @@ impl Member<'_> {
 
 impl<'a> Object<'a> {
     /// The object that `value` is, if it is one.
-    pub fn of(value: &'a RawValue) -> Option<Object<'a>> {
+    pub fn of(value: Raw<'a>) -> Option<Object<'a>> {
         if !matches!(Shape::of(value), Shape::Object) {
             return None;
         }
-        serde_json::from_str(value.get()).ok()
+        let mut all = Vec::with_capacity(16);
+        all.extend(members(value.0).map(|(key, value)| Member::new(key, Raw(value))));
+        Some(Object(all))
     }
 
     /// The value of that name; of duplicates the last, as in `JSON.parse`.
-    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
+    pub fn get(&self, name: &str) -> Option<Raw<'a>> {
         self.0.iter().rev().find(|m| m.name == name).map(|m| m.value)
     }
 
     /// The value of that name, unless it is null.
-    pub fn non_null(&self, name: &str) -> Option<&'a RawValue> {
+    pub fn non_null(&self, name: &str) -> Option<Raw<'a>> {
         self.get(name).filter(|v| v.get() != "null")
     }
 
@@ -112,8 +135,7 @@ impl<'de> Deserialize<'de> for Object<'de> {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Object<'de>, A::Error> {
                 let mut members = Vec::with_capacity(16);
                 while let Some((key, value)) = map.next_entry::<&'de RawValue, &'de RawValue>()? {
-                    let key = key.get();
-                    members.push(Member { name: text(key), key, value });
+                    members.push(Member::new(key.get(), value.into()));
                 }
                 Ok(Object(members))
             }
@@ -210,7 +232,7 @@ pub(crate) enum Shape {
 }
 
 impl Shape {
-    pub fn of(value: &RawValue) -> Shape {
+    pub fn of(value: Raw) -> Shape {
         match value.get().as_bytes().first() {
             Some(b'n') => Shape::Null,
             Some(b't' | b'f') => Shape::Boolean,
@@ -259,13 +281,13 @@ pub(crate) fn quote(text: &str) -> String {
 
 /// A scalar, or an array of one, as the JSON text of a string, the way Segment reads a string field;
 /// `None` for any other value. A number keeps its spelling.
-pub(crate) fn as_string(value: &RawValue) -> Option<Cow<'_, str>> {
+pub(crate) fn as_string(value: Raw<'_>) -> Option<Cow<'_, str>> {
     match Shape::of(value) {
         Shape::Null => None,
         Shape::Array => match serde_json::from_str::<(&RawValue,)>(value.get()).ok()? {
-            (one,) if Shape::of(one) == Shape::Null => Some(Cow::Borrowed("\"\"")),
-            (one,) if Shape::of(one) == Shape::Array => None,
-            (one,) => as_string(one),
+            (one,) if Shape::of(one.into()) == Shape::Null => Some(Cow::Borrowed("\"\"")),
+            (one,) if Shape::of(one.into()) == Shape::Array => None,
+            (one,) => as_string(one.into()),
         },
         Shape::Object => None,
         Shape::String => Some(Cow::Borrowed(value.get())),
@@ -290,8 +312,8 @@ mod tests {
         serde_json::from_str(text).unwrap()
     }
 
-    fn raw(text: &str) -> &RawValue {
-        serde_json::from_str(text).unwrap()
+    fn raw(text: &str) -> Raw<'_> {
+        serde_json::from_str::<&RawValue>(text).unwrap().into()
     }
 
     #[test]

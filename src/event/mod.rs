@@ -10,6 +10,7 @@ mod scan;
 use crate::reason::Code;
 pub use envelope::merge_envelope;
 pub use id::{Digest, MessageId, MessageIdError};
+pub use json::Raw;
 use json::{Object, Shape};
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -98,7 +99,7 @@ impl<'a> Event<'a> {
             Ok(object) => Ok(Event { text: json, object }),
             Err(error) if error.is_data() => Err(match serde_json::from_str::<&RawValue>(json) {
                 Ok(value) => {
-                    let what = format!("an event is an object but this is {}", Shape::of(value));
+                    let what = format!("an event is an object but this is {}", Shape::of(value.into()));
                     Flaw::at(json, offset(json, value.get()), Code::NotAnEvent, what)
                 }
                 Err(error) => Flaw::syntax(json, &error),
@@ -113,17 +114,17 @@ impl<'a> Event<'a> {
     }
 
     /// The member of that name at the top level; of duplicates the last, as in `JSON.parse`.
-    pub fn get(&self, name: &str) -> Option<&'a RawValue> {
+    pub fn get(&self, name: &str) -> Option<Raw<'a>> {
         self.object.get(name)
     }
 
     /// The member of that name, unless it is null or the empty string: those count as missing.
-    pub fn present(&self, name: &str) -> Option<&'a RawValue> {
+    pub fn present(&self, name: &str) -> Option<Raw<'a>> {
         self.get(name).filter(|value| !matches!(value.get(), "null" | "\"\""))
     }
 
     /// The members in order, duplicates and all.
-    pub fn members(&self) -> impl Iterator<Item = (&str, &'a RawValue)> {
+    pub fn members(&self) -> impl Iterator<Item = (&str, Raw<'a>)> {
         self.object.0.iter().map(|m| (m.name.as_ref(), m.value))
     }
 

@@ -90,6 +90,54 @@ pub(super) fn value_end(text: &str) -> usize {
     text.len()
 }
 
+/// The members of the object that is `json`, which is known to be one: the name, quotes included, and the value of each
+/// as it is written.
+pub(super) fn members(json: &str) -> impl Iterator<Item = (&str, &str)> {
+    let bytes = json.as_bytes();
+    let mut next = 1;
+    std::iter::from_fn(move || {
+        let key = after_white(bytes, next);
+        if bytes.get(key) != Some(&b'"') {
+            return None;
+        }
+        let key_end = string_end(bytes, key + 1);
+        let value = after_white(bytes, after_white(bytes, key_end) + 1);
+        let end = match bytes.get(value)? {
+            b'"' => string_end(bytes, value + 1),
+            b'{' | b'[' => value + 1 + closing(json.get(value + 1..)?),
+            _ => value + bytes[value..].iter().position(|b| ends_scalar(*b))?,
+        };
+        // Behind the comma, if there is one.
+        next = after_white(bytes, end) + 1;
+        Some((json.get(key..key_end)?, json.get(value..end)?))
+    })
+}
+
+fn after_white(bytes: &[u8], at: usize) -> usize {
+    let white = |byte: &u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+    at + bytes.get(at..).unwrap_or_default().iter().take_while(|byte| white(byte)).count()
+}
+
+fn ends_scalar(byte: u8) -> bool {
+    matches!(byte, b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t')
+}
+
+/// The place after the bracket that closes what `inside` begins within.
+fn closing(inside: &str) -> usize {
+    let mut depth = 1usize;
+    for (at, byte) in outside_strings(inside) {
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth -= 1,
+            _ => continue,
+        }
+        if depth == 0 {
+            return at + 1;
+        }
+    }
+    inside.len()
+}
+
 /// The bytes that stand in no string, opening quotes among them, each with its place.
 fn outside_strings(text: &str) -> impl Iterator<Item = (usize, u8)> {
     let bytes = text.as_bytes();
@@ -132,6 +180,31 @@ mod tests {
             text,
             "{\n  \"a\": [\n    1.0,\n    {\n      \"b\": []\n    },\n    \"x,{\\\"}\"\n  ],\n  \"c\": {}\n}"
         );
+    }
+
+    #[test]
+    fn members_are_found_as_they_are_written() {
+        for (object, want) in [
+            ("{}", &[][..]),
+            ("{ }", &[]),
+            (r#"{"a":1}"#, &[(r#""a""#, "1")]),
+            (
+                "{\n\"a\" :\t-1.5e9 ,\"b\":\r[ {\"c\":\"]\"} ] }",
+                &[(r#""a""#, "-1.5e9"), (r#""b""#, "[ {\"c\":\"]\"} ]")],
+            ),
+            (
+                r#"{"\"}":{"x":[{}]},"":null,"s":"\\"}"#,
+                &[(r#""\"}""#, r#"{"x":[{}]}"#), (r#""""#, "null"), (r#""s""#, r#""\\""#)],
+            ),
+        ] {
+            assert_eq!(members(object).collect::<Vec<_>>(), want, "{object}");
+        }
+        // No object at all: nothing to be relied on, but an end.
+        for text in
+            ["", "{", "{\"a", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":[", "{\"a\":{\"", "{\"a\",}", "[1]"]
+        {
+            assert!(members(text).count() <= 1, "{text}");
+        }
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use super::datetime;
 use crate::clock::Timestamp;
-use crate::event::Event;
 use crate::event::json::{self, Object, Shape};
+use crate::event::{Event, Raw};
 use crate::item::ItemKind;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -14,8 +14,8 @@ pub struct Given(pub Vec<(&'static str, Option<Box<RawValue>>)>);
 
 impl Given {
     /// The field, if the mapping defines it.
-    pub fn get(&self, field: &str) -> Option<Option<&RawValue>> {
-        self.0.iter().find(|(name, _)| *name == field).map(|(_, value)| value.as_deref())
+    pub fn get(&self, field: &str) -> Option<Option<Raw<'_>>> {
+        self.0.iter().find(|(name, _)| *name == field).map(|(_, value)| value.as_deref().map(Raw::from))
     }
 }
 
@@ -45,13 +45,14 @@ impl<'a> Fields<'a> {
         given: &'a Given,
     ) -> Result<Fields<'a>, String> {
         let mut check = Checks::default();
-        let own_context = present(event.get("context")).and_then(Object::of);
-        let in_context = |name| own_context.as_ref().and_then(|c| c.get(name));
         let object = |check: &mut Checks, field, preset, value| match given.get(field) {
             Some(value) => check.object(field, value),
             None => check.object(preset, value),
         };
         let context = object(&mut check, "context", "context", event.get("context"));
+        let unmapped = given.get("context").and_then(|_| present(event.get("context"))).and_then(Object::of);
+        let own_context = if given.get("context").is_some() { &unmapped } else { &context };
+        let in_context = |name| own_context.as_ref().and_then(|c| c.get(name));
         let (name, properties, traits) = if kind.is_identify() {
             (None, None, object(&mut check, "traits", "traits", event.get("traits")))
         } else {
@@ -90,7 +91,7 @@ pub struct Checks {
 }
 
 impl Checks {
-    pub fn object<'a>(&mut self, name: &str, value: Option<&'a RawValue>) -> Option<Object<'a>> {
+    pub fn object<'a>(&mut self, name: &str, value: Option<Raw<'a>>) -> Option<Object<'a>> {
         let value = present(value)?;
         let object = Object::of(value);
         if object.is_none() {
@@ -99,7 +100,7 @@ impl Checks {
         object
     }
 
-    pub fn string<'a>(&mut self, name: &str, value: Option<&'a RawValue>) -> Option<Cow<'a, str>> {
+    pub fn string<'a>(&mut self, name: &str, value: Option<Raw<'a>>) -> Option<Cow<'a, str>> {
         let value = present(value)?;
         let string = json::as_string(value);
         if string.is_none() {
@@ -108,7 +109,7 @@ impl Checks {
         string
     }
 
-    pub fn required<'a>(&mut self, name: &str, value: Option<&'a RawValue>) -> Option<Cow<'a, str>> {
+    pub fn required<'a>(&mut self, name: &str, value: Option<Raw<'a>>) -> Option<Cow<'a, str>> {
         if present(value).is_none() {
             self.faults.push(format!("{name} is missing"));
         }
@@ -123,7 +124,7 @@ impl Checks {
         }
     }
 
-    pub fn date_time<'a>(&mut self, name: &str, value: Option<&'a RawValue>) -> Cow<'a, str> {
+    pub fn date_time<'a>(&mut self, name: &str, value: Option<Raw<'a>>) -> Cow<'a, str> {
         let string = value.and_then(json::as_string).unwrap_or_default();
         if !json::decode(&string).is_some_and(|text| datetime::is_valid(&text)) {
             self.faults.push(format!("{name} must be a date and time such as 2026-01-02T03:04:05Z"));
@@ -132,6 +133,6 @@ impl Checks {
     }
 }
 
-pub fn present(value: Option<&RawValue>) -> Option<&RawValue> {
+pub fn present(value: Option<Raw<'_>>) -> Option<Raw<'_>> {
     value.filter(|v| !matches!(v.get(), "null" | "\"\""))
 }

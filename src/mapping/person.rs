@@ -4,10 +4,9 @@ use super::fields::{Fields, Given};
 use super::{Outcome, skip};
 use crate::clock::Timestamp;
 use crate::event::json::{self, Object, Writer};
-use crate::event::{Event, MessageId};
+use crate::event::{Event, MessageId, Raw};
 use crate::item::{Item, ItemKind, Names, Person};
 use crate::reason::{Code, Reason};
-use serde_json::value::RawValue;
 
 /// The library of the browser, whose tracks the pixel beside it has sent already.
 const BROWSER_LIBRARY: &str = "analytics.js";
@@ -66,10 +65,9 @@ fn item<'a>(
 
     // Null falls through like absence, but the last of a chain counts even when it is null.
     let property = properties.as_ref().and_then(|p| p.non_null("email"));
-    let inner_email = property.or_else(|| traits.as_ref()?.get("email")).map(RawValue::get);
+    let inner_email = property.or_else(|| traits.as_ref()?.get("email")).map(Raw::get);
     let top_email = email.as_deref().or(inner_email).map(json::compact);
-    let ip =
-        about.and_then(|a| a.non_null("ip")).map(RawValue::get).or(device_ip.as_deref()).map(json::compact);
+    let ip = about.and_then(|a| a.non_null("ip")).map(Raw::get).or(device_ip.as_deref()).map(json::compact);
     let Some(person) = Person::of(profile_id.as_deref(), top_email.as_deref()) else { return Ok(None) };
 
     let has_lent = lent_profile.is_some();

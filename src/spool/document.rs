@@ -1,8 +1,7 @@
 //! A JSON document of the spool: one event, an array of events, or Segment's batch envelope.
 
-use crate::event::{Elements, Event, Flaw, elements};
+use crate::event::{Elements, Event, Flaw, Raw, elements};
 use crate::reason::Code;
-use serde_json::value::RawValue;
 
 /// How the events stand in a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,9 +22,9 @@ pub struct Document<'a> {
     /// The text of each event, in order.
     pub items: Elements<'a>,
     /// The envelope's `context`, merged into each item's.
-    pub context: Option<&'a RawValue>,
+    pub context: Option<Raw<'a>>,
     /// The envelope's `integrations`, merged into each item's.
-    pub integrations: Option<&'a RawValue>,
+    pub integrations: Option<Raw<'a>>,
 }
 
 /// The text of a file: UTF-8, a byte order mark at its start aside.

@@ -4,8 +4,8 @@
 use super::path::Path;
 use super::template::Template;
 use super::{Field, HashKey, MAX_OUTPUT, Node, Told};
-use crate::event::elements;
 use crate::event::json::{self, Object};
+use crate::event::{Raw, elements};
 use crate::mapping::lookup::{Found, Type, follow, members, stringify, text_of};
 use hmac::{Hmac, KeyInit, Mac};
 use serde_json::value::RawValue;
@@ -67,7 +67,7 @@ impl<'a> Source<'a> {
         match names.next() {
             None => Found::Json(self.json.into()),
             Some(name) => {
-                let member = object.get(name).map(RawValue::get);
+                let member = object.get(name).map(Raw::get);
                 // To follow a path is to read what it leads through.
                 let read = member.filter(|_| path.0.len() > 1).map_or(0, str::len);
                 self.work.set(self.work.get().saturating_sub(read));

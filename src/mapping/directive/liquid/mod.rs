@@ -7,9 +7,9 @@ mod parse;
 mod value;
 
 use super::MAX_OUTPUT;
+use crate::event::Raw;
 use crate::event::json::Object;
 use expression::Expression;
-use serde_json::value::RawValue;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use value::Value;
@@ -52,7 +52,7 @@ impl Scope<'_> {
         if let Some(value) = self.variables.borrow().get(name) {
             return value.clone();
         }
-        let member = self.event.and_then(|event| event.get(name)).map(RawValue::get);
+        let member = self.event.and_then(|event| event.get(name)).map(Raw::get);
         member.map_or(Value::Missing, Value::of)
     }
 

@@ -1,9 +1,8 @@
 //! Values of Liquid, with the habits that they have in JavaScript.
 
-use crate::event::elements;
 use crate::event::json::{self, Object};
+use crate::event::{Raw, elements};
 use crate::mapping::lookup::{Type, members, number_of, number_text, stringify, text_of};
-use serde_json::value::RawValue;
 
 /// A value that Liquid works with.
 #[derive(Debug, Clone, PartialEq)]
@@ -143,7 +142,7 @@ impl Value {
                 },
                 None => {
                     let object = self.object().unwrap_or_default();
-                    match object.get(&name).map(RawValue::get) {
+                    match object.get(&name).map(Raw::get) {
                         Some(json) => Value::of(json),
                         None if name == "size" => Value::Number(members(&object).len() as f64),
                         None => Value::Missing,
