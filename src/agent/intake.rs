@@ -105,6 +105,8 @@ pub struct Intake {
     pub(super) unreadable: HashMap<OsString, Mono>,
     /// Files that are not yet to be taken.
     pub(super) young: HashMap<OsString, Young>,
+    /// The folder has been looked at.
+    has_looked: bool,
     /// Files that were announced as finished and are not taken yet.
     pub(super) announced: HashSet<OsString>,
     /// Oddities that were spoken of.
@@ -165,6 +167,7 @@ impl Intake {
             incomplete: HashMap::new(),
             unreadable: HashMap::new(),
             young: HashMap::new(),
+            has_looked: false,
             announced: HashSet::new(),
             reported: HashSet::new(),
             gone: Vec::new(),
@@ -234,6 +237,8 @@ impl Intake {
         let listing = self.parts.spool.list(moment.wall)?;
         self.see(&listing);
         let more = listing.waiting.0 > listing.files.len() as u64;
+        // Nobody could announce what was finished before.
+        let first_look = !std::mem::replace(&mut self.has_looked, true);
         let mut wait = self.config.spool.scan_interval;
         for entry in listing.files {
             if self.leaving.get(&entry.name) == Some(&entry.identity.key()) {
@@ -247,6 +252,13 @@ impl Intake {
                     }
                 }
                 Turn::Later(rest) => wait = wait.min(rest),
+                Turn::First(_)
+                    if first_look
+                        && age(&entry, moment).is_some_and(|age| age >= self.tick)
+                        && self.take_if_whole(&entry)? =>
+                {
+                    self.young.remove(&entry.name);
+                }
                 Turn::First(rest) => {
                     wait = wait.min(rest);
                     break;
@@ -288,15 +300,13 @@ impl Intake {
             // Another file that had its name is on the way out.
             return Turn::First(self.tick);
         }
-        // How long it has been so by its time stamp; in the future: nobody knows.
-        let age = moment.wall.0.saturating_mul(1_000_000).saturating_sub(entry.changed);
-        let age = u64::try_from(age).map(Duration::from_nanos);
+        let age = age(entry, moment);
         let settle = self.config.spool.settle;
         if self.announced.contains(&entry.name) {
             let rest = self.tick.saturating_sub(age.unwrap_or_default());
             return if rest.is_zero() { Turn::Now } else { Turn::First(rest) };
         }
-        if age.is_ok_and(|age| age >= settle) {
+        if age.is_some_and(|age| age >= settle) {
             return Turn::Now;
         }
         let before = self.young.get(&entry.name).filter(|y| y.entry.identity.key() == entry.identity.key());
@@ -419,6 +429,12 @@ impl Intake {
         let every = TIDY_EVERY.min(self.config.spool.scan_interval).max(began.elapsed() * TIDY_SHARE);
         self.tidy_at = now + every;
     }
+}
+
+/// How long the file has been as it is, by its time stamp; `None`: that is in the future.
+fn age(entry: &Entry, moment: Moment) -> Option<Duration> {
+    let age = moment.wall.0.saturating_mul(1_000_000).saturating_sub(entry.changed);
+    u64::try_from(age).ok().map(Duration::from_nanos)
 }
 
 fn reason_of(error: &OutboxError) -> Reason {

@@ -8,7 +8,9 @@ use crate::config::Bytes;
 use crate::event::{Event, Flaw, MessageId, merge_envelope};
 use crate::outbox::{NewEvent, Progress};
 use crate::reason::Code;
-use crate::spool::{Entry, Form, Format, Line, Lines, Places, Unopened, shown, split, text_of, unpacked};
+use crate::spool::{
+    Document, Entry, Form, Format, Line, Lines, Places, Unopened, shown, split, text_of, unpacked,
+};
 use nix::unistd::{Gid, Group, Uid, User};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -45,15 +47,8 @@ impl Intake {
             self.remove(entry);
             return Ok(None);
         }
-        let mut progress = before.unwrap_or_else(|| Progress {
-            name: entry.name.as_bytes().to_vec(),
-            identity: entry.identity,
-            position: 0,
-            place: 0,
-            sum: None,
-            read,
-            finished: false,
-        });
+        let mut progress =
+            before.unwrap_or_else(|| Progress::none(entry.name.as_bytes(), entry.identity, read));
         if format == Format::Document && progress.read != read {
             // Written to since: what it holds now is told from what was taken by the events' ids.
             (progress.position, progress.place) = (0, 0);
@@ -63,6 +58,28 @@ impl Intake {
             Format::Document => self.take_document(file, gz, entry, progress),
             Format::Lines => self.take_lines(file, gz, entry, progress),
         }
+    }
+
+    /// Takes a document that nobody has announced as finished, if it is whole: nothing could be added to it. Returns
+    /// whether it was.
+    pub(super) fn take_if_whole(&mut self, entry: &Entry) -> Result<bool, Stop> {
+        let Some((Format::Document, gz)) = entry.format() else { return Ok(false) };
+        let limit = self.config.spool.max_file_bytes;
+        if entry.size > limit || self.progress_of(entry).is_some() {
+            return Ok(false);
+        }
+        let Ok(file) = self.parts.spool.open_file(entry) else { return Ok(false) };
+        let mut bytes = Vec::new();
+        let read = unpacked(file, gz).take(limit + 1).read_to_end(&mut bytes);
+        if !read.is_ok_and(|length| length as u64 <= limit) {
+            return Ok(false);
+        }
+        let Ok(text) = text_of(&bytes) else { return Ok(false) };
+        let Ok(document) = split(text) else { return Ok(false) };
+        let read = (entry.size, entry.identity.modified);
+        let progress = Progress::none(entry.name.as_bytes(), entry.identity, read);
+        self.take_items(text, document, Source { entry: entry.clone(), progress })?;
+        Ok(true)
     }
 
     fn take_document(
@@ -95,8 +112,13 @@ impl Intake {
             Err(flaw) => return self.flawed(&entry, &flaw),
         };
         self.incomplete.remove(&entry.name);
-        let taken = progress.place;
-        let source = Source { entry, progress };
+        self.take_items(text, document, Source { entry, progress })?;
+        Ok(None)
+    }
+
+    /// Takes the items of a document that are not taken yet.
+    fn take_items(&mut self, text: &str, document: Document<'_>, source: Source) -> Result<(), Stop> {
+        let taken = source.progress.place;
         self.chunk.begin(source.clone());
         let (all, mut places) = (document.items.len(), Places::of(text));
         for (item, place) in document.items.zip(1..).skip(usize::try_from(taken).unwrap_or(usize::MAX)) {
@@ -114,8 +136,7 @@ impl Intake {
                 Ok(event) => self.chunk.push(event),
                 Err(flaw) if single => {
                     self.chunk.sources.pop();
-                    self.set_file_aside(&source.entry, &flaw)?;
-                    return Ok(None);
+                    return self.set_file_aside(&source.entry, &flaw);
                 }
                 Err(flaw) => self.set_aside_part(&source, place, item.as_bytes(), &flaw)?,
             }
@@ -127,7 +148,7 @@ impl Intake {
             }
         }
         self.finish();
-        Ok(None)
+        Ok(())
     }
 
     fn take_lines(

@@ -25,6 +25,13 @@ pub struct Progress {
     pub finished: bool,
 }
 
+impl Progress {
+    /// That of a file of which nothing is taken; `read`: see [`Progress::read`].
+    pub fn none(name: &[u8], identity: FileIdentity, read: (u64, i64)) -> Progress {
+        Progress { name: name.to_vec(), identity, position: 0, place: 0, sum: None, read, finished: false }
+    }
+}
+
 impl Store {
     pub(super) fn note_progress(&self, p: &Progress) -> Result<(), rusqlite::Error> {
         self.cached(

@@ -4,21 +4,21 @@
 use super::row::State;
 use super::settle::Settled;
 use super::store::{Store, hashed};
+use super::times::Times;
 use crate::clock::Timestamp;
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{ToSql, params};
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Marks kept in memory, some 25 bytes each, while the rows before them wait.
-const MAX_MARKS: usize = 350_000;
+/// Marks kept in memory, some ten bytes each, while the rows before them wait.
+const MAX_MARKS: usize = 500_000;
 /// How long a row may stay after its delivery, and the event's body with it, while older ones wait.
 const FOLD_AFTER: Duration = Duration::from_secs(30);
 
 /// The marks whose rows have not moved yet, as they are in the transaction.
 #[derive(Debug, Default)]
 pub(super) struct Marks {
-    at: BTreeMap<i64, Timestamp>,
+    at: Times,
     /// Those of this transaction that are not noted yet.
     new: Vec<i64>,
     /// Numbers in the table, those of rows that have moved among them.
@@ -39,7 +39,7 @@ struct Pass {
 
 impl Marks {
     pub(super) fn contains(&self, seq: i64) -> bool {
-        self.at.contains_key(&seq)
+        self.at.get(seq).is_some()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -48,7 +48,7 @@ impl Marks {
 
     /// The first number that no mark has, and none after it: a mark must never be taken for one of another event.
     pub(super) fn free_seq(&self) -> i64 {
-        self.at.last_key_value().map_or(0, |(last, _)| last + 1)
+        self.at.last().map_or(0, |last| last + 1)
     }
 
     /// How many this transaction has made.
@@ -77,7 +77,7 @@ impl Store {
 
     /// The event is delivered; its row moves later.
     pub(super) fn mark(&mut self, seq: i64, now: Timestamp) {
-        if self.marks.at.insert(seq, now).is_some() {
+        if !self.marks.at.insert(seq, now) {
             return;
         }
         self.marks.new.push(seq);
@@ -110,8 +110,8 @@ impl Store {
 
     /// Moves every row that is marked. Nothing is marked afterwards.
     pub(super) fn fold_all(&mut self) -> Result<(), rusqlite::Error> {
-        while let Some((first, _)) = self.marks.at.first_key_value() {
-            self.fold_run(*first, usize::MAX)?;
+        while let Some(first) = self.marks.at.first_from(i64::MIN) {
+            self.fold_run(first, usize::MAX)?;
         }
         self.forget_marks()
     }
@@ -119,12 +119,11 @@ impl Store {
     fn go_on_with_pass(&mut self, limit: usize) -> Result<(), rusqlite::Error> {
         let Some(mut pass) = self.marks.pass else { return Ok(()) };
         let mut left = limit;
-        while let Some((first, _)) = self.marks.at.range(pass.next..).next() {
+        while let Some(first) = self.marks.at.first_from(pass.next) {
             if left == 0 {
                 self.marks.pass = Some(pass);
                 return Ok(());
             }
-            let first = *first;
             let (moved, next) = self.fold_run(first, left)?;
             left -= moved.max(1);
             pass.next = next;
@@ -155,7 +154,7 @@ impl Store {
         let mut new = std::mem::take(&mut self.marks.new);
         new.retain(|seq| self.marks.contains(*seq));
         new.sort_unstable();
-        let Some(now) = new.first().and_then(|first| self.marks.at.get(first)).copied() else {
+        let Some(now) = new.first().and_then(|first| self.marks.at.get(*first)) else {
             return Ok(());
         };
         let seqs: Vec<String> = new.iter().map(i64::to_string).collect();
@@ -188,7 +187,7 @@ impl Store {
             let mut rows = pending.query([from])?;
             while let Some(row) = rows.next()? {
                 let seq: i64 = row.get(0)?;
-                let Some(at) = self.marks.at.get(&seq).filter(|_| moved < limit) else {
+                let Some(at) = self.marks.at.get(seq).filter(|_| moved < limit) else {
                     next = seq;
                     break;
                 };
@@ -216,9 +215,7 @@ impl Store {
             self.cached("DELETE FROM pending WHERE seq BETWEEN ? AND ?")?.execute([first, last])?;
         }
         // Also those of rows that somebody else has settled.
-        while let Some((seq, _)) = self.marks.at.range(from..next).next().map(|(seq, at)| (*seq, *at)) {
-            self.marks.at.remove(&seq);
-        }
+        self.marks.at.remove(from, next);
         Ok((moved, next))
     }
 }

@@ -39,6 +39,7 @@ mod schema;
 mod settle;
 mod soundness;
 mod store;
+mod times;
 mod writer;
 
 pub use admin::{Admin, Kept};
