@@ -7,12 +7,13 @@ mod common;
 use common::{World, names, track};
 use flate2::{Compression, write::GzEncoder};
 use koala_agent::agent::Agent;
+use koala_agent::clock::Timestamp;
 use koala_agent::receiver::Faults;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 fn packed(text: &str) -> Vec<u8> {
     let mut gz = GzEncoder::new(Vec::new(), Compression::default());
@@ -95,6 +96,34 @@ async fn every_form_is_taken_packed_or_not() {
     world.until_held(16).await;
     until_taken(&world).await;
     assert!(rejected(&world).is_empty());
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_whole_of_files_that_were_there_before_the_agent_is_taken_at_once() {
+    let mut world = World::manual(Faults::default()).await;
+    world.set("spool.settle = \"1h\"");
+    let event = |id: &str| track(id, "ana@acme.dev");
+    let last = event("l3");
+    let (begun, rest) = last.split_at(30);
+    world.drop_file("1.json", format!("[{},\n{}]", event("a1"), event("a2")));
+    world.drop_file("2.json.gz", packed(&event("b")));
+    world.drop_file("3.jsonl", format!("{}\n{}\n{begun}", event("l1"), event("l2")));
+    world.drop_file("4.json", event("behind"));
+    world.clock.step(Timestamp::from_system(SystemTime::now() + Duration::from_secs(1)));
+    world.start().await;
+    world.until_held(5).await;
+    world.until("they are removed", |world| left(world) == ["3.jsonl", "4.json"]).await;
+    // Whoever writes them says that they are finished.
+    for (name, rest) in [("3.jsonl", rest), ("4.json", "\n")] {
+        let mut file = File::options().append(true).open(world.spool().join(name)).unwrap();
+        file.write_all(rest.as_bytes()).unwrap();
+    }
+    world.until_held(7).await;
+    until_taken(&world).await;
+    assert!(rejected(&world).is_empty());
+    let ids: Vec<_> = world.receiver.events().into_iter().map(|held| held.message_id).collect();
+    assert_eq!(ids.join(" "), "a1 a2 b l1 l2 l3 behind");
     world.stop().await;
 }
 

@@ -255,7 +255,7 @@ impl Intake {
                 Turn::First(_)
                     if first_look
                         && age(&entry, moment).is_some_and(|age| age >= self.tick)
-                        && self.take_if_whole(&entry)? =>
+                        && self.take_whole(&entry)? =>
                 {
                     self.young.remove(&entry.name);
                 }
@@ -432,7 +432,7 @@ impl Intake {
 }
 
 /// How long the file has been as it is, by its time stamp; `None`: that is in the future.
-fn age(entry: &Entry, moment: Moment) -> Option<Duration> {
+pub(super) fn age(entry: &Entry, moment: Moment) -> Option<Duration> {
     let age = moment.wall.0.saturating_mul(1_000_000).saturating_sub(entry.changed);
     u64::try_from(age).ok().map(Duration::from_nanos)
 }

@@ -1,7 +1,7 @@
 //! How the intake reads one file: from its text to the events of a chunk, the bad ones set aside.
 
 use super::chunk::{PART_SET_ASIDE, Source};
-use super::intake::{Intake, Stop};
+use super::intake::{Intake, Stop, age};
 use super::triage;
 use crate::clock::Timestamp;
 use crate::config::Bytes;
@@ -56,28 +56,32 @@ impl Intake {
         (progress.read, progress.finished) = (read, false);
         match format {
             Format::Document => self.take_document(file, gz, entry, progress),
-            Format::Lines => self.take_lines(file, gz, entry, progress),
+            Format::Lines => self.take_lines(file, gz, entry, progress, true),
         }
     }
 
-    /// Takes a document that nobody has announced as finished, if it is whole: nothing could be added to it. Returns
-    /// whether it was.
-    pub(super) fn take_if_whole(&mut self, entry: &Entry) -> Result<bool, Stop> {
-        let Some((Format::Document, gz)) = entry.format() else { return Ok(false) };
+    /// Takes what is whole of a file that may still be written: a document to which nothing could be added, or lines.
+    /// Returns whether that is all of it.
+    pub(super) fn take_whole(&mut self, entry: &Entry) -> Result<bool, Stop> {
         let limit = self.config.spool.max_file_bytes;
-        if entry.size > limit || self.progress_of(entry).is_some() {
+        let Some((format, gz)) = entry.format() else { return Ok(false) };
+        if self.progress_of(entry).is_some() || (format == Format::Document && entry.size > limit) {
             return Ok(false);
         }
         let Ok(file) = self.parts.spool.open_file(entry) else { return Ok(false) };
+        let read = (entry.size, entry.identity.modified);
+        let progress = Progress::none(entry.name.as_bytes(), entry.identity, read);
+        if format == Format::Lines {
+            let rest = self.take_lines(file, gz, entry.clone(), progress, false)?;
+            return Ok(rest.is_none());
+        }
         let mut bytes = Vec::new();
-        let read = unpacked(file, gz).take(limit + 1).read_to_end(&mut bytes);
-        if !read.is_ok_and(|length| length as u64 <= limit) {
+        let length = unpacked(file, gz).take(limit + 1).read_to_end(&mut bytes);
+        if !length.is_ok_and(|length| length as u64 <= limit) {
             return Ok(false);
         }
         let Ok(text) = text_of(&bytes) else { return Ok(false) };
         let Ok(document) = split(text) else { return Ok(false) };
-        let read = (entry.size, entry.identity.modified);
-        let progress = Progress::none(entry.name.as_bytes(), entry.identity, read);
         self.take_items(text, document, Source { entry: entry.clone(), progress })?;
         Ok(true)
     }
@@ -151,13 +155,16 @@ impl Intake {
         Ok(())
     }
 
+    /// `is_finished`: else the file may still be written, and is left at the first line that is not a whole event.
     fn take_lines(
         &mut self,
         file: File,
         gz: bool,
         entry: Entry,
         progress: Progress,
+        is_finished: bool,
     ) -> Result<Option<Duration>, Stop> {
+        let settle = Ok(Some(self.config.spool.settle));
         let mut lines = Lines::new(unpacked(file, gz), self.config.spool.max_file_bytes);
         while lines.position < progress.position {
             self.sign_of_life()?;
@@ -173,9 +180,14 @@ impl Intake {
         loop {
             let (position, place, sum) = (lines.position, lines.place, lines.sum());
             let (line, ended) = match lines.next_line() {
+                Ok(Line::Unended(_) | Line::Endless) | Err(_) if !is_finished => {
+                    self.advance(position, place, Some(sum));
+                    return settle;
+                }
                 Ok(Line::Text(line)) => (line, true),
                 Ok(Line::Unended(line)) => (line, false),
-                Ok(Line::End) => break,
+                Ok(Line::End) if is_finished || self.has_settled(&source.entry) => break,
+                Ok(Line::End) => return settle,
                 Ok(Line::Endless) => {
                     let what = format!(
                         "line {} goes on for more than spool.max_file_bytes, {}",
@@ -194,6 +206,10 @@ impl Intake {
                 let admitted = text_of(&line).and_then(|text| self.admit(text, &source, place + 1));
                 match admitted {
                     Ok(event) => self.chunk.push(event),
+                    Err(_) if !is_finished => {
+                        self.advance(position, place, Some(sum));
+                        return settle;
+                    }
                     Err(flaw) => {
                         let flaw = Flaw { line: place as usize + 1, ..flaw };
                         if !ended
@@ -218,6 +234,12 @@ impl Intake {
         self.incomplete.remove(&source.entry.name);
         self.finish();
         Ok(None)
+    }
+
+    /// Whether the file is as it was listed, and has been for as long as no file does that is still written.
+    fn has_settled(&self, entry: &Entry) -> bool {
+        self.parts.spool.entry(&entry.name).is_some_and(|now| now == *entry)
+            && age(entry, self.parts.clock.moment()).is_some_and(|age| age >= self.config.spool.settle)
     }
 
     /// An event of that text, completed and judged.

@@ -157,9 +157,9 @@ impl Store {
         let Some(now) = new.first().and_then(|first| self.marks.at.get(*first)) else {
             return Ok(());
         };
-        let seqs: Vec<String> = new.iter().map(i64::to_string).collect();
-        self.cached("INSERT INTO marks (at, seqs) VALUES (?, ?)")?
-            .execute(params![now.0, format!("[{}]", seqs.join(","))])?;
+        let seqs =
+            serde_json::to_string(&new).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+        self.cached("INSERT INTO marks (at, seqs) VALUES (?, ?)")?.execute(params![now.0, seqs])?;
         self.marks.noted += new.len();
         self.marks.since.get_or_insert(now);
         Ok(())

@@ -350,8 +350,11 @@ pub(super) fn hashed(key: &[u8; 32], person: &str) -> String {
         true => mac.update(person.trim().to_lowercase().as_bytes()),
         false => mac.update(person.as_bytes()),
     }
-    let hex: String = mac.finalize().into_bytes()[..16].iter().map(|b| format!("{b:02x}")).collect();
-    format!("{HASH_PREFIX}{hex}")
+    let mut text = HASH_PREFIX.to_owned();
+    for byte in &mac.finalize().into_bytes()[..16] {
+        text.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));
+    }
+    text
 }
 
 /// Marks a person that is known by a hash alone.
