@@ -105,8 +105,9 @@ pub struct Intake {
     pub(super) unreadable: HashMap<OsString, Mono>,
     /// Files that are not yet to be taken.
     pub(super) young: HashMap<OsString, Young>,
-    /// The folder has been looked at.
-    has_looked: bool,
+    /// What has changed before that, by the file system's own time, was there before the agent; `None` after the first
+    /// look.
+    began: Option<i64>,
     /// Files that were announced as finished and are not taken yet.
     pub(super) announced: HashSet<OsString>,
     /// Oddities that were spoken of.
@@ -158,6 +159,7 @@ impl Intake {
             rejects: parts.spool.rejects(),
             gauge: parts.writer.gauge(),
             remover: Remover::start(&parts.spool)?,
+            began: parts.spool.time(),
             parts,
             chunk: Chunk::default(),
             in_commit: None,
@@ -167,7 +169,6 @@ impl Intake {
             incomplete: HashMap::new(),
             unreadable: HashMap::new(),
             young: HashMap::new(),
-            has_looked: false,
             announced: HashSet::new(),
             reported: HashSet::new(),
             gone: Vec::new(),
@@ -237,8 +238,7 @@ impl Intake {
         let listing = self.parts.spool.list(moment.wall)?;
         self.see(&listing);
         let more = listing.waiting.0 > listing.files.len() as u64;
-        // Nobody could announce what was finished before.
-        let first_look = !std::mem::replace(&mut self.has_looked, true);
+        let began = self.began.take();
         let mut wait = self.config.spool.scan_interval;
         for entry in listing.files {
             if self.leaving.get(&entry.name) == Some(&entry.identity.key()) {
@@ -252,10 +252,9 @@ impl Intake {
                     }
                 }
                 Turn::Later(rest) => wait = wait.min(rest),
+                // Nobody could announce that it was finished; and what changes it now gives it another time stamp.
                 Turn::First(_)
-                    if first_look
-                        && age(&entry, moment).is_some_and(|age| age >= self.tick)
-                        && self.take_whole(&entry)? =>
+                    if began.is_some_and(|began| entry.changed < began) && self.take_whole(&entry)? =>
                 {
                     self.young.remove(&entry.name);
                 }
@@ -303,7 +302,9 @@ impl Intake {
         let age = age(entry, moment);
         let settle = self.config.spool.settle;
         if self.announced.contains(&entry.name) {
-            let rest = self.tick.saturating_sub(age.unwrap_or_default());
+            // Far in the future it is some other clock's.
+            let apart = Duration::from_nanos(nanoseconds_old(entry, moment).unsigned_abs());
+            let rest = self.tick.saturating_sub(apart);
             return if rest.is_zero() { Turn::Now } else { Turn::First(rest) };
         }
         if age.is_some_and(|age| age >= settle) {
@@ -431,10 +432,14 @@ impl Intake {
     }
 }
 
-/// How long the file has been as it is, by its time stamp; `None`: that is in the future.
+/// How long the file has been as it is by its time stamp, in nanoseconds: less than none if that is in the future.
+fn nanoseconds_old(entry: &Entry, moment: Moment) -> i64 {
+    moment.wall.0.saturating_mul(1_000_000).saturating_sub(entry.changed)
+}
+
+/// The same; `None`: nobody knows.
 pub(super) fn age(entry: &Entry, moment: Moment) -> Option<Duration> {
-    let age = moment.wall.0.saturating_mul(1_000_000).saturating_sub(entry.changed);
-    u64::try_from(age).ok().map(Duration::from_nanos)
+    u64::try_from(nanoseconds_old(entry, moment)).ok().map(Duration::from_nanos)
 }
 
 fn reason_of(error: &OutboxError) -> Reason {

@@ -254,6 +254,12 @@ impl Spool {
             && [REJECTED, REMOVING].iter().all(|name| is_own_folder(&self.dir.join(name)))
     }
 
+    /// The time of the folder's file system, as it stamps files: nanoseconds since 1970. `None`: it cannot be asked.
+    pub fn time(&self) -> Option<i64> {
+        let meta = tempfile::tempfile_in(self.dir.join(REMOVING)).and_then(|file| file.metadata()).ok()?;
+        Some(nanoseconds(meta.ctime(), meta.ctime_nsec()))
+    }
+
     /// The files that were set aside.
     pub fn rejects(&self) -> Rejects {
         Rejects::new(self.dir.join(REJECTED))
