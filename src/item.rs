@@ -141,6 +141,11 @@ impl Person {
         &self.text
     }
 
+    /// The same, without the person.
+    pub fn into_text(self) -> String {
+        self.text
+    }
+
     /// The lane that the person's events wait in.
     pub fn lane(&self) -> Lane {
         let mut hash = Sha256::new_with_prefix(match self.by {

@@ -22,8 +22,18 @@ const MAX_FILES: usize = 2_000;
 pub struct Source {
     /// The file as it was read.
     pub entry: Entry,
+    /// Its name, for people.
+    pub name: Arc<str>,
     /// How far it is taken once the chunk is stored.
     pub progress: Progress,
+}
+
+impl Source {
+    /// That file, taken so far.
+    pub fn new(entry: Entry, progress: Progress) -> Source {
+        let name = Arc::from(entry.name.to_string_lossy());
+        Source { entry, name, progress }
+    }
 }
 
 /// Events and their files, in the order of the spool.

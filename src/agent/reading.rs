@@ -16,7 +16,6 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::sync::Arc;
 use std::time::Duration;
 
 impl Intake {
@@ -82,7 +81,7 @@ impl Intake {
         }
         let Ok(text) = text_of(&bytes) else { return Ok(false) };
         let Ok(document) = split(text) else { return Ok(false) };
-        self.take_items(text, document, Source { entry: entry.clone(), progress })?;
+        self.take_items(text, document, Source::new(entry.clone(), progress))?;
         Ok(true)
     }
 
@@ -116,7 +115,7 @@ impl Intake {
             Err(flaw) => return self.flawed(&entry, &flaw),
         };
         self.incomplete.remove(&entry.name);
-        self.take_items(text, document, Source { entry, progress })?;
+        self.take_items(text, document, Source::new(entry, progress))?;
         Ok(None)
     }
 
@@ -175,7 +174,7 @@ impl Intake {
         if progress.sum.is_some_and(|sum| sum != lines.sum()) {
             return Ok(self.begin_anew(&entry));
         }
-        let source = Source { entry, progress };
+        let source = Source::new(entry, progress);
         self.chunk.begin(source.clone());
         loop {
             let (position, place, sum) = (lines.position, lines.place, lines.sum());
@@ -269,7 +268,7 @@ impl Intake {
             digest: event.digest(),
             kind: event.kind().map(Into::into),
             name: event.name().map(Into::into),
-            file: Arc::from(source.entry.name.to_string_lossy()),
+            file: source.name.clone(),
             place,
             spooled_at,
             body: event.raw().to_owned(),

@@ -2,6 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::event::{Event, MessageId};
+use crate::item::Person;
 use crate::mapping::{Mapped, Mappings, Outcome};
 use crate::outbox::{Fate, ItemFate, NewItem};
 use crate::reason::{Code, Reason};
@@ -9,7 +10,7 @@ use crate::reason::{Code, Reason};
 /// The fate of an event that is known by that id and came at that time. Where nothing of it is sent it failed if a
 /// mapping found it wrong, else it is skipped.
 pub fn triage(mappings: &Mappings, event: &Event<'_>, message_id: &MessageId, spooled_at: Timestamp) -> Fate {
-    let items: Vec<NewItem> = match mappings.map(event, message_id, spooled_at) {
+    let items: Vec<NewItem> = match mappings.persons(event, message_id, spooled_at) {
         Ok(mapped) => mapped.into_iter().map(new_item).collect(),
         Err(reason) => return Fate::Skip(reason),
     };
@@ -29,11 +30,9 @@ pub fn triage(mappings: &Mappings, event: &Event<'_>, message_id: &MessageId, sp
     failed.or_else(skipped).unwrap_or_else(|| Fate::Skip(Reason::new(Code::NoMapping, "no mapping takes it")))
 }
 
-fn new_item(mapped: Mapped) -> NewItem {
+fn new_item(mapped: Mapped<Person>) -> NewItem {
     let fate = match mapped.outcome {
-        Outcome::Send(item) => {
-            ItemFate::Send { lane: item.person().lane(), person: item.person().text().to_owned() }
-        }
+        Outcome::Send(person) => ItemFate::Send { lane: person.lane(), person: person.into_text() },
         Outcome::Skip(reason) => ItemFate::Skip(reason),
         Outcome::Invalid(reason) => ItemFate::Fail(reason),
     };

@@ -260,9 +260,18 @@ impl fmt::Display for Shape {
 /// The text of a JSON string; `None` for what is no string or cannot be decoded (half a surrogate pair).
 pub(crate) fn decode(json: &str) -> Option<Cow<'_, str>> {
     let inner = json.strip_prefix('"')?.strip_suffix('"')?;
-    match memchr(b'\\', inner.as_bytes()) {
-        None => Some(Cow::Borrowed(inner)),
-        Some(_) => serde_json::from_str(json).ok().map(Cow::Owned),
+    match has_escapes(inner) {
+        false => Some(Cow::Borrowed(inner)),
+        true => serde_json::from_str(json).ok().map(Cow::Owned),
+    }
+}
+
+/// Most strings are names and short values, for which a call of `memchr` takes longer than the search.
+fn has_escapes(inner: &str) -> bool {
+    const SHORT: usize = 32;
+    match inner.len() {
+        ..SHORT => inner.bytes().any(|byte| byte == b'\\'),
+        _ => memchr(b'\\', inner.as_bytes()).is_some(),
     }
 }
 

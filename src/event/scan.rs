@@ -11,6 +11,9 @@ pub(crate) fn compact(json: &str) -> String {
 
 /// Appends `json` without insignificant white space.
 pub(super) fn compact_into(out: &mut String, json: &str) {
+    if !matches!(json.as_bytes().first(), Some(b'{' | b'[')) {
+        return out.push_str(json.trim_matches(super::WHITE));
+    }
     let mut from = 0;
     for (at, byte) in outside_strings(json) {
         if matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
@@ -62,6 +65,10 @@ pub(crate) fn pretty(json: &str) -> String {
 
 /// Where the text is nested deeper than `max`, if it is: the place of the bracket that is one too many.
 pub(super) fn deeper_than(max: usize, text: &str) -> Option<usize> {
+    // Few texts have so many brackets at all, those in strings among them.
+    if brackets(text) <= max {
+        return None;
+    }
     let mut depth = 0usize;
     for (at, byte) in outside_strings(text) {
         match byte {
@@ -74,6 +81,13 @@ pub(super) fn deeper_than(max: usize, text: &str) -> Option<usize> {
         }
     }
     None
+}
+
+/// How many brackets open in the text, also in its strings.
+fn brackets(text: &str) -> usize {
+    // So many bytes as a byte can count, which the compiler takes many at a time; `{` and `[` differ in one bit.
+    let opening = |bytes: &[u8]| bytes.iter().map(|byte| u8::from(byte | 0x20 == b'{')).sum::<u8>();
+    text.as_bytes().chunks(255).map(|bytes| usize::from(opening(bytes))).sum()
 }
 
 /// Where the value that `text` begins with ends: before a comma or bracket of what is around it, or with the text.

@@ -24,16 +24,19 @@ pub struct Batch {
     traits: Option<Traits>,
     identifies: Vec<String>,
     events: Vec<String>,
+    /// Bytes of the items.
+    items: usize,
 }
 
 impl Batch {
     /// A request for this item.
     pub fn new(first: Item) -> Batch {
         let Item { kind, person, names, traits, body, message_id: _ } = first;
+        let items = body.len();
         let (identifies, events) =
             if kind.is_identify() { (vec![body], vec![]) } else { (vec![], vec![body]) };
         let endpoint = kind.endpoint();
-        Batch { endpoint, person, names, traits: traits.map(Traits::new), identifies, events }
+        Batch { endpoint, person, names, traits: traits.map(Traits::new), identifies, events, items }
     }
 
     /// Takes the item in after the others. An error gives it back, the batch unchanged: the request must end
@@ -50,6 +53,7 @@ impl Batch {
         if !same || !room || !self.traits.as_mut().is_none_or(agree) {
             return Err(item);
         }
+        self.items += item.body.len();
         match item.kind.is_identify() {
             true => self.identifies.push(item.body),
             false => self.events.push(item.body),
@@ -75,46 +79,52 @@ impl Batch {
 
     /// The bytes of the body.
     pub fn size(&self) -> usize {
-        let mut bytes = 0;
-        self.write(|part| bytes += part.len());
-        bytes
+        let top: usize = self.top().map(|(name, json)| name.len() + json.len() + "\"\":,".len()).sum();
+        let lists: usize =
+            self.lists().map(|(name, items)| name.len() + items.len() + "\"\":[],".len() - 1).sum();
+        "{}".len() + top + lists + self.items - 1
     }
 
     /// The body: JSON without insignificant white space.
     pub fn body(&self) -> String {
         let mut body = String::with_capacity(self.size());
-        self.write(|part| body.push_str(part));
+        for (name, json) in self.top() {
+            body.push(if body.is_empty() { '{' } else { ',' });
+            body.extend(["\"", name, "\":", json]);
+        }
+        for (name, items) in self.lists() {
+            body.extend([",\"", name, "\":"]);
+            for (i, item) in items.iter().enumerate() {
+                body.push(if i == 0 { '[' } else { ',' });
+                body.push_str(item);
+            }
+            body.push(']');
+        }
+        body.push('}');
         body
     }
 
-    fn write(&self, mut out: impl FnMut(&str)) {
-        let mut before = "{\"";
-        for (name, json) in [
-            ("profile_id", self.names.profile_id.as_deref()),
-            ("email", self.names.email.as_deref()),
-            ("domain", self.names.domain.as_deref()),
-            ("account_id", self.names.account_id.as_deref()),
-            ("traits", self.traits.as_ref().map(|traits| traits.text.as_str())),
-            ("ip", self.names.ip.as_deref()),
-        ] {
-            let Some(json) = json else { continue };
-            [before, name, "\":", json].into_iter().for_each(&mut out);
-            before = ",\"";
-        }
-        for (name, items) in [("identifies", &self.identifies), ("events", &self.events)] {
-            let mut before = "\":[";
-            for (i, item) in items.iter().enumerate() {
-                if i == 0 {
-                    [",\"", name].into_iter().for_each(&mut out);
-                }
-                [before, item].into_iter().for_each(&mut out);
-                before = ",";
-            }
-            if !items.is_empty() {
-                out("]");
-            }
-        }
-        out("}");
+    /// The members of the top level, at least one of them.
+    fn top(&self) -> impl Iterator<Item = (&str, &str)> {
+        let names = &self.names;
+        let traits = self.traits.as_ref().map(|traits| &traits.text);
+        [
+            ("profile_id", names.profile_id.as_ref()),
+            ("email", names.email.as_ref()),
+            ("domain", names.domain.as_ref()),
+            ("account_id", names.account_id.as_ref()),
+            ("traits", traits),
+            ("ip", names.ip.as_ref()),
+        ]
+        .into_iter()
+        .filter_map(|(name, json)| Some((name, json?.as_str())))
+    }
+
+    /// The items of each kind that there is.
+    fn lists(&self) -> impl Iterator<Item = (&str, &[String])> {
+        [("identifies", self.identifies.as_slice()), ("events", self.events.as_slice())]
+            .into_iter()
+            .filter(|(_, items)| !items.is_empty())
     }
 }
 

@@ -9,6 +9,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 use reqwest::{NoProxy, Proxy, Response, Url, redirect};
 use std::error::Error as StdError;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -52,9 +53,45 @@ pub enum ClientError {
 pub struct Client {
     config: Arc<config::Koala>,
     endpoint: Url,
+    addresses: Arc<Addresses>,
     key: PublicKey,
     clock: Clock,
     connections: Arc<Mutex<Connections>>,
+}
+
+/// Where requests go. The key stands in each.
+struct Addresses {
+    people: Url,
+    accounts: Url,
+    auth: Url,
+}
+
+impl Addresses {
+    fn new(endpoint: &Url, key: &PublicKey) -> Addresses {
+        let address = |last: &str| {
+            let mut url = endpoint.clone();
+            url.set_path(&format!("/web/projects/{}/{last}", key.expose()));
+            url
+        };
+        Addresses {
+            people: address(Endpoint::People.path()),
+            accounts: address(Endpoint::Accounts.path()),
+            auth: address("auth"),
+        }
+    }
+
+    fn of(&self, endpoint: Endpoint) -> &Url {
+        match endpoint {
+            Endpoint::People => &self.people,
+            Endpoint::Accounts => &self.accounts,
+        }
+    }
+}
+
+impl fmt::Debug for Addresses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Addresses(..)")
+    }
 }
 
 /// Kept-alive connections, and since when.
@@ -75,19 +112,20 @@ impl Client {
             Url::parse(&config.endpoint).map_err(|_| ClientError::Endpoint(config.endpoint.clone()))?;
         let connections = Connections { http: http(config)?, since: clock.mono() };
         let connections = Arc::new(Mutex::new(connections));
-        Ok(Some(Client { config: Arc::new(config.clone()), endpoint, key, clock, connections }))
+        let addresses = Arc::new(Addresses::new(&endpoint, &key));
+        Ok(Some(Client { config: Arc::new(config.clone()), endpoint, addresses, key, clock, connections }))
     }
 
     /// Sends a request's body for people, and judges the answer.
     pub async fn batch(&self, endpoint: Endpoint, body: String) -> Verdict {
-        let url = self.url(endpoint.path());
+        let url = self.addresses.of(endpoint).clone();
         let request = self.http().post(url).header(CONTENT_TYPE, "application/json").body(body);
         self.judged(request.send().await).await
     }
 
     /// Asks whether the receiver knows the key, without sending an event.
     pub async fn auth(&self) -> Verdict {
-        self.judged(self.http().get(self.url("auth")).send().await).await
+        self.judged(self.http().get(self.addresses.auth.clone()).send().await).await
     }
 
     /// The connections for a request, new ones where those that there are have been used for long enough.
@@ -102,12 +140,6 @@ impl Client {
             }
         }
         connections.http.clone()
-    }
-
-    fn url(&self, last: &str) -> Url {
-        let mut url = self.endpoint.clone();
-        url.set_path(&format!("/web/projects/{}/{last}", self.key.expose()));
-        url
     }
 
     async fn judged(&self, response: Result<Response, reqwest::Error>) -> Verdict {

@@ -1,7 +1,7 @@
 //! What is told of an account, a company: Koala's accounts, which Segment's own destination does not reach.
 
 use super::fields::{Checks, Given, present};
-use super::{Outcome, skip};
+use super::{Draft, Outcome, skip};
 use crate::clock::Timestamp;
 use crate::event::json::{self, Object, Writer};
 use crate::event::{Event, MessageId};
@@ -33,15 +33,15 @@ const MAIL_PROVIDERS: &[&str] = &[
     "126.com",
 ];
 
-pub fn outcome(
+pub(super) fn outcome<'a>(
     event: &Event,
     kind: ItemKind,
     own_id: &MessageId,
     timestamp: Timestamp,
     given: &Given,
-) -> Outcome {
+) -> Outcome<Draft<'a>> {
     match item(event, kind, own_id, timestamp, given) {
-        Ok(Some(item)) => Outcome::Send(Box::new(item)),
+        Ok(Some(item)) => Outcome::Send(Draft::Account(Box::new(item))),
         Ok(None) => skip(Code::NoIdentity, "neither a domain nor an account_id says which account it is"),
         Err(reason) => Outcome::Invalid(reason),
     }

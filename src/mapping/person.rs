@@ -3,10 +3,11 @@
 use super::fields::{Fields, Given};
 use super::{Outcome, skip};
 use crate::clock::Timestamp;
-use crate::event::json::{self, Object, Writer};
+use crate::event::json::{self, Object, Shape, Writer};
 use crate::event::{Event, MessageId, Raw};
 use crate::item::{Item, ItemKind, Names, Person};
 use crate::reason::{Code, Reason};
+use std::borrow::Cow;
 
 /// The library of the browser, whose tracks the pixel beside it has sent already.
 const BROWSER_LIBRARY: &str = "analytics.js";
@@ -17,13 +18,13 @@ const SOURCE: &str = "\"koala-agent\"";
 /// RudderStack's spelling of profile_id.
 const KO_PROFILE_ID: &str = "ko_profile_id";
 
-pub fn outcome(
-    event: &Event,
+pub(super) fn outcome<'a>(
+    event: &Event<'a>,
     kind: ItemKind,
-    message_id: &MessageId,
+    own_id: &MessageId,
     timestamp: Timestamp,
-    given: &Given,
-) -> Outcome {
+    given: &'a Given,
+) -> Outcome<super::Draft<'a>> {
     let fields = match Fields::read(event, kind, timestamp, given) {
         Ok(fields) => fields,
         Err(faults) => return Outcome::Invalid(Reason::new(Code::InvalidField, faults)),
@@ -34,8 +35,8 @@ pub fn outcome(
             "analytics.js made the event, so the browser has sent it to Koala",
         );
     }
-    match item(kind, event.raw().len(), fields, message_id) {
-        Ok(Some(item)) => Outcome::Send(Box::new(item)),
+    match Draft::of(kind, event.raw().len(), fields, own_id) {
+        Ok(Some(draft)) => Outcome::Send(super::Draft::Person(Box::new(draft))),
         Ok(None) => skip(Code::NoIdentity, "neither a profile_id nor an email says whose event it is"),
         Err(reason) => Outcome::Invalid(reason),
     }
@@ -47,63 +48,91 @@ fn from_browser(fields: &Fields) -> bool {
     name.as_deref() == Some(BROWSER_LIBRARY)
 }
 
-/// The item, of about `size` bytes, unless nobody can be told from it.
-fn item<'a>(
+/// An item that is about to be written.
+pub(super) struct Draft<'a> {
+    pub(super) person: Person,
     kind: ItemKind,
+    /// About so many bytes.
     size: usize,
     fields: Fields<'a>,
-    own_id: &MessageId,
-) -> Result<Option<Item>, Reason> {
-    let Fields { email, event, properties, traits, sent_at, context, device_ip, message_id } = fields;
-    let about = match kind {
-        ItemKind::Identify => traits.as_ref(),
-        _ => properties.as_ref(),
-    };
-    let own_profile = about.and_then(|a| a.get("profile_id"));
-    let lent_profile = about.filter(|_| own_profile.is_none()).and_then(|a| a.get(KO_PROFILE_ID));
-    let profile_id = own_profile.or(lent_profile).map(|id| json::compact(id.get()));
+    profile_id: Option<Cow<'a, str>>,
+    email: Option<Cow<'a, str>>,
+    ip: Option<Cow<'a, str>>,
+    /// The profile_id came under RudderStack's name, which is left out of what is sent inside.
+    is_lent: bool,
+    message_id: MessageId,
+}
 
-    // Null falls through like absence, but the last of a chain counts even when it is null.
-    let property = properties.as_ref().and_then(|p| p.non_null("email"));
-    let inner_email = property.or_else(|| traits.as_ref()?.get("email")).map(Raw::get);
-    let top_email = email.as_deref().or(inner_email).map(json::compact);
-    let ip = about.and_then(|a| a.non_null("ip")).map(Raw::get).or(device_ip.as_deref()).map(json::compact);
-    let Some(person) = Person::of(profile_id.as_deref(), top_email.as_deref()) else { return Ok(None) };
+impl<'a> Draft<'a> {
+    /// The draft, unless nobody can be told from the fields.
+    fn of(
+        kind: ItemKind,
+        size: usize,
+        fields: Fields<'a>,
+        own_id: &MessageId,
+    ) -> Result<Option<Draft<'a>>, Reason> {
+        let Fields { properties, traits, .. } = &fields;
+        let about = if kind.is_identify() { traits.as_ref() } else { properties.as_ref() };
+        let own_profile = about.and_then(|a| a.get("profile_id"));
+        let lent_profile = about.filter(|_| own_profile.is_none()).and_then(|a| a.get(KO_PROFILE_ID));
+        let profile_id = own_profile.or(lent_profile).map(compact);
 
-    let has_lent = lent_profile.is_some();
-    let sent = |object: Object<'a>, of: ItemKind| match has_lent && of == kind {
-        true => object.without(KO_PROFILE_ID),
-        false => object,
-    };
-    let properties = properties.map(|p| sent(p, ItemKind::Track));
-    let traits = traits.map(|t| sent(t, ItemKind::Identify).compact());
-    let message_id = super::message_id(message_id.as_deref(), own_id)?;
-
-    let mut body = Writer::with_capacity(size);
-    body.member("type", &json::quote(kind.as_str()));
-    body.optional("email", email.as_deref());
-    match kind {
-        ItemKind::Identify => {
-            traits.iter().for_each(|traits| body.compacted("traits", traits));
-            body.member("sent_at", &sent_at);
-            body.compacted("context", &context.unwrap_or_default().with("source", SOURCE));
-        }
-        _ => {
-            body.optional("event", event.as_deref());
-            properties.iter().for_each(|properties| body.object("properties", properties));
-            body.member("sent_at", &sent_at);
-            context.iter().for_each(|context| body.object("context", context));
-            traits.iter().for_each(|traits| body.compacted("traits", traits));
-        }
+        // Null falls through like absence, but the last of a chain counts even when it is null.
+        let property = properties.as_ref().and_then(|p| p.non_null("email"));
+        let inner_email = || property.or_else(|| traits.as_ref()?.get("email")).map(compact);
+        let email = fields.email.clone().or_else(inner_email);
+        let ip = about.and_then(|a| a.non_null("ip")).map(compact).or_else(|| fields.device_ip.clone());
+        let Some(person) = Person::of(profile_id.as_deref(), email.as_deref()) else { return Ok(None) };
+        let message_id = super::message_id(fields.message_id.as_deref(), own_id)?;
+        let is_lent = lent_profile.is_some();
+        Ok(Some(Draft { person, kind, size, fields, profile_id, email, ip, is_lent, message_id }))
     }
-    body.optional("device_ip", device_ip.as_deref());
-    body.member("message_id", &json::quote(message_id.as_str()));
-    Ok(Some(Item {
-        kind,
-        person,
-        names: Names { profile_id, email: top_email, ip, ..Names::default() },
-        traits: Some(traits.unwrap_or_else(|| "{}".into())),
-        body: body.finish(),
-        message_id,
-    }))
+
+    pub(super) fn item(self) -> Item {
+        let Draft { person, kind, size, fields, profile_id, email: top_email, ip, is_lent, message_id } =
+            self;
+        let Fields { email, event, properties, traits, sent_at, context, device_ip, message_id: _ } = fields;
+        let sent = |object: Object<'a>, of: ItemKind| match is_lent && of == kind {
+            true => object.without(KO_PROFILE_ID),
+            false => object,
+        };
+        let properties = properties.map(|p| sent(p, ItemKind::Track));
+        let traits = traits.map(|t| sent(t, ItemKind::Identify).compact());
+
+        let mut body = Writer::with_capacity(size);
+        body.member("type", &json::quote(kind.as_str()));
+        body.optional("email", email.as_deref());
+        match kind {
+            ItemKind::Identify => {
+                traits.iter().for_each(|traits| body.compacted("traits", traits));
+                body.member("sent_at", &sent_at);
+                body.compacted("context", &context.unwrap_or_default().with("source", SOURCE));
+            }
+            _ => {
+                body.optional("event", event.as_deref());
+                properties.iter().for_each(|properties| body.object("properties", properties));
+                body.member("sent_at", &sent_at);
+                context.iter().for_each(|context| body.object("context", context));
+                traits.iter().for_each(|traits| body.compacted("traits", traits));
+            }
+        }
+        body.optional("device_ip", device_ip.as_deref());
+        body.member("message_id", &json::quote(message_id.as_str()));
+        let names = Names {
+            profile_id: profile_id.map(Cow::into_owned),
+            email: top_email.map(Cow::into_owned),
+            ip: ip.map(Cow::into_owned),
+            ..Names::default()
+        };
+        let traits = Some(traits.unwrap_or_else(|| "{}".into()));
+        Item { kind, person, names, traits, body: body.finish(), message_id }
+    }
+}
+
+/// A value without insignificant white space.
+fn compact(value: Raw<'_>) -> Cow<'_, str> {
+    match Shape::of(value) {
+        Shape::Array | Shape::Object => Cow::Owned(json::compact(value.get())),
+        _ => Cow::Borrowed(value.get()),
+    }
 }
