@@ -136,7 +136,7 @@ fn rows_and_ids_come_where_they_belong_when_nothing_else_is_to_do() {
     let world = World::new();
     let (outbox, [_, b, ..]) = four(&world);
     deliver(&outbox, &[b]);
-    let left = "SELECT (SELECT count(*) FROM marks) + (SELECT count(*) FROM new_ids)";
+    let left = "SELECT (SELECT count(*) FROM marks) + (SELECT count(*) FROM unindexed)";
     assert!(number(&world, left) > 0);
     let began = std::time::Instant::now();
     while number(&world, left) > 0 {

@@ -18,7 +18,7 @@ use crate::item::Lane;
 use crate::koala::batch::Batch;
 use crate::koala::{Client, Verdict};
 use crate::mapping::{self, Mappings};
-use crate::outbox::{Gauge, OutboxError, PendingItem, Reader, Settled, Writer};
+use crate::outbox::{Gauge, OutboxError, PendingItem, Reader, Settled, Waiting, Writer};
 use crate::reason::{Code, Reason};
 use crate::status::{self, DestinationState};
 use std::collections::BTreeSet;
@@ -39,7 +39,7 @@ const OUTBOX_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum Signal {
     /// Events were stored.
-    Stored,
+    Stored(Waiting),
     /// Ask the receiver at once, and look at the whole outbox again: something was put back.
     Kick,
     /// Another client, for a changed key, address or trust; `None`: there is no key.
@@ -71,6 +71,8 @@ pub struct Courier {
     dispatch: Dispatch,
     /// Up to this event the outbox was searched for lanes.
     searched: i64,
+    /// The first number that was free when something was last stored.
+    stored: Option<i64>,
     /// Up to this one it had been before it was searched again.
     known: i64,
     /// Events up to there that are delivered, and whose rows may still be met.
@@ -108,6 +110,7 @@ impl Courier {
             clock,
             dispatch: Dispatch::new(destination, fastrand::Rng::new()),
             searched: 0,
+            stored: None,
             known: 0,
             delivered: BTreeSet::new(),
             requests: JoinSet::new(),
@@ -161,7 +164,7 @@ impl Courier {
                 }
                 Some(committed) = self.commits.join_next() => self.committed(committed)?,
                 signal = signals.recv() => match signal {
-                    Some(Signal::Stored) => self.dispatch.exhausted(false),
+                    Some(Signal::Stored(waiting)) => self.stored(waiting),
                     Some(Signal::Kick) => self.kick()?,
                     Some(Signal::Client { client, endpoint, concurrency }) => {
                         self.client = client;
@@ -194,6 +197,21 @@ impl Courier {
         self.searched = 0;
         self.dispatch.exhausted(false);
         Ok(())
+    }
+
+    /// What was stored right behind what is known is known with that; anything else is looked for.
+    fn stored(&mut self, waiting: Waiting) {
+        let is_next = self.stored.replace(waiting.to).is_none_or(|to| to == waiting.from);
+        if !is_next || !self.dispatch.knows_all() {
+            return self.dispatch.exhausted(false);
+        }
+        for (seq, lane) in waiting.items {
+            // A search may have found it before this was told.
+            if seq > self.searched {
+                self.searched = seq;
+                self.dispatch.discovered(seq, lane);
+            }
+        }
     }
 
     fn discover(&mut self) -> Result<(), Fatal> {

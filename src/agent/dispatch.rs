@@ -173,6 +173,11 @@ impl Dispatch {
         self.exhausted = exhausted;
     }
 
+    /// Whether everything pending has been discovered, and more could be.
+    pub fn knows_all(&self) -> bool {
+        self.exhausted && self.lanes.known() < WINDOW
+    }
+
     /// The requests from now on go to another receiver: what the last one refused proves nothing any more.
     pub fn renewed(&mut self) {
         self.entered();

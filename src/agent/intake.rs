@@ -16,7 +16,7 @@ use super::{Fatal, Pulse};
 use crate::clock::{Clock, Moment, Mono};
 use crate::config;
 use crate::disk;
-use crate::outbox::{Answer, Appended, Gauge, OutboxError, Progress, Writer};
+use crate::outbox::{Answer, Appended, Gauge, OutboxError, Progress, Waiting, Writer};
 use crate::reason::{Code, Reason};
 use crate::spool::{Entry, FileIdentity, FileKey, Rejects, Spool, SpoolError, Watcher, shown};
 use std::collections::{HashMap, HashSet};
@@ -76,8 +76,8 @@ pub struct Parts {
     pub wakes: Receiver<()>,
     /// Set before the last wake.
     pub stop: Arc<AtomicBool>,
-    /// Called after every commit that stored events.
-    pub stored: Box<dyn Fn() + Send>,
+    /// Called after every commit that stored events, in their order, with what of them waits.
+    pub stored: Box<dyn Fn(Waiting) + Send>,
     /// Where the loop says what it sees.
     pub view: Arc<Mutex<View>>,
     /// Its sign of life.
@@ -368,7 +368,7 @@ impl Intake {
     pub(super) fn finish_commit(&mut self) -> Result<(), Stop> {
         while let Some((mut chunk, answer)) = self.in_commit.take() {
             match answer.block() {
-                Ok(Appended::Stored { .. }) => self.stored(chunk),
+                Ok(Appended::Stored { waiting, .. }) => self.stored(chunk, waiting),
                 Ok(Appended::Reused(reused)) => {
                     let now = self.parts.clock.now();
                     for entry in chunk.set_aside_reused(&reused, &self.parts.spool, &self.rejects, now)? {
@@ -389,15 +389,15 @@ impl Intake {
     }
 
     /// The chunk's events are on the disk: its files may go.
-    fn stored(&mut self, chunk: Chunk) {
-        for Source { entry, progress } in chunk.sources {
+    fn stored(&mut self, chunk: Chunk, waiting: Waiting) {
+        for Source { entry, progress, .. } in chunk.sources {
             if progress.finished {
                 self.remove(entry.clone());
             }
             self.taken.insert(entry.identity.key(), progress);
         }
         if !chunk.events.is_empty() {
-            (self.parts.stored)();
+            (self.parts.stored)(waiting);
         }
     }
 
@@ -405,9 +405,9 @@ impl Intake {
     fn drop_chunks(&mut self) {
         self.chunk = Chunk::default();
         if let Some((chunk, answer)) = self.in_commit.take()
-            && let Ok(Appended::Stored { .. }) = answer.block()
+            && let Ok(Appended::Stored { waiting, .. }) = answer.block()
         {
-            self.stored(chunk);
+            self.stored(chunk, waiting);
         }
     }
 

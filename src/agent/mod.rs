@@ -178,8 +178,8 @@ impl Agent {
         }
         let stored = {
             let signals = signals.clone();
-            Box::new(move || {
-                let _ = signals.send(Signal::Stored);
+            Box::new(move |waiting| {
+                let _ = signals.send(Signal::Stored(waiting));
             })
         };
         let intake = Intake::new(intake::Parts {

@@ -7,6 +7,7 @@ use super::settle::Settled;
 use super::store::{DUPLICATES, Store, short_id};
 use crate::clock::Timestamp;
 use crate::event::Digest;
+use crate::item::Lane;
 use rusqlite::params;
 
 /// What became of the events of one [`Writer::append`](super::Writer::append).
@@ -18,9 +19,22 @@ pub enum Appended {
         stored: u64,
         /// How many were there before.
         duplicates: u64,
+        /// What of them waits now.
+        waiting: Waiting,
     },
     /// Nothing is stored: these, by index, carry the id of an earlier event of other content.
     Reused(Vec<Reused>),
+}
+
+/// New rows among the pending, and whose they are: so that nobody has to look for them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// The first number of the order of the spool that was free before.
+    pub from: i64,
+    /// The first that is free now.
+    pub to: i64,
+    /// In the order of the spool.
+    pub items: Vec<(i64, Lane)>,
 }
 
 /// An id that was used before.
@@ -46,6 +60,7 @@ impl Store {
         let first_seq = self.next_seq;
         let before = std::mem::take(&mut self.counted);
         self.conn.execute_batch("SAVEPOINT append")?;
+        let mut waiting = Waiting { from: first_seq, ..Waiting::default() };
         let (mut duplicates, mut reused) = (0, Vec::new());
         let ids: Vec<Id> = events.iter().map(|event| short_id(&event.message_id)).collect();
         let known = self.seqs_of(&ids)?;
@@ -57,11 +72,12 @@ impl Store {
                 false => None,
             };
             // The same id may stand twice among them.
-            let first =
-                known[index].map_or_else(|| self.know(ids[index], self.next_seq), |seq| Ok(Some(seq)))?;
-            let Some(first) = first else {
+            let Some(first) = known[index].or_else(|| self.know(ids[index], self.next_seq)) else {
                 new.push(ids[index]);
-                self.insert(left_out.as_ref().unwrap_or(event), now)?;
+                if left_out.is_some() {
+                    self.index_id(&ids[index], self.next_seq)?;
+                }
+                self.insert(left_out.as_ref().unwrap_or(event), &mut waiting.items, now)?;
                 continue;
             };
             match self.first_of(first)? {
@@ -84,10 +100,16 @@ impl Store {
             self.counted.add(state, code, n);
         }
         self.counted.add(DUPLICATES, "", duplicates as i64);
-        Ok(Appended::Stored { stored: events.len() as u64 - duplicates, duplicates })
+        waiting.to = self.next_seq;
+        Ok(Appended::Stored { stored: events.len() as u64 - duplicates, duplicates, waiting })
     }
 
-    fn insert(&mut self, event: &NewEvent, now: Timestamp) -> Result<(), rusqlite::Error> {
+    fn insert(
+        &mut self,
+        event: &NewEvent,
+        waiting: &mut Vec<(i64, Lane)>,
+        now: Timestamp,
+    ) -> Result<(), rusqlite::Error> {
         let seq = self.next_seq;
         self.next_seq += 1;
         let common = (event.message_id.as_str(), &event.kind, &event.name, event.digest.to_bytes());
@@ -124,6 +146,7 @@ impl Store {
                         &*item.mapping,
                         event_seq
                     ])?;
+                    waiting.push((item_seq, *lane));
                     item_seq += 1;
                 }
                 self.next_seq = self.next_seq.max(item_seq);

@@ -1,7 +1,7 @@
 //! How a person is erased: every row that names them, and the bytes of it.
 
 use super::row::{Fate, NewEvent, State};
-use super::store::{self, Store, hashed, short_hash};
+use super::store::{self, Store, short_hash};
 use super::{Admin, OutboxError, Reader};
 use crate::clock::Timestamp;
 use crate::event::{Event, MessageId};
@@ -119,7 +119,7 @@ const SETTLED: &str =
 fn known_as(reader: &Reader, subject: &Subject) -> Result<Option<String>, rusqlite::Error> {
     let key = store::read_person_key(reader.connection())?;
     Ok(match subject {
-        Subject::Email(text) | Subject::ProfileId(text) => key.map(|key| hashed(&key, text)),
+        Subject::Email(text) | Subject::ProfileId(text) => key.map(|key| key.hashed(text)),
         Subject::UserId(_) => None,
     })
 }
@@ -201,7 +201,7 @@ impl Store {
     }
 
     fn mark_of(&self, name: &str) -> String {
-        format!("{KEPT_OUT}{}", hashed(&self.person_key, name))
+        format!("{KEPT_OUT}{}", self.person_key.hashed(name))
     }
 
     /// Since when the event's person is kept out, if they are.
@@ -227,7 +227,7 @@ impl Store {
         let id = &event.message_id;
         NewEvent {
             message_id: match id.as_str().contains('@') {
-                true => MessageId::remembered(hashed(&self.person_key, id.as_str())),
+                true => MessageId::remembered(self.person_key.hashed(id.as_str())),
                 false => id.clone(),
             },
             name: None,

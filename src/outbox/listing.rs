@@ -4,7 +4,7 @@ use super::store;
 use super::{OutboxError, Reader, State};
 use crate::clock::Timestamp;
 use rusqlite::types::Value;
-use rusqlite::{OptionalExtension, Row, params_from_iter};
+use rusqlite::{OptionalExtension, Row, params, params_from_iter};
 use serde::Serialize;
 
 /// Pending rows looked through for older events of a person: a fraction of a second, however many there are.
@@ -137,7 +137,7 @@ impl Reader {
         equal("e.type", &filter.kind);
         equal("e.event", &filter.name);
         if let Some(person) = &filter.person {
-            let hash = store::read_person_key(self.connection())?.map(|key| store::hashed(&key, person));
+            let hash = store::read_person_key(self.connection())?.map(|key| key.hashed(person));
             terms.push("e.person IN (?, ?)".to_owned());
             values.push(Value::from(person.clone()));
             values.push(hash.map_or(Value::Null, Value::from));
@@ -164,7 +164,7 @@ impl Reader {
         let read = || {
             let seq: Option<i64> = self
                 .connection()
-                .query_row(self.seq_of, [store::short_hash(message_id)], |r| r.get(0))
+                .query_row(self.seq_of, params![store::short_hash(message_id), message_id], |r| r.get(0))
                 .optional()?;
             let Some(seq) = seq else { return Ok(None) };
             let row =

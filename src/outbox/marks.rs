@@ -3,15 +3,16 @@
 
 use super::row::State;
 use super::settle::Settled;
-use super::store::{Store, hashed};
+use super::store::Store;
 use super::times::Times;
 use crate::clock::Timestamp;
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{ToSql, params};
 use std::time::Duration;
 
-/// Marks kept in memory, some ten bytes each, while the rows before them wait.
-const MAX_MARKS: usize = 500_000;
+/// Marks kept in memory, some five bytes each, while the rows before them wait: as many as the courier knows events, so
+/// that a backlog of that size is moved once.
+const MAX_MARKS: usize = 1_000_000;
 /// How long a row may stay after its delivery, and the event's body with it, while older ones wait.
 const FOLD_AFTER: Duration = Duration::from_secs(30);
 
@@ -193,7 +194,7 @@ impl Store {
                 };
                 let as_it_is = |column| row.get_ref(column).map(ToSqlOutput::Borrowed);
                 let hash =
-                    if keeps_body { None } else { Some(hashed(&self.person_key, row.get_ref(1)?.as_str()?)) };
+                    if keeps_body { None } else { Some(self.person_key.hashed(row.get_ref(1)?.as_str()?)) };
                 settled.raw_bind_parameter(1, seq)?;
                 match &hash {
                     Some(hash) => settled.raw_bind_parameter(2, hash)?,

@@ -43,7 +43,7 @@ mod times;
 mod writer;
 
 pub use admin::{Admin, Kept};
-pub use append::{Appended, Reused};
+pub use append::{Appended, Reused, Waiting};
 pub use erase::Named;
 pub use error::OutboxError;
 pub use files::Progress;

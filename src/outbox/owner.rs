@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_secs(10);
 /// Rows forgotten in one transaction, so that an append never waits long behind them.
 const EXPIRE_AT_ONCE: usize = 2_000;
-/// How often it looks for rows whose time is up; the keep_… settings are in days.
+/// How often it looks for rows whose time is up, once there are none left; the keep_… settings are in days.
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 /// Free pages given back in one step (4 MiB), and the least that is worth a step.
 const SHRINK_PAGES: u64 = 1_024;
@@ -41,7 +41,7 @@ const LOG_ENOUGH: u64 = 16 << 20;
 const LOG_LIMIT: u64 = 4 * LOG_ENOUGH;
 /// Rows that are moved along with a commit, so that it takes no longer for it, and when there is nothing else to do.
 const MOVED_AT_LEAST: usize = 16;
-const MOVED_WHEN_IDLE: usize = 5_000;
+const MOVED_WHEN_IDLE: usize = 1_000;
 /// Commands in one commit: enough to hide the cost of a commit, few enough to answer the first one soon.
 const MAX_COMMANDS: usize = 1_024;
 
@@ -270,26 +270,28 @@ impl Owner {
     }
 
     fn answer(&mut self, commands: Vec<Command>, done: Committed) {
-        let mut appended = done.as_ref().map(|a| a.clone().into_iter()).ok();
+        let (appended, failed) = match done {
+            Ok(appended) => (appended, None),
+            Err(e) => (Vec::new(), Some(e)),
+        };
+        let mut appended = appended.into_iter();
+        let done = || failed.as_ref().map_or(Ok(()), |e| Err(e.clone()));
         for command in commands {
             // A caller that has gone away does not wait for the answer.
             match command {
                 Command::Append { reply, .. } => {
-                    let answer = appended.as_mut().and_then(Iterator::next);
-                    if let Some(Appended::Stored { stored, .. }) = answer {
-                        self.gauge.taken.fetch_add(stored, Relaxed);
+                    let answer = appended.next();
+                    if let Some(Appended::Stored { stored, .. }) = &answer {
+                        self.gauge.taken.fetch_add(*stored, Relaxed);
                     }
-                    let _ = reply.send(match (&done, answer) {
-                        (Err(e), _) => Err(e.clone()),
-                        (Ok(_), Some(answer)) => Ok(answer),
-                        (Ok(_), None) => Err(Arc::new(OutboxError::Closed)),
-                    });
+                    let closed = || Arc::new(OutboxError::Closed);
+                    let _ = reply.send(done().and_then(|()| answer.ok_or_else(closed)));
                 }
                 Command::Settle { rows, reply, .. } => {
-                    if done.is_ok() {
+                    if failed.is_none() {
                         self.gauge.settled(&rows);
                     }
-                    let _ = reply.send(done.as_ref().map(|_| ()).map_err(Arc::clone));
+                    let _ = reply.send(done());
                 }
                 Command::Settings(settings) => self.store.set_settings(settings),
                 Command::Forget(_) | Command::NotBefore(_) | Command::Look | Command::Stop => {}
@@ -321,8 +323,10 @@ impl Owner {
                 self.store.transaction(Store::move_all)?;
             }
             if now.mono.saturating_sub(self.expired) >= EXPIRE_EVERY {
-                self.expired = now.mono;
-                let gone = self.store.transaction(|store| store.expire(now.wall, EXPIRE_AT_ONCE))?;
+                let (gone, more) = self.store.transaction(|store| store.expire(now.wall, EXPIRE_AT_ONCE))?;
+                if !more {
+                    self.expired = now.mono;
+                }
                 self.set_emptied(self.emptied && gone == 0);
             }
             if idle && self.store.size()?.1 > SHRINK_PAGES {

@@ -17,7 +17,7 @@ pub struct Reader {
     pub(super) of_event: &'static str,
     /// The condition on a pending row that it is not delivered.
     pub(super) waits: &'static str,
-    /// Where the event of the id `?1` is found.
+    /// Where the event of the messageId `?2` is found, whose id is `?1`.
     pub(super) seq_of: &'static str,
 }
 

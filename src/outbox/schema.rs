@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE spool_files ADD COLUMN sum INTEGER;",
     include_str!("items.sql"),
     include_str!("moved.sql"),
+    include_str!("known.sql"),
 ];
 
 /// The version that this agent writes.
@@ -64,11 +65,16 @@ pub(super) fn waits(version: i64) -> &'static str {
     if version < 4 { "true" } else { "seq NOT IN (SELECT seq FROM marked)" }
 }
 
-/// Where the event of the id `?1` is found. Before the fourth version there was one place.
+/// Where the event of the messageId `?2` is found, whose id is `?1`. Before the fourth version there was one place.
 pub(super) fn seq_of(version: i64) -> &'static str {
     match version {
-        ..4 => "SELECT seq FROM ids WHERE id = ?1",
-        _ => "SELECT seq FROM ids WHERE id = ?1 UNION ALL SELECT seq FROM new_ids WHERE id = ?1 LIMIT 1",
+        ..4 => "SELECT seq FROM ids WHERE id = ?1 AND ?2 <> ''",
+        4 => {
+            "SELECT seq FROM ids WHERE id = ?1 UNION ALL SELECT seq FROM new_ids WHERE id = ?1 AND ?2 <> '' LIMIT 1"
+        }
+        _ => {
+            "SELECT seq FROM ids WHERE id = ?1 UNION ALL SELECT seq FROM unindexed WHERE message_id = ?2 LIMIT 1"
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! How events leave the pending, and come back to them: each along a legal arrow, counted as it goes.
 
 use super::row::{ItemFate, NewItem, State};
-use super::store::{Store, hashed};
+use super::store::Store;
 use crate::clock::Timestamp;
 use crate::reason::{Code, Reason};
 use rusqlite::{OptionalExtension, params};
@@ -97,7 +97,7 @@ impl Store {
             let state = settled.state();
             let keeps_body = self.keeps_body(settled);
             if !keeps_body {
-                person = hashed(&self.person_key, &person);
+                person = self.person_key.hashed(&person);
             }
             let (code, reason) = settled.reason();
             self.cached(
@@ -208,7 +208,7 @@ impl Store {
             }
             let person: Option<String> =
                 self.cached("SELECT person FROM settled WHERE seq = ?")?.query_row([seq], |r| r.get(0))?;
-            let person = person.map(|p| hashed(&self.person_key, &p));
+            let person = person.map(|p| self.person_key.hashed(&p));
             self.cached(
                 "UPDATE settled SET state = 'discarded', person = ?2, settled_at = ?3, code = '', reason = ''
                   WHERE seq = ?1",

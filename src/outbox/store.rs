@@ -33,6 +33,8 @@ pub(super) const KICKS: &str = "kicks";
 /// When it was last opened without a ballast.
 pub(super) const OPENED: &str = "opened";
 pub(super) const NOT_BEFORE: &str = "not_before";
+/// Up to this event all ids are in their index.
+pub(super) const IDS_INDEXED: &str = "ids_indexed";
 
 /// The connection that writes, and what only its owner may know.
 pub(super) struct Store {
@@ -42,10 +44,12 @@ pub(super) struct Store {
     pub(super) files: [FileId; 2],
     pub(super) settings: Settings,
     pub(super) next_seq: i64,
-    pub(super) person_key: [u8; 32],
+    pub(super) person_key: PersonKey,
     pub(super) counted: Counted,
     pub(super) marks: Marks,
     pub(super) new_ids: NewIds,
+    /// Up to there delivered events have been looked at whose time may be up.
+    pub(super) expired_to: i64,
     /// SQLite's number for what other connections have committed, as it was when the three above were read; `None`: they
     /// are to be read again.
     seen: Option<i64>,
@@ -55,7 +59,8 @@ pub(super) struct Store {
 
 /// The first number that no event of the outbox has, and none after it.
 const FREE_SEQ: &str = "SELECT 1 + max(coalesce((SELECT max(seq) FROM pending), 0),
-                                       coalesce((SELECT max(seq) FROM settled), 0))";
+                                       coalesce((SELECT max(seq) FROM settled), 0),
+                                       coalesce((SELECT value FROM meta WHERE name = 'ids_indexed'), 0))";
 
 /// Changes of the counters that wait for the end of the transaction.
 #[derive(Default)]
@@ -98,6 +103,7 @@ impl Store {
             counted: Counted::default(),
             marks: Marks::default(),
             new_ids: NewIds::default(),
+            expired_to: 0,
             seen: None,
             others: 0,
         })
@@ -152,7 +158,8 @@ impl Store {
     /// Begins to bring everything where it belongs.
     pub(super) fn move_all(&mut self) -> Result<(), rusqlite::Error> {
         self.begin_pass()?;
-        self.index_ids_now()
+        self.index_ids_now();
+        Ok(())
     }
 
     /// Whether there is anything left to move.
@@ -316,8 +323,12 @@ fn configure(conn: &mut Connection) -> Result<(), rusqlite::Error> {
     conn.file_control(None::<&str>, FileControl::PersistWal(&mut persist))
 }
 
-/// The key under which persons are hashed once their events' bodies are gone; made with the outbox.
-fn person_key(conn: &Connection, path: &std::path::Path) -> Result<[u8; 32], OutboxError> {
+/// The key under which persons are hashed once their events' bodies are gone.
+#[derive(Clone)]
+pub(super) struct PersonKey(Hmac<Sha256>);
+
+/// That of this outbox, made with it.
+fn person_key(conn: &Connection, path: &std::path::Path) -> Result<PersonKey, OutboxError> {
     let sql = |e| OutboxError::sqlite(path, "read its key for persons", e);
     if let Some(key) = read_person_key(conn).map_err(sql)? {
         return Ok(key);
@@ -331,30 +342,43 @@ fn person_key(conn: &Connection, path: &std::path::Path) -> Result<[u8; 32], Out
     let tx = rusqlite::Transaction::new_unchecked(conn, TransactionBehavior::Immediate).map_err(sql)?;
     tx.execute("INSERT INTO meta (name, value) VALUES (?, ?)", params![PERSON_KEY, key]).map_err(sql)?;
     tx.commit().map_err(sql)?;
-    Ok(key)
+    Ok(PersonKey::new(&key))
 }
 
-pub(super) fn read_person_key(conn: &Connection) -> Result<Option<[u8; 32]>, rusqlite::Error> {
-    conn.query_row("SELECT value FROM meta WHERE name = ?", [PERSON_KEY], |r| r.get(0)).optional()
+pub(super) fn read_person_key(conn: &Connection) -> Result<Option<PersonKey>, rusqlite::Error> {
+    let key =
+        conn.query_row("SELECT value FROM meta WHERE name = ?", [PERSON_KEY], |r| r.get(0)).optional()?;
+    Ok(key.map(|key: [u8; 32]| PersonKey::new(&key)))
 }
 
-/// How a person is remembered once the body is gone: 16 bytes of HMAC-SHA-256 in hexadecimal. An address is the same
-/// in capitals.
-pub(super) fn hashed(key: &[u8; 32], person: &str) -> String {
-    if person.starts_with(HASH_PREFIX) {
-        return person.to_owned();
+impl PersonKey {
+    fn new(key: &[u8; 32]) -> PersonKey {
+        // HMAC pads a key with zeros to the size of a block.
+        let mut block = [0; 64];
+        block[..key.len()].copy_from_slice(key);
+        PersonKey(Hmac::new(&block.into()))
     }
-    // HMAC takes keys of any length.
-    let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(key) else { return HASH_PREFIX.to_owned() };
-    match person.contains('@') {
-        true => mac.update(person.trim().to_lowercase().as_bytes()),
-        false => mac.update(person.as_bytes()),
+
+    /// How a person is remembered once the body is gone: 16 bytes of HMAC-SHA-256 in hexadecimal. An address is the
+    /// same in capitals.
+    pub(super) fn hashed(&self, person: &str) -> String {
+        if person.starts_with(HASH_PREFIX) {
+            return person.to_owned();
+        }
+        let mut mac = self.0.clone();
+        match person.contains('@') {
+            true => mac.update(person.trim().to_lowercase().as_bytes()),
+            false => mac.update(person.as_bytes()),
+        }
+        let mut text = String::with_capacity(HASH_PREFIX.len() + 32);
+        text.push_str(HASH_PREFIX);
+        for byte in &mac.finalize().into_bytes()[..16] {
+            text.extend(
+                [byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])),
+            );
+        }
+        text
     }
-    let mut text = HASH_PREFIX.to_owned();
-    for byte in &mac.finalize().into_bytes()[..16] {
-        text.extend([byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])));
-    }
-    text
 }
 
 /// Marks a person that is known by a hash alone.

@@ -1,4 +1,4 @@
-//! A time for each of many numbers that lie close together: some eight bytes each, as a tree of blocks.
+//! A time for each of many numbers that lie close together: some five bytes each, as a tree of blocks.
 
 use crate::clock::Timestamp;
 use std::collections::BTreeMap;
@@ -17,7 +17,8 @@ pub(super) struct Times {
 struct Block {
     /// Which of its numbers have a time.
     known: u64,
-    at: [Timestamp; BLOCK as usize],
+    /// Seconds since 1970: nobody asks for more of a delivery.
+    at: [u32; BLOCK as usize],
 }
 
 impl Times {
@@ -32,17 +33,17 @@ impl Times {
 
     pub(super) fn get(&self, n: i64) -> Option<Timestamp> {
         let block = self.blocks.get(&n.div_euclid(BLOCK))?;
-        (block.known & bit(n) != 0).then(|| block.at[place(n)])
+        (block.known & bit(n) != 0).then(|| Timestamp(i64::from(block.at[place(n)]) * 1_000))
     }
 
     /// Gives the number that time. `false`: it had one, and keeps it.
     pub(super) fn insert(&mut self, n: i64, at: Timestamp) -> bool {
-        let empty = || Box::new(Block { known: 0, at: [Timestamp(0); BLOCK as usize] });
+        let empty = || Box::new(Block { known: 0, at: [0; BLOCK as usize] });
         let block = self.blocks.entry(n.div_euclid(BLOCK)).or_insert_with(empty);
         let is_new = block.known & bit(n) == 0;
         if is_new {
             block.known |= bit(n);
-            block.at[place(n)] = at;
+            block.at[place(n)] = u32::try_from(at.0 / 1_000).unwrap_or(0);
             self.len += 1;
         }
         is_new
@@ -107,7 +108,7 @@ mod tests {
                     times.remove(n, to);
                     map.retain(|k, _| !(n..to).contains(k));
                 }
-                _ => assert_eq!(times.insert(n, Timestamp(round)), map.insert(n, 0).is_none()),
+                _ => assert_eq!(times.insert(n, Timestamp(round * 1_000)), map.insert(n, 0).is_none()),
             }
             let m = rng.i64(-310..310);
             assert_eq!(times.get(m).is_some(), map.contains_key(&m));
@@ -120,7 +121,7 @@ mod tests {
     #[test]
     fn a_number_keeps_its_first_time() {
         let mut times = Times::default();
-        assert!(times.insert(7, Timestamp(1)) && !times.insert(7, Timestamp(2)));
-        assert_eq!(times.get(7), Some(Timestamp(1)));
+        assert!(times.insert(7, Timestamp(1_000)) && !times.insert(7, Timestamp(2_000)));
+        assert_eq!(times.get(7), Some(Timestamp(1_000)));
     }
 }
