@@ -123,10 +123,13 @@ impl Destination {
     ) -> bool {
         let waits = matches!(self.state, DestinationState::Backoff | DestinationState::Refused);
         let anew = current || (retry_after.is_some() && !waits);
+        match waits && current {
+            true => self.width.probe_failed(),
+            false => self.width.trouble(),
+        }
         if anew {
             self.until = now.mono + backoff(self.failures, &mut self.rng);
             self.failures += 1;
-            self.width.trouble();
             self.enter(DestinationState::Backoff, Some(reason), now);
         }
         if let Some(wish) = retry_after {

@@ -1,5 +1,7 @@
-//! How many requests may be in flight: a number that was set, or one that is found by trying, as TCP finds its window
-//! (additive increase, multiplicative decrease). Pure.
+//! How many requests may be in flight: a number that was set, or one that is found by trying, as TCP finds its window:
+//! one more a round trip, and fewer by half the share of the answers that were trouble (as DCTCP, RFC 8257, does). So a
+//! receiver that fails at random is not taken for one that is overloaded. That everything waits after trouble, and that
+//! one request finds out whether it is over, is the destination's affair. Pure.
 
 use crate::config::Concurrency;
 use std::time::Duration;
@@ -16,12 +18,15 @@ const RELEARN: u32 = 100;
 
 /// The width of the way to the receiver, in requests.
 ///
-/// It is looked at once a round, which is as many accepted requests as may be in flight: so about once a round trip.
+/// It is looked at once a round, which is as many answers as requests may be in flight: so about once a round trip.
 #[derive(Debug)]
 pub struct Width {
     is_fixed: bool,
     now: usize,
+    /// Accepted requests of this round.
     answers: u32,
+    /// Requests of this round that met trouble.
+    troubled: u32,
     took: Duration,
     /// As many were in flight as may be, at some time of this round.
     was_full: bool,
@@ -44,6 +49,7 @@ impl Width {
             is_fixed,
             now,
             answers: 0,
+            troubled: 0,
             took: Duration::ZERO,
             was_full: false,
             best: None,
@@ -66,37 +72,53 @@ impl Width {
         self.answers += 1;
         self.took += took;
         self.was_full |= in_flight == self.now;
-        if (self.answers as usize) < self.now {
+        self.end_round();
+    }
+
+    /// The receiver was in trouble with a request.
+    pub fn trouble(&mut self) {
+        self.troubled += 1;
+        self.end_round();
+    }
+
+    /// It was still in trouble when it was asked again: where that is over, the search begins where it began at first.
+    pub fn probe_failed(&mut self) {
+        if !self.is_fixed {
+            let back = if self.best.is_some() { self.now } else { self.back };
+            self.relearn(back.min(START));
+            self.begin();
+        }
+    }
+
+    fn end_round(&mut self) {
+        let (answers, all) = (self.answers, self.answers + self.troubled);
+        if self.is_fixed || (all as usize) < self.now {
             return;
         }
-        let mean = self.took / self.answers;
-        match self.best {
-            None => {
+        let share = f64::from(self.troubled) / f64::from(all);
+        // Of a round without an acceptance nothing else is known.
+        let mean = self.took.checked_div(answers);
+        match (mean, self.best) {
+            (Some(mean), None) => {
                 self.best = Some(mean);
                 self.now = self.back;
             }
-            Some(best) if mean > best * SLOWER + NOISE => {
+            (Some(mean), Some(best)) if mean > best * SLOWER + NOISE => {
                 self.now = (self.now - self.now.div_ceil(10)).max(START.min(self.now));
             }
-            Some(best) => {
+            (Some(mean), Some(best)) => {
                 self.best = Some(best.min(mean));
-                self.now = (self.now + usize::from(self.was_full)).min(Concurrency::MOST);
+                self.now += usize::from(self.was_full);
             }
+            (None, _) => {}
         }
+        let fewer = (self.now as f64 * share / 2.0).round() as usize;
+        self.now = (self.now - fewer).clamp(1, Concurrency::MOST);
         self.rounds += 1;
         if self.rounds == RELEARN {
             self.relearn(self.now);
         }
         self.begin();
-    }
-
-    /// The receiver was in trouble: from now on half as many.
-    pub fn trouble(&mut self) {
-        if !self.is_fixed {
-            let half = if self.best.is_some() { self.now } else { self.back } / 2;
-            self.relearn(half.max(1));
-            self.begin();
-        }
     }
 
     fn relearn(&mut self, back: usize) {
@@ -105,7 +127,7 @@ impl Width {
     }
 
     fn begin(&mut self) {
-        (self.answers, self.took, self.was_full) = (0, Duration::ZERO, false);
+        (self.answers, self.troubled, self.took, self.was_full) = (0, 0, Duration::ZERO, false);
     }
 }
 
@@ -147,15 +169,29 @@ mod tests {
     }
 
     #[test]
-    fn trouble_halves_it_and_it_comes_back_step_by_step() {
+    fn it_narrows_by_the_share_of_trouble() {
+        let full = || {
+            let mut width = Width::new(Concurrency::Auto);
+            after(&mut width, 3_000, 99, |_| 50);
+            width
+        };
+        let mut width = full();
+        (0..64).for_each(|_| width.trouble());
+        assert_eq!(width.get(), 32, "all of a round");
+        let mut width = full();
+        for _ in 0..100 {
+            width.trouble();
+            after(&mut width, 9, 99, |_| 50);
+        }
+        assert!((9..=30).contains(&width.get()), "a tenth of all rounds: {}", width.get());
+    }
+
+    #[test]
+    fn after_an_outage_it_is_found_anew() {
         let mut width = Width::new(Concurrency::Auto);
         after(&mut width, 3_000, 99, |_| 50);
-        width.trouble();
-        assert_eq!((width.get(), after(&mut width, 8, 99, |_| 50)), (8, 32));
-        (0..9).for_each(|_| width.trouble());
-        assert_eq!(width.get(), 1);
-        assert_eq!(after(&mut width, 1, 99, |_| 50), 1);
-        assert_eq!((1..=4).map(|n| after(&mut width, n, 99, |_| 50)).collect::<Vec<_>>(), [2, 3, 4, 5]);
+        (0..9).for_each(|_| width.probe_failed());
+        assert_eq!((width.get(), after(&mut width, 3_000, 99, |_| 50)), (8, 64));
     }
 
     #[test]
@@ -169,7 +205,8 @@ mod tests {
     #[test]
     fn what_was_set_stays() {
         let mut width = Width::new(Concurrency::Fixed(3));
-        width.trouble();
+        (0..9).for_each(|_| width.trouble());
+        width.probe_failed();
         assert_eq!(after(&mut width, 100, 99, |_| 1), 3);
     }
 }
