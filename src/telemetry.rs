@@ -8,21 +8,30 @@ use std::fmt;
 use std::io::IsTerminal;
 use std::time::SystemTime;
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
-use tracing_subscriber::fmt::{FmtContext, Subscriber as Log};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter, Subscriber as Log};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
 /// Starts the log of this process, on stderr. `verbose` adds what only somebody who looks for a fault wants.
 pub fn start(verbose: bool) {
     let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal();
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let log = Log::builder()
-        .with_max_level(if verbose { Level::DEBUG } else { Level::INFO })
-        .with_writer(std::io::stderr)
-        .event_format(Line { journal, colour })
-        .finish();
+    let log = log(verbose, Line { journal, colour }, std::io::stderr);
     // Fails only where there is a log already.
     let _ = tracing::subscriber::set_global_default(log);
+}
+
+fn log<W>(verbose: bool, line: Line, writer: W) -> impl Subscriber + Send + Sync
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let level = if verbose { Level::DEBUG } else { Level::INFO };
+    let log = Log::builder().with_max_level(level).with_writer(writer).event_format(line).finish();
+    // It repeats what the receiver says of a connection that it ends, which can be anything that it was told, and
+    // warns of frames at whatever rate they come.
+    log.with(Targets::new().with_default(level).with_target("h2", LevelFilter::OFF))
 }
 
 struct Line {
@@ -59,5 +68,23 @@ where
         }
         context.format_fields(writer.by_ref(), event)?;
         writeln!(writer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_receiver_says_of_its_connections_is_not_in_the_log() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let written = file.reopen().unwrap();
+        let log = log(true, Line { journal: true, colour: false }, written);
+        tracing::subscriber::with_default(log, || {
+            tracing::debug!("told");
+            tracing::debug!(target: "h2::codec::framed_read", "received GOAWAY");
+            tracing::warn!(target: "h2::proto::ping_pong", "received PING");
+        });
+        assert_eq!(std::fs::read_to_string(file.path()).unwrap(), "<7>told\n");
     }
 }

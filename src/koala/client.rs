@@ -1,13 +1,16 @@
 //! The only place that speaks HTTP to the receiver.
 
-use super::verdict::{Answer, Verdict, judge};
+use super::verdict::{Answer, Verdict, judge, quote};
 use crate::clock::{Clock, Mono};
 use crate::config::{self, PublicKey};
 use crate::item::Endpoint;
 use crate::reason::{Code, Reason};
+use http_body_util::BodyExt;
+use hyper::Version;
+use hyper::body::Body;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
-use reqwest::{NoProxy, Proxy, Response, Url, redirect};
+use reqwest::{NoProxy, Proxy, RequestBuilder, Response, Url, redirect};
 use std::error::Error as StdError;
 use std::fmt;
 use std::path::PathBuf;
@@ -16,8 +19,11 @@ use std::time::Duration;
 
 /// Without a User-Agent Koala takes the sender for a bot and drops what it sent, without an error.
 pub const USER_AGENT: &str = concat!("koala-agent/", env!("CARGO_PKG_VERSION"));
-/// Of an answer's body no more is read: a verdict needs one sentence of it.
-const MAX_ANSWER: usize = 64 << 10;
+/// Of an answer's body no more is read: a verdict needs one sentence of it. Over HTTP/2, where what arrives is held
+/// until it is read, no more is let in either, and the headers have as much room.
+const MAX_ANSWER: u32 = 64 << 10;
+/// What may be held of all answers on one HTTP/2 connection: room for some that have much to say at the same time.
+const MAX_HELD: u32 = 16 * MAX_ANSWER;
 /// A host that is there accepts a connection within a few round trips.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that idles longer is dropped, so that an address that moves is looked up again.
@@ -99,6 +105,19 @@ impl fmt::Debug for Addresses {
 struct Connections {
     http: reqwest::Client,
     since: Mono,
+    /// One of them failed a request. Over HTTP/1.1 it ended with it; over HTTP/2 it lives on, and where the fault is
+    /// its own (the host is gone, the proxy leads nowhere) every request after would fail as that one did. Pings would
+    /// find the first of these alone, and call a host dead before a request's own time is over.
+    is_spent: bool,
+}
+
+/// Why there is no answer to judge.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Http(reqwest::Error),
+    #[error("the answer broke off")]
+    BrokeOff,
 }
 
 impl Client {
@@ -110,7 +129,7 @@ impl Client {
         let Some(key) = config.public_key.clone() else { return Ok(None) };
         let endpoint =
             Url::parse(&config.endpoint).map_err(|_| ClientError::Endpoint(config.endpoint.clone()))?;
-        let connections = Connections { http: http(config)?, since: clock.mono() };
+        let connections = Connections { http: http(config)?, since: clock.mono(), is_spent: false };
         let connections = Arc::new(Mutex::new(connections));
         let addresses = Arc::new(Addresses::new(&endpoint, &key));
         Ok(Some(Client { config: Arc::new(config.clone()), endpoint, addresses, key, clock, connections }))
@@ -119,52 +138,67 @@ impl Client {
     /// Sends a request's body for people, and judges the answer.
     pub async fn batch(&self, endpoint: Endpoint, body: String) -> Verdict {
         let url = self.addresses.of(endpoint).clone();
-        let request = self.http().post(url).header(CONTENT_TYPE, "application/json").body(body);
-        self.judged(request.send().await).await
+        self.judged(|http| http.post(url).header(CONTENT_TYPE, "application/json").body(body)).await
     }
 
     /// Asks whether the receiver knows the key, without sending an event.
     pub async fn auth(&self) -> Verdict {
-        self.judged(self.http().get(self.addresses.auth.clone()).send().await).await
+        let url = self.addresses.auth.clone();
+        self.judged(|http| http.get(url)).await
     }
 
-    /// The connections for a request, new ones where those that there are have been used for long enough.
-    fn http(&self) -> reqwest::Client {
+    /// The connections for a request and since when they are in use, new ones where those that there are have been
+    /// used for long enough.
+    fn http(&self) -> (reqwest::Client, Mono) {
         let now = self.clock.mono();
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if now.saturating_sub(connections.since) >= MAX_AGE {
+        if connections.is_spent || now.saturating_sub(connections.since) >= MAX_AGE {
             connections.since = now;
+            connections.is_spent = false;
             // Where the CA file is gone or broken since, the old connections are better than none.
             if let Ok(http) = http(&self.config) {
                 connections.http = http;
             }
         }
-        connections.http.clone()
+        (connections.http.clone(), connections.since)
     }
 
-    async fn judged(&self, response: Result<Response, reqwest::Error>) -> Verdict {
-        match self.answer(response).await {
-            Ok(answer) => judge(&answer, self.clock.now()),
+    /// The next request has new connections, unless those that it would have are younger: many may fail at once.
+    fn spend(&self, since: Mono) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.is_spent |= connections.since == since;
+    }
+
+    async fn judged(&self, request: impl FnOnce(&reqwest::Client) -> RequestBuilder) -> Verdict {
+        let (http, since) = self.http();
+        let answer = match request(&http).send().await {
+            Ok(response) => self.answer(response).await,
             // The URL holds the key.
-            Err(error) => self.trouble(&error.without_url()),
-        }
-    }
-
-    async fn answer(&self, response: Result<Response, reqwest::Error>) -> Result<Answer, reqwest::Error> {
-        let mut response = response?;
-        let mut body = Vec::new();
-        while body.len() < MAX_ANSWER {
-            match response.chunk().await {
-                Ok(Some(chunk)) => body.extend_from_slice(&chunk[..chunk.len().min(MAX_ANSWER - body.len())]),
-                Ok(None) => break,
-                // Acceptance must be whole. Any other status says enough, and its Retry-After holds.
-                Err(e) if response.status().is_success() => return Err(e),
-                Err(_) => break,
+            Err(error) => Err(Failure::Http(error.without_url())),
+        };
+        match answer {
+            Ok(answer) => judge(&answer, self.clock.now()),
+            Err(failure) => {
+                let was_connected = !matches!(&failure, Failure::Http(error) if error.is_connect());
+                // Without TLS it is HTTP/1.1.
+                if was_connected && self.endpoint.scheme() == "https" {
+                    self.spend(since);
+                }
+                self.trouble(&failure)
             }
         }
-        let header = |name| header(response.headers(), name).map(|text| self.key.redact(&text));
+    }
+
+    async fn answer(&self, response: Response) -> Result<Answer, Failure> {
+        let (head, body) = hyper::Response::<reqwest::Body>::from(response).into_parts();
+        let (body, failure) = beginning(body, head.version).await;
+        // Acceptance must be whole. Any other status says enough, and its Retry-After holds.
+        if let Some(failure) = failure.filter(|_| head.status.is_success()) {
+            return Err(failure);
+        }
+        let header = |name| header(&head.headers, name).map(|text| self.key.redact(&text));
         Ok(Answer {
-            status: response.status().as_u16(),
+            status: head.status.as_u16(),
             retry_after: header(RETRY_AFTER),
             content_type: header(CONTENT_TYPE),
             location: header(LOCATION),
@@ -172,18 +206,23 @@ impl Client {
         })
     }
 
-    fn trouble(&self, error: &reqwest::Error) -> Verdict {
+    fn trouble(&self, failure: &Failure) -> Verdict {
         let host = self.endpoint.host_str().unwrap_or_default();
-        let said = innermost(error);
-        let (code, text) = if error.is_timeout() {
+        let (is_timeout, is_connect) = match failure {
+            Failure::Http(error) => (error.is_timeout(), error.is_connect()),
+            Failure::BrokeOff => (false, false),
+        };
+        // A receiver that ends an HTTP/2 connection can say why at any length.
+        let said = quote(&self.key.redact(&innermost(failure)));
+        let (code, text) = if is_timeout {
             (Code::Timeout, format!("{host} did not answer in time"))
-        } else if cause::<ResolveError>(error).is_some() {
+        } else if cause::<ResolveError>(failure).is_some() {
             (Code::Dns, said)
-        } else if let Some(error) = cause::<rustls::Error>(error) {
+        } else if let Some(error) = cause::<rustls::Error>(failure) {
             (Code::Tls, format!("no trusted TLS connection with {host}: {}", untrusted(error)))
-        } else if error.is_connect() && proxy_of(&self.config).is_some() {
+        } else if is_connect && proxy_of(&self.config).is_some() {
             (Code::Proxy, format!("the proxy lets no connection through to {host}: {said}"))
-        } else if error.is_connect() {
+        } else if is_connect {
             (Code::Connect, format!("no connection to {}: {said}", self.address()))
         } else {
             (Code::Connect, format!("the connection to {} broke: {said}", self.address()))
@@ -197,7 +236,32 @@ impl Client {
     }
 }
 
+/// The beginning of an answer's body, and why there is no more of it where it should go on.
+async fn beginning(mut body: reqwest::Body, version: Version) -> (Vec<u8>, Option<Failure>) {
+    let (mut read, most) = (Vec::new(), MAX_ANSWER as usize);
+    while read.len() < most {
+        match body.frame().await {
+            Some(Ok(frame)) => {
+                let chunk = frame.into_data().unwrap_or_default();
+                read.extend_from_slice(&chunk[..chunk.len().min(most - read.len())]);
+            }
+            Some(Err(error)) => return (read, Some(Failure::Http(error))),
+            // A stream that is reset for no error has no error, and no end either.
+            None if version == Version::HTTP_2 && !body.is_end_stream() => {
+                return (read, Some(Failure::BrokeOff));
+            }
+            None => break,
+        }
+    }
+    (read, None)
+}
+
 /// Connections for one destination, none of them open yet.
+///
+/// Over HTTP/2 reqwest sends a request again by itself, at most twice, where the receiver has said that it did not
+/// process it: by REFUSED_STREAM, or by a GOAWAY that does not count it in (RFC 9113, 8.7). That is left on. Nothing is
+/// sent twice by it, and a receiver that renews a connection or takes fewer requests at once than come would be in
+/// trouble each time.
 fn http(config: &config::Koala) -> Result<reqwest::Client, ClientError> {
     // Fails only if a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -207,6 +271,9 @@ fn http(config: &config::Koala) -> Result<reqwest::Client, ClientError> {
         .timeout(config.timeout)
         .connect_timeout(CONNECT_TIMEOUT.min(config.timeout))
         .pool_idle_timeout(IDLE_TIMEOUT)
+        .http2_initial_stream_window_size(MAX_ANSWER)
+        .http2_initial_connection_window_size(MAX_HELD)
+        .http2_max_header_list_size(MAX_ANSWER)
         .dns_resolver(SystemResolver)
         .no_proxy();
     if let Some(address) = proxy_of(config) {

@@ -103,7 +103,7 @@ fn said(answer: &Answer) -> String {
 
 /// The beginning of a stranger's text in one line, without control characters and without emails: it is shown
 /// to everybody on the machine.
-fn quote(text: &str) -> String {
+pub(super) fn quote(text: &str) -> String {
     let ends = [' ', '"', '\'', ',', '<', '>', '(', ')', ':', ';'];
     // Masked before it is cut, or half an email could stay.
     let mut line = String::new();

@@ -88,20 +88,35 @@ pub fn pem(name: &str) -> PathBuf {
 /// A TLS server with one of the certificates in `tests/tls`, which hands every session to a function; what it heard
 /// is what came through the TLS.
 pub fn tls(certificate: &str, serve: impl Fn(&mut Session<'_>) -> Vec<u8> + Send + Sync + 'static) -> Server {
+    tls_offering(certificate, &[], serve)
+}
+
+/// The same, which offers these protocols by ALPN.
+pub fn tls_offering(
+    certificate: &str,
+    protocols: &[&str],
+    serve: impl Fn(&mut Session<'_>) -> Vec<u8> + Send + Sync + 'static,
+) -> Server {
+    let config = tls_config(certificate, protocols);
+    Server::start(move |stream| {
+        let mut session = rustls::ServerConnection::new(config.clone()).unwrap();
+        serve(&mut rustls::Stream::new(&mut session, stream))
+    })
+}
+
+/// What a TLS server needs to know.
+pub fn tls_config(certificate: &str, protocols: &[&str]) -> Arc<rustls::ServerConfig> {
     let chain = vec![CertificateDer::from_pem_file(pem(certificate)).unwrap()];
     let key = PrivateKeyDer::from_pem_file(pem("key.pem")).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_no_client_auth()
         .with_single_cert(chain, key)
         .unwrap();
-    let config = Arc::new(config);
-    Server::start(move |stream| {
-        let mut session = rustls::ServerConnection::new(config.clone()).unwrap();
-        serve(&mut rustls::Stream::new(&mut session, stream))
-    })
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Arc::new(config)
 }
 
 pub type Session<'a> = rustls::Stream<'a, rustls::ServerConnection, TcpStream>;
