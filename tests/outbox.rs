@@ -143,7 +143,7 @@ fn rows_and_ids_come_where_they_belong_when_nothing_else_is_to_do() {
         assert!(began.elapsed().as_secs() < 60, "nothing moves");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
-    assert_eq!(number(&world, "SELECT count(*) FROM ids"), 4);
+    assert_eq!(number(&world, "SELECT count(*) FROM recent_ids"), 4);
     assert_eq!(number(&world, "SELECT count(*) FROM bodies"), 0);
     assert_eq!(states(&world), "a:p b:d c:p d:p");
     outbox.close();

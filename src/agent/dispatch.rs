@@ -25,9 +25,11 @@ use crate::reason::{Code, Reason};
 const MAX_UNSETTLED: usize = 64;
 /// Troubles of one lane, with others taken in between, after which it waits alone.
 const STRIKES: u32 = 3;
-/// Pending events that are known by number, so that a person's can be gathered from all over the backlog: some 10 bytes
-/// each. Where none of them may be sent, more are looked for all the same.
-const WINDOW: usize = 1_000_000;
+/// Memory for pending events that are known by number, so that a person's can be gathered from all over the backlog: a
+/// million of them of 80,000 persons. Where none of them may be sent, more are looked for all the same.
+const WINDOW: usize = 28 << 20;
+/// What is left of it when more is looked for.
+const REFILL: usize = WINDOW / 8;
 /// Events looked at for one request: both kinds full, and one more to see where the next begins.
 const GATHER_AT_ONCE: usize = 2 * MAX_OF_A_KIND;
 /// Requests are kept below Segment's own limit for one, until the receiver teaches a smaller one.
@@ -115,6 +117,9 @@ pub struct Dispatch {
     unsettled: usize,
     /// Everything pending has been discovered.
     exhausted: bool,
+    /// The window is being filled. It is then sent all but empty before more is looked for: what was delivered lies close
+    /// together then, and the rows that are moved for it stand on few pages.
+    is_filling: bool,
     /// Counts launches and answers, so that it can be said what was sent after what.
     tick: u64,
     /// The tick at which the destination's state last changed: answers to older requests do not tell how it is.
@@ -142,6 +147,7 @@ impl Dispatch {
             in_flight: 0,
             unsettled: 0,
             exhausted: false,
+            is_filling: true,
             tick: 0,
             entered: 0,
             renewed: 0,
@@ -175,7 +181,7 @@ impl Dispatch {
 
     /// Whether everything pending has been discovered, and more could be.
     pub fn knows_all(&self) -> bool {
-        self.exhausted && self.lanes.known() < WINDOW
+        self.exhausted && self.lanes.bytes() < WINDOW
     }
 
     /// The requests from now on go to another receiver: what the last one refused proves nothing any more.
@@ -201,7 +207,8 @@ impl Dispatch {
         };
         let is_full = self.in_flight >= width || self.unsettled >= MAX_UNSETTLED || self.decisive.is_some();
         // The more is known of a person, the more goes into one request; meanwhile one at a time is sent.
-        if (is_full || self.in_flight > 0) && !self.exhausted && self.lanes.known() < WINDOW {
+        self.is_filling = self.lanes.bytes() < if self.is_filling { WINDOW } else { REFILL };
+        if (is_full || self.in_flight > 0) && !self.exhausted && self.is_filling {
             return Next::Discover;
         }
         if is_full {
@@ -211,6 +218,7 @@ impl Dispatch {
             return self.launch(order);
         }
         if !self.exhausted {
+            self.is_filling = true;
             return Next::Discover;
         }
         if self.in_flight == 0

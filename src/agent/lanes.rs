@@ -2,12 +2,19 @@
 
 use crate::clock::Mono;
 use crate::item::Lane;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+/// What an event takes, and a lane beside its events: in tables that are half empty at worst.
+const EVENT_BYTES: usize = 12;
+const LANE_BYTES: usize = 200;
 
 /// The lanes that are known to have pending events, and which.
 #[derive(Debug, Default)]
 pub struct Lanes {
     states: HashMap<Lane, State>,
+    /// What is held against few of them.
+    records: HashMap<Lane, Record>,
     /// Events in all of them.
     known: usize,
     /// The oldest event of each lane that is ready.
@@ -20,6 +27,11 @@ struct State {
     place: Place,
     /// Its pending events, oldest first; never empty, but for a busy lane.
     events: VecDeque<i64>,
+}
+
+/// What is held against a lane.
+#[derive(Debug, Default)]
+struct Record {
     /// So many of the oldest events hold one that was refused in their company.
     suspects: usize,
     /// Troubles since the lane's last acceptance, and how many requests of anybody had been accepted at the last.
@@ -40,13 +52,8 @@ enum Place {
 impl Lanes {
     /// A pending event was found. Events of one lane may come in any order, and more than once.
     pub fn discovered(&mut self, seq: i64, lane: Lane) {
-        let state = self.states.entry(lane).or_insert_with(|| State {
-            place: Place::Ready,
-            events: VecDeque::new(),
-            suspects: 0,
-            strikes: 0,
-            struck_at: 0,
-        });
+        let state =
+            self.states.entry(lane).or_insert_with(|| State { place: Place::Ready, events: VecDeque::new() });
         let oldest = state.events.front().copied();
         match state.events.back() {
             Some(newest) if *newest >= seq => match state.events.binary_search(&seq) {
@@ -64,9 +71,9 @@ impl Lanes {
         }
     }
 
-    /// How many pending events are known.
-    pub fn known(&self) -> usize {
-        self.known
+    /// The memory that all of them take, in bytes, about.
+    pub fn bytes(&self) -> usize {
+        self.known * EVENT_BYTES + self.states.len() * LANE_BYTES
     }
 
     /// The lane's pending events, oldest first.
@@ -76,10 +83,15 @@ impl Lanes {
 
     /// These events of the lane, which is busy, wait no more.
     pub fn gone(&mut self, lane: Lane, seqs: &[i64]) {
-        if let Some(state) = self.states.get_mut(&lane) {
-            let before = state.events.len();
-            state.events.retain(|seq| !seqs.contains(seq));
-            self.known -= before - state.events.len();
+        let Some(state) = self.states.get_mut(&lane) else { return };
+        for seq in seqs {
+            // They are the oldest, as a rule.
+            let gone = if state.events.front() == Some(seq) {
+                state.events.pop_front()
+            } else {
+                state.events.binary_search(seq).ok().and_then(|at| state.events.remove(at))
+            };
+            self.known -= usize::from(gone.is_some());
         }
     }
 
@@ -112,13 +124,13 @@ impl Lanes {
     /// trouble either.
     pub fn control(&self) -> Option<Lane> {
         let unsuspected = || self.ready.values().filter(|lane| self.suspects(**lane) == 0);
-        let spotless = |lane: &&Lane| self.states.get(*lane).is_some_and(|state| state.strikes == 0);
+        let spotless = |lane: &&Lane| self.records.get(*lane).is_none_or(|record| record.strikes == 0);
         unsuspected().find(spotless).or_else(|| unsuspected().next()).copied()
     }
 
     /// So many of the lane's oldest events hold one that was refused in their company.
     pub fn suspects(&self, lane: Lane) -> usize {
-        self.states.get(&lane).map_or(0, |state| state.suspects)
+        self.records.get(&lane).map_or(0, |record| record.suspects)
     }
 
     /// The lane is busy; returns its oldest event if it was ready.
@@ -140,35 +152,43 @@ impl Lanes {
             }
             None => {
                 self.states.remove(&lane);
+                self.records.remove(&lane);
             }
         }
     }
 
     /// The lane is ready, and its oldest `count` events hold one that was refused.
     pub fn suspect(&mut self, lane: Lane, count: usize) {
-        if let Some(state) = self.states.get_mut(&lane) {
-            state.suspects = count;
+        if self.states.contains_key(&lane) {
+            self.records.entry(lane).or_default().suspects = count;
         }
         self.ready(lane);
     }
 
     /// So many of the lane's oldest events are settled: what was held against them is forgotten.
     pub fn clear(&mut self, lane: Lane, count: usize) {
-        if let Some(state) = self.states.get_mut(&lane) {
-            state.strikes = 0;
-            state.suspects = state.suspects.saturating_sub(count);
+        if let Entry::Occupied(mut entry) = self.records.entry(lane) {
+            let record = entry.get_mut();
+            record.strikes = 0;
+            record.suspects = record.suspects.saturating_sub(count);
+            if record.suspects == 0 {
+                entry.remove();
+            }
         }
     }
 
     /// Counts a trouble against the lane; each counts once for all that anybody had `accepted` before it.
     /// Returns how many there are.
     pub fn strike(&mut self, lane: Lane, accepted: u64) -> u32 {
-        let Some(state) = self.states.get_mut(&lane) else { return 0 };
-        if state.strikes == 0 || state.struck_at < accepted {
-            state.strikes = state.strikes.saturating_add(1);
-            state.struck_at = accepted;
+        if !self.states.contains_key(&lane) {
+            return 0;
         }
-        state.strikes
+        let record = self.records.entry(lane).or_default();
+        if record.strikes == 0 || record.struck_at < accepted {
+            record.strikes = record.strikes.saturating_add(1);
+            record.struck_at = accepted;
+        }
+        record.strikes
     }
 
     /// The lane waits alone.

@@ -4,7 +4,7 @@
 //!   spool ──▶ Intake ──append──▶ ┌────────┐ ◀──gather── Courier ──▶ receiver
 //!            (thread)            │ outbox │             (task)
 //!                                └────────┘ ◀──settle──┘
-//!                 Publisher (task): what both see, for everybody to read
+//!                 Publisher (thread): what both see, for everybody to read
 //! ```
 
 mod chunk;
@@ -35,7 +35,7 @@ use crate::spool::{Spool, SpoolError, Watcher};
 use crate::status::{self, Status};
 use courier::{Courier, Signal};
 use intake::Intake;
-use publisher::Publisher;
+use publisher::{Publisher, Publishing};
 use seen::View;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -107,7 +107,7 @@ pub struct Agent {
     courier: JoinHandle<Result<(), Fatal>>,
     intake: oneshot::Receiver<Result<(), Fatal>>,
     publisher: Arc<Publisher>,
-    publishing: JoinHandle<()>,
+    publishing: Publishing,
     kicking: JoinHandle<()>,
     pulses: [(&'static str, Pulse); 2],
     gauge: Arc<Gauge>,
@@ -162,7 +162,7 @@ impl Agent {
             client,
             &config,
             outbox.writer.clone(),
-            reader()?,
+            reader()?.for_gathering()?,
             clock.clone(),
             destination,
             pulses[0].1.clone(),
@@ -213,7 +213,7 @@ impl Agent {
                 }
             })
         };
-        let publishing = tokio::spawn(publisher.clone().run());
+        let publishing = publisher.clone().start().map_err(StartError::Thread)?;
         Ok(Agent {
             gauge: outbox.writer.gauge(),
             alarm: outbox.writer.alarm(),
@@ -324,9 +324,11 @@ impl Agent {
         self.look();
         let _ = self.signals.send(Signal::Stop);
         self.kicking.abort();
-        self.publishing.abort();
         let courier = self.courier.await.unwrap_or(Err(Fatal::Defect("courier")));
         let intake = self.intake.await.unwrap_or(Err(Fatal::Defect("intake")));
+        let publishing = self.publishing;
+        // A disk that hangs must not keep the time-out of the stop from being noticed.
+        let _ = tokio::task::spawn_blocking(move || publishing.stop()).await;
         if let Err(e) = self.publisher.publish(false) {
             tracing::warn!("the last status could not be published: {e}");
         }

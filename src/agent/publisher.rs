@@ -7,7 +7,9 @@ use crate::config::Config;
 use crate::disk;
 use crate::outbox::{Gauge, OutboxError, Reader, State, Writer};
 use crate::status::{self, SCHEMA, Status};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -32,6 +34,21 @@ pub struct Publisher {
     since: Timestamp,
 }
 
+/// The thread that publishes; it ends when this is dropped.
+pub struct Publishing {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Publishing {
+    /// Returns once nothing more is published.
+    pub fn stop(self) {
+        drop(self.stop);
+        // A panic has been logged by the panic hook.
+        let _ = self.thread.join();
+    }
+}
+
 impl Publisher {
     /// A publisher that has published nothing yet.
     pub fn new(
@@ -47,14 +64,28 @@ impl Publisher {
         Publisher { config, clock, reader: Mutex::new(reader), writer, gauge, view, destination, since }
     }
 
-    /// Publishes whenever something has changed, and sums up every hour, until it is dropped.
-    pub async fn run(self: Arc<Self>) {
+    /// Starts a thread that publishes whenever something has changed, and sums up every hour: of its own, because it reads
+    /// and writes files, and because a timer of the tasks wakes several times for one wait.
+    ///
+    /// # Errors
+    /// The system has no more threads.
+    pub fn start(self: Arc<Self>) -> std::io::Result<Publishing> {
+        let (stop, stopped) = channel();
+        let run = move || self.run(&stopped);
+        let thread = std::thread::Builder::new().name("publisher".into()).spawn(run)?;
+        Ok(Publishing { stop, thread })
+    }
+
+    fn run(&self, stopped: &Receiver<()>) {
         let mut summary = Summary::new(self.clock.mono());
         let mut published = None;
         let (mut version, mut unchanged) = (None, 0);
         let mut failing = false;
         loop {
-            tokio::time::sleep(if unchanged < QUIET_AFTER { LOOK_EVERY } else { LOOK_WHEN_QUIET }).await;
+            let wait = if unchanged < QUIET_AFTER { LOOK_EVERY } else { LOOK_WHEN_QUIET };
+            if stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
             let found = self.reader.lock().unwrap_or_else(PoisonError::into_inner).data_version().ok();
             if found != version {
                 // It may be a command's commit: the writer knows its own.

@@ -173,6 +173,7 @@ mod tests {
         let full = || {
             let mut width = Width::new(Concurrency::Auto);
             after(&mut width, 3_000, 99, |_| 50);
+            width.begin();
             width
         };
         let mut width = full();

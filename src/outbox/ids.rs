@@ -1,59 +1,112 @@
-//! Which messageIds are known. Their index is written at random places, a page for each id where there are many: so the
-//! ids of the newest events are kept in memory, and taken into the index later, many at once and in its order. Whoever
-//! does not have them in memory reads them from the events.
+//! Which messageIds are known. An index of many is written at random places, a page for each id: so they go through
+//! three, each far larger than the one before, many at once and in order.
+//!
+//! ```text
+//!   new events ──▶ memory ──150,000 at once──▶ recent_ids ──2 million at once──▶ ids
+//! ```
+//!
+//! What is in memory alone can be read from the events: meta says up to which event all ids are in a table.
 
-use super::store::{IDS_INDEXED, Store, short_hash};
+use super::store::{Store, short_hash};
 use rusqlite::{OptionalExtension, params};
 use std::collections::HashMap;
 
 /// The first 16 bytes of the SHA-256 of a messageId.
 pub(super) type Id = [u8; 16];
 
-/// Ids kept in memory, some 40 bytes each, before they are taken into the index.
-const MAX_NEW: usize = 150_000;
+/// Up to this event all ids are in a table, and up to this one in `ids`.
+pub(super) const IDS_INDEXED: &str = "ids_indexed";
+const IDS_MERGED: &str = "ids_merged";
 
-/// The ids that are not in the index yet, as they are in the transaction.
-#[derive(Debug, Default)]
-pub(super) struct NewIds {
-    seqs: HashMap<Id, i64>,
-    /// How many came in this transaction.
-    pub(super) made: usize,
-    pass: Option<Pass>,
+/// How many ids are kept together.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// In memory, some 40 bytes each.
+    new: usize,
+    /// In `recent_ids`, some 30 bytes each on the disk; about, since ids that are forgotten count as well.
+    recent: i64,
 }
 
-/// All ids that were new when it began are taken into the index, some in each transaction.
+/// The newest ids and how far they have come, as they are in the transaction.
+#[derive(Debug)]
+pub(super) struct Ids {
+    new: HashMap<Id, i64>,
+    /// How many came in this transaction.
+    pub(super) made: usize,
+    indexed: i64,
+    merged: i64,
+    pass: Option<Pass>,
+    merge: Option<Merge>,
+    limits: Limits,
+}
+
+/// All ids that were new when it began are taken into `recent_ids`, some in each transaction.
 #[derive(Debug)]
 struct Pass {
-    /// Those that are not, in the order of the index, the first last.
+    /// Those that are not, in order, the first last.
     left: Vec<(Id, i64)>,
     /// Up to this event all are, at the end.
     upto: i64,
 }
 
-impl NewIds {
-    pub(super) fn is_empty(&self) -> bool {
-        self.seqs.is_empty()
+/// All ids that were in `recent_ids` when it began are taken into `ids`, some in each transaction.
+#[derive(Debug)]
+struct Merge {
+    /// The last that is; the empty text comes before all.
+    last: Vec<u8>,
+    /// Up to this event all are, at the end.
+    upto: i64,
+}
+
+impl Default for Ids {
+    fn default() -> Ids {
+        Ids {
+            new: HashMap::new(),
+            made: 0,
+            indexed: 0,
+            merged: 0,
+            pass: None,
+            merge: None,
+            limits: Limits { new: 150_000, recent: 2_000_000 },
+        }
+    }
+}
+
+impl Ids {
+    /// Whether every id is in a table.
+    pub(super) fn are_indexed(&self) -> bool {
+        self.new.is_empty()
     }
 
-    /// Whether more is to be taken into the index as soon as there is nothing else to do.
+    /// Whether more is to be moved as soon as there is nothing else to do.
     pub(super) fn are_moving(&self) -> bool {
-        self.pass.is_some()
+        self.pass.is_some() || self.merge.is_some()
     }
 }
 
 impl Store {
-    /// Reads anew what is not in the index.
-    pub(super) fn read_new_ids(&mut self) -> Result<(), rusqlite::Error> {
-        let mut seqs = HashMap::new();
+    /// Reads anew what is in no table, and how far the others have come.
+    pub(super) fn read_ids(&mut self) -> Result<(), rusqlite::Error> {
+        let mut new = HashMap::new();
         {
             let mut events = self.cached("SELECT message_id, seq FROM unindexed")?;
             let mut events = events.query([])?;
             while let Some(event) = events.next()? {
-                seqs.insert(short_hash(event.get_ref(0)?.as_str()?), event.get(1)?);
+                new.insert(short_hash(event.get_ref(0)?.as_str()?), event.get(1)?);
             }
         }
-        self.new_ids = NewIds { seqs, ..NewIds::default() };
+        let number = |name| -> Result<i64, rusqlite::Error> {
+            let mut meta = self.cached("SELECT value FROM meta WHERE name = ?")?;
+            Ok(meta.query_row([name], |r| r.get(0)).optional()?.unwrap_or(0))
+        };
+        let (indexed, merged) = (number(IDS_INDEXED)?, number(IDS_MERGED)?);
+        self.ids = Ids { new, indexed, merged, limits: self.ids.limits, ..Ids::default() };
         Ok(())
+    }
+
+    /// What was read of them does not hold any more.
+    pub(super) fn drop_ids(&mut self) {
+        self.ids = Ids { limits: self.ids.limits, ..Ids::default() };
     }
 
     /// The event of that id.
@@ -61,16 +114,18 @@ impl Store {
         Ok(self.seqs_of(&[*id])?[0])
     }
 
-    /// The events of these ids, in their order. They are looked for in the order of the index.
+    /// The events of these ids, in their order. They are looked for in the order of the tables.
     pub(super) fn seqs_of(&self, ids: &[Id]) -> Result<Vec<Option<i64>>, rusqlite::Error> {
         let mut order: Vec<usize> = (0..ids.len()).collect();
         order.sort_unstable_by_key(|n| ids[*n]);
         let mut seqs = vec![None; ids.len()];
-        let mut index = self.cached("SELECT seq FROM ids WHERE id = ?")?;
+        let mut tables = self.cached(
+            "SELECT seq FROM recent_ids WHERE id = ?1 UNION ALL SELECT seq FROM ids WHERE id = ?1 LIMIT 1",
+        )?;
         for n in order {
-            seqs[n] = match self.new_ids.seqs.get(&ids[n]) {
+            seqs[n] = match self.ids.new.get(&ids[n]) {
                 Some(seq) => Some(*seq),
-                None => index.query_row([ids[n]], |r| r.get(0)).optional()?,
+                None => tables.query_row([ids[n]], |r| r.get(0)).optional()?,
             };
         }
         Ok(seqs)
@@ -78,81 +133,225 @@ impl Store {
 
     /// Makes the id of a new event known. `Some`: it was, as that of this event.
     pub(super) fn know(&mut self, id: Id, seq: i64) -> Option<i64> {
-        if let Some(known) = self.new_ids.seqs.get(&id) {
+        if let Some(known) = self.ids.new.get(&id) {
             return Some(*known);
         }
-        self.new_ids.seqs.insert(id, seq);
-        self.new_ids.made += 1;
+        self.ids.new.insert(id, seq);
+        self.ids.made += 1;
         None
     }
 
-    /// Takes the id of a new event into the index at once: it cannot be read from the event.
+    /// Puts the id of a new event into a table at once: it cannot be read from the event.
     pub(super) fn index_id(&self, id: &Id, seq: i64) -> Result<(), rusqlite::Error> {
-        self.cached("INSERT INTO ids (id, seq) VALUES (?, ?)")?.execute(params![id, seq])?;
+        self.cached("INSERT INTO recent_ids (id, seq) VALUES (?, ?)")?.execute(params![id, seq])?;
         Ok(())
     }
 
     /// The ids were not stored after all.
     pub(super) fn unknow(&mut self, ids: &[Id]) {
         for id in ids {
-            self.new_ids.seqs.remove(id);
+            self.ids.new.remove(id);
         }
-        self.new_ids.made -= ids.len();
+        self.ids.made -= ids.len();
     }
 
     /// Forgets the id of an event.
     pub(super) fn forget_id(&mut self, id: &Id, seq: i64) -> Result<(), rusqlite::Error> {
-        if self.new_ids.seqs.get(id) == Some(&seq) {
-            self.new_ids.seqs.remove(id);
+        if self.ids.new.get(id) == Some(&seq) {
+            self.ids.new.remove(id);
         }
-        self.cached("DELETE FROM ids WHERE id = ? AND seq = ?")?.execute(params![id, seq])?;
+        for table in ["recent_ids", "ids"] {
+            self.cached(&format!("DELETE FROM {table} WHERE id = ? AND seq = ?"))?
+                .execute(params![id, seq])?;
+        }
         Ok(())
     }
 
-    /// Takes every id into the index.
+    /// Brings every id into a table.
     pub(super) fn index_all_ids(&mut self) -> Result<(), rusqlite::Error> {
-        while !self.new_ids.is_empty() {
+        while !self.ids.are_indexed() {
             self.index_ids_now();
             self.go_on_indexing(usize::MAX)?;
         }
         Ok(())
     }
 
-    /// Takes up to `limit` ids into the index, where there are many new ones.
-    pub(super) fn index_ids(&mut self, limit: usize) -> Result<(), rusqlite::Error> {
-        if self.new_ids.seqs.len() > MAX_NEW {
-            self.index_ids_now();
-        }
-        self.go_on_indexing(limit)
+    /// Notes that every id of an event up to there is in `ids`.
+    pub(super) fn all_ids_stand(&self, upto: i64) -> Result<(), rusqlite::Error> {
+        self.set_meta(IDS_INDEXED, upto)?;
+        self.set_meta(IDS_MERGED, upto)
     }
 
-    /// Begins to take all ids that are new now into the index, unless that has begun.
+    /// Moves up to `limit` ids from memory and as many from `recent_ids`, where there are many.
+    pub(super) fn move_ids(&mut self, limit: usize) -> Result<(), rusqlite::Error> {
+        if self.ids.new.len() > self.ids.limits.new {
+            self.index_ids_now();
+        }
+        self.go_on_indexing(limit)?;
+        if self.ids.merge.is_none() && self.ids.indexed - self.ids.merged > self.ids.limits.recent {
+            self.ids.merge = Some(Merge { last: Vec::new(), upto: self.ids.indexed });
+        }
+        self.go_on_merging(limit)
+    }
+
+    /// Begins to take all ids that are new now into `recent_ids`, unless that has begun.
     pub(super) fn index_ids_now(&mut self) {
-        if self.new_ids.pass.is_none() && !self.new_ids.is_empty() {
-            let mut left: Vec<(Id, i64)> = self.new_ids.seqs.iter().map(|(id, seq)| (*id, *seq)).collect();
+        if self.ids.pass.is_none() && !self.ids.are_indexed() {
+            let mut left: Vec<(Id, i64)> = self.ids.new.iter().map(|(id, seq)| (*id, *seq)).collect();
             left.sort_unstable_by(|a, b| b.cmp(a));
-            self.new_ids.pass = Some(Pass { left, upto: self.next_seq - 1 });
+            self.ids.pass = Some(Pass { left, upto: self.next_seq - 1 });
         }
     }
 
     fn go_on_indexing(&mut self, limit: usize) -> Result<(), rusqlite::Error> {
-        let Some(mut pass) = self.new_ids.pass.take() else { return Ok(()) };
+        let Some(mut pass) = self.ids.pass.take() else { return Ok(()) };
         {
             // The id may be there: what was taken in before a crash.
-            let mut insert = self.cached("INSERT INTO ids (id, seq) VALUES (?, ?) ON CONFLICT DO NOTHING")?;
+            let mut insert =
+                self.cached("INSERT INTO recent_ids (id, seq) VALUES (?, ?) ON CONFLICT DO NOTHING")?;
             for (id, seq) in pass.left.drain(pass.left.len().saturating_sub(limit)..).rev() {
                 // It may have been forgotten meanwhile.
-                if self.new_ids.seqs.contains_key(&id) {
+                if self.ids.new.contains_key(&id) {
                     insert.execute(params![id, seq])?;
                 }
             }
         }
         if !pass.left.is_empty() {
-            self.new_ids.pass = Some(pass);
+            self.ids.pass = Some(pass);
             return Ok(());
         }
         self.set_meta(IDS_INDEXED, pass.upto)?;
-        self.new_ids.seqs.retain(|_, seq| *seq > pass.upto);
+        self.ids.indexed = pass.upto;
+        self.ids.new.retain(|_, seq| *seq > pass.upto);
         Ok(())
+    }
+
+    fn go_on_merging(&mut self, limit: usize) -> Result<(), rusqlite::Error> {
+        let Some(mut merge) = self.ids.merge.take() else { return Ok(()) };
+        let some: Vec<(Id, i64)> = self
+            .cached("SELECT id, seq FROM recent_ids WHERE id > ? ORDER BY id LIMIT ?")?
+            .query_map(params![merge.last, limit as i64], |r| Ok((r.get(0)?, r.get(1)?)))?
+            .collect::<Result<_, _>>()?;
+        let Some((last, _)) = some.last() else {
+            self.set_meta(IDS_MERGED, merge.upto)?;
+            self.ids.merged = merge.upto;
+            return Ok(());
+        };
+        {
+            let mut insert = self.cached("INSERT INTO ids (id, seq) VALUES (?, ?) ON CONFLICT DO NOTHING")?;
+            for (id, seq) in &some {
+                insert.execute(params![id, seq])?;
+            }
+        }
+        // Not those before: what has come there since waits for the next time.
+        self.cached("DELETE FROM recent_ids WHERE id > ? AND id <= ?")?.execute(params![merge.last, last])?;
+        merge.last = last.to_vec();
+        self.ids.merge = Some(merge);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::config::{Environment, Options, load};
+    use crate::event::{Digest, MessageId};
+    use crate::item::Lane;
+    use crate::outbox::{Appended, Fate, ItemFate, NewEvent, NewItem, Settings, salvage};
+    use std::path::Path;
+
+    fn open(dir: &Path) -> Store {
+        let file = dir.join("config.toml");
+        std::fs::write(&file, format!("outbox.path = \"{}/outbox.db\"", dir.display())).unwrap();
+        let config = load(&Options { config: Some(file), user: false }, &Environment::default()).unwrap();
+        let settings = Settings::from(&config.outbox);
+        if !config.outbox.path.exists() {
+            salvage::make(&config.outbox.path, &settings, |_| Ok(())).unwrap();
+        }
+        let mut store = Store::open(&settings).unwrap();
+        store.ids.limits = Limits { new: 20, recent: 60 };
+        store
+    }
+
+    fn event(n: u32) -> NewEvent {
+        NewEvent {
+            message_id: MessageId::remembered(format!("m-{n}")),
+            digest: Digest::from_bytes([0; 16]),
+            kind: None,
+            name: None,
+            file: "a.ndjson".into(),
+            place: 1,
+            spooled_at: Timestamp(0),
+            body: "{}".to_owned(),
+            fate: Fate::Send(vec![NewItem {
+                mapping: "Track Calls".into(),
+                fate: ItemFate::Send { lane: Lane(0), person: "p".to_owned() },
+            }]),
+        }
+    }
+
+    #[test]
+    fn an_id_is_known_from_its_event_until_it_is_forgotten_wherever_it_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, mut known) = (open(dir.path()), HashMap::<u32, i64>::new());
+        let mut rng = fastrand::Rng::with_seed(11);
+        let (mut was_recent, mut was_merged) = (false, false);
+        let sql = |what: &str| rusqlite::Error::InvalidParameterName(what.to_owned());
+        for _ in 0..3_000 {
+            match rng.u8(0..20) {
+                // Some are new and some are not.
+                0..10 => {
+                    let ns: Vec<u32> = (0..rng.usize(1..8)).map(|_| rng.u32(0..2_000)).collect();
+                    let events: Vec<NewEvent> = ns.iter().map(|n| event(*n)).collect();
+                    let fails = rng.u8(0..8) == 0;
+                    let done = store.transaction(|store| {
+                        let appended = store.append(&events, &[], Timestamp(0))?;
+                        store.move_ids(rng.usize(0..20))?;
+                        if fails { Err(sql("on purpose")) } else { Ok(appended) }
+                    });
+                    assert_eq!(done.is_err(), fails);
+                    if let Ok(Appended::Stored { waiting, .. }) = done {
+                        let mut new = waiting.items.into_iter().map(|(seq, _)| seq);
+                        for n in ns {
+                            known.entry(n).or_insert_with(|| new.next().unwrap());
+                        }
+                        assert_eq!(new.next(), None);
+                    }
+                }
+                10..14 => {
+                    let Some((&n, &seq)) = known.iter().nth(rng.usize(0..known.len().max(1))) else {
+                        continue;
+                    };
+                    store
+                        .transaction(|store| {
+                            store.forget_id(&short_hash(&format!("m-{n}")), seq)?;
+                            store.cached("DELETE FROM pending WHERE seq = ?")?.execute([seq])?;
+                            store.counted.add("pending", "", -1);
+                            Ok(())
+                        })
+                        .unwrap();
+                    known.remove(&n);
+                }
+                14..18 => store.transaction(|store| store.move_ids(rng.usize(0..40))).unwrap(),
+                18 => store.transaction(Store::index_all_ids).unwrap(),
+                // As after a crash: what is in memory is gone.
+                _ => {
+                    drop(store);
+                    store = open(dir.path());
+                }
+            }
+            let ns: Vec<u32> = (0..40).map(|_| rng.u32(0..2_100)).collect();
+            let ids: Vec<Id> = ns.iter().map(|n| short_hash(&format!("m-{n}"))).collect();
+            let want: Vec<Option<i64>> = ns.iter().map(|n| known.get(n).copied()).collect();
+            assert_eq!(store.transaction(|store| store.seqs_of(&ids)).unwrap(), want);
+            let count = |table: &str| -> i64 {
+                let sql = format!("SELECT count(*) FROM {table}");
+                store.conn.query_row(&sql, [], |r| r.get(0)).unwrap()
+            };
+            was_recent |= count("recent_ids") > 0;
+            was_merged |= count("ids") > 0;
+        }
+        assert!(was_recent && was_merged);
     }
 }

@@ -1,8 +1,13 @@
--- The ids of the newest events are not noted a second time: meta's ids_indexed says up to which event all are in the
--- index, and those of later events are read from the events.
+-- The ids of the newest events are not noted a second time: meta's ids_indexed says up to which event all are in a
+-- table, and those of later events are read from the events. From recent_ids they come into ids, many at once.
+CREATE TABLE recent_ids (
+    id  BLOB NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+    seq INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 INSERT INTO ids (id, seq) SELECT id, seq FROM new_ids WHERE true ORDER BY id ON CONFLICT DO NOTHING;
 INSERT OR REPLACE INTO meta (name, value)
-    SELECT 'ids_indexed', max(coalesce((SELECT max(seq) FROM pending), 0), coalesce((SELECT max(seq) FROM settled), 0));
+    SELECT n.name, max(coalesce((SELECT max(seq) FROM pending), 0), coalesce((SELECT max(seq) FROM settled), 0))
+      FROM (SELECT 'ids_indexed' AS name UNION ALL SELECT 'ids_merged') n;
 DROP VIEW known_ids;
 DROP TABLE new_ids;
 CREATE VIEW unindexed AS

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 /// Marks kept in memory, some five bytes each, while the rows before them wait: as many as the courier knows events, so
 /// that a backlog of that size is moved once.
-const MAX_MARKS: usize = 1_000_000;
+const MAX_MARKS: usize = 1_500_000;
 /// How long a row may stay after its delivery, and the event's body with it, while older ones wait.
 const FOLD_AFTER: Duration = Duration::from_secs(30);
 

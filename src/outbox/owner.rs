@@ -319,7 +319,7 @@ impl Owner {
                 let kicks = self.store.meta(store::KICKS)?.unwrap_or(0);
                 self.kicked.send_if_modified(|k| std::mem::replace(k, kicks) != kicks);
             }
-            if idle && !(self.store.marks.is_empty() && self.store.new_ids.is_empty()) {
+            if idle && !(self.store.marks.is_empty() && self.store.ids.are_indexed()) {
                 self.store.transaction(Store::move_all)?;
             }
             if now.mono.saturating_sub(self.expired) >= EXPIRE_EVERY {

@@ -73,7 +73,8 @@ pub(super) fn seq_of(version: i64) -> &'static str {
             "SELECT seq FROM ids WHERE id = ?1 UNION ALL SELECT seq FROM new_ids WHERE id = ?1 AND ?2 <> '' LIMIT 1"
         }
         _ => {
-            "SELECT seq FROM ids WHERE id = ?1 UNION ALL SELECT seq FROM unindexed WHERE message_id = ?2 LIMIT 1"
+            "SELECT seq FROM recent_ids WHERE id = ?1 UNION ALL SELECT seq FROM ids WHERE id = ?1
+             UNION ALL SELECT seq FROM unindexed WHERE message_id = ?2 LIMIT 1"
         }
     }
 }

@@ -4,7 +4,7 @@
 //! Each change keeps three things true together, in one transaction: the rows, the counters, and how far the
 //! spool's files have been taken.
 
-use super::ids::{Id, NewIds};
+use super::ids::{Id, Ids};
 use super::marks::Marks;
 use super::rescue::{FileId, file_at};
 use super::{OutboxError, Reader, Settings, beside, schema};
@@ -33,8 +33,6 @@ pub(super) const KICKS: &str = "kicks";
 /// When it was last opened without a ballast.
 pub(super) const OPENED: &str = "opened";
 pub(super) const NOT_BEFORE: &str = "not_before";
-/// Up to this event all ids are in their index.
-pub(super) const IDS_INDEXED: &str = "ids_indexed";
 
 /// The connection that writes, and what only its owner may know.
 pub(super) struct Store {
@@ -47,7 +45,7 @@ pub(super) struct Store {
     pub(super) person_key: PersonKey,
     pub(super) counted: Counted,
     pub(super) marks: Marks,
-    pub(super) new_ids: NewIds,
+    pub(super) ids: Ids,
     /// Up to there delivered events have been looked at whose time may be up.
     pub(super) expired_to: i64,
     /// SQLite's number for what other connections have committed, as it was when the three above were read; `None`: they
@@ -102,7 +100,7 @@ impl Store {
             person_key,
             counted: Counted::default(),
             marks: Marks::default(),
-            new_ids: NewIds::default(),
+            ids: Ids::default(),
             expired_to: 0,
             seen: None,
             others: 0,
@@ -125,7 +123,7 @@ impl Store {
     ) -> Result<T, OutboxError> {
         // IMMEDIATE: a transaction that upgrades later is told BUSY at once, whatever the time-out.
         let begun = self.conn.execute_batch("BEGIN IMMEDIATE");
-        self.new_ids.made = 0;
+        self.ids.made = 0;
         let done = begun.and_then(|()| {
             self.look_again()?;
             work(self)
@@ -139,7 +137,8 @@ impl Store {
         });
         let value = done.map_err(|e| {
             self.counted.0.clear();
-            (self.seen, self.marks, self.new_ids) = (None, Marks::default(), NewIds::default());
+            (self.seen, self.marks) = (None, Marks::default());
+            self.drop_ids();
             if !self.conn.is_autocommit() {
                 // If this fails as well, the error below says enough.
                 let _ = self.conn.execute_batch("ROLLBACK");
@@ -152,7 +151,7 @@ impl Store {
     /// Moves some of what is not yet where it belongs, and the more of it the more this transaction has added to it.
     pub(super) fn move_on(&mut self, at_least: usize, now: Timestamp) -> Result<(), rusqlite::Error> {
         self.fold(at_least.max(2 * self.marks.made()), now)?;
-        self.index_ids(at_least.max(3 * self.new_ids.made))
+        self.move_ids(at_least.max(3 * self.ids.made))
     }
 
     /// Begins to bring everything where it belongs.
@@ -164,7 +163,7 @@ impl Store {
 
     /// Whether there is anything left to move.
     pub(super) fn is_moving(&self) -> bool {
-        self.marks.are_moving() || self.new_ids.are_moving()
+        self.marks.are_moving() || self.ids.are_moving()
     }
 
     /// Brings everything where it belongs.
@@ -180,7 +179,7 @@ impl Store {
             let free = self.cached(FREE_SEQ)?.query_row([], |r| r.get(0))?;
             self.read_marks()?;
             self.next_seq = self.next_seq.max(free).max(self.marks.free_seq());
-            self.read_new_ids()?;
+            self.read_ids()?;
             self.others += 1;
             self.seen = Some(version);
         }

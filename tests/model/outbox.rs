@@ -53,9 +53,10 @@ impl Outbox {
         prop_assert_eq!(&of_rows, &counted_rows, "the counters and the rows");
         let status = counted(&db, "SELECT state, '', events FROM outbox_status WHERE events > 0");
         prop_assert_eq!(&status, &by_state, "outbox_status and outbox_events");
-        let known = "SELECT count(*) FROM outbox_events e WHERE e.seq IN (SELECT seq FROM ids UNION SELECT seq FROM unindexed)";
+        let known = "SELECT count(*) FROM outbox_events e WHERE e.seq IN (SELECT seq FROM ids UNION SELECT seq FROM recent_ids UNION SELECT seq FROM unindexed)";
         prop_assert_eq!(number(known), rows.len() as u64, "an id for each event");
-        let stray = "SELECT count(*) FROM ids WHERE seq NOT IN (SELECT seq FROM outbox_events)";
+        let stray = "SELECT count(*) FROM (SELECT seq FROM ids UNION ALL SELECT seq FROM recent_ids)
+                      WHERE seq NOT IN (SELECT seq FROM outbox_events)";
         prop_assert_eq!(number(stray), 0, "an event for each id");
         let strays = "SELECT (SELECT count(*) FROM attempts WHERE seq NOT IN (SELECT seq FROM outbox_events))
                            + (SELECT count(*) FROM bodies WHERE seq NOT IN (SELECT seq FROM settled))";

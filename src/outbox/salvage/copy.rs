@@ -3,7 +3,7 @@
 use super::pages::{Pages, StoredRow};
 use crate::outbox::erase::KEPT_OUT;
 use crate::outbox::row::State;
-use crate::outbox::store::{DUPLICATES, IDS_INDEXED, KICKS, NOT_BEFORE, PERSON_KEY, Store, short_hash};
+use crate::outbox::store::{DUPLICATES, KICKS, NOT_BEFORE, PERSON_KEY, Store, short_hash};
 use rusqlite::types::Value;
 use rusqlite::{ErrorCode, params_from_iter};
 use std::fmt;
@@ -133,7 +133,7 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
         [],
         |r| r.get::<_, i64>(0),
     )?;
-    store.set_meta(IDS_INDEXED, store.next_seq - 1)?;
+    store.all_ids_stand(store.next_seq - 1)?;
     Ok(Copied { pending, settled, missing: counted.map(|n| (n - pending - settled).max(0)) })
 }
 
