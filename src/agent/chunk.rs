@@ -9,13 +9,13 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Events in a chunk: as many as make the cost of a commit disappear, few enough to be on the disk soon.
-const MAX_EVENTS: usize = 5_000;
+const MAX_EVENTS: usize = 2_500;
 /// Bytes of text in a chunk; two chunks are in memory at once.
-const MAX_BYTES: usize = 4 << 20;
+const MAX_BYTES: usize = 2 << 20;
 /// What a part that is set aside counts for at least: it makes two files.
 pub const PART_SET_ASIDE: usize = MAX_BYTES / 1_000;
 /// Files in a chunk.
-const MAX_FILES: usize = 2_000;
+const MAX_FILES: usize = 500;
 
 /// A file that the chunk takes from.
 #[derive(Debug, Clone)]

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// Kibibytes: the upper pages of a million events take two thirds of it.
-const GATHERING_CACHE: i64 = 4_096;
+const GATHERING_CACHE: i64 = 3_072;
 
 /// A read-only connection.
 #[derive(Debug)]

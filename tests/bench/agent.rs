@@ -1,16 +1,17 @@
 //! How fast the agent is, as ratios to floors measured in the same run: a figure alone says more of the machine.
 //!
 //! ```sh
-//! cargo bench                                  # 100,000 events in one file, 5,000 files of one event
-//! KOALA_BENCH=20 cargo bench                   # that many per cent of it
+//! cargo bench --bench agent                    # some 20 s
+//! KOALA_BENCH=20 cargo bench --bench agent     # that many per cent of the load
 //! ```
 //!
-//! Ten mappings promise less than twice the CPU of the presets. Nothing is asserted about time. The agent is the real binary, durable as always; the receiver is the built-in one,
-//! in this process, so its work is not counted with the agent's.
+//! Ten mappings promise less than twice the CPU of the presets. Nothing is asserted about time. The agent is the real
+//! binary, durable as always; the receiver is the built-in one, in this process, so its work is not counted with the
+//! agent's.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a benchmark")]
 
-use koala_agent::receiver::{Options, Receiver};
+use koala_agent::receiver::{Faults, Options, Receiver};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -33,22 +34,28 @@ fn main() {
     println!("  POST to loopback, 8 at once                   {post:>9.0} requests/s");
     println!("  read and remove a file                        {unlink:>9.0} files/s\n");
 
-    let lines = |spool: &Path| {
-        let aside = spool.join(".events");
-        let mut out = std::io::BufWriter::new(fs::File::create(&aside).unwrap());
-        for n in 0..events {
-            writeln!(out, "{}", event(n)).unwrap();
+    let lines = |events: usize| {
+        move |spool: &Path| {
+            let aside = spool.join(".events");
+            let mut out = std::io::BufWriter::new(fs::File::create(&aside).unwrap());
+            for n in 0..events {
+                writeln!(out, "{}", event(n)).unwrap();
+            }
+            out.into_inner().unwrap().sync_all().unwrap();
+            fs::rename(aside, spool.join("events.ndjson")).unwrap();
         }
-        out.into_inner().unwrap().sync_all().unwrap();
-        fs::rename(aside, spool.join("events.ndjson")).unwrap();
     };
     println!("{events} events in one NDJSON file, {PERSONS} persons");
-    let presets = run(events, "", insert, "insert floor", lines);
+    let near = Faults::default();
+    let presets = run(events, "", near.clone(), (insert, "insert floor"), lines(events));
     println!("the same through ten mappings, of which one takes each event");
-    let ten = run(events, &ten_mappings(), insert, "insert floor", lines);
+    let ten = run(events, &ten_mappings(), near.clone(), (insert, "insert floor"), lines(events));
     println!("  {:>9.2} times the CPU of the presets\n", ten / presets);
+    println!("{} of them to a receiver that is 50 ms away", events / 4);
+    let far = Faults { latency_ms: 50, ..Faults::default() };
+    run(events / 4, "", far, (post, "POST floor"), lines(events / 4));
     println!("{files} files of one event");
-    run(files, "", unlink, "file floor", |spool| {
+    run(files, "", near, (unlink, "file floor"), |spool| {
         for n in 0..files {
             let aside = spool.join(".event");
             fs::write(&aside, event(n)).unwrap();
@@ -94,14 +101,22 @@ else = {{ "@path" = "$.email" }}
     (0..10).map(mapping).collect()
 }
 
-/// Lets the agent bring what `fill` drops to the receiver under these mappings, and prints how that went. Returns the
-/// CPU seconds.
-fn run(events: usize, mappings: &str, floor: f64, floor_name: &str, fill: impl Fn(&Path)) -> f64 {
+/// Lets the agent bring what `fill` drops to a receiver with these faults under these mappings, and prints how that went
+/// beside a floor. Returns the CPU seconds.
+fn run(
+    events: usize,
+    mappings: &str,
+    faults: Faults,
+    (floor, floor_name): (f64, &str),
+    fill: impl Fn(&Path),
+) -> f64 {
     let dir = tempfile::tempdir().unwrap();
     let spool = dir.path().join("spool");
     fs::create_dir(&spool).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let receiver = runtime.block_on(Receiver::start(([127, 0, 0, 1], 0).into(), Options::default())).unwrap();
+    let receiver = runtime
+        .block_on(Receiver::start(([127, 0, 0, 1], 0).into(), Options { faults, ..Options::default() }));
+    let receiver = receiver.unwrap();
     fill(&spool);
     let bytes: u64 = fs::read_dir(&spool).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
     let config = dir.path().join("config.toml");
