@@ -8,10 +8,9 @@ use common::{KEY, Log, World};
 use koala_agent::receiver::Faults;
 use std::time::Duration;
 
-// One thread, because the log is captured on that of the test.
 #[tokio::test]
 async fn fifty_requests_are_one_line_in_the_hour_and_name_nobody() {
-    let (log, _logged) = Log::begin();
+    let log = Log::everywhere();
     let mut world = World::manual(Faults::default()).await;
     world.start().await;
     for n in 0..50 {

@@ -326,14 +326,16 @@ impl Agent {
         self.kicking.abort();
         let courier = self.courier.await.unwrap_or(Err(Fatal::Defect("courier")));
         let intake = self.intake.await.unwrap_or(Err(Fatal::Defect("intake")));
-        let publishing = self.publishing;
+        let (publishing, publisher) = (self.publishing, self.publisher);
         // A disk that hangs must not keep the time-out of the stop from being noticed.
-        let _ = tokio::task::spawn_blocking(move || publishing.stop()).await;
-        if let Err(e) = self.publisher.publish(false) {
-            tracing::warn!("the last status could not be published: {e}");
-        }
+        let last = move || {
+            publishing.stop();
+            if let Err(e) = publisher.publish(false) {
+                tracing::warn!("the last status could not be published: {e}");
+            }
+        };
+        let _ = tokio::task::spawn_blocking(last).await;
         let outbox = self.outbox;
-        drop(self.publisher);
         let closed = tokio::task::spawn_blocking(move || outbox.close()).await;
         closed.map_err(|_| Fatal::Defect("outbox"))?;
         courier.and(intake)

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 /// How often is looked: a person takes it for at once.
 const PERIOD: Duration = Duration::from_millis(100);
-/// The agent publishes a change within a second; half as much again for a busy machine.
-const PUBLISHED_WITHIN: Duration = Duration::from_millis(1500);
+/// The agent publishes a change within three seconds once it has been quiet; half as much again for a busy machine.
+const PUBLISHED_WITHIN: Duration = Duration::from_millis(4500);
 
 /// Waits for events; made before they are sent, so that it knows what had failed before.
 pub struct Waiter {

@@ -8,7 +8,7 @@ use super::store::{DUPLICATES, Store, short_id};
 use crate::clock::Timestamp;
 use crate::event::Digest;
 use crate::item::Lane;
-use rusqlite::params;
+use rusqlite::{OptionalExtension, params};
 
 /// What became of the events of one [`Writer::append`](super::Writer::append).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,7 +72,15 @@ impl Store {
                 false => None,
             };
             // The same id may stand twice among them.
-            let Some(first) = known[index].or_else(|| self.know(ids[index], self.next_seq)) else {
+            let mut first = known[index];
+            if let Some(seq) = first
+                && self.first_of(seq)?.is_none()
+            {
+                // The id of a row that is forgotten and did not tell it: see `Store::left_out`.
+                self.forget_id(&ids[index], seq)?;
+                first = None;
+            }
+            let Some(first) = first.or_else(|| self.know(ids[index], self.next_seq)) else {
                 new.push(ids[index]);
                 if left_out.is_some() {
                     self.index_id(&ids[index], self.next_seq)?;
@@ -81,8 +89,9 @@ impl Store {
                 continue;
             };
             match self.first_of(first)? {
-                (digest, ..) if digest == event.digest => duplicates += 1,
-                (_, first_at, first_file) => reused.push(Reused { index, first_at, first_file }),
+                Some((digest, ..)) if digest == event.digest => duplicates += 1,
+                Some((_, first_at, first_file)) => reused.push(Reused { index, first_at, first_file }),
+                None => return Err(rusqlite::Error::QueryReturnedNoRows),
             }
         }
         if !reused.is_empty() {
@@ -188,7 +197,7 @@ impl Store {
         Ok(())
     }
 
-    fn first_of(&self, seq: i64) -> Result<(Digest, Timestamp, String), rusqlite::Error> {
+    fn first_of(&self, seq: i64) -> Result<Option<(Digest, Timestamp, String)>, rusqlite::Error> {
         self.cached(
             "SELECT digest, received_at, file FROM pending WHERE seq = ?1
              UNION ALL SELECT digest, received_at, file FROM pending WHERE event_seq = ?1
@@ -196,5 +205,6 @@ impl Store {
              LIMIT 1",
         )?
         .query_row([seq], |r| Ok((Digest::from_bytes(r.get(0)?), Timestamp(r.get(1)?), r.get(2)?)))
+        .optional()
     }
 }

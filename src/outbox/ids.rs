@@ -210,8 +210,8 @@ impl Store {
             let mut insert =
                 self.cached("INSERT INTO recent_ids (id, seq) VALUES (?, ?) ON CONFLICT DO NOTHING")?;
             for (id, seq) in pass.left.drain(pass.left.len().saturating_sub(limit)..).rev() {
-                // It may have been forgotten meanwhile.
-                if self.ids.new.contains_key(&id) {
+                // It may have been forgotten meanwhile, and have come again.
+                if self.ids.new.get(&id) == Some(&seq) {
                     insert.execute(params![id, seq])?;
                 }
             }

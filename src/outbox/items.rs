@@ -3,7 +3,7 @@
 
 use super::row::{ItemFate, NewItem, State};
 use super::settle::Settled;
-use super::store::Store;
+use super::store::{LAST_SEQ, Store};
 use crate::clock::Timestamp;
 use crate::reason::{Code, Reason};
 use rusqlite::params;
@@ -101,6 +101,8 @@ impl Store {
             return Ok(near);
         }
         self.next_seq += 1;
+        // Its row goes when it is settled, and nothing at its place comes after it.
+        self.set_meta(LAST_SEQ, self.next_seq - 1)?;
         Ok(self.next_seq - 1)
     }
 }

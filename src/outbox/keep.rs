@@ -1,7 +1,7 @@
 //! How long what is settled is remembered.
 
 use super::row::State;
-use super::store::{Store, short_hash};
+use super::store::{LAST_SEQ, Store, short_hash};
 use crate::clock::Timestamp;
 use crate::reason::Code;
 use rusqlite::params;
@@ -17,7 +17,7 @@ impl Store {
     pub(super) fn expire(&mut self, now: Timestamp, limit: usize) -> Result<(usize, bool), rusqlite::Error> {
         let keep = self.settings.clone();
         let (mut gone, mut more) = (0, false);
-        let (old, is_all) = self.old_delivered(now.minus(keep.keep_delivered), limit)?;
+        let (old, is_all) = self.old_delivered(now.minus(keep.keep_delivered), now, limit)?;
         more |= !is_all;
         gone += self.forget(State::Delivered, old)?;
         for (state, age) in [
@@ -52,6 +52,7 @@ impl Store {
     fn old_delivered(
         &mut self,
         before: Timestamp,
+        now: Timestamp,
         limit: usize,
     ) -> Result<(Vec<Old>, bool), rusqlite::Error> {
         let (mut old, mut looked_at, mut last, mut is_all) = (Vec::new(), 0, self.expired_to, false);
@@ -62,7 +63,8 @@ impl Store {
             )?;
             let mut settled = settled.query(params![self.expired_to, before.0, limit as i64])?;
             while let Some(row) = settled.next()? {
-                if Timestamp(row.get(2)?) >= before {
+                // One that came in the future came while the clock was wrong: it says nothing of those behind it.
+                if (before..=now).contains(&Timestamp(row.get(2)?)) {
                     is_all = true;
                     break;
                 }
@@ -80,6 +82,10 @@ impl Store {
 
     fn forget(&mut self, state: State, old: Vec<Old>) -> Result<usize, rusqlite::Error> {
         let gone = old.len();
+        if gone > 0 {
+            // The last one may be among them.
+            self.set_meta(LAST_SEQ, self.next_seq - 1)?;
+        }
         for (seq, message_id, code) in old {
             self.forget_id(&short_hash(&message_id), seq)?;
             for table in ["settled", "bodies", "attempts", "settled_items"] {

@@ -26,7 +26,7 @@ CREATE VIEW outbox_status AS
     SELECT c.state AS state, sum(c.events) AS events,
            CASE c.state
                WHEN 'pending' THEN (SELECT strftime('%Y-%m-%dT%H:%M:%SZ', p.received_at / 1000, 'unixepoch')
-                                      FROM pending p ORDER BY p.seq LIMIT 1)
+                                      FROM pending p WHERE c.events > 0 ORDER BY p.seq LIMIT 1)
                WHEN 'delivered' THEN (SELECT strftime('%Y-%m-%dT%H:%M:%SZ', s.settled_at / 1000, 'unixepoch')
                                         FROM settled s WHERE s.state = 'delivered' ORDER BY s.seq LIMIT 1)
                ELSE (SELECT strftime('%Y-%m-%dT%H:%M:%SZ', s.settled_at / 1000, 'unixepoch')

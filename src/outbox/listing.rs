@@ -167,8 +167,11 @@ impl Reader {
                 .query_row(self.seq_of, params![store::short_hash(message_id), message_id], |r| r.get(0))
                 .optional()?;
             let Some(seq) = seq else { return Ok(None) };
-            let row =
-                self.connection().query_row("SELECT * FROM outbox_events WHERE seq = ?", [seq], listed)?;
+            let row = self
+                .connection()
+                .query_row("SELECT * FROM outbox_events WHERE seq = ?", [seq], listed)
+                .optional()?;
+            let Some(row) = row else { return Ok(None) };
             let (spooled_at, body) = self.connection().query_row(
                 &format!(
                     "SELECT spooled_at, body FROM pending WHERE seq = ?1

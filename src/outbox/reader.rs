@@ -172,6 +172,10 @@ impl Reader {
                     None => {}
                 }
             }
+            if counts.of(State::Pending) == 0 {
+                // It is a delivered one, whose row has not moved yet.
+                counts.oldest_pending = None;
+            }
             Ok(counts)
         };
         read().map_err(|e| self.error("read the counters", e))

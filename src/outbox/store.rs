@@ -30,6 +30,8 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const DUPLICATES: &str = "duplicate";
 pub(super) const PERSON_KEY: &str = "person_key";
 pub(super) const KICKS: &str = "kicks";
+/// The last number that an event had when something was forgotten.
+pub(super) const LAST_SEQ: &str = "last_seq";
 /// When it was last opened without a ballast.
 pub(super) const OPENED: &str = "opened";
 pub(super) const NOT_BEFORE: &str = "not_before";
@@ -58,7 +60,8 @@ pub(super) struct Store {
 /// The first number that no event of the outbox has, and none after it.
 const FREE_SEQ: &str = "SELECT 1 + max(coalesce((SELECT max(seq) FROM pending), 0),
                                        coalesce((SELECT max(seq) FROM settled), 0),
-                                       coalesce((SELECT value FROM meta WHERE name = 'ids_indexed'), 0))";
+                                       coalesce((SELECT value FROM meta WHERE name = 'ids_indexed'), 0),
+                                       coalesce((SELECT value FROM meta WHERE name = 'last_seq'), 0))";
 
 /// Changes of the counters that wait for the end of the transaction.
 #[derive(Default)]

@@ -43,7 +43,7 @@ impl Times {
         let is_new = block.known & bit(n) == 0;
         if is_new {
             block.known |= bit(n);
-            block.at[place(n)] = u32::try_from(at.0 / 1_000).unwrap_or(0);
+            block.at[place(n)] = (at.0 / 1_000).clamp(0, u32::MAX.into()) as u32;
             self.len += 1;
         }
         is_new

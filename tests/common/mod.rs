@@ -171,12 +171,24 @@ async fn receiver(at: SocketAddr, faults: Faults) -> Receiver {
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
+    /// Of what is said on this thread.
     pub fn begin() -> (Log, tracing::subscriber::DefaultGuard) {
+        let (log, subscriber) = Log::subscriber();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    /// Of what is said on any thread, for the only test of a program.
+    pub fn everywhere() -> Log {
+        let (log, subscriber) = Log::subscriber();
+        tracing::subscriber::set_global_default(subscriber).unwrap();
+        log
+    }
+
+    fn subscriber() -> (Log, impl tracing::Subscriber + Send + Sync) {
         let log = Log::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO);
-        let subscriber = subscriber.with_writer(move || writer.clone()).finish();
-        (log, tracing::subscriber::set_default(subscriber))
+        (log, subscriber.with_writer(move || writer.clone()).finish())
     }
 
     pub fn text(&self) -> String {
