@@ -230,7 +230,7 @@ impl Store {
         let Some(mut merge) = self.ids.merge.take() else { return Ok(()) };
         let some: Vec<(Id, i64)> = self
             .cached("SELECT id, seq FROM recent_ids WHERE id > ? ORDER BY id LIMIT ?")?
-            .query_map(params![merge.last, limit as i64], |r| Ok((r.get(0)?, r.get(1)?)))?
+            .query_map(params![merge.last, limit.max(1) as i64], |r| Ok((r.get(0)?, r.get(1)?)))?
             .collect::<Result<_, _>>()?;
         let Some((last, _)) = some.last() else {
             self.set_meta(IDS_MERGED, merge.upto)?;

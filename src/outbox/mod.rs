@@ -11,8 +11,9 @@
 //! its way to the disk, commits once, then answers everybody: so a call that has returned `Ok` is durable,
 //! and the load decides how large a commit is. All SQL stands in this module.
 //!
-//! A commit under load only appends: what belongs at random places, deliveries (`marks`) and new ids (`ids`), is noted
-//! in the order in which it comes, and brought there later, many rows at once and in order.
+//! A commit under load only appends: what belongs at random places is brought there later, many rows at once and in
+//! order. Until then deliveries are noted in the order in which they come (`marks`), and new ids are read from their
+//! events (`ids`).
 
 mod admin;
 mod append;
