@@ -32,6 +32,8 @@ pub fn make_older(outbox: &Path, version: usize) -> i64 {
         let sql = format!("INSERT INTO main.{table} ({columns}) SELECT {columns} FROM new.{table}");
         conn.execute(&sql, []).unwrap();
     }
+    // There was one table of them.
+    conn.execute("INSERT INTO main.ids (id, seq) SELECT id, seq FROM new.recent_ids", []).unwrap();
     conn.execute("DELETE FROM meta WHERE name = 'ids_indexed'", []).unwrap();
     if version == 4 {
         // As a crash left them.
