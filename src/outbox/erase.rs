@@ -200,7 +200,7 @@ impl Store {
         Ok(())
     }
 
-    fn mark_of(&self, name: &str) -> String {
+    pub(super) fn mark_of(&self, name: &str) -> String {
         format!("{KEPT_OUT}{}", self.person_key.hashed(name))
     }
 

@@ -252,7 +252,7 @@ impl Store {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::clock::Timestamp;
     use crate::config::{Environment, Options, load};
@@ -261,7 +261,8 @@ mod tests {
     use crate::outbox::{Appended, Fate, ItemFate, NewEvent, NewItem, Settings, salvage};
     use std::path::Path;
 
-    fn open(dir: &Path) -> Store {
+    /// The store in that folder, made if there is none, with small limits.
+    pub(in crate::outbox) fn open(dir: &Path) -> Store {
         let file = dir.join("config.toml");
         std::fs::write(&file, format!("outbox.path = \"{}/outbox.db\"", dir.display())).unwrap();
         let config = load(&Options { config: Some(file), user: false }, &Environment::default()).unwrap();
@@ -274,7 +275,7 @@ mod tests {
         store
     }
 
-    fn event(n: u32) -> NewEvent {
+    pub(in crate::outbox) fn event(n: u32) -> NewEvent {
         NewEvent {
             message_id: MessageId::remembered(format!("m-{n}")),
             digest: Digest::from_bytes([0; 16]),

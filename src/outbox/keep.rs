@@ -120,3 +120,98 @@ impl Store {
         Ok(old.len())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::MessageId;
+    use crate::outbox::ids::tests::{event, open};
+    use crate::outbox::{Appended, NewEvent, Settled};
+    use crate::subject::Subject;
+
+    const BEGAN: Timestamp = Timestamp(1_800_000_000_000);
+
+    fn days(n: u64) -> Timestamp {
+        BEGAN.plus(Duration::from_secs(n * 86_400))
+    }
+
+    fn append(store: &mut Store, events: &[NewEvent], at: Timestamp) -> Appended {
+        store.transaction(|store| store.append(events, &[], at)).unwrap()
+    }
+
+    /// Stores events and delivers them at once, their rows moved.
+    fn deliver(store: &mut Store, events: &[NewEvent], at: Timestamp) {
+        let Appended::Stored { waiting, .. } = append(store, events, at) else { panic!() };
+        let rows: Vec<_> = waiting.items.iter().map(|(seq, _)| (*seq, Settled::Delivered)).collect();
+        let moved = store.transaction(|store| {
+            store.settle(&rows, false, at)?;
+            store.fold_all()
+        });
+        moved.unwrap();
+    }
+
+    fn forgotten(store: &mut Store, now: Timestamp) -> usize {
+        store.transaction(|store| store.expire(now, 100)).unwrap().0
+    }
+
+    fn is_new(appended: &Appended) -> bool {
+        matches!(appended, Appended::Stored { stored: 1.., duplicates: 0, .. })
+    }
+
+    #[test]
+    fn one_event_of_the_future_keeps_none_of_those_behind_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open(dir.path());
+        deliver(&mut store, &[event(0)], days(4_000));
+        (1..4).for_each(|n| deliver(&mut store, &[event(n)], BEGAN));
+        assert_eq!([29, 31, 60].map(|n| forgotten(&mut store, days(n))), [0, 3, 0]);
+        assert_eq!([4_029, 4_031].map(|n| forgotten(&mut store, days(n))), [0, 1]);
+    }
+
+    #[test]
+    fn what_is_forgotten_amid_a_pass_is_new_when_it_comes_again_and_known_from_then_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open(dir.path());
+        let events: Vec<NewEvent> = (0..50).map(event).collect();
+        deliver(&mut store, &events, BEGAN);
+        let begin = |store: &mut Store| {
+            store.index_ids_now();
+            store.move_ids(10)
+        };
+        store.transaction(begin).unwrap();
+        assert_eq!(forgotten(&mut store, days(40)), 50);
+        assert!(is_new(&append(&mut store, &events, days(40))));
+        store.transaction(Store::index_all_ids).unwrap();
+        let again = append(&mut store, &events, days(40));
+        assert!(matches!(again, Appended::Stored { stored: 0, duplicates: 50, .. }), "{again:?}");
+    }
+
+    #[test]
+    fn an_id_that_its_row_does_not_tell_ends_nothing_once_the_row_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open(dir.path());
+        let erased = Subject::Email("ana@acme.dev".to_owned());
+        let mark = store.mark_of(&erased.name());
+        store.transaction(|store| store.set_meta(&mark, BEGAN.0)).unwrap();
+        let body = r#"{"type":"track","properties":{"email":"ana@acme.dev"}}"#.to_owned();
+        let id = MessageId::remembered("ana@acme.dev-1".to_owned());
+        let events = [NewEvent { message_id: id, body, ..event(0) }];
+        assert!(is_new(&append(&mut store, &events, BEGAN)));
+        assert!(!is_new(&append(&mut store, &events, BEGAN)));
+        assert_eq!(forgotten(&mut store, days(40)), 1);
+        assert!(is_new(&append(&mut store, &events, days(40))));
+    }
+
+    #[test]
+    fn a_number_is_not_used_again_though_everything_is_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = open(dir.path());
+        deliver(&mut store, &[event(0), event(1)], BEGAN);
+        let next = store.next_seq;
+        assert_eq!(forgotten(&mut store, days(40)), 2);
+        drop(store);
+        let mut store = open(dir.path());
+        store.transaction(|_| Ok(())).unwrap();
+        assert_eq!(store.next_seq, next);
+    }
+}
