@@ -71,27 +71,30 @@ impl Store {
                 true => self.kept_out(&event.body)?.map(|since| self.left_out(event, since)),
                 false => None,
             };
-            // The same id may stand twice among them.
-            let mut first = known[index];
-            if let Some(seq) = first
-                && self.first_of(seq)?.is_none()
-            {
-                // The id of a row that is forgotten and did not tell it: see `Store::left_out`.
-                self.forget_id(&ids[index], seq)?;
-                first = None;
-            }
-            let Some(first) = first.or_else(|| self.know(ids[index], self.next_seq)) else {
-                new.push(ids[index]);
-                if left_out.is_some() {
-                    self.index_id(&ids[index], self.next_seq)?;
+            let mut first = None;
+            if let Some(seq) = known[index] {
+                first = self.first_of(seq)?;
+                if first.is_none() {
+                    // The id of a row that is forgotten and did not tell it: see `Store::left_out`.
+                    self.forget_id(&ids[index], seq)?;
                 }
-                self.insert(left_out.as_ref().unwrap_or(event), &mut waiting.items, now)?;
-                continue;
-            };
-            match self.first_of(first)? {
-                Some((digest, ..)) if digest == event.digest => duplicates += 1,
-                Some((_, first_at, first_file)) => reused.push(Reused { index, first_at, first_file }),
-                None => return Err(rusqlite::Error::QueryReturnedNoRows),
+            }
+            if first.is_none() {
+                let Some(seq) = self.know(ids[index], self.next_seq) else {
+                    new.push(ids[index]);
+                    if left_out.is_some() {
+                        self.index_id(&ids[index], self.next_seq)?;
+                    }
+                    self.insert(left_out.as_ref().unwrap_or(event), &mut waiting.items, now)?;
+                    continue;
+                };
+                // The same id stands twice among them.
+                first = self.first_of(seq)?;
+            }
+            let (digest, first_at, first_file) = first.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+            match digest == event.digest {
+                true => duplicates += 1,
+                false => reused.push(Reused { index, first_at, first_file }),
             }
         }
         if !reused.is_empty() {

@@ -95,10 +95,7 @@ impl Store {
                 new.insert(short_hash(event.get_ref(0)?.as_str()?), event.get(1)?);
             }
         }
-        let number = |name| -> Result<i64, rusqlite::Error> {
-            let mut meta = self.cached("SELECT value FROM meta WHERE name = ?")?;
-            Ok(meta.query_row([name], |r| r.get(0)).optional()?.unwrap_or(0))
-        };
+        let number = |name| self.read_meta(name).map(Option::unwrap_or_default);
         let (indexed, merged) = (number(IDS_INDEXED)?, number(IDS_MERGED)?);
         self.ids = Ids { new, indexed, merged, limits: self.ids.limits, ..Ids::default() };
         Ok(())

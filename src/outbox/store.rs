@@ -207,9 +207,12 @@ impl Store {
 
     /// A fact about this outbox.
     pub(super) fn meta(&self, name: &str) -> Result<Option<i64>, OutboxError> {
-        self.cached("SELECT value FROM meta WHERE name = ?")
-            .and_then(|mut s| s.query_row([name], |r| r.get(0)).optional())
-            .map_err(|e| self.error("read its settings", e))
+        self.read_meta(name).map_err(|e| self.error("read its settings", e))
+    }
+
+    /// The same within a transaction.
+    pub(super) fn read_meta(&self, name: &str) -> Result<Option<i64>, rusqlite::Error> {
+        self.cached("SELECT value FROM meta WHERE name = ?")?.query_row([name], |r| r.get(0)).optional()
     }
 
     /// A number that changes when another connection has committed something.
