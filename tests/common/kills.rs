@@ -45,8 +45,9 @@ fn until_alone(receiver: &Receiver) {
     }
 }
 
-/// What came again is what was under way at a kill: taken by the receiver and not yet marked, whole requests, at
-/// most so many at a time. Returns how many events came again.
+/// What came again is what was under way at a kill: taken by the receiver and not yet marked, at most so many requests
+/// at a time. A kill cuts a request whole; what it was then sent again with, the next kill cuts. Returns how many
+/// events came again.
 pub fn repeats(receiver: &Receiver, kills: &[Kill], most: usize) -> u64 {
     let mut requests: HashMap<u64, Vec<Held>> = HashMap::new();
     for held in receiver.events() {
@@ -54,15 +55,22 @@ pub fn repeats(receiver: &Receiver, kills: &[Kill], most: usize) -> u64 {
     }
     let mut under_way = vec![0; kills.len()];
     for (number, items) in &requests {
-        let mut cuts = 0;
-        for (kill, under_way) in kills.iter().zip(&mut under_way) {
-            let pending = items.iter().filter(|held| kill.pending.contains(&*held.message_id)).count();
-            if *number <= kill.last_request && pending > 0 {
-                assert_eq!(pending, items.len(), "half of request {number} is marked");
-                (cuts, *under_way) = (cuts + 1, *under_way + 1);
+        let mut cuts = vec![0; items.len()];
+        for (kill, under_way) in
+            kills.iter().zip(&mut under_way).filter(|(kill, _)| *number <= kill.last_request)
+        {
+            let is_pending = |held: &Held| kill.pending.contains(&*held.message_id);
+            let pending = items.iter().filter(|held| is_pending(held)).count();
+            if pending > 0 {
+                let was_cut = cuts.iter().any(|n| *n > 0);
+                assert!(was_cut || pending == items.len(), "half of request {number} is marked");
+                *under_way += 1;
+            }
+            for (held, cuts) in items.iter().zip(&mut cuts) {
+                *cuts += u64::from(is_pending(held));
             }
         }
-        for Held { message_id, repeats, .. } in items {
+        for (Held { message_id, repeats, .. }, cuts) in items.iter().zip(cuts) {
             // Two kills in a row can come before it is sent again.
             let told = (cuts > 0) == (*repeats > 0) && *repeats <= cuts;
             assert!(
