@@ -5,7 +5,9 @@
 #[path = "cli/world.rs"]
 mod world;
 
-use koala_agent::outbox::{Filter, Outbox, Settled, State};
+use koala_agent::outbox::{Backlog, Filter, Outbox, Settled, State};
+use std::sync::Arc;
+use std::time::Duration;
 use world::{World, event};
 
 #[test]
@@ -102,7 +104,7 @@ fn what_is_delivered_while_older_events_wait_is_delivered_for_everybody_at_once(
     outbox.close();
     let world = crashed;
     let outbox = world.agent();
-    assert_eq!(world.reader().marked().unwrap(), [b, d].into());
+    assert_eq!(Backlog::new(world.reader(), Arc::default()).unwrap().marked().unwrap(), [b, d].into());
     assert_eq!((states(&world).as_str(), counted(&world)), ("a:p b:d c:p d:d", (2, 2)));
     // Delivered twice is delivered once.
     deliver(&outbox, &[d]);
@@ -147,4 +149,58 @@ fn rows_and_ids_come_where_they_belong_when_nothing_else_is_to_do() {
     assert_eq!(number(&world, "SELECT count(*) FROM bodies"), 0);
     assert_eq!(states(&world), "a:p b:d c:p d:p");
     outbox.close();
+}
+
+fn backlog(world: &World, outbox: &Outbox) -> Backlog {
+    Backlog::new(world.reader(), outbox.writer.gauge()).unwrap()
+}
+
+#[test]
+fn many_requests_are_gathered_from_one_view_of_the_outbox() {
+    let world = World::new();
+    let (outbox, [a, _, _, d]) = four(&world);
+    let mut backlog = backlog(&world, &outbox);
+    let mut gone = |seqs: &[i64], ms, let_go| -> Vec<i64> {
+        if let_go {
+            backlog.let_go().unwrap();
+        }
+        backlog.gather(seqs, Duration::from_millis(ms), |_| true).unwrap().gone
+    };
+    let add = |id| {
+        let body = r#"{"type":"track","event":"E","email":"ana@acme.dev"}"#;
+        outbox.writer.append(vec![event(id, body, "b.json")], vec![]).block().unwrap();
+        world.reader().show(id).unwrap().unwrap().row.seq
+    };
+    assert!(gone(&[a, d], 0, false).is_empty());
+    let e = add("e");
+    assert_eq!(gone(&[d, e], 5, false), [e]);
+    assert!(gone(&[d, e], 6, true).is_empty());
+    let f = add("f");
+    assert_eq!(gone(&[f], 7, false), [f]);
+    assert!(gone(&[f], 16, false).is_empty());
+    // What a command has changed is seen as soon as the writer has noticed.
+    assert_eq!(world.run(&["discard", "a"]).code, 0);
+    add("g");
+    assert_eq!(gone(&[a], 17, false), [a]);
+}
+
+#[test]
+fn the_write_ahead_log_is_written_over_again_however_much_is_read_meanwhile() {
+    let world = World::new();
+    let (outbox, [a, ..]) = four(&world);
+    let mut backlog = backlog(&world, &outbox);
+    let filler = "x".repeat(100_000);
+    let body =
+        format!(r#"{{"type":"track","event":"E","email":"ana@acme.dev","properties":{{"x":"{filler}"}}}}"#);
+    let log = || std::fs::metadata(world.path("outbox.db-wal")).unwrap().len();
+    let mut longest = 0;
+    for n in 0..100 {
+        let events = (0..10).map(|m| event(&format!("{n}-{m}"), &body, "b.json")).collect::<Vec<_>>();
+        outbox.writer.append(events, vec![]).block().unwrap();
+        // No time passes for it, so its view would stay.
+        backlog.gather(&[a], Duration::ZERO, |_| true).unwrap();
+        longest = longest.max(log());
+    }
+    // 100 MB were written into it.
+    assert!((16 << 20..32 << 20).contains(&longest), "{longest}");
 }

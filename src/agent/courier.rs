@@ -18,7 +18,7 @@ use crate::item::Lane;
 use crate::koala::batch::Batch;
 use crate::koala::{Client, Verdict};
 use crate::mapping::{self, Mappings};
-use crate::outbox::{Gauge, OutboxError, PendingItem, Reader, Settled, Waiting, Writer};
+use crate::outbox::{Backlog, OutboxError, PendingItem, Settled, Waiting, Writer};
 use crate::reason::{Code, Reason};
 use crate::status::{self, DestinationState};
 use std::collections::BTreeSet;
@@ -65,8 +65,7 @@ pub struct Courier {
     client: Option<Client>,
     mappings: Arc<Mappings>,
     writer: Writer,
-    reader: Reader,
-    gauge: Arc<Gauge>,
+    backlog: Backlog,
     clock: Clock,
     dispatch: Dispatch,
     /// Up to this event the outbox was searched for lanes.
@@ -93,7 +92,7 @@ impl Courier {
         client: Option<Client>,
         config: &Config,
         writer: Writer,
-        reader: Reader,
+        backlog: Backlog,
         clock: Clock,
         published: watch::Sender<status::Destination>,
         pulse: Pulse,
@@ -104,9 +103,8 @@ impl Courier {
         Courier {
             client,
             mappings,
-            gauge: writer.gauge(),
             writer,
-            reader,
+            backlog,
             clock,
             dispatch: Dispatch::new(destination, fastrand::Rng::new()),
             searched: 0,
@@ -152,10 +150,14 @@ impl Courier {
                         if self.dispatch.destination.state() != self.published.borrow().state {
                             self.publish();
                         }
+                        if !self.dispatch.has_more() {
+                            self.backlog.let_go().map_err(fatal)?;
+                        }
                         until
                     }
                 }
             };
+            let held = self.backlog.held_until();
             tokio::select! {
                 Some(answered) = self.requests.join_next() => {
                     // A request's task is not aborted while this loop runs, so it has panicked.
@@ -164,7 +166,7 @@ impl Courier {
                 }
                 Some(committed) = self.commits.join_next() => self.committed(committed)?,
                 signal = signals.recv() => match signal {
-                    Some(Signal::Stored(waiting)) => self.stored(waiting),
+                    Some(Signal::Stored(waiting)) => self.stored(waiting)?,
                     Some(Signal::Kick) => self.kick()?,
                     Some(Signal::Client { client, endpoint, concurrency }) => {
                         self.client = client;
@@ -177,6 +179,9 @@ impl Courier {
                     Some(Signal::Stop) | None => return self.stop().await,
                 },
                 () = self.clock.sleep_until(wait.unwrap_or_default()), if wait.is_some() => {}
+                () = self.clock.sleep_until(held.unwrap_or_default()), if held.is_some() => {
+                    self.backlog.let_go().map_err(fatal)?;
+                }
                 () = self.pulse.asked() => {}
             }
         }
@@ -191,7 +196,7 @@ impl Courier {
 
     /// Begins at the start of the outbox: something may have been put back there.
     fn search_again(&mut self) -> Result<(), Fatal> {
-        self.delivered = self.reader.marked().map_err(fatal)?;
+        self.delivered = self.backlog.marked().map_err(fatal)?;
         let last = self.delivered.last().copied().unwrap_or(0);
         self.known = self.known.max(self.searched).max(last);
         self.searched = 0;
@@ -200,10 +205,12 @@ impl Courier {
     }
 
     /// What was stored right behind what is known is known with that; anything else is looked for.
-    fn stored(&mut self, waiting: Waiting) {
+    fn stored(&mut self, waiting: Waiting) -> Result<(), Fatal> {
+        self.backlog.let_go().map_err(fatal)?;
         let is_next = self.stored.replace(waiting.to).is_none_or(|to| to == waiting.from);
         if !is_next || !self.dispatch.knows_all() {
-            return self.dispatch.exhausted(false);
+            self.dispatch.exhausted(false);
+            return Ok(());
         }
         for (seq, lane) in waiting.items {
             // A search may have found it before this was told.
@@ -212,10 +219,11 @@ impl Courier {
                 self.dispatch.discovered(seq, lane);
             }
         }
+        Ok(())
     }
 
     fn discover(&mut self) -> Result<(), Fatal> {
-        let found = self.reader.discover(self.searched, DISCOVER_AT_ONCE).map_err(fatal)?;
+        let found = self.backlog.discover(self.searched, DISCOVER_AT_ONCE).map_err(fatal)?;
         self.dispatch.exhausted(found.len() < DISCOVER_AT_ONCE);
         for (seq, lane) in found {
             self.searched = seq;
@@ -232,12 +240,12 @@ impl Courier {
     /// Makes the request of an order and sends it on its way.
     fn launch(&mut self, order: Order) -> Result<(), Fatal> {
         let Some(client) = self.client.clone() else { return Ok(()) };
-        let seen = self.gauge.others();
         let mut request = Request::new(&self.mappings, self.dispatch.max_bytes());
         let events = self.dispatch.events(order);
-        let gone = self.reader.gather(&events, |item| request.push(item)).map_err(fatal)?;
+        let now = self.clock.mono();
+        let read = self.backlog.gather(&events, now, |item| request.push(item)).map_err(fatal)?;
         let Request { batch, seqs, settled, are_alone, .. } = request;
-        self.dispatch.gone(order, &gone);
+        self.dispatch.gone(order, &read.gone);
         if !settled.is_empty() {
             // The mapping has changed since they were stored: they are settled first, to keep the order.
             let unsent: Vec<i64> = settled.iter().map(|(seq, _)| *seq).collect();
@@ -245,9 +253,9 @@ impl Courier {
             self.settle(settled, lanes, None);
         } else if let Some(batch) = batch {
             let body = batch.body();
-            let ticket = self.dispatch.sent(order, seqs, body.len(), self.clock.moment().mono);
+            let ticket = self.dispatch.sent(order, seqs, body.len(), self.clock.mono());
             let endpoint = batch.endpoint();
-            let seen = are_alone.then_some(seen);
+            let seen = are_alone.then_some(read.seen);
             self.requests.spawn(async move { (ticket, seen, client.batch(endpoint, body).await) });
         } else {
             self.dispatch.nothing(order);
@@ -295,6 +303,7 @@ impl Courier {
     }
 
     async fn stop(mut self) -> Result<(), Fatal> {
+        self.backlog.let_go().map_err(fatal)?;
         let finish = async {
             while let Some(answered) = self.requests.join_next().await {
                 if let Ok((ticket, seen, verdict)) = answered {

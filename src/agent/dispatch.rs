@@ -184,6 +184,11 @@ impl Dispatch {
         self.exhausted && self.lanes.bytes() < WINDOW
     }
 
+    /// Whether there is more to be sent as soon as an answer is there.
+    pub fn has_more(&self) -> bool {
+        self.lanes.oldest().is_some()
+    }
+
     /// The requests from now on go to another receiver: what the last one refused proves nothing any more.
     pub fn renewed(&mut self) {
         self.entered();

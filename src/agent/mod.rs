@@ -30,7 +30,7 @@ pub use triage::triage;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::koala::{Client, ClientError};
-use crate::outbox::{Gauge, Outbox, OutboxError, Reader};
+use crate::outbox::{Backlog, Gauge, Outbox, OutboxError, Reader};
 use crate::spool::{Spool, SpoolError, Watcher};
 use crate::status::{self, Status};
 use courier::{Courier, Signal};
@@ -162,7 +162,7 @@ impl Agent {
             client,
             &config,
             outbox.writer.clone(),
-            reader()?.for_gathering()?,
+            Backlog::new(reader()?, outbox.writer.gauge())?,
             clock.clone(),
             destination,
             pulses[0].1.clone(),

@@ -1,58 +1,105 @@
 //! What the courier reads: whose events wait, and what they say.
 
 use super::marks::each_mark;
-use super::{OutboxError, PendingItem, Reader};
-use crate::clock::Timestamp;
+use super::{Gauge, OutboxError, PendingItem, Reader};
+use crate::clock::{Mono, Timestamp};
 use crate::event::MessageId;
 use crate::item::Lane;
 use rusqlite::{OptionalExtension, Row, params};
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
 
-impl Reader {
-    /// Up to `limit` rows of pending events after `after`, in the order of the spool: whose they are. Those of
-    /// [`Reader::marked`] are among them.
+/// Kibibytes: the upper pages of a million events take two thirds of it. Each event is then one page to be read, wherever
+/// it stands.
+const CACHE: i64 = 3_072;
+/// How long requests are gathered from one view. The first look at another, after a commit, reads the upper pages again;
+/// and while one is open, what was committed after it stays in the write-ahead log.
+const VIEW: Duration = Duration::from_millis(10);
+
+/// The pending events. The events of many requests are read in one view of the outbox: what is put back by hand, or
+/// stored, after it began is not in it, so [`Backlog::let_go`] is for whoever hears of that.
+#[derive(Debug)]
+pub struct Backlog {
+    reader: Reader,
+    gauge: Arc<Gauge>,
+    view: Option<View>,
+}
+
+/// A transaction that reads.
+#[derive(Debug, Clone, Copy)]
+struct View {
+    until: Mono,
+    /// [`Gauge::others`] before it began.
+    seen: u64,
+}
+
+/// What was read for a request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Gathered {
+    /// Those that are not there any more.
+    pub gone: Vec<i64>,
+    /// [`Gauge::others`] as it was before they were read.
+    pub seen: u64,
+}
+
+impl Backlog {
+    /// The pending events, as that connection reads them.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn discover(&self, after: i64, limit: usize) -> Result<Vec<(i64, Lane)>, OutboxError> {
+    pub fn new(reader: Reader, gauge: Arc<Gauge>) -> Result<Backlog, OutboxError> {
+        let set = reader.connection().pragma_update(None, "cache_size", -CACHE);
+        set.map_err(|e| reader.error("set its cache", e))?;
+        Ok(Backlog { reader, gauge, view: None })
+    }
+
+    /// Up to `limit` rows of pending events after `after`, in the order of the spool: whose they are. Those of
+    /// [`Backlog::marked`] are among them.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn discover(&mut self, after: i64, limit: usize) -> Result<Vec<(i64, Lane)>, OutboxError> {
+        self.let_go()?;
         let read = || {
-            self.connection()
+            self.reader
+                .connection()
                 .prepare_cached("SELECT seq, lane FROM pending WHERE seq > ? ORDER BY seq LIMIT ?")?
                 .query_map(params![after, limit as i64], |r| Ok((r.get(0)?, Lane(r.get(1)?))))?
                 .collect::<Result<Vec<_>, rusqlite::Error>>()
         };
-        read().map_err(|e| self.error("look for pending events", e))
+        read().map_err(|e| self.reader.error("look for pending events", e))
     }
 
     /// Events that are delivered, and whose rows may still stand among the pending.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn marked(&self) -> Result<BTreeSet<i64>, OutboxError> {
+    pub fn marked(&mut self) -> Result<BTreeSet<i64>, OutboxError> {
+        self.let_go()?;
         let mut marked = BTreeSet::new();
-        each_mark(self.connection(), |seq, _| {
+        each_mark(self.reader.connection(), |seq, _| {
             marked.insert(seq);
         })
-        .map_err(|e| self.error("look for delivered events", e))?;
+        .map_err(|e| self.reader.error("look for delivered events", e))?;
         Ok(marked)
     }
 
-    /// Reads those of these pending items that are still there, in turn, until `each` says that it is enough. Returns
-    /// those that are not there.
+    /// Reads those of these pending items that are still there, in turn, until `each` says that it is enough.
     ///
     /// # Errors
     /// SQLite's.
     pub fn gather(
-        &self,
+        &mut self,
         seqs: &[i64],
+        now: Mono,
         mut each: impl FnMut(&PendingItem<'_>) -> bool,
-    ) -> Result<Vec<i64>, OutboxError> {
+    ) -> Result<Gathered, OutboxError> {
+        let view = self.view(now)?;
         let mut read = || {
-            // One transaction: each takes and gives up the locks on the file.
-            let _all = self.connection().unchecked_transaction()?;
-            let mut statement = self
-                .connection()
-                .prepare_cached("SELECT seq, event_seq IS NULL, mapping, message_id, spooled_at, body FROM pending WHERE seq = ?")?;
+            let mut statement = self.reader.connection().prepare_cached(
+                "SELECT seq, event_seq IS NULL, mapping, message_id, spooled_at, body FROM pending WHERE seq = ?",
+            )?;
             let mut gone = Vec::new();
             for seq in seqs {
                 match statement.query_row([seq], |row| Ok(each(&pending_item(row)?))).optional()? {
@@ -63,20 +110,44 @@ impl Reader {
             }
             Ok(gone)
         };
-        read().map_err(|e| self.error("gather a person's events", e))
+        let gone = read().map_err(|e| self.reader.error("gather a person's events", e))?;
+        if self.gauge.log_is_long() {
+            self.let_go()?;
+        }
+        Ok(Gathered { gone, seen: view.seen })
     }
 
-    /// The bodies of the events that came last and wait, up to `limit`.
+    /// The view that is open, or one that begins now.
+    fn view(&mut self, now: Mono) -> Result<View, OutboxError> {
+        let seen = self.gauge.others();
+        if self.view.is_some_and(|view| view.until <= now || view.seen != seen) {
+            self.let_go()?;
+        }
+        if let Some(view) = self.view {
+            return Ok(view);
+        }
+        let begun = self.reader.connection().execute_batch("BEGIN");
+        begun.map_err(|e| self.reader.error("begin to read", e))?;
+        Ok(*self.view.insert(View { until: now + VIEW, seen }))
+    }
+
+    /// When the view that is open is to be let go of.
+    pub fn held_until(&self) -> Option<Mono> {
+        self.view.map(|view| view.until)
+    }
+
+    /// Ends the view, if one is open: the next is of all that is committed by then.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn newest_pending(&self, limit: usize) -> Result<Vec<String>, OutboxError> {
-        let read = || {
-            let mut select =
-                self.connection().prepare("SELECT body FROM pending ORDER BY seq DESC LIMIT ?")?;
-            select.query_map([limit as i64], |r| r.get(0))?.collect::<Result<_, _>>()
-        };
-        read().map_err(|e| self.error("read its newest events", e))
+    pub fn let_go(&mut self) -> Result<(), OutboxError> {
+        match self.view.take() {
+            None => Ok(()),
+            Some(_) => {
+                let ended = self.reader.connection().execute_batch("COMMIT");
+                ended.map_err(|e| self.reader.error("end reading", e))
+            }
+        }
     }
 }
 

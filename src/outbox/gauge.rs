@@ -1,7 +1,7 @@
 //! Figures of the outbox, which its thread keeps up to date and everybody reads.
 
 use super::settle::Settled;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 /// Figures that the writer keeps up to date, readable without asking it.
@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 pub struct Gauge {
     pub(super) bytes: AtomicU64,
     pub(super) log: AtomicU64,
+    pub(super) log_is_long: AtomicBool,
     pub(super) log_held_by: Mutex<Vec<i32>>,
     pub(super) missing: AtomicU64,
     pub(super) rounds: AtomicU64,
@@ -38,6 +39,11 @@ impl Gauge {
     /// Bytes of the write-ahead log.
     pub fn log(&self) -> u64 {
         self.log.load(Relaxed)
+    }
+
+    /// Whether the write-ahead log is to be copied, for which nobody may keep reading what it was before.
+    pub(super) fn log_is_long(&self) -> bool {
+        self.log_is_long.load(Relaxed)
     }
 
     /// Bytes that are to stay free on the disk: those of a ballast that was given up. The write-ahead log needs none to

@@ -97,6 +97,19 @@ pub struct Detail {
 }
 
 impl Reader {
+    /// The bodies of the events that came last and wait, up to `limit`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn newest_pending(&self, limit: usize) -> Result<Vec<String>, OutboxError> {
+        let read = || {
+            let mut select =
+                self.connection().prepare("SELECT body FROM pending ORDER BY seq DESC LIMIT ?")?;
+            select.query_map([limit as i64], |r| r.get(0))?.collect::<Result<_, _>>()
+        };
+        read().map_err(|e| self.error("read its newest events", e))
+    }
+
     /// Rows that match, newest first.
     ///
     /// # Errors

@@ -45,6 +45,7 @@ mod writer;
 
 pub use admin::{Admin, Kept};
 pub use append::{Appended, Reused, Waiting};
+pub use backlog::{Backlog, Gathered};
 pub use erase::Named;
 pub use error::OutboxError;
 pub use files::Progress;

@@ -34,11 +34,11 @@ const SHRINK_PAGES: u64 = 1_024;
 /// How long a stop moves rows, and then waits for readers before it leaves the write-ahead log as it is: nothing is lost
 /// with either, and the whole stop may take ten seconds.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);
-/// A write-ahead log of more than this is copied into the database: few enough to keep copying rare under load, and the
-/// log small beside the backlog.
-const LOG_ENOUGH: u64 = 16 << 20;
-/// A log of more than this has a reader that keeps it from being emptied.
-const LOG_LIMIT: u64 = 4 * LOG_ENOUGH;
+/// Pages of the write-ahead log (16 MiB) that are copied into the database: enough to keep copying rare under load, and
+/// the log small beside the backlog.
+const LOG_PAGES: u64 = 4_096;
+/// A log of more than this has, or had, a reader that keeps it from being copied, and is emptied as soon as it can be.
+const LOG_LIMIT: u64 = 64 << 20;
 /// Rows that are moved along with a commit, so that it takes no longer for it, and when there is nothing else to do.
 const MOVED_AT_LEAST: usize = 16;
 const MOVED_WHEN_IDLE: usize = 1_000;
@@ -201,19 +201,25 @@ impl Owner {
             }
             done => self.answer(commands, done),
         }
-        if self.log_is_long() && !self.has_given_up() {
-            self.empty_log();
-            if let Err(e) = self.measure(self.clock.now()) {
-                self.note(e);
-            }
+        if !self.has_given_up() {
+            self.shorten_log();
         }
         stop
     }
 
-    /// Whether the write-ahead log is to be emptied amid the work, also for the room that it takes up.
-    fn log_is_long(&self) -> bool {
-        let log = self.gauge.log();
-        log > LOG_ENOUGH || disk::of(&self.store.path).is_some_and(|disk| log > disk.free)
+    /// Keeps the write-ahead log short amid the work, and gives its room back where there is little.
+    fn shorten_log(&mut self) {
+        let size = self.gauge.log();
+        let is_long = self.store.log_pages() > LOG_PAGES;
+        self.gauge.log_is_long.store(is_long, Relaxed);
+        if size > LOG_LIMIT || disk::of(&self.store.path).is_some_and(|disk| size > disk.free) {
+            self.empty_log();
+            if let Err(e) = self.measure(self.clock.now()) {
+                self.note(e);
+            }
+        } else if is_long && let Err(e) = self.store.copy_log() {
+            self.note(e);
+        }
     }
 
     /// Commits with what room can be made: that of the write-ahead log, then that of the ballast.
@@ -241,6 +247,7 @@ impl Owner {
         self.is_at_rest = false;
         let gauge = self.gauge.clone();
         let committed = self.store.transaction(|store| {
+            let others = gauge.notice(store.others);
             let mut appended = Vec::new();
             for command in commands {
                 match command {
@@ -251,7 +258,7 @@ impl Owner {
                         for (seqs, reason) in attempts {
                             store.note_attempts(seqs, reason, now)?;
                         }
-                        let is_sure = *seen == Some(gauge.notice(store.others));
+                        let is_sure = *seen == Some(others);
                         store.settle(rows, is_sure, now)?;
                     }
                     Command::Forget(files) => store.forget_files(files)?,

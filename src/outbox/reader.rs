@@ -8,9 +8,6 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Kibibytes: the upper pages of a million events take two thirds of it.
-const GATHERING_CACHE: i64 = 3_072;
-
 /// A read-only connection.
 #[derive(Debug)]
 pub struct Reader {
@@ -79,16 +76,6 @@ impl Reader {
     /// SQLite's.
     pub fn beside(path: &Path) -> Result<Reader, OutboxError> {
         Reader::connect(path, false)
-    }
-
-    /// Keeps the upper pages of a large backlog in memory: each event is then one page to be read, wherever it stands.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn for_gathering(self) -> Result<Reader, OutboxError> {
-        let set = self.conn.pragma_update(None, "cache_size", -GATHERING_CACHE);
-        set.map_err(|e| self.error("set its cache", e))?;
-        Ok(self)
     }
 
     /// `immutable` is for a database that was closed cleanly in a folder that this user may not write.

@@ -13,12 +13,15 @@ use crate::disk;
 use crate::event::MessageId;
 use hmac::{Hmac, KeyInit, Mac};
 use rusqlite::config::DbConfig;
+use rusqlite::hooks::Wal;
 use rusqlite::{
     CachedStatement, Connection, FileControl, OpenFlags, OptionalExtension, TransactionBehavior, ffi, params,
 };
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 /// The database's file grows by so much at once.
@@ -55,6 +58,8 @@ pub(super) struct Store {
     seen: Option<i64>,
     /// How often something of others was noticed.
     pub(super) others: u64,
+    /// Pages in the write-ahead log, as of the last commit.
+    log_pages: Arc<AtomicU64>,
 }
 
 /// The first number that no event of the outbox has, and none after it.
@@ -89,6 +94,13 @@ impl Store {
         configure(&mut conn).map_err(sql)?;
         schema::migrate(&mut conn, &path)?;
         let person_key = person_key(&conn, &path)?;
+        let log_pages = Arc::new(AtomicU64::new(0));
+        let count = log_pages.clone();
+        conn.wal_hook(Some(move |_: &mut Wal, pages| {
+            count.store(u64::try_from(pages).unwrap_or(0), Relaxed);
+            Ok(())
+        }))
+        .map_err(sql)?;
         let file = |path: &std::path::Path| match file_at(path)? {
             Some((file, _)) => Ok(file),
             None => Err(OutboxError::Missing { path: path.to_owned() }),
@@ -107,6 +119,7 @@ impl Store {
             expired_to: 0,
             seen: None,
             others: 0,
+            log_pages,
         })
     }
 
@@ -245,6 +258,18 @@ impl Store {
             Ok(())
         };
         all().map_err(|e| self.error("give space back", e))
+    }
+
+    /// Pages of the WAL that are in use. A log that was copied is written from its start again, and keeps its size.
+    pub(super) fn log_pages(&self) -> u64 {
+        self.log_pages.load(Relaxed)
+    }
+
+    /// Copies the WAL into the database, as far as readers allow: with what is committed next it begins anew.
+    pub(super) fn copy_log(&self) -> Result<(), OutboxError> {
+        self.cached("PRAGMA wal_checkpoint(PASSIVE)")
+            .and_then(|mut copy| copy.query_row([], |_| Ok(())))
+            .map_err(|e| self.error("copy the write-ahead log", e))
     }
 
     /// Copies the whole WAL into the database and empties it, as far as readers allow within `patience`. Returns
