@@ -39,6 +39,8 @@ const STOP_PATIENCE: Duration = Duration::from_secs(1);
 const LOG_PAGES: u64 = 4_096;
 /// A log of more than this has, or had, a reader that keeps it from being copied, and is emptied as soon as it can be.
 const LOG_LIMIT: u64 = 64 << 20;
+/// How long a full disk waits for what the courier reads at that moment, and the log with it.
+const READ_PATIENCE: Duration = Duration::from_millis(50);
 /// Rows that are moved along with a commit, so that it takes no longer for it, and when there is nothing else to do.
 const MOVED_AT_LEAST: usize = 16;
 const MOVED_WHEN_IDLE: usize = 1_000;
@@ -193,7 +195,7 @@ impl Owner {
                 let is_append = |c: &Command| matches!(c, Command::Append { .. });
                 let (appends, others): (Vec<_>, Vec<_>) = commands.into_iter().partition(is_append);
                 self.answer(appends, Err(full));
-                self.empty_log();
+                self.empty_log(READ_PATIENCE);
                 for command in others {
                     let done = self.commit_on_a_full_disk(std::slice::from_ref(&command));
                     self.answer(vec![command], done);
@@ -211,9 +213,10 @@ impl Owner {
     fn shorten_log(&mut self) {
         let size = self.gauge.log();
         let is_long = self.store.log_pages() > LOG_PAGES;
-        self.gauge.log_is_long.store(is_long, Relaxed);
-        if size > LOG_LIMIT || disk::of(&self.store.path).is_some_and(|disk| size > disk.free) {
-            self.empty_log();
+        let is_large = size > LOG_LIMIT || disk::of(&self.store.path).is_some_and(|disk| size > disk.free);
+        self.gauge.log_is_long.store(is_long || is_large, Relaxed);
+        if is_large {
+            self.empty_log(Duration::ZERO);
             if let Err(e) = self.measure(self.clock.now()) {
                 self.note(e);
             }
@@ -226,7 +229,7 @@ impl Owner {
     fn commit_on_a_full_disk(&mut self, commands: &[Command]) -> Committed {
         // To move rows takes room as well.
         let mut done = self.commit(commands, None);
-        for make_room in [Owner::empty_log, Owner::drop_ballast] {
+        for make_room in [|owner: &mut Owner| owner.empty_log(READ_PATIENCE), Owner::drop_ballast] {
             if !done.as_ref().is_err_and(|e| e.is_full()) {
                 break;
             }
@@ -311,7 +314,7 @@ impl Owner {
         // An error ends the moving, or the writer.
         let _ = self.commit(&[], Some(MOVED_WHEN_IDLE));
         if !self.store.is_moving() && !self.has_given_up() {
-            self.empty_log();
+            self.empty_log(Duration::ZERO);
         }
     }
 
@@ -346,7 +349,7 @@ impl Owner {
             self.note(e);
         }
         if idle && !self.emptied && !self.store.is_moving() {
-            self.empty_log();
+            self.empty_log(Duration::ZERO);
         }
         self.ballast.make();
         let is_settled = self.emptied && !self.store.is_moving() && self.ballast.missing() == 0;
@@ -387,9 +390,9 @@ impl Owner {
         }
     }
 
-    /// Empties the write-ahead log, unless a reader still needs it.
-    fn empty_log(&mut self) {
-        match self.store.checkpoint(Duration::ZERO) {
+    /// Empties the write-ahead log, unless a reader still needs it after that time.
+    fn empty_log(&mut self, patience: Duration) {
+        match self.store.checkpoint(patience) {
             Ok(emptied) => self.set_emptied(emptied),
             Err(e) => drop(self.note(e)),
         }
@@ -402,7 +405,7 @@ impl Owner {
                 self.store.path.display()
             );
         }
-        self.empty_log();
+        self.empty_log(READ_PATIENCE);
     }
 
     /// # Errors
