@@ -74,7 +74,10 @@ pub fn in_place(scale: &Scale) -> Played {
                 let (path, mut rng) = (place.daemon.spool().join(name), rng.fork());
                 scope.spawn(move || {
                     let mut file = File::create(path).unwrap();
-                    let pauses: HashSet<usize> = (0..4).map(|_| rng.usize(..text.len())).collect();
+                    // At the end of a line it is whole: nobody could know that more is to come.
+                    let is_whole = |at: usize| text[at..].iter().take(2).any(|byte| *byte == b'\n');
+                    let pauses = (0..4).map(|_| rng.usize(..text.len())).filter(|at| !is_whole(*at));
+                    let pauses: HashSet<usize> = pauses.collect();
                     for (at, byte) in text.iter().enumerate() {
                         file.write_all(&[*byte]).unwrap();
                         if pauses.contains(&at) {
