@@ -166,7 +166,10 @@ impl Courier {
                 }
                 Some(committed) = self.commits.join_next() => self.committed(committed)?,
                 signal = signals.recv() => match signal {
-                    Some(Signal::Stored(waiting)) => self.stored(waiting)?,
+                    Some(Signal::Stored(waiting)) => {
+                        self.backlog.let_go().map_err(fatal)?;
+                        self.stored(waiting);
+                    }
                     Some(Signal::Kick) => self.kick()?,
                     Some(Signal::Client { client, endpoint, concurrency }) => {
                         self.client = client;
@@ -205,12 +208,10 @@ impl Courier {
     }
 
     /// What was stored right behind what is known is known with that; anything else is looked for.
-    fn stored(&mut self, waiting: Waiting) -> Result<(), Fatal> {
-        self.backlog.let_go().map_err(fatal)?;
+    fn stored(&mut self, waiting: Waiting) {
         let is_next = self.stored.replace(waiting.to).is_none_or(|to| to == waiting.from);
         if !is_next || !self.dispatch.knows_all() {
-            self.dispatch.exhausted(false);
-            return Ok(());
+            return self.dispatch.exhausted(false);
         }
         for (seq, lane) in waiting.items {
             // A search may have found it before this was told.
@@ -219,7 +220,6 @@ impl Courier {
                 self.dispatch.discovered(seq, lane);
             }
         }
-        Ok(())
     }
 
     fn discover(&mut self) -> Result<(), Fatal> {

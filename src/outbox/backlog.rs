@@ -141,13 +141,11 @@ impl Backlog {
     /// # Errors
     /// SQLite's.
     pub fn let_go(&mut self) -> Result<(), OutboxError> {
-        match self.view.take() {
-            None => Ok(()),
-            Some(_) => {
-                let ended = self.reader.connection().execute_batch("COMMIT");
-                ended.map_err(|e| self.reader.error("end reading", e))
-            }
+        if self.view.take().is_some() {
+            let ended = self.reader.connection().execute_batch("COMMIT");
+            ended.map_err(|e| self.reader.error("end reading", e))?;
         }
+        Ok(())
     }
 }
 

@@ -59,16 +59,14 @@ pub fn repeats(receiver: &Receiver, kills: &[Kill], most: usize) -> u64 {
         for (kill, under_way) in
             kills.iter().zip(&mut under_way).filter(|(kill, _)| *number <= kill.last_request)
         {
-            let is_pending = |held: &Held| kill.pending.contains(&*held.message_id);
-            let pending = items.iter().filter(|held| is_pending(held)).count();
-            if pending > 0 {
+            let is_pending = |n: &usize| kill.pending.contains(&*items[*n].message_id);
+            let cut: Vec<usize> = (0..items.len()).filter(is_pending).collect();
+            if !cut.is_empty() {
                 let was_cut = cuts.iter().any(|n| *n > 0);
-                assert!(was_cut || pending == items.len(), "half of request {number} is marked");
+                assert!(was_cut || cut.len() == items.len(), "half of request {number} is marked");
                 *under_way += 1;
             }
-            for (held, cuts) in items.iter().zip(&mut cuts) {
-                *cuts += u64::from(is_pending(held));
-            }
+            cut.into_iter().for_each(|n| cuts[n] += 1);
         }
         for (Held { message_id, repeats, .. }, cuts) in items.iter().zip(cuts) {
             // Two kills in a row can come before it is sent again.
