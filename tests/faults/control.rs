@@ -1,58 +1,142 @@
-//! The controls: the agent with one line spoilt, built from a copy of this source.
+//! The controls: agents with one line spoilt, built from a copy of this source.
+//!
+//! They are one program, built once: which of its lines are the spoilt ones is told by the name that it is started under.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
-/// One line of the agent, and what it is spoilt to.
+/// An agent with one line spoilt.
+#[derive(Debug, Clone, Copy)]
 pub struct Control {
-    /// The program's name.
+    /// The name that it is started under.
     pub name: &'static str,
     /// The file below `src`.
-    pub file: &'static str,
+    file: &'static str,
     /// Stands there exactly once.
-    pub line: &'static str,
-    pub spoilt: &'static str,
+    line: &'static str,
+    /// What stands there instead; it asks `crate::is_spoilt` under which name it runs.
+    spoilt: &'static str,
 }
 
+/// Removes a file when its events are on their way to the disk, not when they are there.
+pub const EARLY_REMOVAL: Control = Control {
+    name: "early-removal",
+    file: "agent/intake.rs",
+    line: "let answer = self.parts.writer.append(chunk.events.clone(), chunk.progress());",
+    spoilt: r#"if crate::is_spoilt("early-removal") {
+            for source in &chunk.sources {
+                let _ = std::fs::remove_file(self.parts.spool.dir().join(&source.entry.name));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let answer = self.parts.writer.append(chunk.events.clone(), chunk.progress());"#,
+};
+
+/// Its commits are in the file, but not on the disk, when they are answered.
+pub const CARELESS_COMMIT: Control = Control {
+    name: "careless-commit",
+    file: "outbox/store.rs",
+    line: r#"conn.pragma_update(None, "synchronous", "FULL")?;"#,
+    spoilt: r#"let level = if crate::is_spoilt("careless-commit") { "NORMAL" } else { "FULL" };
+    conn.pragma_update(None, "synchronous", level)?;"#,
+};
+
+/// Keeps no ballast.
+pub const NO_BALLAST: Control = Control {
+    name: "no-ballast",
+    file: "outbox/ballast.rs",
+    line: "if self.held || disk::of(&self.path)",
+    spoilt: r#"if crate::is_spoilt("no-ballast") || self.held || disk::of(&self.path)"#,
+};
+
+/// Gives the database no room before it commits.
+pub const NO_CLAIM: Control = Control {
+    name: "no-claim",
+    file: "outbox/store.rs",
+    line: "            self.claim_room()?;\n",
+    spoilt: r#"            if !crate::is_spoilt("no-claim") { self.claim_room()?; }"#,
+};
+
+const ALL: [Control; 4] = [EARLY_REMOVAL, CARELESS_COMMIT, NO_BALLAST, NO_CLAIM];
+
+/// The program's name until it is started under another.
+const PROGRAM: &str = "koala-agent-spoilt";
+
+/// Added to the library of the copy.
+const IS_SPOILT: &str = r#"
+pub(crate) fn is_spoilt(name: &str) -> bool {
+    std::env::args_os().next().is_some_and(|program| std::path::Path::new(&program).ends_with(name))
+}
+"#;
+
 impl Control {
-    /// Builds it under a name of its own; the libraries that it is made of are those of this build.
+    /// The program of that name, built when the first of them is asked for.
     ///
     /// # Errors
     /// Why it cannot be built here.
     pub fn build(&self) -> Result<PathBuf, String> {
-        let cargo = std::env::var("CARGO").map_err(|_| "cargo does not run this test".to_owned())?;
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let copy = tmp.join("controls").join(self.name);
-        copy_tree(&root.join("src"), &copy.join("src"));
-        copy_tree(&root.join("packaging"), &copy.join("packaging"));
-        fs::copy(root.join("README.md"), copy.join("README.md")).unwrap();
-        let own_name = format!("name = \"{}\"", self.name);
-        let renamed = |file: &str| {
-            fs::read_to_string(root.join(file)).unwrap().replace("name = \"koala-agent\"", &own_name)
-        };
-        fs::write(copy.join("Cargo.lock"), renamed("Cargo.lock")).unwrap();
-        // Tests and benchmarks are not copied.
-        let manifest = renamed("Cargo.toml").replace("[lib]", "[lib]\nname = \"koala_agent\"");
-        let manifest = manifest.split("# It prints a table of its own.").next().unwrap();
-        fs::write(copy.join("Cargo.toml"), manifest).unwrap();
-        let spoilt = copy.join("src").join(self.file);
-        let source = fs::read_to_string(&spoilt).unwrap();
-        assert_eq!(source.matches(self.line).count(), 1, "{} has not once {:?}", self.file, self.line);
-        fs::write(&spoilt, source.replace(self.line, self.spoilt)).unwrap();
-        let (profile, folder) =
-            if cfg!(debug_assertions) { ("dev", "debug") } else { ("release", "release") };
-        let target = tmp.parent().unwrap();
-        let built = Command::new(cargo)
-            .args(["build", "--quiet", "--locked", "--profile", profile, "--target-dir"])
-            .arg(target)
-            .current_dir(&copy)
-            .output()
-            .unwrap();
-        assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-        Ok(target.join(folder).join(self.name))
+        static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        let program = BUILT.get_or_init(build).clone()?;
+        let path = tmp().join("controls").join(self.name);
+        let _ = fs::remove_file(&path);
+        symlink(program, &path).map_err(|e| e.to_string())?;
+        Ok(path)
     }
+}
+
+fn tmp() -> &'static Path {
+    Path::new(env!("CARGO_TARGET_TMPDIR"))
+}
+
+/// Builds it; the libraries that it is made of are those of this build.
+fn build() -> Result<PathBuf, String> {
+    let cargo = std::env::var("CARGO").map_err(|_| "cargo does not run this test".to_owned())?;
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let copy = tmp().join("controls").join("source");
+    copy_tree(&root.join("src"), &copy.join("src"));
+    copy_tree(&root.join("packaging"), &copy.join("packaging"));
+    fs::copy(root.join("README.md"), copy.join("README.md")).unwrap();
+    let renamed = |file: &str| {
+        let file = fs::read_to_string(root.join(file)).unwrap();
+        let own_name = format!("name = \"{PROGRAM}\"");
+        file.replace("name = \"koala-agent\"", &own_name)
+            .replace("package.koala-agent]", &format!("package.{PROGRAM}]"))
+    };
+    fs::write(copy.join("Cargo.lock"), renamed("Cargo.lock")).unwrap();
+    // Tests and benchmarks are not copied.
+    let manifest = renamed("Cargo.toml").replace("[lib]", "[lib]\nname = \"koala_agent\"");
+    let manifest = manifest.split("# It prints a table of its own.").next().unwrap();
+    fs::write(copy.join("Cargo.toml"), manifest).unwrap();
+    let change = |file: &str, change: &dyn Fn(String) -> String| {
+        let file = copy.join("src").join(file);
+        let source = fs::read_to_string(&file).unwrap();
+        fs::write(&file, change(source)).unwrap();
+    };
+    change("lib.rs", &|source| source + IS_SPOILT);
+    for Control { file, line, spoilt, .. } in ALL {
+        change(file, &|source| {
+            assert_eq!(source.matches(line).count(), 1, "{file} has not once {line:?}");
+            source.replace(line, spoilt)
+        });
+    }
+    let (profile, folder) = if cfg!(debug_assertions) { ("dev", "debug") } else { ("release", "release") };
+    let target = tmp().parent().unwrap();
+    let mut cargo = Command::new(cargo);
+    cargo.args(["build", "--quiet", "--locked", "--profile", profile, "--target-dir"]).arg(target);
+    // What tells a test of its package would make a library that looks at it be built again, and all that stands on it.
+    for (name, _) in std::env::vars_os() {
+        let is_of_package =
+            |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+        if name.to_str().is_some_and(is_of_package) {
+            cargo.env_remove(name);
+        }
+    }
+    let built = cargo.current_dir(&copy).output().unwrap();
+    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    Ok(target.join(folder).join(PROGRAM))
 }
 
 fn copy_tree(from: &Path, to: &Path) {

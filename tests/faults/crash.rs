@@ -1,6 +1,6 @@
 //! The process ends at the worst moment, and the power with it.
 
-use super::control::Control;
+use super::control::EARLY_REMOVAL;
 use super::kills::{Kill, UNDER_WAY, repeats};
 use super::place::Place;
 use super::stage::{Fault, Figures, Played, Scale};
@@ -40,18 +40,6 @@ pub const SETTLE: &str = "spool.settle = \"20ms\"";
 const PEOPLE: u64 = 50;
 /// Two hundred rounds make twenty thousand.
 const FILES_A_ROUND: u64 = 100;
-
-/// An agent that removes a file when its events are on their way to the disk, not when they are there.
-const EARLY_REMOVAL: Control = Control {
-    name: "early-removal",
-    file: "agent/intake.rs",
-    line: "let answer = self.parts.writer.append(chunk.events.clone(), chunk.progress());",
-    spoilt: "for source in &chunk.sources {
-            let _ = std::fs::remove_file(self.parts.spool.dir().join(&source.entry.name));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-        let answer = self.parts.writer.append(chunk.events.clone(), chunk.progress());",
-};
 
 fn random_kills(scale: &Scale) -> Played {
     let mut place = Place::new(Faults { latency_ms: 10, ..Faults::default() });

@@ -7,7 +7,6 @@ mod readonly;
 mod small;
 mod tracer;
 
-use super::control::Control;
 use super::place::Place;
 use super::stage::{Fault, Figures, Played};
 use koala_agent::receiver::Faults;

@@ -1,6 +1,6 @@
 //! The power goes: a file system on a loop device is shut down without a flush of its journal, and mounted again.
 
-use super::control::Control;
+use super::control::CARELESS_COMMIT;
 use super::crash::SETTLE;
 use super::place::Place;
 use super::stage::{Figures, Played, Scale};
@@ -13,14 +13,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
-
-/// An agent whose commits are in the file, but not on the disk, when they are answered.
-const CARELESS: Control = Control {
-    name: "careless-commit",
-    file: "outbox/store.rs",
-    line: r#"conn.pragma_update(None, "synchronous", "FULL")?;"#,
-    spoilt: r#"conn.pragma_update(None, "synchronous", "NORMAL")?;"#,
-};
 
 /// What an agent that meets the dead disk has to end within; one that has nothing to commit need not meet it.
 const MEETS_IT_WITHIN: Duration = Duration::from_secs(2);
@@ -43,7 +35,7 @@ pub fn cuts(scale: &Scale) -> Played {
 
 pub fn cuts_of_a_careless_one(scale: &Scale) -> Played {
     // Nothing is mounted while it is built.
-    match may_mount().and_then(|()| CARELESS.build()).and_then(|program| Ok((program, Disk::new()?))) {
+    match may_mount().and_then(|()| CARELESS_COMMIT.build()).and_then(|program| Ok((program, Disk::new()?))) {
         Err(why) => Played::Skipped(why),
         Ok((program, disk)) => Figures { control: true, ..cut(scale, &disk, Some(&program)).0 }.into(),
     }

@@ -1,7 +1,8 @@
 //! Other programs have taken every byte of the disk.
 
 use super::mount::Mount;
-use super::{Control, OFFLINE, log_says, long_lines, online, skipped, stays_calm};
+use super::{OFFLINE, log_says, long_lines, online, skipped, stays_calm};
+use crate::control::{Control, NO_BALLAST, NO_CLAIM};
 use crate::place::Place;
 use crate::stage::{Figures, Played, Scale};
 use koala_agent::receiver::Faults;
@@ -19,26 +20,7 @@ enum Log {
 }
 
 /// Agents that keep no room to mark what was delivered.
-const NO_ROOM_KEPT: [(Log, Control); 2] = [
-    (
-        Log::Empty,
-        Control {
-            name: "no-ballast",
-            file: "outbox/ballast.rs",
-            line: "if self.held || disk::of(&self.path)",
-            spoilt: "if true || disk::of(&self.path)",
-        },
-    ),
-    (
-        Log::Long,
-        Control {
-            name: "no-claim",
-            file: "outbox/store.rs",
-            line: "            self.claim_room()?;\n",
-            spoilt: "",
-        },
-    ),
-];
+const NO_ROOM_KEPT: [(Log, Control); 2] = [(Log::Empty, NO_BALLAST), (Log::Long, NO_CLAIM)];
 
 /// A place whose state is on a mount of its own, with so many events in the outbox, some of them only in the log.
 fn with_pending(at: &mut Place, events: u64) {
