@@ -18,6 +18,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+/// The (unpacked) text of a file, up to so many bytes of it.
+fn read_at_most(file: File, gz: bool, size: u64, most: u64) -> io::Result<Vec<u8>> {
+    // In one read and, with room for a byte more, one that finds its end.
+    let mut bytes = Vec::with_capacity(usize::try_from(size.min(most)).map_or(0, |size| size + 1));
+    unpacked(file, gz).take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 impl Intake {
     /// Takes what can be taken of a file. Returns when to look at it again, if something of it must wait.
     pub(super) fn take(&mut self, entry: Entry) -> Result<Option<Duration>, Stop> {
@@ -74,9 +82,8 @@ impl Intake {
             let rest = self.take_lines(file, gz, entry.clone(), progress, false)?;
             return Ok(rest.is_none());
         }
-        let mut bytes = Vec::new();
-        let length = unpacked(file, gz).take(limit + 1).read_to_end(&mut bytes);
-        if !length.is_ok_and(|length| length as u64 <= limit) {
+        let Ok(bytes) = read_at_most(file, gz, entry.size, limit + 1) else { return Ok(false) };
+        if bytes.len() as u64 > limit {
             return Ok(false);
         }
         let Ok(text) = text_of(&bytes) else { return Ok(false) };
@@ -93,11 +100,11 @@ impl Intake {
         progress: Progress,
     ) -> Result<Option<Duration>, Stop> {
         let limit = self.config.spool.max_file_bytes;
-        let mut bytes = Vec::new();
         let too_large = !gz && entry.size > limit;
-        if !too_large && let Err(e) = unpacked(file, gz).take(limit + 1).read_to_end(&mut bytes) {
-            return self.unread(&entry, gz, &e);
-        }
+        let bytes = match read_at_most(file, gz, entry.size, if too_large { 0 } else { limit + 1 }) {
+            Ok(bytes) => bytes,
+            Err(e) => return self.unread(&entry, gz, &e),
+        };
         if too_large || bytes.len() as u64 > limit {
             let what = format!(
                 "the document is larger than spool.max_file_bytes, {}: an event a line (.jsonl) has no such limit",

@@ -9,6 +9,10 @@ use std::thread::JoinHandle;
 /// Threads: an ordinary disk removes three times as many files on four as on one.
 const THREADS: usize = 4;
 
+/// Files that a thread takes up at once: few enough that the others have some as well, many enough that it is not woken
+/// for each.
+const AT_ONCE: usize = 16;
+
 /// Files that wait for a thread. Whoever has more waits with them: a disk that removes slowly does not fill memory.
 const MAX_WAITING: usize = 10_000;
 
@@ -36,11 +40,18 @@ impl Remover {
                 let (spool, todo, finished) = (spool.clone(), todo.clone(), finished.clone());
                 std::thread::Builder::new().name("remover".into()).spawn(move || {
                     loop {
-                        let next = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                        let Ok(entry) = next else { return };
-                        let removal = spool.remove(&entry);
-                        if finished.send((entry, removal)).is_err() {
-                            return;
+                        let some = {
+                            let todo = todo.lock().unwrap_or_else(PoisonError::into_inner);
+                            let Ok(first) = todo.recv() else { return };
+                            std::iter::once(first)
+                                .chain(todo.try_iter().take(AT_ONCE - 1))
+                                .collect::<Vec<_>>()
+                        };
+                        for entry in some {
+                            let removal = spool.remove(&entry);
+                            if finished.send((entry, removal)).is_err() {
+                                return;
+                            }
                         }
                     }
                 })

@@ -11,7 +11,7 @@ use super::writer::{Alarm, Command, Writer};
 use crate::clock::{Clock, Mono, Timestamp};
 use crate::config;
 use crate::disk;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, PoisonError};
@@ -67,6 +67,7 @@ pub(super) fn start(
     let (kicked, kicks) = watch::channel(store.meta(store::KICKS)?.unwrap_or(0));
     let not_before = store.meta(NOT_BEFORE)?.map(Timestamp);
     let data_version = store.data_version()?;
+    let free = free_beside(&store.path);
     let alarm = Alarm::new(None);
     let writer = Writer::new(commands, gauge.clone(), kicks, alarm.clone(), not_before);
     let owner = Owner {
@@ -84,6 +85,7 @@ pub(super) fn start(
         emptied: log == 0,
         is_at_rest: false,
         kept_house: Instant::now(),
+        free,
         unhurried: Vec::new(),
     };
     let thread =
@@ -91,6 +93,11 @@ pub(super) fn start(
             OutboxError::Io { path: PathBuf::new(), deed: "start the writer", text: e.to_string() }
         })?;
     Ok((writer, thread))
+}
+
+/// Free bytes of that file's disk; all there could be where nobody can tell.
+fn free_beside(path: &Path) -> u64 {
+    disk::of(path).map_or(u64::MAX, |disk| disk.free)
 }
 
 /// What became of the appends in a commit.
@@ -114,6 +121,8 @@ struct Owner {
     /// At the last look there was nothing to do, and none will come by itself.
     is_at_rest: bool,
     kept_house: Instant,
+    /// Free bytes of the disk when it last kept house: to ask takes as long as a small commit.
+    free: u64,
     /// What waits for the next commit.
     unhurried: Vec<Command>,
 }
@@ -213,7 +222,7 @@ impl Owner {
     fn shorten_log(&mut self) {
         let size = self.gauge.log();
         let is_long = self.store.log_pages() > LOG_PAGES;
-        let is_large = size > LOG_LIMIT || disk::of(&self.store.path).is_some_and(|disk| size > disk.free);
+        let is_large = size > LOG_LIMIT || size > self.free;
         self.gauge.log_is_long.store(is_long || is_large, Relaxed);
         if is_large {
             self.empty_log(Duration::ZERO);
@@ -321,6 +330,7 @@ impl Owner {
     /// What is done once a second; an error here is no worse than not having done it yet.
     fn keep_house(&mut self, idle: bool) {
         let now = self.clock.moment();
+        self.free = free_beside(&self.store.path);
         let done = (|| {
             let version = self.store.data_version()?;
             if version != self.data_version {
