@@ -21,8 +21,9 @@ use crate::koala::batch::MAX_OF_A_KIND;
 use crate::outbox::Settled;
 use crate::reason::{Code, Reason};
 
-/// Requests accepted but not yet marked: what a crash may send again, each whole, under the same ids.
-const MAX_UNSETTLED: usize = 64;
+/// Events accepted but not yet marked, beyond which nothing more is sent: what a crash may send again, in whole requests
+/// and under the same ids. Enough that requests of one event each need not wait for every commit.
+const MAX_UNSETTLED: usize = 400;
 /// Troubles of one lane, with others taken in between, after which it waits alone.
 const STRIKES: u32 = 3;
 /// Memory for pending events that are known by number, so that a person's can be gathered from all over the backlog: a
@@ -114,6 +115,7 @@ pub struct Dispatch {
     pub destination: Destination,
     lanes: Lanes,
     in_flight: usize,
+    /// Events whose settling is on its way to the disk.
     unsettled: usize,
     /// Everything pending has been discovered.
     exhausted: bool,
@@ -316,7 +318,7 @@ impl Dispatch {
     /// durable, for [`Dispatch::settled`].
     pub fn unsent(&mut self, order: Order, seqs: &[i64]) -> Vec<Lane> {
         self.back(order);
-        self.unsettled += 1;
+        self.unsettled += seqs.len();
         match (&mut self.trial, order.take) {
             (Some(trial), Take::Second) => {
                 // The trial holds the lane, and seeks another second.
@@ -384,7 +386,6 @@ impl Dispatch {
         let lane = ticket.order.lane;
         self.destination.took(now.mono.saturating_sub(ticket.at), self.in_flight + 1);
         self.accepted += 1;
-        self.unsettled += 1;
         self.lanes.begin(lane);
         self.lanes.clear(lane, ticket.seqs.len());
         let mut outcome = Outcome {
@@ -403,6 +404,7 @@ impl Dispatch {
             Some(trial) => self.lanes.suspect(trial.lane, trial.count),
             None => {}
         }
+        self.unsettled += outcome.rows.len();
         if self.destination.accepted(current, now) {
             self.entered();
         }
@@ -501,7 +503,7 @@ impl Dispatch {
 
     /// It is durable that these events of these lanes are settled.
     pub fn settled(&mut self, lanes: &[Lane], seqs: &[i64]) {
-        self.unsettled -= 1;
+        self.unsettled -= seqs.len();
         for lane in lanes {
             self.lanes.gone(*lane, seqs);
             self.lanes.ready(*lane);

@@ -1,16 +1,14 @@
 //! What a kill cut, and whether just that came again.
 
 use super::daemon::Daemon;
-use koala_agent::config::Concurrency;
 use koala_agent::receiver::{Held, Receiver};
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Requests that a kill may cut: as many as may be in flight, and 64 that were answered and are not yet marked (the
-/// courier's own limit).
-pub const UNDER_WAY: usize = Concurrency::MOST + 64;
+/// Events that may be accepted and not yet marked when more is sent: the courier's own limit.
+pub const UNMARKED: usize = 400;
 
 /// A receiver that takes longer than this to see that its sender is gone does not see it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -45,15 +43,15 @@ fn until_alone(receiver: &Receiver) {
     }
 }
 
-/// What came again is what was under way at a kill: taken by the receiver and not yet marked, at most so many requests
-/// at a time. A kill cuts a request whole; what it was then sent again with, the next kill cuts. Returns how many
-/// events came again.
-pub fn repeats(receiver: &Receiver, kills: &[Kill], most: usize) -> u64 {
+/// What came again is what was under way at a kill: taken by the receiver and not yet marked. Beside so many requests in
+/// flight that comes to at most so many events. A kill cuts a request whole; what it was then sent again with, the next
+/// kill cuts. Returns how many events came again.
+pub fn repeats(receiver: &Receiver, kills: &[Kill], in_flight: usize, unmarked: usize) -> u64 {
     let mut requests: HashMap<u64, Vec<Held>> = HashMap::new();
     for held in receiver.events() {
         requests.entry(held.request).or_default().push(held);
     }
-    let mut under_way = vec![0; kills.len()];
+    let mut under_way = vec![Vec::new(); kills.len()];
     for (number, items) in &requests {
         let mut cuts = vec![0; items.len()];
         for (kill, under_way) in
@@ -64,7 +62,9 @@ pub fn repeats(receiver: &Receiver, kills: &[Kill], most: usize) -> u64 {
             if !cut.is_empty() {
                 let was_cut = cuts.iter().any(|n| *n > 0);
                 assert!(was_cut || cut.len() == items.len(), "half of request {number} is marked");
-                *under_way += 1;
+                if !was_cut {
+                    under_way.push(cut.len());
+                }
             }
             cut.into_iter().for_each(|n| cuts[n] += 1);
         }
@@ -77,6 +77,10 @@ pub fn repeats(receiver: &Receiver, kills: &[Kill], most: usize) -> u64 {
             );
         }
     }
-    assert!(under_way.iter().all(|n| *n <= most), "requests under way at the kills: {under_way:?}");
+    for mut under_way in under_way {
+        under_way.sort_unstable_by(|a, b| b.cmp(a));
+        let beside: usize = under_way.iter().skip(in_flight).sum();
+        assert!(beside <= unmarked, "a kill has cut requests of {under_way:?} events");
+    }
     receiver.stats().repeats
 }
