@@ -19,6 +19,10 @@ enum Log {
     Long,
 }
 
+/// Scenes in one of which a control must leave something unmarked. On a busy machine the log may be copied just before the
+/// disk is full, and then has room of its own.
+const SCENES: usize = 3;
+
 /// Agents that keep no room to mark what was delivered.
 const NO_ROOM_KEPT: [(Log, Control); 2] = [(Log::Empty, NO_BALLAST), (Log::Long, NO_CLAIM)];
 
@@ -140,10 +144,11 @@ pub fn unmarked(scale: &Scale) -> Played {
             Ok(program) => program,
             Err(why) => return Played::Skipped(why),
         };
-        match unmarked_by(&program, control.name, log, scale) {
-            Ok(figures) if figures.lost > 0 => sum.add(figures),
-            Ok(_) => panic!("{} marks all that was delivered, so the fault proves nothing", control.name),
-            Err(why) => return Played::Skipped(why),
+        let mut scenes = (0..SCENES).map(|_| unmarked_by(&program, control.name, log, scale));
+        match scenes.find(|scene| !scene.as_ref().is_ok_and(|figures| figures.lost == 0)) {
+            Some(Ok(figures)) => sum.add(figures),
+            Some(Err(why)) => return Played::Skipped(why),
+            None => panic!("{} marks all that was delivered, so the fault proves nothing", control.name),
         }
     }
     sum.into()

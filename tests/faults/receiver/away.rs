@@ -55,7 +55,9 @@ pub fn refused_for_real(scale: &Scale) -> Played {
     place.drop_lines(EVENTS, 500);
     place.daemon.start();
     place.until_status("all is stored", |status| status.outbox.pending == EVENTS);
-    // What the start began is over.
+    // What the start began is over: the last of it is that the log is emptied.
+    let log = place.daemon.path("state/outbox.db-wal");
+    place.until("an agent at rest", |_| std::fs::metadata(&log).is_ok_and(|log| log.len() == 0));
     std::thread::sleep(Duration::from_secs(2));
 
     let Some(before) = place.daemon.cpu().filter(|used| !used.is_zero()) else {
