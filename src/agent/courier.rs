@@ -287,17 +287,12 @@ impl Courier {
     }
 
     fn committed(&mut self, committed: Result<Committed, tokio::task::JoinError>) -> Result<(), Fatal> {
-        match committed {
-            Ok(Ok((lanes, seqs))) => {
-                self.dispatch.settled(&lanes, &seqs);
-                if self.searched < self.known {
-                    // Their rows may be there yet when the search gets to them.
-                    self.delivered.extend(seqs);
-                }
-            }
-            Ok(Err(e)) => return Err(Fatal::Outbox(e)),
-            // The task was aborted or panicked, and the panic hook has said so.
-            Err(_) => {}
+        // A commit's task is not aborted, so it has panicked.
+        let (lanes, seqs) = committed.map_err(|_| Fatal::Defect("courier"))?.map_err(Fatal::Outbox)?;
+        self.dispatch.settled(&lanes, &seqs);
+        if self.searched < self.known {
+            // Their rows may be there yet when the search gets to them.
+            self.delivered.extend(seqs);
         }
         Ok(())
     }

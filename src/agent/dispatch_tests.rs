@@ -386,3 +386,26 @@ proptest! {
         prop_assert!(asked <= 20, "{} requests", asked);
     }
 }
+
+#[test]
+fn what_is_accepted_and_not_marked_holds_up_the_rest() {
+    for of_a_person in [1, 30] {
+        let rng = || fastrand::Rng::with_seed(1);
+        let destination = Destination::new(Concurrency::Fixed(CONCURRENCY), None, moment(0), rng());
+        let mut dispatch = Dispatch::new(destination, rng());
+        let all = 3 * MAX_UNSETTLED as i64;
+        (0..all).for_each(|seq| dispatch.discovered(seq, Lane(seq / of_a_person)));
+        dispatch.exhausted(true);
+        let mut unmarked = Vec::new();
+        while let Next::Launch(order) = dispatch.next(moment(0)) {
+            let seqs = dispatch.events(order);
+            let ticket = dispatch.sent(order, seqs, 100, moment(0).mono);
+            unmarked.push(dispatch.answered(ticket, Verdict::Accepted, moment(0)));
+        }
+        assert_eq!(unmarked.len(), MAX_UNSETTLED.div_ceil(of_a_person as usize));
+        // Enough is marked for one more request to be sent.
+        let Outcome { lanes, rows, .. } = unmarked.pop().unwrap();
+        dispatch.settled(&lanes, &rows.iter().map(|(seq, _)| *seq).collect::<Vec<_>>());
+        assert!(matches!(dispatch.next(moment(0)), Next::Launch(_)));
+    }
+}

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 /// The (unpacked) text of a file, up to so many bytes of it.
 fn read_at_most(file: File, gz: bool, size: u64, most: u64) -> io::Result<Vec<u8>> {
-    // In one read and, with room for a byte more, one that finds its end.
+    // One of ordinary size in one read and, with room for a byte more, another that finds its end.
     let mut bytes = Vec::with_capacity(usize::try_from(size.min(most)).map_or(0, |size| size + 1));
     unpacked(file, gz).take(most).read_to_end(&mut bytes)?;
     Ok(bytes)

@@ -121,7 +121,7 @@ struct Owner {
     /// At the last look there was nothing to do, and none will come by itself.
     is_at_rest: bool,
     kept_house: Instant,
-    /// Free bytes of the disk when it last kept house: to ask takes as long as a small commit.
+    /// Free bytes of the disk when it last kept house: to ask takes about as long as a small commit.
     free: u64,
     /// What waits for the next commit.
     unhurried: Vec<Command>,
@@ -222,7 +222,9 @@ impl Owner {
     fn shorten_log(&mut self) {
         let size = self.gauge.log();
         let is_long = self.store.log_pages() > LOG_PAGES;
-        let is_large = size > LOG_LIMIT || size > self.free;
+        // Where there was little room, what there is now is asked for.
+        let is_larger = size > self.free / 4 && size > free_beside(&self.store.path);
+        let is_large = size > LOG_LIMIT || is_larger;
         self.gauge.log_is_long.store(is_long || is_large, Relaxed);
         if is_large {
             self.empty_log(Duration::ZERO);
