@@ -1,14 +1,24 @@
 //! What a kill cut, and whether just that came again.
 
 use super::daemon::Daemon;
+use koala_agent::config::Concurrency;
 use koala_agent::receiver::{Held, Receiver};
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Events that may be accepted and not yet marked when more is sent: the courier's own limit.
-pub const UNMARKED: usize = 400;
+/// What a kill may cut.
+#[derive(Clone, Copy)]
+pub struct UnderWay {
+    /// Requests.
+    pub in_flight: usize,
+    /// Events beside them that are accepted and not yet marked.
+    pub unmarked: usize,
+}
+
+/// The courier's own limits.
+pub const UNDER_WAY: UnderWay = UnderWay { in_flight: Concurrency::MOST, unmarked: 400 };
 
 /// A receiver that takes longer than this to see that its sender is gone does not see it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,10 +53,9 @@ fn until_alone(receiver: &Receiver) {
     }
 }
 
-/// What came again is what was under way at a kill: taken by the receiver and not yet marked. Beside so many requests in
-/// flight that comes to at most so many events. A kill cuts a request whole; what it was then sent again with, the next
-/// kill cuts. Returns how many events came again.
-pub fn repeats(receiver: &Receiver, kills: &[Kill], in_flight: usize, unmarked: usize) -> u64 {
+/// What came again is what was under way at a kill: taken by the receiver and not yet marked, at most so much at a time.
+/// A kill cuts a request whole; what it was then sent again with, the next kill cuts. Returns how many events came again.
+pub fn repeats(receiver: &Receiver, kills: &[Kill], most: UnderWay) -> u64 {
     let mut requests: HashMap<u64, Vec<Held>> = HashMap::new();
     for held in receiver.events() {
         requests.entry(held.request).or_default().push(held);
@@ -79,8 +88,8 @@ pub fn repeats(receiver: &Receiver, kills: &[Kill], in_flight: usize, unmarked: 
     }
     for mut under_way in under_way {
         under_way.sort_unstable_by(|a, b| b.cmp(a));
-        let beside: usize = under_way.iter().skip(in_flight).sum();
-        assert!(beside <= unmarked, "a kill has cut requests of {under_way:?} events");
+        let beside: usize = under_way.iter().skip(most.in_flight).sum();
+        assert!(beside <= most.unmarked, "a kill has cut requests of {under_way:?} events");
     }
     receiver.stats().repeats
 }

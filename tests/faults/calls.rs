@@ -1,10 +1,9 @@
 //! SIGKILL at the Nth call of each kind that makes something durable, removes it, moves it or sends it.
 
 use super::crash::SETTLE;
-use super::kills::{Kill, UNMARKED, repeats};
+use super::kills::{Kill, UNDER_WAY, repeats};
 use super::place::Place;
 use super::stage::{Figures, Played, Scale};
-use koala_agent::config::Concurrency;
 use koala_agent::receiver::Faults;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
@@ -108,7 +107,7 @@ fn kill_at(call: &str, n: u64) -> (bool, Figures) {
     place.until_delivered();
     place.until_at_rest();
     place.daemon.stop();
-    repeats(&place.receiver, &[kill], Concurrency::MOST, UNMARKED);
+    repeats(&place.receiver, &[kill], UNDER_WAY);
     (hit, place.balance())
 }
 

@@ -1,11 +1,10 @@
 //! The process ends at the worst moment, and the power with it.
 
 use super::control::EARLY_REMOVAL;
-use super::kills::{Kill, UNMARKED, repeats};
+use super::kills::{Kill, UNDER_WAY, UnderWay, repeats};
 use super::place::Place;
 use super::stage::{Fault, Figures, Played, Scale};
 use super::{calls, power};
-use koala_agent::config::Concurrency;
 use koala_agent::receiver::Faults;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -47,7 +46,7 @@ fn random_kills(scale: &Scale) -> Played {
     let kills = kills(&mut place, scale, scale.of(40, 200));
     let figures = Figures { rounds: kills.len() as u64, ..place.end() };
     assert_eq!(place.receiver.stats().held, place.books.dropped.len(), "the receiver sees every event");
-    assert_eq!(repeats(&place.receiver, &kills, Concurrency::MOST, UNMARKED), figures.repeated);
+    assert_eq!(repeats(&place.receiver, &kills, UNDER_WAY), figures.repeated);
     figures.into()
 }
 
@@ -132,7 +131,7 @@ fn stop_amid_a_backlog(scale: &Scale) -> Played {
     place.start();
     place.until_at_rest();
     place.daemon.stop();
-    assert_eq!(repeats(&place.receiver, &[kill], IN_FLIGHT, 0), taken);
+    assert_eq!(repeats(&place.receiver, &[kill], UnderWay { in_flight: IN_FLIGHT, unmarked: 0 }), taken);
     place
         .balance()
         .note(format!("ended in {:.1} s, {IN_FLIGHT} requests in flight", took.as_secs_f64()))

@@ -16,8 +16,7 @@ mod verify;
 use corpus::Corpus;
 use daemon::Daemon;
 use dropping::{dropping, prepare};
-use kills::{Kill, UNMARKED};
-use koala_agent::config::Concurrency;
+use kills::{Kill, UNDER_WAY};
 use koala_agent::receiver::{Faults, Options, Receiver};
 use koala_agent::status::DestinationState;
 use std::io::Write;
@@ -169,7 +168,7 @@ impl Run {
         assert!(verify::adds_up(&status, &self.corpus), "stopped: {status:#?}");
         verify::arrived(&self.receiver, &self.corpus);
         verify::set_aside(&self.daemon.path("spool"), &self.corpus);
-        kills::repeats(&self.receiver, &self.kills, Concurrency::MOST, UNMARKED)
+        kills::repeats(&self.receiver, &self.kills, UNDER_WAY)
     }
 
     fn tell(&self, repeats: u64, took: Duration, cpu: Option<Duration>) {
