@@ -2,23 +2,22 @@
 //! [`Dispatch`] says whose events are next and what an answer means for them.
 //!
 //! ```text
-//!   dispatch.next ──order──▶ gather, map, batch ──request──▶ client ──verdict──▶ dispatch.answered
-//!        ▲                                                                            │
-//!        └────────── dispatch.settled ◀── commit ◀── writer.settle ◀──────outcome─────┘
+//!   dispatch.next ──order──▶ gatherer ──request──▶ client ──verdict──▶ dispatch.answered
+//!        ▲                                                                  │
+//!        └────── dispatch.settled ◀── commit ◀── writer.settle ◀──outcome───┘
 //! ```
 
 use super::destination::Destination;
 use super::dispatch::{Dispatch, Next, Order, Outcome, Ticket};
+use super::gatherer::{Ask, Gatherer, Made, Request};
 use super::news::News;
 use super::{Fatal, Pulse};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{Concurrency, Config};
-use crate::event::Event;
 use crate::item::Lane;
-use crate::koala::batch::Batch;
 use crate::koala::{Client, Verdict};
-use crate::mapping::{self, Mappings};
-use crate::outbox::{Backlog, OutboxError, PendingItem, Settled, Waiting, Writer};
+use crate::mapping::Mappings;
+use crate::outbox::{OutboxError, Settled, Waiting, Writer};
 use crate::reason::{Code, Reason};
 use crate::status::{self, DestinationState};
 use std::collections::BTreeSet;
@@ -65,7 +64,7 @@ pub struct Courier {
     client: Option<Client>,
     mappings: Arc<Mappings>,
     writer: Writer,
-    backlog: Backlog,
+    gatherer: Gatherer,
     clock: Clock,
     dispatch: Dispatch,
     /// Up to this event the outbox was searched for lanes.
@@ -92,7 +91,7 @@ impl Courier {
         client: Option<Client>,
         config: &Config,
         writer: Writer,
-        backlog: Backlog,
+        gatherer: Gatherer,
         clock: Clock,
         published: watch::Sender<status::Destination>,
         pulse: Pulse,
@@ -104,7 +103,7 @@ impl Courier {
             client,
             mappings,
             writer,
-            backlog,
+            gatherer,
             clock,
             dispatch: Dispatch::new(destination, fastrand::Rng::new()),
             searched: 0,
@@ -131,6 +130,7 @@ impl Courier {
         loop {
             self.pulse.beat();
             let now = self.clock.moment();
+            let mut is_searching = false;
             let wait = if self.client.is_none() || *self.stalled.borrow() > 0 {
                 None
             } else {
@@ -141,9 +141,8 @@ impl Courier {
                     }
                     Next::Discover => {
                         self.discover()?;
-                        // A search of the whole outbox is long; answers have their turn amid it.
-                        tokio::task::yield_now().await;
-                        continue;
+                        is_searching = true;
+                        None
                     }
                     Next::Wait(until) => {
                         // It may have found that there is nobody left to compare a refused event with.
@@ -151,14 +150,18 @@ impl Courier {
                             self.publish();
                         }
                         if !self.dispatch.has_more() {
-                            self.backlog.let_go().map_err(fatal)?;
+                            self.gatherer.backlog().let_go().map_err(fatal)?;
                         }
                         until
                     }
                 }
             };
-            let held = self.backlog.held_until();
+            let held = self.gatherer.backlog().held_until();
             tokio::select! {
+                made = self.gatherer.made() => {
+                    let made = made.ok_or(Fatal::Defect("gatherer"))?.map_err(fatal)?;
+                    self.made(made);
+                }
                 Some(answered) = self.requests.join_next() => {
                     // A request's task is not aborted while this loop runs, so it has panicked.
                     let (ticket, seen, verdict) = answered.map_err(|_| Fatal::Defect("courier"))?;
@@ -167,7 +170,7 @@ impl Courier {
                 Some(committed) = self.commits.join_next() => self.committed(committed)?,
                 signal = signals.recv() => match signal {
                     Some(Signal::Stored(waiting)) => {
-                        self.backlog.let_go().map_err(fatal)?;
+                        self.gatherer.renew().map_err(fatal)?;
                         self.stored(waiting);
                     }
                     Some(Signal::Kick) => self.kick()?,
@@ -183,9 +186,11 @@ impl Courier {
                 },
                 () = self.clock.sleep_until(wait.unwrap_or_default()), if wait.is_some() => {}
                 () = self.clock.sleep_until(held.unwrap_or_default()), if held.is_some() => {
-                    self.backlog.let_go().map_err(fatal)?;
+                    self.gatherer.backlog().let_go().map_err(fatal)?;
                 }
-                () = self.pulse.asked() => {}
+                () = self.pulse.asked() => self.gatherer.beat(),
+                // A search of the whole outbox is long; answers have their turn amid it.
+                () = tokio::task::yield_now(), if is_searching => {}
             }
         }
     }
@@ -199,7 +204,7 @@ impl Courier {
 
     /// Begins at the start of the outbox: something may have been put back there.
     fn search_again(&mut self) -> Result<(), Fatal> {
-        self.delivered = self.backlog.marked().map_err(fatal)?;
+        self.delivered = self.gatherer.backlog().marked().map_err(fatal)?;
         let last = self.delivered.last().copied().unwrap_or(0);
         self.known = self.known.max(self.searched).max(last);
         self.searched = 0;
@@ -223,7 +228,8 @@ impl Courier {
     }
 
     fn discover(&mut self) -> Result<(), Fatal> {
-        let found = self.backlog.discover(self.searched, DISCOVER_AT_ONCE).map_err(fatal)?;
+        let found = self.gatherer.backlog().discover(self.searched, DISCOVER_AT_ONCE).map_err(fatal)?;
+        self.gatherer.renew().map_err(fatal)?;
         self.dispatch.exhausted(found.len() < DISCOVER_AT_ONCE);
         for (seq, lane) in found {
             self.searched = seq;
@@ -237,30 +243,30 @@ impl Courier {
         Ok(())
     }
 
-    /// Makes the request of an order and sends it on its way.
+    /// Has the request of an order made.
     fn launch(&mut self, order: Order) -> Result<(), Fatal> {
-        let Some(client) = self.client.clone() else { return Ok(()) };
-        let mut request = Request::new(&self.mappings, self.dispatch.max_bytes());
-        let events = self.dispatch.events(order);
-        let now = self.clock.mono();
-        let read = self.backlog.gather(&events, now, |item| request.push(item)).map_err(fatal)?;
-        let Request { batch, seqs, settled, are_alone, .. } = request;
-        self.dispatch.gone(order, &read.gone);
+        let (events, max_bytes) = (self.dispatch.events(order), self.dispatch.max_bytes());
+        let ask = Ask { order, events, mappings: self.mappings.clone(), max_bytes };
+        let made = self.gatherer.ask(ask).map_err(fatal)?;
+        made.into_iter().for_each(|made| self.made(made));
+        Ok(())
+    }
+
+    /// Sends the request that was made.
+    fn made(&mut self, made: Made) {
+        let Made { order, gone, settled, request } = made;
+        self.dispatch.gone(order, &gone);
         if !settled.is_empty() {
-            // The mapping has changed since they were stored: they are settled first, to keep the order.
             let unsent: Vec<i64> = settled.iter().map(|(seq, _)| *seq).collect();
             let lanes = self.dispatch.unsent(order, &unsent);
-            self.settle(settled, lanes, None);
-        } else if let Some(batch) = batch {
-            let body = batch.body();
-            let ticket = self.dispatch.sent(order, seqs, body.len(), self.clock.mono());
-            let endpoint = batch.endpoint();
-            let seen = are_alone.then_some(read.seen);
-            self.requests.spawn(async move { (ticket, seen, client.batch(endpoint, body).await) });
-        } else {
-            self.dispatch.nothing(order);
+            return self.settle(settled, lanes, None);
         }
-        Ok(())
+        let client = self.client.clone().filter(|_| self.dispatch.stands(order));
+        let (Some(Request { endpoint, body, seqs, seen }), Some(client)) = (request, client) else {
+            return self.dispatch.nothing(order);
+        };
+        let ticket = self.dispatch.sent(order, seqs, body.len(), self.clock.mono());
+        self.requests.spawn(async move { (ticket, seen, client.batch(endpoint, body).await) });
     }
 
     /// `seen`: see [`Writer::settle`].
@@ -298,7 +304,7 @@ impl Courier {
     }
 
     async fn stop(mut self) -> Result<(), Fatal> {
-        self.backlog.let_go().map_err(fatal)?;
+        self.gatherer.renew().map_err(fatal)?;
         let finish = async {
             while let Some(answered) = self.requests.join_next().await {
                 if let Ok((ticket, seen, verdict)) = answered {
@@ -318,7 +324,10 @@ impl Courier {
             }
             Ok(())
         };
-        tokio::time::timeout(GRACE / 2, marked).await.unwrap_or(Ok(()))
+        let marked = tokio::time::timeout(GRACE / 2, marked).await.unwrap_or(Ok(()));
+        // A disk that hangs must not keep the time-out of the stop from being noticed.
+        let _ = tokio::task::spawn_blocking(move || drop(self.gatherer)).await;
+        marked
     }
 
     /// Publishes the destination's state where it has changed, and keeps the receiver's own wish.
@@ -376,59 +385,6 @@ async fn commit(
         stalled.send_modify(|n| *n -= 1);
     }
     done
-}
-
-/// One request, as it is made of a person's events, oldest first.
-struct Request<'a> {
-    mappings: &'a Mappings,
-    max_bytes: usize,
-    batch: Option<Batch>,
-    seqs: Vec<i64>,
-    /// Each is all that is made of its event.
-    are_alone: bool,
-    /// Events that the mapping in force makes no request of.
-    settled: Vec<(i64, Settled)>,
-}
-
-impl<'a> Request<'a> {
-    fn new(mappings: &'a Mappings, max_bytes: usize) -> Request<'a> {
-        Request { mappings, max_bytes, batch: None, seqs: Vec::new(), are_alone: true, settled: Vec::new() }
-    }
-
-    /// Takes the event in. `false`: it does not fit, and the request ends before it.
-    fn push(&mut self, event: &PendingItem<'_>) -> bool {
-        let item = match mapped(self.mappings, event) {
-            mapping::Outcome::Send(item) => *item,
-            mapping::Outcome::Skip(reason) => {
-                self.settled.push((event.seq, Settled::Skipped(reason)));
-                return true;
-            }
-            mapping::Outcome::Invalid(reason) => {
-                self.settled.push((event.seq, Settled::Failed(reason)));
-                return true;
-            }
-        };
-        let fits = match &mut self.batch {
-            None => {
-                self.batch = Some(Batch::new(item));
-                true
-            }
-            Some(batch) => batch.size() + item.body.len() <= self.max_bytes && batch.push(item).is_ok(),
-        };
-        if fits {
-            self.seqs.push(event.seq);
-            self.are_alone &= event.is_alone;
-        }
-        fits
-    }
-}
-
-fn mapped(mappings: &Mappings, event: &PendingItem<'_>) -> mapping::Outcome {
-    match Event::outline(event.body) {
-        Ok(view) => mappings.map_by(event.mapping, &view, &event.message_id, event.spooled_at),
-        // It was an event when it was stored, so this is a damaged row: it fails, and is kept to be looked at.
-        Err(flaw) => mapping::Outcome::Invalid(Reason::new(flaw.code, flaw.text)),
-    }
 }
 
 fn shown(destination: &Destination, has_key: bool, now: Moment) -> status::Destination {

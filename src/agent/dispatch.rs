@@ -54,6 +54,8 @@ pub struct Order {
     pub lane: Lane,
     /// Which of them.
     pub take: Take,
+    /// The tick at which it was given.
+    given: u64,
 }
 
 /// Which of a lane's pending events go into the request.
@@ -237,7 +239,7 @@ impl Dispatch {
         Next::Wait(self.lanes.next_wake())
     }
 
-    fn order(&self, probe: bool) -> Option<Order> {
+    fn order(&mut self, probe: bool) -> Option<Order> {
         let lane = match &self.trial {
             Some(_) => self.lanes.control()?,
             None if probe => self.probe_lane()?,
@@ -248,7 +250,12 @@ impl Dispatch {
             0 => usize::MAX,
             suspects => (suspects / 2).max(1),
         };
-        Some(Order { lane, take: Take::First(most) })
+        Some(self.order_of(lane, Take::First(most)))
+    }
+
+    fn order_of(&mut self, lane: Lane, take: Take) -> Order {
+        self.tick += 1;
+        Order { lane, take, given: self.tick }
     }
 
     /// The next lane in the order of the spool after the last one asked, so that no two persons whose events are
@@ -264,7 +271,8 @@ impl Dispatch {
         if count == 1 && !trial.sought_second {
             trial.sought_second = true;
             self.trial = Some(trial);
-            return self.launch(Order { lane, take: Take::Second });
+            let order = self.order_of(lane, Take::Second);
+            return self.launch(order);
         }
         self.lanes.suspect(lane, count);
         if count == 1 {
@@ -284,6 +292,11 @@ impl Dispatch {
             self.decisive = Some(order.lane);
         }
         Next::Launch(order)
+    }
+
+    /// Whether what was made by that order is still to be sent: not where the destination's state has changed meanwhile.
+    pub fn stands(&self, order: Order) -> bool {
+        order.given > self.entered
     }
 
     /// The events that the order is to be made of, oldest first.

@@ -65,6 +65,8 @@ struct World {
     arrived: usize,
     kicked: usize,
     searched: i64,
+    /// Requests that are being made, and until when.
+    making: Vec<(u64, Order)>,
     in_flight: Vec<(u64, u64, Lane, Ticket, Verdict)>,
     commits: Vec<(u64, Outcome)>,
     /// By person, what the receiver took, in the order of the first time.
@@ -98,6 +100,7 @@ impl World {
             arrived: 0,
             kicked: 0,
             searched: 0,
+            making: Vec::new(),
             in_flight: Vec::new(),
             commits: Vec::new(),
             taken: BTreeMap::new(),
@@ -154,6 +157,7 @@ impl World {
                 .in_flight
                 .iter()
                 .map(|flight| flight.0)
+                .chain(self.making.iter().map(|made| made.0))
                 .chain(self.commits.iter().map(|commit| commit.0))
                 .chain(self.story.arrivals.get(self.arrived).map(|arrival| arrival.at))
                 .chain(self.story.kicks.get(self.kicked).copied())
@@ -199,6 +203,10 @@ impl World {
             let seqs: Vec<i64> = outcome.rows.iter().map(|(seq, _)| *seq).collect();
             self.dispatch.settled(&outcome.lanes, &seqs);
         }
+        while let Some(at) = self.making.iter().position(|made| made.0 <= self.now) {
+            let (_, order) = self.making.swap_remove(at);
+            self.made(order);
+        }
         while let Some(at) = self.in_flight.iter().position(|flight| flight.0 <= self.now) {
             let (_, number, lane, ticket, verdict) = self.in_flight.swap_remove(at);
             self.answer(number, lane, ticket, verdict);
@@ -207,8 +215,19 @@ impl World {
 
     fn launch(&mut self, order: Order) {
         let busy = self.in_flight.iter().any(|flight| flight.2 == order.lane)
+            || self.making.iter().any(|made| made.1.lane == order.lane)
             || self.commits.iter().any(|commit| commit.1.lanes.contains(&order.lane));
         assert!(!busy, "two requests of {:?} at {}", order.lane, self.now);
+        match self.rng.u64(0..6) {
+            0 | 1 => self.made(order),
+            takes => self.making.push((self.now + 50 * takes, order)),
+        }
+    }
+
+    fn made(&mut self, order: Order) {
+        if !self.dispatch.stands(order) {
+            return self.dispatch.nothing(order);
+        }
         let (mut seqs, mut size, mut events) = (Vec::new(), 0, Vec::new());
         for seq in self.dispatch.events(order) {
             let event = self.outbox[&seq];

@@ -1,9 +1,9 @@
 //! The agent: the loops that bring events from the spool to the receiver, started, watched and stopped together.
 //!
 //! ```text
-//!   spool ──▶ Intake ──append──▶ ┌────────┐ ◀──gather── Courier ──▶ receiver
-//!            (thread)            │ outbox │             (task)
-//!                                └────────┘ ◀──settle──┘
+//!   spool ──▶ Intake ──append──▶ ┌────────┐ ◀──read── Gatherer ◀──order── Courier ──▶ receiver
+//!            (thread)            │ outbox │           (thread) ──request──▶ (task)
+//!                                └────────┘ ◀──────────────settle────────────┘
 //!                 Publisher (thread): what both see, for everybody to read
 //! ```
 
@@ -11,6 +11,7 @@ mod chunk;
 mod courier;
 pub mod destination;
 pub mod dispatch;
+mod gatherer;
 mod intake;
 mod lanes;
 mod leaving;
@@ -34,6 +35,7 @@ use crate::outbox::{Backlog, Gauge, Outbox, OutboxError, Reader};
 use crate::spool::{Spool, SpoolError, Watcher};
 use crate::status::{self, Status};
 use courier::{Courier, Signal};
+use gatherer::Gatherer;
 use intake::Intake;
 use publisher::{Publisher, Publishing};
 use seen::View;
@@ -109,7 +111,7 @@ pub struct Agent {
     publisher: Arc<Publisher>,
     publishing: Publishing,
     kicking: JoinHandle<()>,
-    pulses: [(&'static str, Pulse); 2],
+    pulses: [(&'static str, Pulse); 3],
     gauge: Arc<Gauge>,
     alarm: watch::Receiver<Option<Arc<OutboxError>>>,
 }
@@ -157,12 +159,15 @@ impl Agent {
             }
         }
 
-        let pulses = [("courier", Pulse::default()), ("intake", Pulse::default())];
+        let pulses = ["courier", "gatherer", "intake"].map(|name| (name, Pulse::default()));
+        let backlog = || Backlog::new(reader()?, outbox.writer.gauge());
+        let gatherer = Gatherer::start([backlog()?, backlog()?], clock.clone(), pulses[1].1.clone());
+        let gatherer = gatherer.map_err(StartError::Thread)?;
         let courier = Courier::new(
             client,
             &config,
             outbox.writer.clone(),
-            Backlog::new(reader()?, outbox.writer.gauge())?,
+            gatherer,
             clock.clone(),
             destination,
             pulses[0].1.clone(),
@@ -193,7 +198,7 @@ impl Agent {
             stop: stop.clone(),
             stored,
             view,
-            pulse: pulses[1].1.clone(),
+            pulse: pulses[2].1.clone(),
         })
         .map_err(StartError::Thread)?;
         let (ended, intake_ended) = oneshot::channel();
@@ -306,13 +311,15 @@ impl Agent {
     }
 
     /// How often each loop has come round; and asks each to come round once more.
-    pub fn pulses(&self) -> [(&'static str, u64); 3] {
-        let [(courier, first), (intake, second)] = &self.pulses;
-        let beats = [(*courier, first.beats()), (*intake, second.beats()), ("outbox", self.gauge.rounds())];
-        first.ask();
+    pub fn pulses(&self) -> [(&'static str, u64); 4] {
+        let [courier, gatherer, intake] = &self.pulses;
+        let beats = |(name, pulse): &(&'static str, Pulse)| (*name, pulse.beats());
+        let all = [beats(courier), beats(gatherer), beats(intake), ("outbox", self.gauge.rounds())];
+        // It asks the gatherer.
+        courier.1.ask();
         self.look();
         self.outbox.writer.look();
-        beats
+        all
     }
 
     /// Finishes what is in flight, commits, and lets the outbox go. Takes at most ten seconds.
