@@ -133,14 +133,15 @@ impl Intake {
         let (all, mut places) = (document.items.len(), Places::of(text));
         for (item, place) in document.items.zip(1..).skip(usize::try_from(taken).unwrap_or(usize::MAX)) {
             let single = document.form == Form::Single;
-            let admitted = match Event::parse(item) {
-                // Its messageId is looked at before the merge, which moves what stands behind it.
-                Ok(event) if document.form == Form::Envelope => event.message_id().and_then(|_| {
+            let admitted = if document.form == Form::Envelope {
+                Event::parse(item).and_then(|event| {
+                    // Its messageId is looked at before the merge, which moves what stands behind it.
+                    event.message_id()?;
                     let merged = merge_envelope(&event, document.context, document.integrations);
                     self.admit(&merged, &source, place)
-                }),
-                Ok(_) => self.admit(item, &source, if single { 0 } else { place }),
-                Err(flaw) => Err(flaw),
+                })
+            } else {
+                self.admit(item, &source, if single { 0 } else { place })
             };
             match admitted.map_err(|flaw| places.place(item, flaw)) {
                 Ok(event) => self.chunk.push(event),

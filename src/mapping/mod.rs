@@ -298,9 +298,10 @@ fn turned_off(event: &Event) -> bool {
 
 /// The first of the categories that the person has refused: Segment notes it in `context.consent`.
 fn refused<'a>(event: &Event, categories: &'a [String]) -> Option<&'a str> {
-    let (false, Some(context)) = (categories.is_empty(), event.get("context").and_then(Object::of)) else {
+    if categories.is_empty() {
         return None;
-    };
+    }
+    let context = event.get("context").and_then(Object::of)?;
     let consent = context.get("consent").and_then(Object::of)?;
     let preferences = consent.get("categoryPreferences").and_then(Object::of)?;
     let refuses = |category: &&String| preferences.get(category).is_some_and(|given| given.get() == "false");
