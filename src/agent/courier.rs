@@ -252,21 +252,25 @@ impl Courier {
         Ok(())
     }
 
-    /// Sends the request that was made.
+    /// Sends the request that was made, unless something has changed meanwhile that speaks against it.
     fn made(&mut self, made: Made) {
-        let Made { order, gone, settled, request } = made;
+        let Made { order, mappings, gone, settled, request } = made;
         self.dispatch.gone(order, &gone);
+        let is_current = Arc::ptr_eq(&mappings, &self.mappings) && self.dispatch.stands(order);
+        let may_go = is_current && *self.stalled.borrow() == 0;
+        let Some(client) = self.client.clone().filter(|_| may_go) else {
+            return self.dispatch.nothing(order);
+        };
         if !settled.is_empty() {
             let unsent: Vec<i64> = settled.iter().map(|(seq, _)| *seq).collect();
             let lanes = self.dispatch.unsent(order, &unsent);
-            return self.settle(settled, lanes, None);
+            self.settle(settled, lanes, None);
+        } else if let Some(Request { endpoint, body, seqs, seen }) = request {
+            let ticket = self.dispatch.sent(order, seqs, body.len(), self.clock.mono());
+            self.requests.spawn(async move { (ticket, seen, client.batch(endpoint, body).await) });
+        } else {
+            self.dispatch.nothing(order);
         }
-        let client = self.client.clone().filter(|_| self.dispatch.stands(order));
-        let (Some(Request { endpoint, body, seqs, seen }), Some(client)) = (request, client) else {
-            return self.dispatch.nothing(order);
-        };
-        let ticket = self.dispatch.sent(order, seqs, body.len(), self.clock.mono());
-        self.requests.spawn(async move { (ticket, seen, client.batch(endpoint, body).await) });
     }
 
     /// `seen`: see [`Writer::settle`].
@@ -326,7 +330,7 @@ impl Courier {
         };
         let marked = tokio::time::timeout(GRACE / 2, marked).await.unwrap_or(Ok(()));
         // A disk that hangs must not keep the time-out of the stop from being noticed.
-        let _ = tokio::task::spawn_blocking(move || drop(self.gatherer)).await;
+        let _ = tokio::task::spawn_blocking(move || self.gatherer.stop()).await;
         marked
     }
 

@@ -116,7 +116,9 @@ pub struct Dispatch {
     /// How the destination is.
     pub destination: Destination,
     lanes: Lanes,
+    /// Requests that were ordered and not answered, and how many of them are being made.
     in_flight: usize,
+    making: usize,
     /// Events whose settling is on its way to the disk.
     unsettled: usize,
     /// Everything pending has been discovered.
@@ -149,6 +151,7 @@ impl Dispatch {
             destination,
             lanes: Lanes::default(),
             in_flight: 0,
+            making: 0,
             unsettled: 0,
             exhausted: false,
             is_filling: true,
@@ -288,6 +291,7 @@ impl Dispatch {
             self.last = oldest.unwrap_or(self.last);
         }
         self.in_flight += 1;
+        self.making += 1;
         if self.trial.is_some() || (suspected && order.take == Take::First(1)) {
             self.decisive = Some(order.lane);
         }
@@ -315,12 +319,14 @@ impl Dispatch {
 
     /// The request of that order is on its way with these events, of so many bytes in all.
     pub fn sent(&mut self, order: Order, seqs: Vec<i64>, size: usize, at: Mono) -> Ticket {
+        self.making -= 1;
         self.tick += 1;
         Ticket { order, seqs, size, at, launched: self.tick }
     }
 
     /// Nothing is there to be sent for that order: the events are gone, or have no second.
     pub fn nothing(&mut self, order: Order) {
+        self.making -= 1;
         self.back(order);
         if order.take != Take::Second {
             self.lanes.ready(order.lane);
@@ -330,6 +336,7 @@ impl Dispatch {
     /// These of the order's events are settled without being sent. Returns the lanes that stand still until that is
     /// durable, for [`Dispatch::settled`].
     pub fn unsent(&mut self, order: Order, seqs: &[i64]) -> Vec<Lane> {
+        self.making -= 1;
         self.back(order);
         self.unsettled += seqs.len();
         match (&mut self.trial, order.take) {
@@ -397,7 +404,7 @@ impl Dispatch {
 
     fn accepted(&mut self, ticket: Ticket, is_control: bool, current: bool, now: Moment) -> Outcome {
         let lane = ticket.order.lane;
-        self.destination.took(now.mono.saturating_sub(ticket.at), self.in_flight + 1);
+        self.destination.took(now.mono.saturating_sub(ticket.at), self.in_flight - self.making + 1);
         self.accepted += 1;
         self.lanes.begin(lane);
         self.lanes.clear(lane, ticket.seqs.len());

@@ -15,7 +15,8 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// Events of a request that is made by whoever asks for it: to wake a thread, and to be woken, takes as long.
+/// Events of a request that is made by whoever asks for it: to wake a thread, and to be woken, takes as long. Where a
+/// single event is asked for, which may decide over another, it is never late.
 const MADE_HERE: usize = 2;
 
 /// What a request is to be made of.
@@ -36,6 +37,8 @@ pub struct Ask {
 pub struct Made {
     /// What was asked.
     pub order: Order,
+    /// By these.
+    pub mappings: Arc<Mappings>,
     /// Events that are not there any more.
     pub gone: Vec<i64>,
     /// Events that the mapping in force makes no request of: they are to be settled first, to keep the order.
@@ -67,14 +70,14 @@ enum Work {
 
 type Answer = Result<Made, OutboxError>;
 
-/// The handle to the thread, which ends with it.
+/// The handle to the thread, which ends after it.
 pub struct Gatherer {
     /// For what is made here.
     backlog: Backlog,
     clock: Clock,
-    work: Option<Sender<Work>>,
+    work: Sender<Work>,
     made: UnboundedReceiver<Answer>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
 }
 
 impl Gatherer {
@@ -90,7 +93,7 @@ impl Gatherer {
         let thread = std::thread::Builder::new()
             .name("gatherer".into())
             .spawn(move || run(its, &timer, &pulse, &todo, &done))?;
-        Ok(Gatherer { backlog, clock, work: Some(work), made, thread: Some(thread) })
+        Ok(Gatherer { backlog, clock, work, made, thread })
     }
 
     /// Makes a request at once where that is sooner done than said; `None`: [`Gatherer::made`] will tell.
@@ -132,21 +135,17 @@ impl Gatherer {
         self.tell(Work::Beat);
     }
 
+    /// Lets go of what is being made. Blocks until the thread has ended, which a disk that hangs may put off for ever.
+    pub fn stop(self) {
+        let Gatherer { backlog, work, made, thread, .. } = self;
+        drop((backlog, work, made));
+        // A panic has been logged by the panic hook.
+        let _ = thread.join();
+    }
+
     /// That the thread has ended is noticed where its answer is awaited.
     fn tell(&self, work: Work) {
-        if let Some(to) = &self.work {
-            let _ = to.send(work);
-        }
-    }
-}
-
-impl Drop for Gatherer {
-    fn drop(&mut self) {
-        self.work = None;
-        if let Some(thread) = self.thread.take() {
-            // A panic has been logged by the panic hook.
-            let _ = thread.join();
-        }
+        let _ = self.work.send(work);
     }
 }
 
@@ -162,16 +161,15 @@ fn run(
             Some(until) => todo.recv_timeout(until.saturating_sub(clock.mono())),
             None => todo.recv().map_err(RecvTimeoutError::from),
         };
+        pulse.beat();
         let answer = match next {
             Ok(Work::Make(ask)) => Some(make(&mut backlog, clock, ask)),
-            Ok(Work::Beat) => {
-                pulse.beat();
-                None
-            }
+            Ok(Work::Beat) => None,
             Ok(Work::Renew) | Err(RecvTimeoutError::Timeout) => backlog.let_go().err().map(Err),
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        if answer.is_some_and(|answer| done.send(answer).is_err()) {
+        let is_last = matches!(answer, Some(Err(_)));
+        if answer.is_some_and(|answer| done.send(answer).is_err()) || is_last {
             return;
         }
     }
@@ -183,7 +181,7 @@ fn make(backlog: &mut Backlog, clock: &Clock, ask: Ask) -> Answer {
     let Draft { batch, seqs, settled, are_alone, .. } = draft;
     let seen = are_alone.then_some(read.seen);
     let request = batch.map(|batch| Request { endpoint: batch.endpoint(), body: batch.body(), seqs, seen });
-    Ok(Made { order: ask.order, gone: read.gone, settled, request })
+    Ok(Made { order: ask.order, mappings: ask.mappings.clone(), gone: read.gone, settled, request })
 }
 
 /// One request, as it is made of a person's events, oldest first.
