@@ -62,7 +62,7 @@ pub struct Request {
 
 enum Work {
     Make(Ask),
-    /// What is asked for after this is read as the outbox is by then.
+    /// Read anew what comes after this.
     Renew,
     /// Give a sign of life.
     Beat,
@@ -75,6 +75,8 @@ pub struct Gatherer {
     /// For what is made here.
     backlog: Backlog,
     clock: Clock,
+    /// What the thread reads may be older than what is known by now.
+    is_behind: bool,
     work: Sender<Work>,
     made: UnboundedReceiver<Answer>,
     thread: JoinHandle<()>,
@@ -93,7 +95,7 @@ impl Gatherer {
         let thread = std::thread::Builder::new()
             .name("gatherer".into())
             .spawn(move || run(its, &timer, &pulse, &todo, &done))?;
-        Ok(Gatherer { backlog, clock, work, made, thread })
+        Ok(Gatherer { backlog, clock, is_behind: false, work, made, thread })
     }
 
     /// Makes a request at once where that is sooner done than said; `None`: [`Gatherer::made`] will tell.
@@ -103,6 +105,9 @@ impl Gatherer {
     pub fn ask(&mut self, ask: Ask) -> Result<Option<Made>, OutboxError> {
         if ask.events.len() <= MADE_HERE {
             return make(&mut self.backlog, &self.clock, ask).map(Some);
+        }
+        if std::mem::take(&mut self.is_behind) {
+            self.tell(Work::Renew);
         }
         self.tell(Work::Make(ask));
         Ok(None)
@@ -126,7 +131,8 @@ impl Gatherer {
     /// # Errors
     /// SQLite's.
     pub fn renew(&mut self) -> Result<(), OutboxError> {
-        self.tell(Work::Renew);
+        // The thread is not woken for it: it lets go by itself in a moment.
+        self.is_behind = true;
         self.backlog.let_go()
     }
 
