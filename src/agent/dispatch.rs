@@ -58,6 +58,14 @@ pub struct Order {
     given: u64,
 }
 
+#[cfg(test)]
+impl Order {
+    /// One that nobody has judged.
+    pub fn of(lane: Lane, take: Take) -> Order {
+        Order { lane, take, given: 0 }
+    }
+}
+
 /// Which of a lane's pending events go into the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Take {

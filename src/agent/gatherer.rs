@@ -241,3 +241,87 @@ fn mapped(mappings: &Mappings, event: &PendingItem<'_>) -> mapping::Outcome {
         Err(flaw) => mapping::Outcome::Invalid(Reason::new(flaw.code, flaw.text)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::dispatch::Take;
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::config::{Environment, Options, load};
+    use crate::event::{Digest, MessageId};
+    use crate::item::Lane;
+    use crate::outbox::{Appended, Fate, ItemFate, NewEvent, NewItem, Outbox, Reader};
+    use std::time::Duration;
+
+    const LANE: Lane = Lane(1);
+
+    fn event(id: String) -> NewEvent {
+        NewEvent {
+            digest: Digest::from_bytes([0; 16]),
+            kind: None,
+            name: None,
+            file: "a.ndjson".into(),
+            place: 1,
+            spooled_at: Timestamp(0),
+            body: format!(r#"{{"type":"track","event":"{id}","properties":{{"email":"ana@acme.dev"}}}}"#),
+            message_id: MessageId::remembered(id),
+            fate: Fate::Send(vec![NewItem {
+                mapping: "Track Calls".into(),
+                fate: ItemFate::Send { lane: LANE, person: "ana@acme.dev".to_owned() },
+            }]),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_asked_for_after_a_commit_is_made_of_it_here_and_on_the_thread() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.toml");
+        std::fs::write(&file, format!("outbox.path = \"{}/outbox.db\"", dir.path().display())).unwrap();
+        let config = load(&Options { config: Some(file), user: false }, &Environment::default()).unwrap();
+        let (clock, pulse) = (Clock::system(), Pulse::default());
+        let outbox = Outbox::open(&config.outbox, clock.clone()).unwrap();
+        let backlog =
+            || Backlog::new(Reader::beside(&config.outbox.path).unwrap(), outbox.writer.gauge()).unwrap();
+        let mut gatherer = Gatherer::start([backlog(), backlog()], clock, pulse.clone()).unwrap();
+        let mappings = Arc::new(Mappings::presets());
+
+        for round in 0..40 {
+            let events: Vec<NewEvent> = (0..3).map(|n| event(format!("{round}-{n}"))).collect();
+            let stored = outbox.writer.append(events, vec![]).wait().await.unwrap();
+            let Appended::Stored { waiting, .. } = stored else { panic!("{stored:?}") };
+            let seqs: Vec<i64> = waiting.items.iter().map(|(seq, _)| *seq).collect();
+            gatherer.renew().unwrap();
+            for some in [&seqs[..1], &seqs[..MADE_HERE], &seqs] {
+                let ask = Ask {
+                    order: Order::of(LANE, Take::First(some.len())),
+                    events: some.to_vec(),
+                    mappings: mappings.clone(),
+                    max_bytes: 10_000,
+                };
+                let at_once = gatherer.ask(ask).unwrap();
+                assert_eq!(at_once.is_some(), some.len() <= MADE_HERE);
+                let made = match at_once {
+                    Some(made) => made,
+                    None => gatherer.made().await.unwrap().unwrap(),
+                };
+                assert_eq!(made.gone, Vec::<i64>::new(), "round {round}");
+                let request = made.request.unwrap();
+                assert_eq!(request.seqs, some);
+                let places: Vec<_> = (0..some.len())
+                    .map(|n| request.body.find(&format!("\"event\":\"{round}-{n}\"")))
+                    .collect();
+                assert!(places.is_sorted() && places.iter().all(Option::is_some), "{}", request.body);
+            }
+        }
+
+        let beats = pulse.beats();
+        gatherer.beat();
+        let began = std::time::Instant::now();
+        while pulse.beats() == beats {
+            assert!(began.elapsed() < Duration::from_secs(60), "no sign of life");
+            tokio::task::yield_now().await;
+        }
+        gatherer.stop();
+        outbox.close();
+    }
+}
