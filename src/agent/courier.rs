@@ -308,7 +308,7 @@ impl Courier {
     }
 
     async fn stop(mut self) -> Result<(), Fatal> {
-        self.gatherer.renew().map_err(fatal)?;
+        self.gatherer.backlog().let_go().map_err(fatal)?;
         let finish = async {
             while let Some(answered) = self.requests.join_next().await {
                 if let Ok((ticket, seen, verdict)) = answered {

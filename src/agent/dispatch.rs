@@ -334,8 +334,7 @@ impl Dispatch {
 
     /// Nothing is there to be sent for that order: the events are gone, or have no second.
     pub fn nothing(&mut self, order: Order) {
-        self.making -= 1;
-        self.back(order);
+        self.given_up(order);
         if order.take != Take::Second {
             self.lanes.ready(order.lane);
         }
@@ -344,8 +343,7 @@ impl Dispatch {
     /// These of the order's events are settled without being sent. Returns the lanes that stand still until that is
     /// durable, for [`Dispatch::settled`].
     pub fn unsent(&mut self, order: Order, seqs: &[i64]) -> Vec<Lane> {
-        self.making -= 1;
-        self.back(order);
+        self.given_up(order);
         self.unsettled += seqs.len();
         match (&mut self.trial, order.take) {
             (Some(trial), Take::Second) => {
@@ -356,6 +354,12 @@ impl Dispatch {
             }
             _ => vec![order.lane],
         }
+    }
+
+    /// No request comes of the order.
+    fn given_up(&mut self, order: Order) {
+        self.making -= 1;
+        self.back(order);
     }
 
     /// A request has come back. `true`: it was a decisive one.

@@ -174,8 +174,7 @@ fn run(
             Ok(Work::Renew) | Err(RecvTimeoutError::Timeout) => backlog.let_go().err().map(Err),
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        let is_last = matches!(answer, Some(Err(_)));
-        if answer.is_some_and(|answer| done.send(answer).is_err()) || is_last {
+        if answer.is_some_and(|answer| done.send(answer).is_err()) {
             return;
         }
     }
@@ -187,7 +186,7 @@ fn make(backlog: &mut Backlog, clock: &Clock, ask: Ask) -> Answer {
     let Draft { batch, seqs, settled, are_alone, .. } = draft;
     let seen = are_alone.then_some(read.seen);
     let request = batch.map(|batch| Request { endpoint: batch.endpoint(), body: batch.body(), seqs, seen });
-    Ok(Made { order: ask.order, mappings: ask.mappings.clone(), gone: read.gone, settled, request })
+    Ok(Made { order: ask.order, mappings: ask.mappings, gone: read.gone, settled, request })
 }
 
 /// One request, as it is made of a person's events, oldest first.
@@ -246,42 +245,26 @@ fn mapped(mappings: &Mappings, event: &PendingItem<'_>) -> mapping::Outcome {
 mod tests {
     use super::super::dispatch::Take;
     use super::*;
-    use crate::clock::Timestamp;
-    use crate::config::{Environment, Options, load};
-    use crate::event::{Digest, MessageId};
     use crate::item::Lane;
-    use crate::outbox::{Appended, Fate, ItemFate, NewEvent, NewItem, Outbox, Reader};
+    use crate::outbox::fixture::{self, to_send};
+    use crate::outbox::{Appended, NewEvent, Outbox, Reader};
     use std::time::Duration;
 
     const LANE: Lane = Lane(1);
 
     fn event(id: String) -> NewEvent {
-        NewEvent {
-            digest: Digest::from_bytes([0; 16]),
-            kind: None,
-            name: None,
-            file: "a.ndjson".into(),
-            place: 1,
-            spooled_at: Timestamp(0),
-            body: format!(r#"{{"type":"track","event":"{id}","properties":{{"email":"ana@acme.dev"}}}}"#),
-            message_id: MessageId::remembered(id),
-            fate: Fate::Send(vec![NewItem {
-                mapping: "Track Calls".into(),
-                fate: ItemFate::Send { lane: LANE, person: "ana@acme.dev".to_owned() },
-            }]),
-        }
+        let body = format!(r#"{{"type":"track","event":"{id}","properties":{{"email":"ana@acme.dev"}}}}"#);
+        NewEvent { fate: to_send(LANE, "ana@acme.dev"), ..fixture::event(id, body) }
     }
 
     #[tokio::test]
     async fn what_is_asked_for_after_a_commit_is_made_of_it_here_and_on_the_thread() {
         let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("config.toml");
-        std::fs::write(&file, format!("outbox.path = \"{}/outbox.db\"", dir.path().display())).unwrap();
-        let config = load(&Options { config: Some(file), user: false }, &Environment::default()).unwrap();
+        let settings = fixture::settings(dir.path());
         let (clock, pulse) = (Clock::system(), Pulse::default());
-        let outbox = Outbox::open(&config.outbox, clock.clone()).unwrap();
+        let outbox = Outbox::open(&settings, clock.clone()).unwrap();
         let backlog =
-            || Backlog::new(Reader::beside(&config.outbox.path).unwrap(), outbox.writer.gauge()).unwrap();
+            || Backlog::new(Reader::beside(&settings.path).unwrap(), outbox.writer.gauge()).unwrap();
         let mut gatherer = Gatherer::start([backlog(), backlog()], clock, pulse.clone()).unwrap();
         let mappings = Arc::new(Mappings::presets());
 

@@ -252,20 +252,14 @@ impl Store {
 pub(super) mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::config::{Environment, Options, load};
-    use crate::event::{Digest, MessageId};
-    use crate::item::Lane;
-    use crate::outbox::{Appended, Fate, ItemFate, NewEvent, NewItem, Settings, salvage};
+    use crate::outbox::{Appended, NewEvent, Settings, fixture, salvage};
     use std::path::Path;
 
     /// The store in that folder, made if there is none, with small limits.
     pub(in crate::outbox) fn open(dir: &Path) -> Store {
-        let file = dir.join("config.toml");
-        std::fs::write(&file, format!("outbox.path = \"{}/outbox.db\"", dir.display())).unwrap();
-        let config = load(&Options { config: Some(file), user: false }, &Environment::default()).unwrap();
-        let settings = Settings::from(&config.outbox);
-        if !config.outbox.path.exists() {
-            salvage::make(&config.outbox.path, &settings, |_| Ok(())).unwrap();
+        let settings = Settings::from(&fixture::settings(dir));
+        if !settings.path.exists() {
+            salvage::make(&settings.path, &settings, |_| Ok(())).unwrap();
         }
         let mut store = Store::open(&settings).unwrap();
         store.ids.limits = Limits { new: 20, recent: 60 };
@@ -273,20 +267,7 @@ pub(super) mod tests {
     }
 
     pub(in crate::outbox) fn event(n: u32) -> NewEvent {
-        NewEvent {
-            message_id: MessageId::remembered(format!("m-{n}")),
-            digest: Digest::from_bytes([0; 16]),
-            kind: None,
-            name: None,
-            file: "a.ndjson".into(),
-            place: 1,
-            spooled_at: Timestamp(0),
-            body: "{}".to_owned(),
-            fate: Fate::Send(vec![NewItem {
-                mapping: "Track Calls".into(),
-                fate: ItemFate::Send { lane: Lane(0), person: "p".to_owned() },
-            }]),
-        }
+        fixture::event(format!("m-{n}"), "{}".to_owned())
     }
 
     #[test]

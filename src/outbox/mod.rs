@@ -22,6 +22,8 @@ mod ballast;
 mod erase;
 mod error;
 mod files;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod gauge;
 mod ids;
 mod incident;

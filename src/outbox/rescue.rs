@@ -13,7 +13,7 @@ use std::time::Duration;
 
 /// How long readers may keep the log from being copied before what it holds is written elsewhere: the agent's own read
 /// for ten milliseconds at a time.
-const READ_PATIENCE: Duration = Duration::from_secs(1);
+const FOLD_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Which file it is: its device and inode.
 pub(super) type FileId = (u64, u64);
@@ -81,7 +81,7 @@ impl Store {
     fn fold_log_in(&self, now: Timestamp) -> Result<String, OutboxError> {
         let log = beside(&self.path, "-wal");
         self.tell(now, "its write-ahead log was removed while it was open; nothing of it is lost")?;
-        if !self.checkpoint(READ_PATIENCE)? {
+        if !self.checkpoint(FOLD_PATIENCE)? {
             return self.write_aside(now);
         }
         let io = |e| OutboxError::io(&log, "set the other log aside", &e);

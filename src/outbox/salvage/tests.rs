@@ -1,18 +1,12 @@
 use crate::clock::{Clock, Timestamp};
-use crate::config::{self, Environment, Options, load};
-use crate::event::{Digest, MessageId};
+use crate::event::Digest;
 use crate::item::Lane;
-use crate::outbox::{Fate, ItemFate, NewEvent, NewItem, Outbox, Reader, State};
+use crate::outbox::fixture::{self, settings, to_send};
+use crate::outbox::{NewEvent, Outbox, Reader, State};
 use std::fs;
 use std::path::Path;
 
 const EVENTS: usize = 300;
-
-fn settings(dir: &Path) -> config::Outbox {
-    let file = dir.join("config.toml");
-    fs::write(&file, format!("outbox.path = \"{}/outbox.db\"", dir.display())).unwrap();
-    load(&Options { config: Some(file), user: false }, &Environment::default()).unwrap().outbox
-}
 
 fn clock() -> Clock {
     Clock::manual(Timestamp(1_800_000_000_000))
@@ -22,18 +16,11 @@ fn event(n: usize) -> NewEvent {
     // Some bodies are longer than a page.
     let body = format!(r#"{{"n":{n},"pad":"{}"}}"#, "x".repeat(if n.is_multiple_of(20) { 9_000 } else { n }));
     NewEvent {
-        message_id: MessageId::remembered(format!("event-{n}")),
         digest: Digest::from_bytes([n as u8; 16]),
         kind: Some("track".to_owned()),
-        name: None,
-        file: "a.ndjson".into(),
         place: n as u64,
-        spooled_at: Timestamp(0),
-        body,
-        fate: Fate::Send(vec![NewItem {
-            mapping: "Track Calls".into(),
-            fate: ItemFate::Send { lane: Lane(n as i64 % 7), person: format!("p{}@acme.dev", n % 7) },
-        }]),
+        fate: to_send(Lane(n as i64 % 7), &format!("p{}@acme.dev", n % 7)),
+        ..fixture::event(format!("event-{n}"), body)
     }
 }
 

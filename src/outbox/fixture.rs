@@ -1,0 +1,38 @@
+//! What the tests of the outbox and of those who read it begin with.
+
+use super::{Fate, ItemFate, NewEvent, NewItem};
+use crate::clock::Timestamp;
+use crate::config::{self, Environment, Options, load};
+use crate::event::{Digest, MessageId};
+use crate::item::Lane;
+use std::path::Path;
+
+/// The settings of an outbox in that folder.
+pub(crate) fn settings(dir: &Path) -> config::Outbox {
+    let file = dir.join("config.toml");
+    std::fs::write(&file, format!("outbox.path = \"{}/outbox.db\"", dir.display())).unwrap();
+    load(&Options { config: Some(file), user: false }, &Environment::default()).unwrap().outbox
+}
+
+/// An event that is to be sent.
+pub(crate) fn event(id: String, body: String) -> NewEvent {
+    NewEvent {
+        message_id: MessageId::remembered(id),
+        digest: Digest::from_bytes([0; 16]),
+        kind: None,
+        name: None,
+        file: "a.ndjson".into(),
+        place: 1,
+        spooled_at: Timestamp(0),
+        body,
+        fate: to_send(Lane(0), "p"),
+    }
+}
+
+/// It is sent as this person's.
+pub(crate) fn to_send(lane: Lane, person: &str) -> Fate {
+    Fate::Send(vec![NewItem {
+        mapping: "Track Calls".into(),
+        fate: ItemFate::Send { lane, person: person.to_owned() },
+    }])
+}
