@@ -16,7 +16,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "22-cpu",
         title: "the same by the machine's clock",
-        alone: true,
+        alone: false,
         play: away::refused_for_real,
     },
     Fault { name: "23", title: "resets around an answer", alone: false, play: order::resets },

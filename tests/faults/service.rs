@@ -18,5 +18,5 @@ pub const FAULTS: &[Fault] = &[
         play: hangs::hung_flush,
     },
     Fault { name: "36", title: "the key, in every trouble", alone: false, play: secrets::key_is_nowhere },
-    Fault { name: "soak", title: "load and trouble over and over", alone: true, play: soak::nothing_grows },
+    Fault { name: "soak", title: "load and trouble over and over", alone: false, play: soak::nothing_grows },
 ];

@@ -12,13 +12,16 @@ use std::time::{Duration, Instant};
 /// Faults that are played side by side; most of them wait most of the time.
 const SIDE_BY_SIDE: usize = 4;
 
+/// Those that take the longest begin first, so that the others end beside them.
+const LONGEST: [&str; 6] = ["6-control", "3-control", "1-control", "2", "22-cpu", "soak"];
+
 /// One fault.
 pub struct Fault {
     /// Unique; what it is asked for by.
     pub name: &'static str,
     /// What strikes.
     pub title: &'static str,
-    /// Whether it changes the machine, or measures: then nothing else is played beside it.
+    /// Whether it changes the machine, or measures time: then nothing else is played beside it.
     pub alone: bool,
     pub play: fn(&Scale) -> Played,
 }
@@ -130,8 +133,7 @@ pub fn play(groups: &'static [(&str, &[Fault])]) -> ExitCode {
     };
     let (alone, mut beside): (Vec<_>, Vec<_>) =
         chosen.iter().copied().enumerate().partition(|(_, fault)| fault.alone);
-    // They take the longest, so the others end beside them.
-    beside.sort_by_key(|(_, fault)| !fault.name.ends_with("-control"));
+    beside.sort_by_key(|(_, fault)| !LONGEST.contains(&fault.name));
     let waiting = Mutex::new(VecDeque::from(beside));
     std::thread::scope(|scope| {
         for _ in 0..SIDE_BY_SIDE {
