@@ -47,7 +47,7 @@ pub fn hung_flush(_: &Scale) -> Played {
     place.drop_events(100, 20);
     place.until("it delivers", |place| place.receiver.stats().held > 0);
 
-    let tracer = match Tracer::hang("fsync", place.daemon.pid()) {
+    let tracer = match Tracer::hang("fsync,fdatasync", place.daemon.pid()) {
         Ok(tracer) => tracer,
         Err(why) => return Played::Skipped(why),
     };
@@ -111,11 +111,11 @@ impl Manager {
 struct Tracer(Child);
 
 impl Tracer {
-    /// From now on a call of that name takes a minute to begin.
-    fn hang(call: &str, pid: i32) -> Result<Tracer, String> {
+    /// From now on a call of one of these names takes a minute to begin.
+    fn hang(calls: &str, pid: i32) -> Result<Tracer, String> {
         let mut strace = Command::new("strace");
-        strace.args(["--follow-forks", "--quiet=all", "--output=/dev/null", "--trace", call]);
-        strace.arg(format!("--inject={call}:delay_enter=60s")).arg(format!("--attach={pid}"));
+        strace.args(["--follow-forks", "--quiet=all", "--output=/dev/null", "--trace", calls]);
+        strace.arg(format!("--inject={calls}:delay_enter=60s")).arg(format!("--attach={pid}"));
         let child = strace.stderr(Stdio::piped()).spawn();
         let mut tracer = Tracer(child.map_err(|e| format!("there is no strace: {e}"))?);
         let status = format!("/proc/{pid}/status");

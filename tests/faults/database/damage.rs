@@ -133,7 +133,7 @@ pub fn kills(scale: &Scale) -> Played {
     }
     let (mut bench, mut rng) = (Bench::new(), scale.rng());
     let (mut figures, mut killed) = (Figures::default(), 0);
-    for (call, step) in [("rename", 2), ("unlink", 4), ("fsync", 5), ("pwrite64", 40)] {
+    for (call, step) in [("rename", 2), ("unlink", 4), ("fsync", 5), ("fdatasync", 5), ("pwrite64", 40)] {
         for n in (1..).step_by(scale.of(step, 1)) {
             let name = format!("{call} {n}");
             let salvaged = damage(name, Kill, Runs, |s, r| garbage(s, "", 0, 20 * PAGE, r));

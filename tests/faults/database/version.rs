@@ -62,7 +62,7 @@ pub fn older(scale: &Scale) -> Played {
         return Played::Skipped(why);
     }
     let mut figures = Figures::default();
-    for (call, step) in [("pwrite64", 4), ("fsync", 2)] {
+    for (call, step) in [("pwrite64", 4), ("fsync", 2), ("fdatasync", 2)] {
         for n in (1..).step_by(scale.of(step, 1)) {
             let mut place = new_place(Faults { offline: true, ..Faults::default() });
             place.drop_events(20, 5);
@@ -122,7 +122,8 @@ pub fn kills(scale: &Scale) -> Played {
     let state = place.daemon.path("state");
     let mut figures = Figures::default();
     let mut rounds = 0;
-    for (call, step) in [("pwrite64", 8), ("fsync", 3), ("ftruncate", 1), ("fallocate", 1)] {
+    for (call, step) in [("pwrite64", 8), ("fsync", 3), ("fdatasync", 3), ("ftruncate", 1), ("fallocate", 1)]
+    {
         for n in (1..).step_by(scale.of(step, 1)) {
             let _ = fs::remove_dir_all(&state);
             if !kill_at(&mut place, call, n) {
