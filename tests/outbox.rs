@@ -5,9 +5,9 @@
 #[path = "cli/world.rs"]
 mod world;
 
-use koala_agent::outbox::{Backlog, Filter, Outbox, Settled, State};
+use koala_agent::outbox::{Backlog, Filter, Outbox, Settled, Settlement, State};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use world::{World, event};
 
 #[test]
@@ -63,8 +63,31 @@ fn four(world: &World) -> (Outbox, [i64; 4]) {
 }
 
 fn deliver(outbox: &Outbox, seqs: &[i64]) {
-    let rows = seqs.iter().map(|seq| (*seq, Settled::Delivered)).collect();
-    outbox.writer.settle(rows, vec![], None).block().unwrap();
+    let rows: Vec<_> = seqs.iter().map(|seq| (*seq, Settled::Delivered)).collect();
+    outbox.writer.settle(rows).block().unwrap();
+}
+
+#[test]
+fn what_may_wait_for_company_is_settled_all_the_same() {
+    let world = World::new();
+    let (outbox, seqs) = four(&world);
+    let settle = |outbox: &Outbox, seq| {
+        let rows = vec![(seq, Settled::Delivered)];
+        outbox.writer.settle(Settlement { rows, may_wait: true, ..Settlement::default() })
+    };
+    settle(&outbox, seqs[0]).block().unwrap();
+    drop(settle(&outbox, seqs[1]));
+    outbox.close();
+    assert_eq!(states(&world), "a:d b:d c:p d:p");
+    let outbox = world.agent();
+    drop(settle(&outbox, seqs[2]));
+    // No word of a stop: the last handle is gone.
+    drop(outbox);
+    let began = Instant::now();
+    while states(&world) != "a:d b:d c:d d:p" {
+        assert!(began.elapsed() < Duration::from_secs(60), "{}", states(&world));
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn states(world: &World) -> String {

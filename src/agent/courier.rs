@@ -17,7 +17,7 @@ use crate::config::{Concurrency, Config};
 use crate::item::Lane;
 use crate::koala::{Client, Verdict};
 use crate::mapping::Mappings;
-use crate::outbox::{OutboxError, Settled, Waiting, Writer};
+use crate::outbox::{OutboxError, Settled, Settlement, Waiting, Writer};
 use crate::reason::{Code, Reason};
 use crate::status::{self, DestinationState};
 use std::collections::BTreeSet;
@@ -273,15 +273,15 @@ impl Courier {
         }
     }
 
-    /// `seen`: see [`Writer::settle`].
+    /// `seen`: see [`Settlement::seen`].
     fn answered(&mut self, ticket: Ticket, seen: Option<u64>, verdict: Verdict) {
         let outcome = self.dispatch.answered(ticket, verdict, self.clock.moment());
         self.publish();
         let Outcome { rows, lanes, noted } = outcome;
-        let noted: Vec<_> = noted.into_iter().collect();
         if rows.is_empty() {
+            let noted: Vec<_> = noted.into_iter().collect();
             // An answer that is not noted is a line less in an event's history; the event waits all the same.
-            drop(self.writer.settle(Vec::new(), noted, None));
+            drop(self.writer.settle(Settlement { attempts: noted, ..Settlement::default() }));
             return;
         }
         self.settle(rows, lanes, seen);
@@ -290,9 +290,11 @@ impl Courier {
     /// Settles rows; these lanes stand still until that is durable.
     fn settle(&mut self, rows: Vec<(i64, Settled)>, lanes: Vec<Lane>, seen: Option<u64>) {
         let (writer, stalled) = (self.writer.clone(), self.stalled.clone());
+        let may_wait = !self.dispatch.awaits(&lanes, rows.len());
         self.commits.spawn(async move {
-            commit(&writer, &rows, seen, &stalled).await?;
-            Ok((lanes, rows.into_iter().map(|(seq, _)| seq).collect()))
+            let seqs = rows.iter().map(|(seq, _)| *seq).collect();
+            commit(&writer, Settlement { rows, seen, may_wait, ..Settlement::default() }, &stalled).await?;
+            Ok((lanes, seqs))
         });
     }
 
@@ -361,13 +363,12 @@ fn fatal(e: OutboxError) -> Fatal {
 /// Settles rows, however long the outbox has no room to write it down.
 async fn commit(
     writer: &Writer,
-    rows: &[(i64, Settled)],
-    seen: Option<u64>,
+    settlement: Settlement,
     stalled: &watch::Sender<usize>,
 ) -> Result<(), Arc<OutboxError>> {
     let mut waited = false;
     let done = loop {
-        match writer.settle(rows.to_vec(), Vec::new(), seen).wait().await {
+        match writer.settle(settlement.clone()).wait().await {
             Err(e) if e.is_passing() => {
                 if !waited {
                     let mut is_first = false;

@@ -533,6 +533,12 @@ impl Dispatch {
         }
     }
 
+    /// Whether something is kept up until it is durable that so many events of these lanes are settled: more of theirs, or
+    /// what anybody has to send.
+    pub fn awaits(&self, lanes: &[Lane], settled: usize) -> bool {
+        self.unsettled > MAX_UNSETTLED / 2 || lanes.iter().any(|lane| self.lanes.count(*lane) > settled)
+    }
+
     /// It is durable that these events of these lanes are settled.
     pub fn settled(&mut self, lanes: &[Lane], seqs: &[i64]) {
         self.unsettled -= seqs.len();

@@ -81,6 +81,11 @@ impl Lanes {
         self.states.get(&lane).into_iter().flat_map(|state| state.events.iter().copied())
     }
 
+    /// How many those are.
+    pub fn count(&self, lane: Lane) -> usize {
+        self.states.get(&lane).map_or(0, |state| state.events.len())
+    }
+
     /// These events of the lane, which is busy, wait no more.
     pub fn gone(&mut self, lane: Lane, seqs: &[i64]) {
         let Some(state) = self.states.get_mut(&lane) else { return };

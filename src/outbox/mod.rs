@@ -57,7 +57,7 @@ pub use lock::holder;
 pub use reader::{Counts, Reader};
 pub use row::{Fate, ItemFate, NewEvent, NewItem, PendingItem, State};
 pub use settle::Settled;
-pub use writer::{Answer, Writer};
+pub use writer::{Answer, Settlement, Writer};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config;

@@ -44,6 +44,9 @@ const READ_PATIENCE: Duration = Duration::from_millis(50);
 /// Rows that are moved along with a commit, so that it takes no longer for it, and when there is nothing else to do.
 const MOVED_AT_LEAST: usize = 16;
 const MOVED_WHEN_IDLE: usize = 1_000;
+/// How long a settling that keeps nothing up waits for others, or for events that are stored: about as long as two small
+/// commits take.
+const COMPANY: Duration = Duration::from_millis(4);
 /// Commands in one commit: enough to hide the cost of a commit, few enough to answer the first one soon.
 const MAX_COMMANDS: usize = 1_024;
 
@@ -86,7 +89,8 @@ pub(super) fn start(
         is_at_rest: false,
         kept_house: Instant::now(),
         free,
-        unhurried: Vec::new(),
+        waiting: Vec::new(),
+        due: None,
     };
     let thread =
         std::thread::Builder::new().name("outbox".into()).spawn(move || owner.run()).map_err(|e| {
@@ -123,28 +127,37 @@ struct Owner {
     kept_house: Instant,
     /// Free bytes of the disk when it last kept house: to ask takes about as long as a small commit.
     free: u64,
-    /// What waits for the next commit.
-    unhurried: Vec<Command>,
+    /// What waits for the next commit, and when that is due at the latest.
+    waiting: Vec<Command>,
+    due: Option<Instant>,
 }
 
 impl Owner {
     fn run(mut self) {
         loop {
             let is_moving = self.store.is_moving();
-            let patience = match (is_moving, self.is_at_rest) {
-                (true, _) => Duration::ZERO,
-                (_, true) => REST,
+            let patience = match (is_moving, self.due, self.is_at_rest) {
+                (true, ..) => Duration::ZERO,
+                (_, Some(due), _) => due.saturating_duration_since(Instant::now()),
+                (.., true) => REST,
                 _ => TICK,
             };
             let (stop, idle) = match self.inbox.recv_timeout(patience) {
                 Ok(Command::Look) => (false, false),
-                Ok(first) => (self.commit_all(first), false),
+                Ok(first) => (self.take(first), false),
                 Err(RecvTimeoutError::Timeout) if is_moving => {
                     self.go_on_moving();
                     (false, false)
                 }
+                Err(RecvTimeoutError::Timeout) if self.due.is_some() => {
+                    self.commit_waiting(MOVED_AT_LEAST);
+                    (false, false)
+                }
                 Err(RecvTimeoutError::Timeout) => (false, true),
-                Err(RecvTimeoutError::Disconnected) => (true, false),
+                Err(RecvTimeoutError::Disconnected) => {
+                    self.commit_waiting(MOVED_AT_LEAST);
+                    (true, false)
+                }
             };
             self.gauge.rounds.fetch_add(1, Relaxed);
             let is_due = idle || self.kept_house.elapsed() >= TICK;
@@ -188,17 +201,26 @@ impl Owner {
         }
     }
 
-    /// Commits everything that waits, then answers. Returns whether the writer is to stop.
-    fn commit_all(&mut self, first: Command) -> bool {
-        let mut commands = std::mem::take(&mut self.unhurried);
-        commands.push(first);
-        commands.extend(self.inbox.try_iter().take(MAX_COMMANDS));
-        if commands.iter().all(|c| matches!(c, Command::Forget(_))) && commands.len() < MAX_COMMANDS {
-            self.unhurried = commands;
+    /// Commits everything that has come, unless none of it is worth a commit yet. Returns whether the writer is to stop.
+    fn take(&mut self, first: Command) -> bool {
+        self.waiting.push(first);
+        self.waiting.extend(self.inbox.try_iter().take(MAX_COMMANDS));
+        if self.waiting.len() < MAX_COMMANDS && self.waiting.iter().all(Command::may_wait) {
+            if self.waiting.iter().any(|c| matches!(c, Command::Settle { .. })) {
+                self.due.get_or_insert_with(|| Instant::now() + COMPANY);
+            }
             return false;
         }
-        let stop = commands.iter().any(|c| matches!(c, Command::Stop));
-        match self.commit(&commands, Some(MOVED_AT_LEAST)) {
+        let stop = self.waiting.iter().any(|c| matches!(c, Command::Stop));
+        self.commit_waiting(MOVED_AT_LEAST);
+        stop
+    }
+
+    /// Commits what waits, and moves so many rows at the least; then answers.
+    fn commit_waiting(&mut self, moves: usize) {
+        self.due = None;
+        let commands = std::mem::take(&mut self.waiting);
+        match self.commit(&commands, Some(moves)) {
             Err(full) if full.is_full() => {
                 // Files wait in the spool; what was delivered is to be marked.
                 let is_append = |c: &Command| matches!(c, Command::Append { .. });
@@ -215,7 +237,6 @@ impl Owner {
         if !self.has_given_up() {
             self.shorten_log();
         }
-        stop
     }
 
     /// Keeps the write-ahead log short amid the work, and gives its room back where there is little.
@@ -268,12 +289,12 @@ impl Owner {
                     Command::Append { events, progress, .. } => {
                         appended.push(store.append(events, progress, now)?);
                     }
-                    Command::Settle { rows, attempts, seen, .. } => {
-                        for (seqs, reason) in attempts {
+                    Command::Settle { settlement, .. } => {
+                        for (seqs, reason) in &settlement.attempts {
                             store.note_attempts(seqs, reason, now)?;
                         }
-                        let is_sure = *seen == Some(others);
-                        store.settle(rows, is_sure, now)?;
+                        let is_sure = settlement.seen == Some(others);
+                        store.settle(&settlement.rows, is_sure, now)?;
                     }
                     Command::Forget(files) => store.forget_files(files)?,
                     Command::NotBefore(at) => store.set_meta(NOT_BEFORE, at.map_or(0, |t| t.0))?,
@@ -308,9 +329,9 @@ impl Owner {
                     let closed = || Arc::new(OutboxError::Closed);
                     let _ = reply.send(done().and_then(|()| answer.ok_or_else(closed)));
                 }
-                Command::Settle { rows, reply, .. } => {
+                Command::Settle { settlement, reply } => {
                     if failed.is_none() {
-                        self.gauge.settled(&rows);
+                        self.gauge.settled(&settlement.rows);
                     }
                     let _ = reply.send(done());
                 }
@@ -323,7 +344,7 @@ impl Owner {
     /// Moves rows while there is nothing else to do, and empties the log when that is done.
     fn go_on_moving(&mut self) {
         // An error ends the moving, or the writer.
-        let _ = self.commit(&[], Some(MOVED_WHEN_IDLE));
+        self.commit_waiting(MOVED_WHEN_IDLE);
         if !self.store.is_moving() && !self.has_given_up() {
             self.empty_log(Duration::ZERO);
         }
@@ -365,7 +386,7 @@ impl Owner {
         }
         self.ballast.make();
         let is_settled = self.emptied && !self.store.is_moving() && self.ballast.missing() == 0;
-        self.is_at_rest = idle && is_settled && self.unhurried.is_empty();
+        self.is_at_rest = idle && is_settled && self.waiting.is_empty();
         if let Err(e) = self.measure(self.clock.now()) {
             self.note(e);
         }

@@ -36,9 +36,7 @@ pub(super) enum Command {
         reply: Reply<Appended>,
     },
     Settle {
-        rows: Vec<(i64, Settled)>,
-        attempts: Vec<(Vec<i64>, Reason)>,
-        seen: Option<u64>,
+        settlement: Settlement,
         reply: Reply<()>,
     },
     /// Done with the next commit; it is worth none of its own.
@@ -48,6 +46,37 @@ pub(super) enum Command {
     /// Another process may have committed something.
     Look,
     Stop,
+}
+
+impl Command {
+    /// Whether it is worth no commit of its own yet.
+    pub(super) fn may_wait(&self) -> bool {
+        match self {
+            Command::Settle { settlement, .. } => settlement.may_wait,
+            Command::Forget(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// What has become of pending events.
+#[derive(Debug, Clone, Default)]
+pub struct Settlement {
+    /// Those that are settled, and how.
+    pub rows: Vec<(i64, Settled)>,
+    /// Those that were answered otherwise, and wait on.
+    pub attempts: Vec<(Vec<i64>, Reason)>,
+    /// [`Gauge::others`] as it was before those that are delivered were read, if each was all that is made of its event;
+    /// then none needs to be looked at again.
+    pub seen: Option<u64>,
+    /// Nothing is kept up by it: a few milliseconds later will do, in one commit with others.
+    pub may_wait: bool,
+}
+
+impl From<Vec<(i64, Settled)>> for Settlement {
+    fn from(rows: Vec<(i64, Settled)>) -> Settlement {
+        Settlement { rows, ..Settlement::default() }
+    }
 }
 
 /// What a call of the writer comes to; awaited by the courier, waited for by the intake's thread.
@@ -91,17 +120,10 @@ impl Writer {
         Answer(answer)
     }
 
-    /// Settles pending events and notes answers other than acceptance. When the answer is `Ok`, it is on
-    /// the disk. `seen`: [`Gauge::others`] as it was before those that are delivered were read, if each was all that is
-    /// made of its event; then none needs to be looked at again.
-    pub fn settle(
-        &self,
-        rows: Vec<(i64, Settled)>,
-        attempts: Vec<(Vec<i64>, Reason)>,
-        seen: Option<u64>,
-    ) -> Answer<()> {
+    /// Settles pending events and notes answers other than acceptance. When the answer is `Ok`, it is on the disk.
+    pub fn settle(&self, settlement: impl Into<Settlement>) -> Answer<()> {
         let (reply, answer) = oneshot::channel();
-        self.tell(Command::Settle { rows, attempts, seen, reply });
+        self.tell(Command::Settle { settlement: settlement.into(), reply });
         Answer(answer)
     }
 

@@ -122,7 +122,7 @@ fn waiting_ends_with_the_events() {
             fs::remove_file(world.path("spool").join(name)).unwrap();
             if let Some(settled) = settled {
                 let seq = world.reader().show(id).unwrap().unwrap().row.seq;
-                outbox.writer.settle(vec![(seq, settled)], vec![], None).block().unwrap();
+                outbox.writer.settle(vec![(seq, settled)]).block().unwrap();
             }
             sending.join().unwrap()
         });

@@ -103,11 +103,7 @@ fn root_checks_as_the_user_of_the_service() {
 fn a_producer_who_cannot_read_the_outbox_learns_from_the_status() {
     let Some((world, program)) = world() else { return };
     let outbox = world.agent();
-    outbox
-        .writer
-        .settle(vec![(2, Settled::Delivered), (3, Settled::Delivered)], vec![], None)
-        .block()
-        .unwrap();
+    outbox.writer.settle(vec![(2, Settled::Delivered), (3, Settled::Delivered)]).block().unwrap();
     let publish = || {
         let mut status: Status = serde_json::from_value(world.run(&["status", "--json"]).json()).unwrap();
         status.agent.since = Some(status.now);
@@ -136,7 +132,7 @@ fn a_producer_who_cannot_read_the_outbox_learns_from_the_status() {
             outbox.writer.append(vec![new], vec![]).block().unwrap();
             if settled {
                 let seq = world.reader().show("sent-true").unwrap().unwrap().row.seq;
-                outbox.writer.settle(vec![(seq, Settled::Delivered)], vec![], None).block().unwrap();
+                outbox.writer.settle(vec![(seq, Settled::Delivered)]).block().unwrap();
             }
             fs::remove_file(path).unwrap();
             publish();

@@ -5,7 +5,7 @@ use koala_agent::clock::{Clock, Timestamp};
 use koala_agent::config::{Config, Environment, Options, load};
 use koala_agent::event::{Event, MessageId};
 use koala_agent::mapping::Mappings;
-use koala_agent::outbox::{Fate, NewEvent, Outbox, Reader, Settled};
+use koala_agent::outbox::{Fate, NewEvent, Outbox, Reader, Settled, Settlement};
 use koala_agent::reason::{Code, Reason};
 use serde_json::Value;
 use std::fs;
@@ -103,15 +103,18 @@ impl World {
         let trouble = Reason::new(Code::Http5xx, "the receiver answered 503");
         let seq = |id: &str| world.reader().show(id).unwrap().unwrap().row.seq;
         writer
-            .settle(
-                vec![
+            .settle(Settlement {
+                rows: vec![
                     (seq("delivered"), Settled::Delivered),
                     (seq("refused"), Settled::Failed(refused.clone())),
                     (seq("discarded"), Settled::Discarded),
                 ],
-                vec![(vec![seq("waiting"), seq("refused")], trouble), (vec![seq("refused")], refused)],
-                None,
-            )
+                attempts: vec![
+                    (vec![seq("waiting"), seq("refused")], trouble),
+                    (vec![seq("refused")], refused),
+                ],
+                ..Settlement::default()
+            })
             .block()
             .unwrap();
         outbox.close();
