@@ -390,15 +390,18 @@ impl Intake {
 
     /// The chunk's events are on the disk: its files may go.
     fn stored(&mut self, chunk: Chunk, waiting: Waiting) {
-        for Source { entry, progress, .. } in chunk.sources {
-            if progress.finished {
-                self.remove(entry.clone());
-            }
-            self.taken.insert(entry.identity.key(), progress);
-        }
         if !chunk.events.is_empty() {
             (self.parts.stored)(waiting);
         }
+        let mut whole = Vec::new();
+        for Source { entry, progress, .. } in chunk.sources {
+            let is_whole = progress.finished;
+            self.taken.insert(entry.identity.key(), progress);
+            if is_whole {
+                whole.push(entry);
+            }
+        }
+        self.remove(whole);
     }
 
     /// Whatever stopped the round: what is on its way to the disk arrives there or does not, and the rest is read again.

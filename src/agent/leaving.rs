@@ -7,11 +7,13 @@ use crate::spool::{Entry, FileIdentity, FileKey, Removal};
 use std::collections::HashSet;
 
 impl Intake {
-    /// Removes a file that is taken whole.
-    pub(super) fn remove(&mut self, entry: Entry) {
-        self.waits_no_more(&entry);
-        self.leaving.insert(entry.name.clone(), entry.identity.key());
-        self.remover.remove(entry);
+    /// Removes files that are taken whole.
+    pub(super) fn remove(&mut self, entries: Vec<Entry>) {
+        for entry in &entries {
+            self.waits_no_more(entry);
+            self.leaving.insert(entry.name.clone(), entry.identity.key());
+        }
+        self.remover.remove(entries);
     }
 
     /// What has come of removals, before the folder is looked at.

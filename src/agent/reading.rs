@@ -51,7 +51,7 @@ impl Intake {
         let before = self.progress_of(&entry).cloned();
         let read = (entry.size, entry.identity.modified);
         if before.as_ref().is_some_and(|p| p.finished && p.read == read) {
-            self.remove(entry);
+            self.remove(vec![entry]);
             return Ok(None);
         }
         let mut progress =

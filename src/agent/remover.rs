@@ -13,15 +13,16 @@ const THREADS: usize = 4;
 /// for each.
 const AT_ONCE: usize = 16;
 
-/// Files that wait for a thread. Whoever has more waits with them: a disk that removes slowly does not fill memory.
-const MAX_WAITING: usize = 10_000;
+/// Files that wait for a thread, by so many at once. Whoever has more waits with them: a disk that removes slowly does
+/// not fill memory.
+const MAX_WAITING: usize = 10_000 / AT_ONCE;
 
 /// A file that was to be removed, and what became of that.
 pub type Done = (Entry, Result<Removal, SpoolError>);
 
 /// The threads, and what they have done.
 pub struct Remover {
-    work: Option<SyncSender<Entry>>,
+    work: Option<SyncSender<Vec<Entry>>>,
     done: Receiver<Done>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -32,7 +33,7 @@ impl Remover {
     /// # Errors
     /// The system has no more threads.
     pub fn start(spool: &Spool) -> std::io::Result<Remover> {
-        let (work, todo) = sync_channel::<Entry>(MAX_WAITING);
+        let (work, todo) = sync_channel::<Vec<Entry>>(MAX_WAITING);
         let (finished, done) = channel();
         let todo = Arc::new(Mutex::new(todo));
         let threads = (0..THREADS)
@@ -40,14 +41,9 @@ impl Remover {
                 let (spool, todo, finished) = (spool.clone(), todo.clone(), finished.clone());
                 std::thread::Builder::new().name("remover".into()).spawn(move || {
                     loop {
-                        let some = {
-                            let todo = todo.lock().unwrap_or_else(PoisonError::into_inner);
-                            let Ok(first) = todo.recv() else { return };
-                            std::iter::once(first)
-                                .chain(todo.try_iter().take(AT_ONCE - 1))
-                                .collect::<Vec<_>>()
-                        };
-                        for entry in some {
+                        let next = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                        let Ok(entries) = next else { return };
+                        for entry in entries {
                             let removal = spool.remove(&entry);
                             if finished.send((entry, removal)).is_err() {
                                 return;
@@ -60,11 +56,13 @@ impl Remover {
         Ok(Remover { work: Some(work), done, threads })
     }
 
-    /// Removes a file, sooner or later. Returns when there is room for it among those that wait.
-    pub fn remove(&self, entry: Entry) {
-        if let Some(work) = &self.work {
+    /// Removes files, sooner or later. Returns when there is room for them among those that wait.
+    pub fn remove(&self, mut entries: Vec<Entry>) {
+        let Some(work) = &self.work else { return };
+        while !entries.is_empty() {
+            let rest = entries.split_off(entries.len().min(AT_ONCE));
             // The threads end after this sender.
-            let _ = work.send(entry);
+            let _ = work.send(std::mem::replace(&mut entries, rest));
         }
     }
 

@@ -59,7 +59,7 @@ impl Store {
     ) -> Result<Appended, rusqlite::Error> {
         let first_seq = self.next_seq;
         let before = std::mem::take(&mut self.counted);
-        self.conn.execute_batch("SAVEPOINT append")?;
+        self.run("SAVEPOINT append")?;
         let mut waiting = Waiting { from: first_seq, ..Waiting::default() };
         let (mut duplicates, mut reused) = (0, Vec::new());
         let ids: Vec<Id> = events.iter().map(|event| short_id(&event.message_id)).collect();
@@ -107,7 +107,7 @@ impl Store {
         for p in progress {
             self.note_progress(p)?;
         }
-        self.conn.execute_batch("RELEASE append")?;
+        self.run("RELEASE append")?;
         for ((state, code), n) in before.0 {
             self.counted.add(state, code, n);
         }

@@ -170,14 +170,17 @@ impl Store {
     /// how many, and where to go on.
     fn fold_run(&mut self, from: i64, limit: usize) -> Result<(usize, i64), rusqlite::Error> {
         let keeps_body = self.keeps_body(&Settled::Delivered);
+        // Hardly an event has any, and to look for each takes longer than to read it.
+        let has_attempts =
+            self.cached("SELECT EXISTS (SELECT 1 FROM attempts)")?.query_row([], |r| r.get::<_, bool>(0))?;
         let (mut run, mut next) = (None, i64::MAX);
         let mut moved = 0;
         {
             let mut pending = self.cached(
-                "SELECT seq, person, message_id, type, event, digest, file, place, spooled_at, received_at,
-                        (SELECT coalesce(max(n), 0) FROM attempts a WHERE a.seq = p.seq) + 1, body
-                   FROM pending p WHERE seq >= ? ORDER BY seq",
+                "SELECT seq, person, message_id, type, event, digest, file, place, spooled_at, received_at, body
+                   FROM pending WHERE seq >= ? ORDER BY seq",
             )?;
+            let mut attempts = self.cached("SELECT coalesce(max(n), 0) FROM attempts WHERE seq = ?")?;
             let mut settled = self.cached(
                 "INSERT INTO settled (seq, person, message_id, type, event, digest, file, place, spooled_at,
                                       received_at, attempts, state, settled_at, code, reason)
@@ -200,13 +203,15 @@ impl Store {
                     Some(hash) => settled.raw_bind_parameter(2, hash)?,
                     None => settled.raw_bind_parameter(2, as_it_is(1)?)?,
                 }
-                for column in 2..11 {
+                for column in 2..10 {
                     settled.raw_bind_parameter(column + 1, as_it_is(column)?)?;
                 }
+                let before: i64 = if has_attempts { attempts.query_row([seq], |r| r.get(0))? } else { 0 };
+                settled.raw_bind_parameter(11, before + 1)?;
                 settled.raw_bind_parameter(12, at.0)?;
                 settled.raw_execute()?;
                 if keeps_body {
-                    bodies.execute([&seq as &dyn ToSql, &at.0, &as_it_is(11)?])?;
+                    bodies.execute([&seq as &dyn ToSql, &at.0, &as_it_is(10)?])?;
                 }
                 run = Some((run.map_or(seq, |(first, _)| first), seq));
                 moved += 1;

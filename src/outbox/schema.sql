@@ -25,7 +25,8 @@ CREATE INDEX pending_by_lane ON pending (lane, seq);
 -- Everything that is settled and still remembered.
 CREATE TABLE settled (
     seq         INTEGER PRIMARY KEY,
-    state       TEXT NOT NULL CHECK (state IN ('delivered', 'skipped', 'failed', 'discarded')),
+    -- Not IN: for more than two values SQLite makes a table at each insert.
+    state       TEXT NOT NULL CHECK (state = 'delivered' OR state = 'skipped' OR state = 'failed' OR state = 'discarded'),
     message_id  TEXT NOT NULL,
     type        TEXT,
     event       TEXT,

@@ -138,7 +138,7 @@ impl Store {
         work: impl FnOnce(&mut Store) -> Result<T, rusqlite::Error>,
     ) -> Result<T, OutboxError> {
         // IMMEDIATE: a transaction that upgrades later is told BUSY at once, whatever the time-out.
-        let begun = self.conn.execute_batch("BEGIN IMMEDIATE");
+        let begun = self.run("BEGIN IMMEDIATE");
         self.ids.made = 0;
         let done = begun.and_then(|()| {
             self.look_again()?;
@@ -148,7 +148,7 @@ impl Store {
             self.note_marks()?;
             self.flush_counters()?;
             self.claim_room()?;
-            self.conn.execute_batch("COMMIT")?;
+            self.run("COMMIT")?;
             Ok(value)
         });
         let value = done.map_err(|e| {
@@ -307,17 +307,19 @@ impl Store {
 
     fn flush_counters(&mut self) -> Result<(), rusqlite::Error> {
         for ((state, code), n) in std::mem::take(&mut self.counted.0) {
-            if n != 0 {
-                // Not an upsert with the difference alone: the row to be inserted would have to pass the CHECK.
-                self.cached(
-                    "INSERT INTO counters (state, code, events) VALUES (?, ?, 0) ON CONFLICT DO NOTHING",
-                )?
-                .execute([state, code])?;
-                self.cached("UPDATE counters SET events = events + ?3 WHERE state = ?1 AND code = ?2")?
+            let mut count =
+                self.cached("UPDATE counters SET events = events + ?3 WHERE state = ?1 AND code = ?2")?;
+            if n != 0 && count.execute(params![state, code, n])? == 0 {
+                self.cached("INSERT INTO counters (state, code, events) VALUES (?, ?, ?)")?
                     .execute(params![state, code, n])?;
             }
         }
         Ok(())
+    }
+
+    /// Runs a statement that has neither parameters nor rows.
+    pub(super) fn run(&self, sql: &str) -> Result<(), rusqlite::Error> {
+        self.cached(sql)?.execute([]).map(drop)
     }
 
     pub(super) fn cached(&self, sql: &str) -> Result<CachedStatement<'_>, rusqlite::Error> {
@@ -347,7 +349,7 @@ fn configure(conn: &mut Connection) -> Result<(), rusqlite::Error> {
     conn.pragma_update(None, "cell_size_check", true)?;
     conn.pragma_update(None, "temp_store", "MEMORY")?;
     // Kibibytes: what is added by one large commit need not be written before its end.
-    conn.pragma_update(None, "cache_size", -2_048)?;
+    conn.pragma_update(None, "cache_size", -6_144)?;
     // Readers without write access to the folder need the -wal and -shm files to stay.
     let mut persist = 1;
     conn.file_control(None::<&str>, FileControl::PersistWal(&mut persist))
