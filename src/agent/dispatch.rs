@@ -4,13 +4,11 @@
 //! one with the oldest event first. What the answers decide:
 //!
 //! - trouble: the destination as a whole waits; a lane that meets it alone three times waits alone;
-//! - doubt (a 400): a trial. The request waits, and one event of another lane is the control. Is that refused too,
-//!   everybody is: the destination is `refused` and nothing is split. Is it taken, the request is split in order,
-//!   until one event is refused alone; that one has a trial of its own, and fails if its control is taken.
+//! - doubt (a 400): a trial, which finds out whether an event is at fault or everybody is refused.
 //!
-//! A trial lasts from a refusal to the answer of its control. Whatever else happens meanwhile ends it without a
-//! sentence, and the events are asked again: so an event fails only by the receiver's refusal right beside proof
-//! that it takes others. Nothing here ever gives an event up.
+//! Nothing here ever gives an event up.
+
+mod trial;
 
 use super::destination::{Destination, Gate, backoff};
 use super::lanes::Lanes;
@@ -20,9 +18,11 @@ use crate::koala::Verdict;
 use crate::koala::batch::MAX_OF_A_KIND;
 use crate::outbox::Settled;
 use crate::reason::{Code, Reason};
+use trial::{Lonely, Trial};
 
-/// Events accepted but not yet marked, beyond which nothing more is sent: what a crash may send again, in whole requests
-/// and under the same ids. Enough that requests of one event each need not wait for every commit.
+/// Events accepted but not yet marked, beyond which no request is begun: with those that are in flight by then, what a
+/// crash may send again, in whole requests and under the same ids. Enough that requests of one event each need not wait
+/// for every commit.
 const MAX_UNSETTLED: usize = 400;
 /// Troubles of one lane, with others taken in between, after which it waits alone.
 const STRIKES: u32 = 3;
@@ -97,27 +97,6 @@ pub struct Outcome {
     pub noted: Option<(Vec<i64>, Reason)>,
 }
 
-/// Events that were refused, and nobody knows yet whether the fault is theirs. Their lane stands still.
-#[derive(Debug)]
-struct Trial {
-    lane: Lane,
-    first: i64,
-    count: usize,
-    reason: Reason,
-    /// The lane's second event was looked for, to be the control.
-    sought_second: bool,
-}
-
-/// A trial ended with nobody to compare with: all that waits was refused. The next to arrive is the control.
-#[derive(Debug)]
-struct Lonely {
-    lane: Lane,
-    /// The lane's own next event would do: it has been refused but one.
-    own: bool,
-    /// Somebody has arrived.
-    over: bool,
-}
-
 /// The courier's judgement.
 #[derive(Debug)]
 pub struct Dispatch {
@@ -184,9 +163,7 @@ impl Dispatch {
     /// A pending event was found. Events of one lane may come in any order.
     pub fn discovered(&mut self, seq: i64, lane: Lane) {
         self.lanes.discovered(seq, lane);
-        if let Some(lonely) = &mut self.lonely {
-            lonely.over |= self.lanes.suspects(lane) == 0 || (lonely.own && lonely.lane == lane);
-        }
+        self.arrived(lane);
     }
 
     /// Whether everything pending has been discovered; an event that is stored later says `false` again.
@@ -273,23 +250,6 @@ impl Dispatch {
     /// refused can stand in for everybody for long. `None` while others may still be discovered.
     fn probe_lane(&self) -> Option<Lane> {
         self.lanes.after(self.last).or_else(|| self.lanes.oldest().filter(|_| self.exhausted))
-    }
-
-    /// With nobody else to serve as a control a request can still be split, which blames nobody; and the person's
-    /// next event can be the control for one alone.
-    fn without_control(&mut self, mut trial: Trial, now: Moment) -> Next {
-        let (lane, count) = (trial.lane, trial.count);
-        if count == 1 && !trial.sought_second {
-            trial.sought_second = true;
-            self.trial = Some(trial);
-            let order = self.order_of(lane, Take::Second);
-            return self.launch(order);
-        }
-        self.lanes.suspect(lane, count);
-        if count == 1 {
-            self.refuse_all(&trial.reason, Some(Lonely { lane, own: true, over: false }), now);
-        }
-        self.next(now)
     }
 
     fn launch(&mut self, order: Order) -> Next {
@@ -425,16 +385,8 @@ impl Dispatch {
             lanes: vec![lane],
             noted: None,
         };
-        match self.trial.take_if(|_| is_control) {
-            Some(trial) if trial.count == 1 => {
-                self.lanes.clear(trial.lane, 1);
-                outcome.rows.push((trial.first, Settled::Failed(trial.reason)));
-                if trial.lane != lane {
-                    outcome.lanes.push(trial.lane);
-                }
-            }
-            Some(trial) => self.lanes.suspect(trial.lane, trial.count),
-            None => {}
+        if let Some(trial) = self.trial.take_if(|_| is_control) {
+            self.sentence(trial, &mut outcome);
         }
         self.unsettled += outcome.rows.len();
         if self.destination.accepted(current, now) {
@@ -459,71 +411,11 @@ impl Dispatch {
         true
     }
 
-    /// Returns the reason as it is shown with the events.
-    fn doubtful(
-        &mut self,
-        ticket: &Ticket,
-        mut reason: Reason,
-        is_control: bool,
-        current: bool,
-        now: Moment,
-    ) -> Reason {
-        let (lane, count) = (ticket.order.lane, ticket.seqs.len());
-        let Some(&first) = ticket.seqs.first() else { return reason };
-        if let Some(trial) = self.trial.take_if(|_| is_control) {
-            // Two were refused one after the other: the fault is not theirs.
-            self.lanes.suspect(trial.lane, trial.count);
-            if lane != trial.lane {
-                self.lanes.suspect(lane, count);
-            }
-            let lonely = (lane == trial.lane).then_some(Lonely { lane, own: false, over: false });
-            self.refuse_all(&reason, lonely, now);
-            return reason;
-        }
-        let busy = self.trial.is_some() || self.decisive.is_some();
-        let splitting = self.lanes.suspects(lane) > 0 && count > 1;
-        let known = self.destination.refuses() && (self.destination.refuses_all() || !current);
-        if busy || splitting || known || ticket.order.take == Take::Second {
-            if ticket.order.take != Take::Second {
-                self.lanes.suspect(lane, count);
-            }
-            if known && current {
-                let lonely = self.lonely.take();
-                self.refuse_all(&reason, lonely, now);
-            }
-            return reason;
-        }
-        if self.destination.refuses() {
-            // It refused the key or the address before; now it reads what it is sent.
-            self.destination.reopen(now);
-            self.entered();
-        }
-        self.trial = Some(Trial { lane, first, count, reason: reason.clone(), sought_second: false });
-        if count == 1 {
-            reason.text.push_str("; in doubt until the receiver takes an event that is sent after this one");
-        }
-        reason
-    }
-
-    fn refuse_all(&mut self, reason: &Reason, lonely: Option<Lonely>, now: Moment) {
-        self.destination.refuse(Reason::new(Code::RefusesAll, reason.text.clone()), now);
-        self.entered();
-        self.lonely = lonely;
-        self.max_bytes = MAX_REQUEST_BYTES;
-    }
-
     /// The destination's state has changed: what was found out before is found out again.
     fn entered(&mut self) {
         self.entered = self.tick;
         self.lonely = None;
         self.adjourn();
-    }
-
-    /// Ends a trial without a sentence.
-    fn adjourn(&mut self) {
-        if let Some(trial) = self.trial.take() {
-            self.lanes.suspect(trial.lane, trial.count);
-        }
     }
 
     /// The request's events are to be sent again. Where it was the second event alone, its trial holds the lane.
@@ -533,10 +425,11 @@ impl Dispatch {
         }
     }
 
-    /// Whether something is kept up until it is durable that so many events of these lanes are settled: more of theirs, or
-    /// what anybody has to send.
+    /// Whether something is kept up until it is durable that so many events of these lanes are settled: more of theirs, a
+    /// trial, or what anybody has to send.
     pub fn awaits(&self, lanes: &[Lane], settled: usize) -> bool {
-        self.unsettled > MAX_UNSETTLED / 2 || lanes.iter().any(|lane| self.lanes.count(*lane) > settled)
+        let [lane] = lanes else { return true };
+        self.unsettled > MAX_UNSETTLED / 2 || self.trial.is_some() || self.lanes.count(*lane) > settled
     }
 
     /// It is durable that these events of these lanes are settled.
@@ -550,5 +443,4 @@ impl Dispatch {
 }
 
 #[cfg(test)]
-#[path = "dispatch_tests.rs"]
 mod tests;
