@@ -8,7 +8,7 @@ CREATE INDEX pending_by_event ON pending (event_seq) WHERE event_seq IS NOT NULL
 CREATE TABLE settled_items (
     seq        INTEGER NOT NULL,
     mapping    TEXT NOT NULL,
-    state      TEXT NOT NULL CHECK (state IN ('delivered', 'skipped', 'failed')),
+    state      TEXT NOT NULL CHECK (state = 'delivered' OR state = 'skipped' OR state = 'failed'),
     code       TEXT NOT NULL,
     reason     TEXT NOT NULL,
     settled_at INTEGER NOT NULL,

@@ -143,7 +143,10 @@ impl Owner {
                 _ => TICK,
             };
             let (stop, idle) = match self.inbox.recv_timeout(patience) {
-                Ok(Command::Look) => (false, false),
+                Ok(Command::Look) => {
+                    self.is_at_rest = false;
+                    (false, false)
+                }
                 Ok(first) => (self.take(first), false),
                 Err(RecvTimeoutError::Timeout) if is_moving => {
                     self.go_on_moving();
