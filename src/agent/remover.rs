@@ -57,12 +57,12 @@ impl Remover {
     }
 
     /// Removes files, sooner or later. Returns when there is room for them among those that wait.
-    pub fn remove(&self, mut entries: Vec<Entry>) {
+    pub fn remove(&self, entries: Vec<Entry>) {
         let Some(work) = &self.work else { return };
-        while !entries.is_empty() {
-            let rest = entries.split_off(entries.len().min(AT_ONCE));
+        let mut entries = entries.into_iter().peekable();
+        while entries.peek().is_some() {
             // The threads end after this sender.
-            let _ = work.send(std::mem::replace(&mut entries, rest));
+            let _ = work.send(entries.by_ref().take(AT_ONCE).collect());
         }
     }
 

@@ -44,9 +44,9 @@ const READ_PATIENCE: Duration = Duration::from_millis(50);
 /// Rows that are moved along with a commit, so that it takes no longer for it, and when there is nothing else to do.
 const MOVED_AT_LEAST: usize = 16;
 const MOVED_WHEN_IDLE: usize = 1_000;
-/// How long a settling that keeps nothing up waits for others, or for events that are stored: about as long as two small
-/// commits take.
-const COMPANY: Duration = Duration::from_millis(4);
+/// How long a settling that keeps nothing up waits for others: for longer than it takes until the next events are stored
+/// where some come all the time, and less than a request is on its way to most receivers, which a crash repeats as well.
+const COMPANY: Duration = Duration::from_millis(8);
 /// Commands in one commit: enough to hide the cost of a commit, few enough to answer the first one soon.
 const MAX_COMMANDS: usize = 1_024;
 
