@@ -279,9 +279,9 @@ impl Courier {
         self.publish();
         let Outcome { rows, lanes, noted } = outcome;
         if rows.is_empty() {
-            let noted: Vec<_> = noted.into_iter().collect();
+            let attempts = noted.into_iter().collect();
             // An answer that is not noted is a line less in an event's history; the event waits all the same.
-            drop(self.writer.settle(Settlement { attempts: noted, ..Settlement::default() }));
+            drop(self.writer.settle(Settlement { attempts, ..Settlement::default() }));
             return;
         }
         self.settle(rows, lanes, seen);

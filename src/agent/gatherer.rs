@@ -56,7 +56,7 @@ pub struct Request {
     pub body: String,
     /// Its events.
     pub seqs: Vec<i64>,
-    /// See [`crate::outbox::Writer::settle`].
+    /// See [`crate::outbox::Settlement::seen`].
     pub seen: Option<u64>,
 }
 

@@ -170,7 +170,7 @@ impl Store {
     /// how many, and where to go on.
     fn fold_run(&mut self, from: i64, limit: usize) -> Result<(usize, i64), rusqlite::Error> {
         let keeps_body = self.keeps_body(&Settled::Delivered);
-        // Hardly an event has any, and to look for each takes longer than to read it.
+        // Hardly an event has any: they are looked for one by one only where somebody has.
         let has_attempts =
             self.cached("SELECT EXISTS (SELECT 1 FROM attempts)")?.query_row([], |r| r.get::<_, bool>(0))?;
         let (mut run, mut next) = (None, i64::MAX);
