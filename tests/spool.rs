@@ -9,6 +9,7 @@ use flate2::{Compression, write::GzEncoder};
 use koala_agent::agent::Agent;
 use koala_agent::clock::Timestamp;
 use koala_agent::receiver::Faults;
+use koala_agent::spool::Spool;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -242,6 +243,32 @@ async fn a_file_renamed_over_a_bad_one_is_read_and_not_blamed() {
     assert!(world.receiver.stats().held > 0);
     assert_eq!(world.status().spool.duplicates, 0);
     world.stop().await;
+}
+
+#[test]
+fn nothing_is_stamped_with_less_than_the_time_that_the_spool_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(dir.path()).unwrap();
+    let written = |content: &str| {
+        fs::write(dir.path().join("a.json"), content).unwrap();
+        spool.entry("a.json".as_ref()).unwrap()
+    };
+    let mut told_apart = 0;
+    while told_apart < 500 {
+        let first = written("1");
+        let time = spool.time().unwrap();
+        if first.changed >= time {
+            // Its tick is not over.
+            continue;
+        }
+        let changed = written("2");
+        assert!(changed.changed >= time && !changed.is_as_read(&first), "{changed:?} {first:?} {time}");
+        // Another file often has the inode of one that has just gone.
+        fs::remove_file(dir.path().join("a.json")).unwrap();
+        let other = written("3");
+        assert!(other.changed >= time && other.identity.key() != first.identity.key(), "{other:?} {first:?}");
+        told_apart += 1;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

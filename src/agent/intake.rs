@@ -12,8 +12,9 @@
 use super::chunk::{Chunk, Source};
 use super::remover::{Done, Remover};
 use super::seen::View;
+use super::turn::{Turn, Young};
 use super::{Fatal, Pulse};
-use crate::clock::{Clock, Moment, Mono};
+use crate::clock::{Clock, Mono};
 use crate::config;
 use crate::disk;
 use crate::outbox::{Answer, Appended, Gauge, OutboxError, Progress, Waiting, Writer};
@@ -31,6 +32,9 @@ use std::time::{Duration, Instant};
 const BLOCKED_RETRY: Duration = Duration::from_secs(1);
 /// How often `rejected/` is looked through: for files whose time is up, and for those that have grown whole.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
+/// How far apart looks at the folder are where files come all the time, and what is taken in one commit with it: to look
+/// and to commit takes some milliseconds, however little is there.
+const LOOKS_APART: Duration = Duration::from_millis(10);
 /// A folder of so many files that this takes long is looked through the less often: for a hundredth of the time.
 const TIDY_SHARE: u32 = 100;
 
@@ -120,30 +124,9 @@ pub struct Intake {
     pub(super) blocked: Option<Reason>,
     /// Bytes of events that there is room for.
     pub(super) room: usize,
-    /// A tick of the file system's clock. A file that changed within the last one is left alone until it is over: what
-    /// happened to it afterwards could not be told by its time stamps, nor a new file of the same inode from it.
-    tick: Duration,
+    /// A tick of the file systems' clock: what is stamped with it waits for the next.
+    pub(super) tick: Duration,
     tidy_at: Mono,
-}
-
-/// A file that may still be written, as far as anybody knows.
-pub(super) struct Young {
-    /// As it was when last seen.
-    entry: Entry,
-    /// Since when it has been so.
-    unchanged: Mono,
-    /// When it was first seen.
-    seen: Mono,
-}
-
-/// Whether a file is taken in this round.
-enum Turn {
-    /// Now.
-    Now,
-    /// Not before so long; those behind it need not wait for it.
-    Later(Duration),
-    /// Not before so long, and those behind it in the order of the spool wait with it.
-    First(Duration),
 }
 
 impl Intake {
@@ -210,9 +193,13 @@ impl Intake {
                 break;
             }
             match self.parts.wakes.recv_timeout(wait) {
-                // What woke it may be taken after a tick, and what comes meanwhile goes with it. A folder that takes
-                // long to read is not read all the time.
-                Ok(()) => std::thread::sleep(self.tick.max(took.min(BLOCKED_RETRY) / 4)),
+                Ok(()) => {
+                    // After a look at which nothing was taken, for half as long.
+                    let apart = if self.moved_on { LOOKS_APART } else { LOOKS_APART / 2 };
+                    // A folder that takes long to read is not read all the time.
+                    let pause = apart.saturating_sub(began.elapsed()).max(took.min(BLOCKED_RETRY) / 4);
+                    std::thread::sleep(pause);
+                }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -239,12 +226,13 @@ impl Intake {
         self.see(&listing);
         let more = listing.waiting.0 > listing.files.len() as u64;
         let began = self.began.take();
+        let time = self.time(moment);
         let mut wait = self.config.spool.scan_interval;
         for entry in listing.files {
             if self.leaving.get(&entry.name) == Some(&entry.identity.key()) {
                 continue;
             }
-            match self.turn(&entry, moment) {
+            match self.turn(&entry, moment, time) {
                 Turn::Now => {
                     self.young.remove(&entry.name);
                     if let Some(rest) = self.take(entry)? {
@@ -280,46 +268,6 @@ impl Intake {
         tracing::warn!("the spool {} is another folder than before: it is taken over", shown(spool.dir()));
         self.parts.spool = spool;
         Ok(())
-    }
-
-    /// Whether it is the file's turn. One that may still be written holds back those behind it, so that nothing
-    /// overtakes it, but for no longer than `settle`: a program that goes on writing does not stop the spool.
-    ///
-    /// `moment` is the same for all files of a look: what is finished first is then never behind what is finished
-    /// after it.
-    fn turn(&mut self, entry: &Entry, moment: Moment) -> Turn {
-        let now = moment.mono;
-        if let Some((before, since)) = self.incomplete.get(&entry.name)
-            && before == entry
-        {
-            let rest = self.config.spool.incomplete_after.saturating_sub(now.saturating_sub(*since));
-            return if rest.is_zero() { Turn::Now } else { Turn::Later(rest) };
-        }
-        if self.leaving.contains_key(&entry.name) {
-            // Another file that had its name is on the way out.
-            return Turn::First(self.tick);
-        }
-        let age = age(entry, moment);
-        let settle = self.config.spool.settle;
-        if self.announced.contains(&entry.name) {
-            // Far in the future it is some other clock's.
-            let apart = Duration::from_nanos(nanoseconds_old(entry, moment).unsigned_abs());
-            let rest = self.tick.saturating_sub(apart);
-            return if rest.is_zero() { Turn::Now } else { Turn::First(rest) };
-        }
-        if age.is_some_and(|age| age >= settle) {
-            return Turn::Now;
-        }
-        let before = self.young.get(&entry.name).filter(|y| y.entry.identity.key() == entry.identity.key());
-        let seen = before.map_or(now, |young| young.seen);
-        let unchanged = before.filter(|young| young.entry == *entry).map_or(now, |young| young.unchanged);
-        let age = age.unwrap_or_default().max(now.saturating_sub(unchanged));
-        let rest = settle.saturating_sub(age);
-        if rest.is_zero() {
-            return Turn::Now;
-        }
-        self.young.insert(entry.name.clone(), Young { entry: entry.clone(), unchanged, seen });
-        if now.saturating_sub(seen) < settle { Turn::First(rest) } else { Turn::Later(rest) }
     }
 
     /// A sign of life, amid work that may be long.
@@ -433,16 +381,6 @@ impl Intake {
         let every = TIDY_EVERY.min(self.config.spool.scan_interval).max(began.elapsed() * TIDY_SHARE);
         self.tidy_at = now + every;
     }
-}
-
-/// How long the file has been as it is by its time stamp, in nanoseconds: less than none if that is in the future.
-fn nanoseconds_old(entry: &Entry, moment: Moment) -> i64 {
-    moment.wall.0.saturating_mul(1_000_000).saturating_sub(entry.changed)
-}
-
-/// The same; `None`: nobody knows.
-pub(super) fn age(entry: &Entry, moment: Moment) -> Option<Duration> {
-    u64::try_from(nanoseconds_old(entry, moment)).ok().map(Duration::from_nanos)
 }
 
 fn reason_of(error: &OutboxError) -> Reason {

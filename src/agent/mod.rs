@@ -23,6 +23,7 @@ mod remover;
 mod seen;
 mod summary;
 mod triage;
+mod turn;
 mod width;
 
 pub use pulse::Pulse;

@@ -1,8 +1,9 @@
 //! How the intake reads one file: from its text to the events of a chunk, the bad ones set aside.
 
 use super::chunk::{PART_SET_ASIDE, Source};
-use super::intake::{Intake, Stop, age};
+use super::intake::{Intake, Stop};
 use super::triage;
+use super::turn::age;
 use crate::clock::Timestamp;
 use crate::config::Bytes;
 use crate::event::{Event, Flaw, MessageId, merge_envelope};

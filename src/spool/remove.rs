@@ -48,6 +48,17 @@ impl Spool {
     /// next start: the file goes back.
     pub(super) fn claim(&self, read: &Entry) -> io::Result<Claim> {
         let (from, aside) = (self.dir.join(&read.name), self.dir.join(REMOVING).join(&read.name));
+        let lost = |now: &Entry| {
+            let same = now.identity.key() == read.identity.key();
+            Claim::Lost(if same { Removal::Changed } else { Removal::Replaced })
+        };
+        // A producer that waits for its file to be gone must not see another gone that comes back.
+        if let Ok(meta) = fs::symlink_metadata(&from) {
+            let now = Entry::of(read.name.clone(), &meta);
+            if !now.is_as_read(read) {
+                return Ok(lost(&now));
+            }
+        }
         if let Err(e) = rename_to_free_name(&from, &aside) {
             // What is missing may as well be the folder that it was to go to.
             let is_gone = e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&from).is_err();
@@ -58,8 +69,7 @@ impl Spool {
             return Ok(Claim::Held(aside));
         }
         self.put_back(&aside, &read.name)?;
-        let same = now.identity.key() == read.identity.key();
-        Ok(Claim::Lost(if same { Removal::Changed } else { Removal::Replaced }))
+        Ok(lost(&now))
     }
 
     /// Files that a crash left between the two steps of a removal go back; the outbox knows which are taken.

@@ -6,7 +6,7 @@
 use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,19 +28,24 @@ impl Watcher {
         let names = announced.clone();
         let handler = move |event: notify::Result<notify::Event>| {
             let Ok(event) = event else { return wake() };
+            let finished = || {
+                let names = event.paths.iter().filter_map(|path| path.file_name());
+                names.filter(|name| super::is_finished_name(name))
+            };
             match event.kind {
                 EventKind::Modify(ModifyKind::Name(RenameMode::To))
                 | EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
                     let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
-                    let finished = |name: &&OsStr| super::is_finished_name(name);
-                    for name in event.paths.iter().filter_map(|p| p.file_name()).filter(finished) {
+                    for name in finished() {
                         if names.len() < MAX_ANNOUNCED {
                             names.insert(name.to_owned());
                         }
                     }
                 }
                 // A file made readable, a link that is gone, a file begun: looked at again, not announced.
-                EventKind::Modify(ModifyKind::Metadata(_)) | EventKind::Create(_) | EventKind::Other => {}
+                EventKind::Modify(ModifyKind::Metadata(_)) | EventKind::Create(_)
+                    if finished().next().is_some() => {}
+                EventKind::Other => {}
                 _ => return,
             }
             wake();

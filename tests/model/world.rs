@@ -21,8 +21,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::Runtime;
 
-/// The file system's clock ticks less often than this. The agent keeps files apart by their time stamps, and takes none
-/// whose last tick is not over by its own clock; but that one the model moves, so here the producer waits.
+/// The file system's clock ticks at least so often. A file that is written for long is kept apart from what it was by its
+/// time stamps, and left alone for a while by the agent's own clock; but that one the model moves, so here its producer
+/// waits.
 const TICK: Duration = Duration::from_millis(11);
 
 pub struct World {
@@ -168,7 +169,6 @@ impl World {
 
     /// As much of it as comes at first, as a producer ought to: written aside, then renamed.
     pub fn deliver(&mut self, parcel: &Parcel) {
-        self.await_tick();
         let aside = self.spool().join(format!(".{}", parcel.name));
         fs::write(&aside, &parcel.bytes[..parcel.first]).unwrap();
         fs::rename(aside, self.spool().join(&parcel.name)).unwrap();

@@ -1,0 +1,88 @@
+//! Whose turn it is: which files of a look are taken, and which may still be written.
+
+use super::intake::Intake;
+use crate::clock::{Moment, Mono};
+use crate::spool::Entry;
+use std::time::Duration;
+
+/// A time stamp so far in the future is some other clock's, or from before the clock was set back.
+const FAR: i64 = 1_000_000_000;
+
+/// A file that may still be written, as far as anybody knows.
+pub(super) struct Young {
+    /// As it was when last seen.
+    entry: Entry,
+    /// Since when it has been so.
+    unchanged: Mono,
+    /// When it was first seen.
+    seen: Mono,
+}
+
+/// Whether a file is taken in this round.
+pub(super) enum Turn {
+    /// Now.
+    Now,
+    /// Not before so long; those behind it need not wait for it.
+    Later(Duration),
+    /// Not before so long, and those behind it in the order of the spool wait with it.
+    First(Duration),
+}
+
+impl Intake {
+    /// What changes from now on is stamped with this or later, which is asked for where it matters.
+    pub(super) fn time(&self, moment: Moment) -> i64 {
+        let asked = if self.announced.is_empty() { None } else { self.parts.spool.time() };
+        // By more than two ticks no file system is behind.
+        asked.unwrap_or_else(|| nanoseconds(moment) - self.tick.as_nanos() as i64 * 2)
+    }
+
+    /// Whether it is the file's turn. One that may still be written holds back those behind it, so that nothing
+    /// overtakes it, but for no longer than `settle`: a program that goes on writing does not stop the spool.
+    ///
+    /// A file that is stamped with the `time` that it is now is left alone: what happened to it afterwards could not be
+    /// told by its time stamps, nor a new file of the same inode from it.
+    ///
+    /// Both times are the same for all files of a look: what is finished first is then never behind what is finished
+    /// after it.
+    pub(super) fn turn(&mut self, entry: &Entry, moment: Moment, time: i64) -> Turn {
+        let now = moment.mono;
+        if let Some((before, since)) = self.incomplete.get(&entry.name)
+            && before == entry
+        {
+            let rest = self.config.spool.incomplete_after.saturating_sub(now.saturating_sub(*since));
+            return if rest.is_zero() { Turn::Now } else { Turn::Later(rest) };
+        }
+        if self.leaving.contains_key(&entry.name) {
+            // Another file that had its name is on the way out.
+            return Turn::First(self.tick);
+        }
+        let age = age(entry, moment);
+        let settle = self.config.spool.settle;
+        if self.announced.contains(&entry.name) {
+            let can_be_told = entry.changed < time || entry.changed > time.saturating_add(FAR);
+            return if can_be_told { Turn::Now } else { Turn::First(self.tick) };
+        }
+        if age.is_some_and(|age| age >= settle) {
+            return Turn::Now;
+        }
+        let before = self.young.get(&entry.name).filter(|y| y.entry.identity.key() == entry.identity.key());
+        let seen = before.map_or(now, |young| young.seen);
+        let unchanged = before.filter(|young| young.entry == *entry).map_or(now, |young| young.unchanged);
+        let age = age.unwrap_or_default().max(now.saturating_sub(unchanged));
+        let rest = settle.saturating_sub(age);
+        if rest.is_zero() {
+            return Turn::Now;
+        }
+        self.young.insert(entry.name.clone(), Young { entry: entry.clone(), unchanged, seen });
+        if now.saturating_sub(seen) < settle { Turn::First(rest) } else { Turn::Later(rest) }
+    }
+}
+
+fn nanoseconds(moment: Moment) -> i64 {
+    moment.wall.0.saturating_mul(1_000_000)
+}
+
+/// How long the file has been as it is by its time stamp; `None`: nobody knows.
+pub(super) fn age(entry: &Entry, moment: Moment) -> Option<Duration> {
+    u64::try_from(nanoseconds(moment).saturating_sub(entry.changed)).ok().map(Duration::from_nanos)
+}
