@@ -245,6 +245,30 @@ async fn a_file_renamed_over_a_bad_one_is_read_and_not_blamed() {
     world.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_producer_may_finish_its_file_under_a_name_of_its_own_or_link_it_to_its_place() {
+    let mut world = World::new(Faults::default()).await;
+    world.set("spool.scan_interval = \"10m\"");
+    world.set("spool.settle = \"300ms\"");
+    world.start().await;
+    let at = |name: &str| world.spool().join(name);
+    for n in 0..20 {
+        let (own, its) = (at(&format!("{n}.json.part")), at(&format!("{n}.json")));
+        fs::write(&own, nameless(&n.to_string())).unwrap();
+        tokio::time::sleep(Duration::from_millis(n)).await;
+        fs::rename(own, its).unwrap();
+        let (own, its) = (at(&format!(".{n}")), at(&format!("{n}-linked.json")));
+        fs::write(&own, nameless(&format!("{n}-linked"))).unwrap();
+        fs::hard_link(&own, its).unwrap();
+        tokio::time::sleep(Duration::from_millis(n)).await;
+        fs::remove_file(own).unwrap();
+    }
+    world.until_held(40).await;
+    until_taken(&world).await;
+    assert_eq!(rejected(&world).len(), 0);
+    world.stop().await;
+}
+
 #[test]
 fn nothing_is_stamped_with_less_than_the_time_that_the_spool_told() {
     let dir = tempfile::tempdir().unwrap();

@@ -101,8 +101,8 @@ pub struct Intake {
     pub(super) set_aside: bool,
     /// How far files are taken that are still in the folder, or set aside.
     pub(super) taken: HashMap<FileKey, Progress>,
-    /// Files that are taken and on their way out, by name.
-    pub(super) leaving: HashMap<OsString, FileKey>,
+    /// Files that are taken and on their way out, by name: as they were read.
+    pub(super) leaving: HashMap<OsString, (FileIdentity, u64)>,
     /// Documents that ended too early: as they were, and since when.
     pub(super) incomplete: HashMap<OsString, (Entry, Mono)>,
     /// Files that may not be read, and when that was last said.
@@ -114,6 +114,8 @@ pub struct Intake {
     began: Option<i64>,
     /// Files that were announced as finished and are not taken yet.
     pub(super) announced: HashSet<OsString>,
+    /// What is no file to be read, and since when.
+    pub(super) odd: HashMap<OsString, Mono>,
     /// Oddities that were spoken of.
     pub(super) reported: HashSet<OsString>,
     pub(super) gone: Vec<FileIdentity>,
@@ -153,6 +155,7 @@ impl Intake {
             unreadable: HashMap::new(),
             young: HashMap::new(),
             announced: HashSet::new(),
+            odd: HashMap::new(),
             reported: HashSet::new(),
             gone: Vec::new(),
             not_removed: Vec::new(),
@@ -199,6 +202,8 @@ impl Intake {
                     // A folder that takes long to read is not read all the time.
                     let pause = apart.saturating_sub(began.elapsed()).max(took.min(BLOCKED_RETRY) / 4);
                     std::thread::sleep(pause);
+                    // What has woken it meanwhile is seen now.
+                    let _ = self.parts.wakes.try_recv();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -223,13 +228,13 @@ impl Intake {
         self.announced.extend(self.parts.watcher.announced());
         let moment = self.parts.clock.moment();
         let listing = self.parts.spool.list(moment.wall)?;
-        self.see(&listing);
+        let mut wait = self.see(&listing);
         let more = listing.waiting.0 > listing.files.len() as u64;
         let began = self.began.take();
-        let time = self.time(moment);
-        let mut wait = self.config.spool.scan_interval;
+        // What changes from now on is stamped with this or later.
+        let time = if self.announced.is_empty() { None } else { self.parts.spool.time() };
         for entry in listing.files {
-            if self.leaving.get(&entry.name) == Some(&entry.identity.key()) {
+            if self.leaving.get(&entry.name) == Some(&entry.content()) {
                 continue;
             }
             match self.turn(&entry, moment, time) {

@@ -1,6 +1,7 @@
 //! What the intake sees and says: the folder, the room that is left, and what was odd.
 
 use super::intake::Intake;
+use crate::clock::Moment;
 use crate::config;
 use crate::disk;
 use crate::reason::{Code, Reason};
@@ -100,8 +101,8 @@ impl Intake {
         change(&mut self.parts.view.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Says what the folder shows.
-    pub(super) fn see(&mut self, listing: &Listing) {
+    /// Says what the folder shows. Returns when to look again at the latest.
+    pub(super) fn see(&mut self, listing: &Listing) -> Duration {
         self.moved_on = false;
         let present: HashSet<&OsStr> = listing.files.iter().map(|e| e.name.as_os_str()).collect();
         self.unreadable.retain(|name, _| present.contains(name.as_os_str()));
@@ -110,13 +111,21 @@ impl Intake {
         self.announced.retain(|name| present.contains(name.as_os_str()));
         let odd: HashSet<&OsStr> = listing.left.iter().map(|(name, _)| name.as_os_str()).collect();
         self.reported.retain(|name| odd.contains(name.as_os_str()) || present.contains(name.as_os_str()));
+        let Moment { wall: now, mono } = self.parts.clock.moment();
+        let (settle, mut wait) = (self.config.spool.settle, self.config.spool.scan_interval);
+        self.odd.retain(|name, _| odd.contains(name.as_os_str()));
         for (name, what) in &listing.left {
-            self.report(
-                name,
-                format_args!("left alone: it is {what}, and only files with one name are read"),
-            );
+            // A file may have two names for a moment: a producer links it to where it goes, and unlinks it where it was.
+            let since = *self.odd.entry(name.clone()).or_insert(mono);
+            let rest = settle.saturating_sub(mono.saturating_sub(since));
+            if rest.is_zero() {
+                let what = format_args!("left alone: it is {what}, and only files with one name are read");
+                self.report(name, what);
+            } else {
+                wait = wait.min(rest);
+            }
         }
-        let (now, unreadable) = (self.parts.clock.now(), self.unreadable.len() as u64);
+        let unreadable = self.unreadable.len() as u64;
         let leaving = listing.files.iter().filter(|entry| self.leaving.contains_key(&entry.name));
         let (files, bytes) = leaving.fold((0, 0), |(files, bytes), entry| (files + 1, bytes + entry.size));
         self.view(|view| {
@@ -125,6 +134,7 @@ impl Intake {
             view.spool.unreadable_files = unreadable;
             view.spool.scanned_at = Some(now);
         });
+        wait
     }
 
     /// Speaks of an oddity of the folder once.

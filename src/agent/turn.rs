@@ -5,8 +5,8 @@ use crate::clock::{Moment, Mono};
 use crate::spool::Entry;
 use std::time::Duration;
 
-/// A time stamp so far in the future is some other clock's, or from before the clock was set back.
-const FAR: i64 = 1_000_000_000;
+/// A time stamp that is so many ticks ahead is some other clock's, or from before the clock was set back.
+const FAR: u32 = 4;
 
 /// A file that may still be written, as far as anybody knows.
 pub(super) struct Young {
@@ -29,22 +29,16 @@ pub(super) enum Turn {
 }
 
 impl Intake {
-    /// What changes from now on is stamped with this or later, which is asked for where it matters.
-    pub(super) fn time(&self, moment: Moment) -> i64 {
-        let asked = if self.announced.is_empty() { None } else { self.parts.spool.time() };
-        // By more than two ticks no file system is behind.
-        asked.unwrap_or_else(|| nanoseconds(moment) - self.tick.as_nanos() as i64 * 2)
-    }
-
     /// Whether it is the file's turn. One that may still be written holds back those behind it, so that nothing
     /// overtakes it, but for no longer than `settle`: a program that goes on writing does not stop the spool.
     ///
     /// A file that is stamped with the `time` that it is now is left alone: what happened to it afterwards could not be
-    /// told by its time stamps, nor a new file of the same inode from it.
+    /// told by its time stamps, nor a new file of the same inode from it. Where nobody knows the time, and of a name that
+    /// no event file has and that may be changed yet, no announcement counts.
     ///
     /// Both times are the same for all files of a look: what is finished first is then never behind what is finished
     /// after it.
-    pub(super) fn turn(&mut self, entry: &Entry, moment: Moment, time: i64) -> Turn {
+    pub(super) fn turn(&mut self, entry: &Entry, moment: Moment, time: Option<i64>) -> Turn {
         let now = moment.mono;
         if let Some((before, since)) = self.incomplete.get(&entry.name)
             && before == entry
@@ -53,14 +47,15 @@ impl Intake {
             return if rest.is_zero() { Turn::Now } else { Turn::Later(rest) };
         }
         if self.leaving.contains_key(&entry.name) {
-            // Another file that had its name is on the way out.
+            // Another file that had its name is on the way out, or it is what was written to this one since.
             return Turn::First(self.tick);
         }
         let age = age(entry, moment);
         let settle = self.config.spool.settle;
-        if self.announced.contains(&entry.name) {
-            let can_be_told = entry.changed < time || entry.changed > time.saturating_add(FAR);
-            return if can_be_told { Turn::Now } else { Turn::First(self.tick) };
+        let has_format = entry.format().is_some();
+        if let Some(time) = time.filter(|_| has_format && self.announced.contains(&entry.name)) {
+            let far = time.saturating_add((self.tick * FAR).as_nanos() as i64);
+            return if (time..far).contains(&entry.changed) { Turn::First(self.tick) } else { Turn::Now };
         }
         if age.is_some_and(|age| age >= settle) {
             return Turn::Now;
@@ -74,15 +69,13 @@ impl Intake {
             return Turn::Now;
         }
         self.young.insert(entry.name.clone(), Young { entry: entry.clone(), unchanged, seen });
-        if now.saturating_sub(seen) < settle { Turn::First(rest) } else { Turn::Later(rest) }
+        let is_first = has_format && now.saturating_sub(seen) < settle;
+        if is_first { Turn::First(rest) } else { Turn::Later(rest) }
     }
-}
-
-fn nanoseconds(moment: Moment) -> i64 {
-    moment.wall.0.saturating_mul(1_000_000)
 }
 
 /// How long the file has been as it is by its time stamp; `None`: nobody knows.
 pub(super) fn age(entry: &Entry, moment: Moment) -> Option<Duration> {
-    u64::try_from(nanoseconds(moment).saturating_sub(entry.changed)).ok().map(Duration::from_nanos)
+    let now = moment.wall.0.saturating_mul(1_000_000);
+    u64::try_from(now.saturating_sub(entry.changed)).ok().map(Duration::from_nanos)
 }

@@ -21,6 +21,8 @@ pub use watch::Watcher;
 use crate::clock::Timestamp;
 use flate2::read::MultiGzDecoder;
 use nix::libc;
+use nix::sys::stat::futimens;
+use nix::sys::time::TimeSpec;
 use nix::unistd::{AccessFlags, access};
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -147,7 +149,12 @@ impl Entry {
 
     /// Whether this is the file of that other sighting, and nobody has written to it in between.
     pub fn is_as_read(&self, read: &Entry) -> bool {
-        self.identity == read.identity && self.size == read.size
+        self.content() == read.content()
+    }
+
+    /// What changes whenever the file is written to, and what it is told from others by.
+    pub fn content(&self) -> (FileIdentity, u64) {
+        (self.identity, self.size)
     }
 
     /// The order of the spool: modification time, then name.
@@ -255,17 +262,18 @@ impl Spool {
     }
 
     /// The time of the folder's file system, as it stamps files: nanoseconds since 1970. Nothing is stamped with an earlier
-    /// one from now on. `None`: it cannot be asked.
+    /// one from now on, unless the clock is set back. `None`: it cannot be asked.
     pub fn time(&self) -> Option<i64> {
         let stamp = || {
             let file = tempfile::tempfile_in(self.dir.join(REMOVING))?;
             // Linux stamps by a clock that ticks some hundred times a second, but exactly what somebody has looked at
             // since its last stamp, and nothing after that with less (from 6.13; multigrain-ts.rst).
-            file.metadata()?;
-            file.set_modified(UNIX_EPOCH)?;
-            file.metadata()
+            let before = file.metadata()?;
+            futimens(&file, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW)?;
+            let stamps = [before, file.metadata()?].map(|meta| nanoseconds(meta.ctime(), meta.ctime_nsec()));
+            io::Result::Ok(stamps)
         };
-        stamp().ok().map(|meta| nanoseconds(meta.ctime(), meta.ctime_nsec()))
+        stamp().ok().filter(|[made, now]| made <= now).map(|[_, now]| now)
     }
 
     /// The files that were set aside.

@@ -5,7 +5,7 @@
 //! set aside; what turns out to be another file goes back.
 
 use super::reject::{names, stem_and_ending};
-use super::{Entry, REMOVING, Spool, SpoolError};
+use super::{Entry, REMOVING, Spool, SpoolError, is_finished_name};
 use nix::fcntl::AT_FDCWD;
 use std::ffi::OsStr;
 use std::fs;
@@ -78,6 +78,11 @@ impl Spool {
         let error = |e| SpoolError::new(&folder, "put files back", e);
         for item in fs::read_dir(&folder).map_err(error)? {
             let item = item.map_err(error)?;
+            if !is_finished_name(&item.file_name()) {
+                // No file of that name was ever to be removed: it is one by which the time was asked.
+                fs::remove_file(item.path()).map_err(error)?;
+                continue;
+            }
             self.put_back(&item.path(), &item.file_name()).map_err(error)?;
         }
         Ok(())

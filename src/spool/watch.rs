@@ -24,28 +24,29 @@ impl Watcher {
     /// Watches `dir`, calling `wake` (from another thread) whenever something happened that may let a file be
     /// read. Where the system cannot watch, the second value says why; everything is then found by the scan.
     pub fn new(dir: &Path, wake: impl Fn() + Send + 'static) -> (Watcher, Option<String>) {
-        let announced = Arc::new(Mutex::new(HashSet::new()));
-        let names = announced.clone();
+        let known = Arc::new(Mutex::new(HashSet::new()));
+        let announced = known.clone();
         let handler = move |event: notify::Result<notify::Event>| {
             let Ok(event) = event else { return wake() };
-            let finished = || {
-                let names = event.paths.iter().filter_map(|path| path.file_name());
-                names.filter(|name| super::is_finished_name(name))
-            };
+            let names = event.paths.iter().filter_map(|path| path.file_name());
+            let mut finished = names.filter(|name| super::is_finished_name(name)).peekable();
+            let is_of_finished = finished.peek().is_some();
             match event.kind {
                 EventKind::Modify(ModifyKind::Name(RenameMode::To))
-                | EventKind::Access(AccessKind::Close(AccessMode::Write)) => {
-                    let mut names = names.lock().unwrap_or_else(PoisonError::into_inner);
-                    for name in finished() {
+                | EventKind::Access(AccessKind::Close(AccessMode::Write))
+                    if is_of_finished =>
+                {
+                    let mut names = announced.lock().unwrap_or_else(PoisonError::into_inner);
+                    for name in finished {
                         if names.len() < MAX_ANNOUNCED {
                             names.insert(name.to_owned());
                         }
                     }
                 }
-                // A file made readable, a link that is gone, a file begun: looked at again, not announced.
-                EventKind::Modify(ModifyKind::Metadata(_)) | EventKind::Create(_)
-                    if finished().next().is_some() => {}
-                EventKind::Other => {}
+                // A file made readable, a file begun: looked at again, not announced.
+                EventKind::Modify(ModifyKind::Metadata(_)) | EventKind::Create(_) if is_of_finished => {}
+                // The other name of a file may be gone.
+                EventKind::Remove(_) | EventKind::Other => {}
                 _ => return,
             }
             wake();
@@ -55,8 +56,8 @@ impl Watcher {
             Ok(watcher)
         });
         match watching {
-            Ok(watcher) => (Watcher { inner: Some(watcher), announced }, None),
-            Err(e) => (Watcher { inner: None, announced }, Some(e.to_string())),
+            Ok(watcher) => (Watcher { inner: Some(watcher), announced: known }, None),
+            Err(e) => (Watcher { inner: None, announced: known }, Some(e.to_string())),
         }
     }
 
