@@ -11,6 +11,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a benchmark")]
 
+mod floors;
+
 use koala_agent::receiver::{Faults, Options, Receiver};
 use std::fs;
 use std::io::Write;
@@ -27,10 +29,12 @@ fn main() {
     let percent: usize = std::env::var("KOALA_BENCH").ok().and_then(|p| p.parse().ok()).unwrap_or(100);
     let (events, files) = (1_000 * percent, 50 * percent);
     println!("floors of this machine, in this run");
-    let insert = floor_insert(events);
-    let post = floor_post(files);
-    let unlink = floor_unlink(files);
+    let insert = floors::insert(events);
+    let deliver = floors::deliver(events);
+    let post = floors::post(files);
+    let unlink = floors::unlink(files);
     println!("  insert into SQLite, durable, 5,000 a commit   {insert:>9.0} rows/s");
+    println!("  the same, gathered by person, sent and noted  {deliver:>9.0} events/s");
     println!("  POST to loopback, 8 at once                   {post:>9.0} requests/s");
     println!("  read and remove a file                        {unlink:>9.0} files/s\n");
 
@@ -47,9 +51,9 @@ fn main() {
     };
     println!("{events} events in one NDJSON file, {PERSONS} persons");
     let near = Faults::default();
-    let presets = run(events, "", near.clone(), (insert, "insert floor"), lines(events));
+    let presets = run(events, "", near.clone(), (deliver, "delivery floor"), lines(events));
     println!("the same through ten mappings, of which one takes each event");
-    let ten = run(events, &ten_mappings(), near.clone(), (insert, "insert floor"), lines(events));
+    let ten = run(events, &ten_mappings(), near.clone(), (deliver, "delivery floor"), lines(events));
     println!("  {:>9.2} times the CPU of the presets\n", ten / presets);
     println!("{} of them to a receiver that is 50 ms away", events / 4);
     let far = Faults { latency_ms: 50, ..Faults::default() };
@@ -64,9 +68,14 @@ fn main() {
     });
 }
 
+/// Whose an event is.
+fn person(n: usize) -> usize {
+    n.wrapping_mul(2_654_435_761) % PERSONS
+}
+
 /// A track of some 600 bytes, as servers send them.
 fn event(n: usize) -> String {
-    let person = n.wrapping_mul(2_654_435_761) % PERSONS;
+    let person = person(n);
     let share = n.wrapping_mul(40_503) % 100;
     format!(
         r#"{{"type":"track","messageId":"{n:08x}-0000-4000-a000-{person:012x}","timestamp":"2026-03-01T00:00:00.000Z","userId":"user_{person:06}","event":"Feature Used","properties":{{"email":"person{person}@example.com","plan":"team","url":"https://app.example.com/projects/alpha/reports?ref={n:x}","value":{n}.5,"share":0.{share:02},"seq":{n}}},"context":{{"ip":"203.0.113.7","userAgent":"Mozilla/5.0 (X11; Linux x86_64; rv:127.0) Gecko/20100101 Firefox/127.0 (extended support build, en-US, ci-7)","locale":"en-US","timezone":"Europe/Berlin","library":{{"name":"analytics-node","version":"6.2.0"}},"app":{{"name":"web","build":"217"}}}}}}"#
@@ -169,62 +178,4 @@ fn usage(agent: &Child) -> (f64, u64, u64) {
     // utime and stime, in hundredths of a second on every Linux of today.
     let ticks: f64 = [11, 12].iter().filter_map(|&i| fields.get(i)?.parse::<f64>().ok()).sum();
     (ticks / 100.0, number(&proc("io"), "write_bytes:"), number(&proc("status"), "VmHWM:") / 1024)
-}
-
-fn floor_insert(rows: usize) -> f64 {
-    let dir = tempfile::tempdir().unwrap();
-    let db = rusqlite::Connection::open(dir.path().join("floor.db")).unwrap();
-    db.query_row("PRAGMA journal_mode = WAL", [], |_| Ok(())).unwrap();
-    db.execute_batch("PRAGMA synchronous = FULL; CREATE TABLE t (seq INTEGER PRIMARY KEY, body TEXT)")
-        .unwrap();
-    let bodies: Vec<String> = (0..rows).map(event).collect();
-    let began = Instant::now();
-    for chunk in bodies.chunks(5_000) {
-        db.execute_batch("BEGIN IMMEDIATE").unwrap();
-        for body in chunk {
-            db.prepare_cached("INSERT INTO t (body) VALUES (?)").unwrap().execute([body]).unwrap();
-        }
-        db.execute_batch("COMMIT").unwrap();
-    }
-    rows as f64 / began.elapsed().as_secs_f64()
-}
-
-fn floor_post(requests: usize) -> f64 {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), Options::default()).await.unwrap();
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        let url = format!("{}/web/projects/pk_bench/batch", receiver.endpoint());
-        let began = Instant::now();
-        let mut tasks = tokio::task::JoinSet::new();
-        for task in 0..8 {
-            let (client, url) = (client.clone(), url.clone());
-            tasks.spawn(async move {
-                for n in (task..requests).step_by(8) {
-                    let body = format!(
-                        r#"{{"email":"a@acme.dev","traits":{{}},"events":[{{"type":"track","event":"E","sent_at":"2026-03-01T00:00:00Z","message_id":"{n}"}}]}}"#
-                    );
-                    let request = client.post(&url).header("user-agent", "bench").body(body);
-                    assert_eq!(request.send().await.unwrap().status(), 204);
-                }
-            });
-        }
-        while tasks.join_next().await.is_some() {}
-        requests as f64 / began.elapsed().as_secs_f64()
-    })
-}
-
-fn floor_unlink(files: usize) -> f64 {
-    let dir = tempfile::tempdir().unwrap();
-    let name = |n| dir.path().join(format!("{n:07}.json"));
-    for n in 0..files {
-        fs::write(name(n), event(n)).unwrap();
-    }
-    let began = Instant::now();
-    for n in 0..files {
-        fs::read(name(n)).unwrap();
-        fs::remove_file(name(n)).unwrap();
-    }
-    files as f64 / began.elapsed().as_secs_f64()
 }
