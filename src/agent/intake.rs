@@ -234,7 +234,7 @@ impl Intake {
         // What changes from now on is stamped with this or later.
         let time = if self.announced.is_empty() { None } else { self.parts.spool.time() };
         for entry in listing.files {
-            if self.leaving.get(&entry.name) == Some(&entry.content()) {
+            if self.leaving.get(&entry.name) == Some(&entry.version()) {
                 continue;
             }
             match self.turn(&entry, moment, time) {

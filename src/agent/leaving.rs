@@ -11,7 +11,7 @@ impl Intake {
     pub(super) fn remove(&mut self, entries: Vec<Entry>) {
         for entry in &entries {
             self.waits_no_more(entry);
-            self.leaving.insert(entry.name.clone(), entry.content());
+            self.leaving.insert(entry.name.clone(), entry.version());
         }
         self.remover.remove(entries);
     }

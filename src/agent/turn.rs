@@ -52,8 +52,8 @@ impl Intake {
         }
         let age = age(entry, moment);
         let settle = self.config.spool.settle;
-        let has_format = entry.format().is_some();
-        if let Some(time) = time.filter(|_| has_format && self.announced.contains(&entry.name)) {
+        let has_format = || entry.format().is_some();
+        if let Some(time) = time.filter(|_| self.announced.contains(&entry.name) && has_format()) {
             let far = time.saturating_add((self.tick * FAR).as_nanos() as i64);
             return if (time..far).contains(&entry.changed) { Turn::First(self.tick) } else { Turn::Now };
         }
@@ -69,7 +69,7 @@ impl Intake {
             return Turn::Now;
         }
         self.young.insert(entry.name.clone(), Young { entry: entry.clone(), unchanged, seen });
-        let is_first = has_format && now.saturating_sub(seen) < settle;
+        let is_first = now.saturating_sub(seen) < settle && has_format();
         if is_first { Turn::First(rest) } else { Turn::Later(rest) }
     }
 }

@@ -149,11 +149,11 @@ impl Entry {
 
     /// Whether this is the file of that other sighting, and nobody has written to it in between.
     pub fn is_as_read(&self, read: &Entry) -> bool {
-        self.content() == read.content()
+        self.version() == read.version()
     }
 
-    /// What changes whenever the file is written to, and what it is told from others by.
-    pub fn content(&self) -> (FileIdentity, u64) {
+    /// Which file it is, and as of which write: another after each.
+    pub fn version(&self) -> (FileIdentity, u64) {
         (self.identity, self.size)
     }
 

@@ -48,23 +48,23 @@ impl Spool {
     /// next start: the file goes back.
     pub(super) fn claim(&self, read: &Entry) -> io::Result<Claim> {
         let (from, aside) = (self.dir.join(&read.name), self.dir.join(REMOVING).join(&read.name));
+        let seen = |at: &Path| fs::symlink_metadata(at).map(|meta| Entry::of(read.name.clone(), &meta));
         let lost = |now: &Entry| {
             let same = now.identity.key() == read.identity.key();
             Claim::Lost(if same { Removal::Changed } else { Removal::Replaced })
         };
         // A producer that waits for its file to be gone must not see another gone that comes back.
-        if let Ok(meta) = fs::symlink_metadata(&from) {
-            let now = Entry::of(read.name.clone(), &meta);
-            if !now.is_as_read(read) {
-                return Ok(lost(&now));
-            }
+        if let Ok(now) = seen(&from)
+            && !now.is_as_read(read)
+        {
+            return Ok(lost(&now));
         }
         if let Err(e) = rename_to_free_name(&from, &aside) {
             // What is missing may as well be the folder that it was to go to.
-            let is_gone = e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&from).is_err();
+            let is_gone = e.kind() == io::ErrorKind::NotFound && seen(&from).is_err();
             return if is_gone { Ok(Claim::Lost(Removal::Removed)) } else { Err(e) };
         }
-        let now = Entry::of(read.name.clone(), &fs::symlink_metadata(&aside)?);
+        let now = seen(&aside)?;
         if now.is_as_read(read) {
             return Ok(Claim::Held(aside));
         }

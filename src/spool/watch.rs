@@ -24,8 +24,8 @@ impl Watcher {
     /// Watches `dir`, calling `wake` (from another thread) whenever something happened that may let a file be
     /// read. Where the system cannot watch, the second value says why; everything is then found by the scan.
     pub fn new(dir: &Path, wake: impl Fn() + Send + 'static) -> (Watcher, Option<String>) {
-        let known = Arc::new(Mutex::new(HashSet::new()));
-        let announced = known.clone();
+        let announced = Arc::new(Mutex::new(HashSet::new()));
+        let told = announced.clone();
         let handler = move |event: notify::Result<notify::Event>| {
             let Ok(event) = event else { return wake() };
             let names = event.paths.iter().filter_map(|path| path.file_name());
@@ -36,10 +36,10 @@ impl Watcher {
                 | EventKind::Access(AccessKind::Close(AccessMode::Write))
                     if is_of_finished =>
                 {
-                    let mut names = announced.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
                     for name in finished {
-                        if names.len() < MAX_ANNOUNCED {
-                            names.insert(name.to_owned());
+                        if told.len() < MAX_ANNOUNCED {
+                            told.insert(name.to_owned());
                         }
                     }
                 }
@@ -56,8 +56,8 @@ impl Watcher {
             Ok(watcher)
         });
         match watching {
-            Ok(watcher) => (Watcher { inner: Some(watcher), announced: known }, None),
-            Err(e) => (Watcher { inner: None, announced: known }, Some(e.to_string())),
+            Ok(watcher) => (Watcher { inner: Some(watcher), announced }, None),
+            Err(e) => (Watcher { inner: None, announced }, Some(e.to_string())),
         }
     }
 

@@ -51,15 +51,16 @@ fn main() {
     };
     println!("{events} events in one NDJSON file, {PERSONS} persons");
     let near = Faults::default();
-    let presets = run(events, "", near.clone(), (deliver, "delivery floor"), lines(events));
+    let both = [(deliver, "delivery floor"), (insert, "insert floor")];
+    let presets = run(events, "", near.clone(), &both, lines(events));
     println!("the same through ten mappings, of which one takes each event");
-    let ten = run(events, &ten_mappings(), near.clone(), (deliver, "delivery floor"), lines(events));
+    let ten = run(events, &ten_mappings(), near.clone(), &both, lines(events));
     println!("  {:>9.2} times the CPU of the presets\n", ten / presets);
     println!("{} of them to a receiver that is 50 ms away", events / 4);
     let far = Faults { latency_ms: 50, ..Faults::default() };
-    run(events / 4, "", far, (post, "POST floor"), lines(events / 4));
+    run(events / 4, "", far, &[(post, "POST floor")], lines(events / 4));
     println!("{files} files of one event");
-    run(files, "", near, (unlink, "file floor"), |spool| {
+    run(files, "", near, &[(unlink, "file floor")], |spool| {
         for n in 0..files {
             let aside = spool.join(".event");
             fs::write(&aside, event(n)).unwrap();
@@ -111,14 +112,8 @@ else = {{ "@path" = "$.email" }}
 }
 
 /// Lets the agent bring what `fill` drops to a receiver with these faults under these mappings, and prints how that went
-/// beside a floor. Returns the CPU seconds.
-fn run(
-    events: usize,
-    mappings: &str,
-    faults: Faults,
-    (floor, floor_name): (f64, &str),
-    fill: impl Fn(&Path),
-) -> f64 {
+/// beside floors. Returns the CPU seconds.
+fn run(events: usize, mappings: &str, faults: Faults, floors: &[(f64, &str)], fill: impl Fn(&Path)) -> f64 {
     let dir = tempfile::tempdir().unwrap();
     let spool = dir.path().join("spool");
     fs::create_dir(&spool).unwrap();
@@ -147,7 +142,8 @@ fn run(
     let requests = receiver.stats().requests;
     agent.kill().unwrap();
     agent.wait().unwrap();
-    println!("  {rate:>9.0} events/s, {:.2} of the {floor_name}", rate / floor);
+    let shares = floors.iter().map(|(floor, name)| format!(", {:.2} of the {name}", rate / floor));
+    println!("  {rate:>9.0} events/s{}", shares.collect::<String>());
     println!("  {:>9.2} CPU s per 100,000", cpu / events as f64 * 1e5);
     println!("  {:>9.1} bytes written for each byte of input", written as f64 / bytes as f64);
     println!("  {:>9.1} events a request", events as f64 / requests as f64);

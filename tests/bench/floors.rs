@@ -49,14 +49,16 @@ pub fn deliver(events: usize) -> f64 {
             let request = request(&client, &url, &seqs.iter().map(item).collect::<Vec<_>>().join(","));
             let (notes, seqs) = (notes.clone(), seqs.to_vec());
             if tasks.len() == 8 {
-                tasks.join_next().await;
+                tasks.join_next().await.unwrap().unwrap();
             }
             tasks.spawn(async move {
                 assert_eq!(request.send().await.unwrap().status(), 204);
                 notes.send(seqs).unwrap();
             });
         }
-        while tasks.join_next().await.is_some() {}
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
     });
     drop(notes);
     noting.join().unwrap();
@@ -123,7 +125,9 @@ pub fn post(requests: usize) -> f64 {
                 }
             });
         }
-        while tasks.join_next().await.is_some() {}
+        while let Some(done) = tasks.join_next().await {
+            done.unwrap();
+        }
         requests as f64 / began.elapsed().as_secs_f64()
     })
 }
