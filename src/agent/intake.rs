@@ -30,6 +30,9 @@ use std::time::{Duration, Instant};
 
 /// How often a blocked intake looks whether there is room again.
 const BLOCKED_RETRY: Duration = Duration::from_secs(1);
+/// How long whoever deletes the folder has from its first part to its last: what is made in it amid that would keep it
+/// from going.
+const DELETION: Duration = Duration::from_millis(500);
 /// How often `rejected/` is looked through: for files whose time is up, and for those that have grown whole.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 /// How far apart looks at the folder are where files come all the time, and what is taken in one commit with it: to look
@@ -268,6 +271,7 @@ impl Intake {
 
     /// Takes over what has the folder's name since somebody moved it away or deleted it.
     fn open_again(&mut self) -> Result<(), Stop> {
+        std::thread::sleep(DELETION);
         let spool = Spool::open(self.parts.spool.dir())?;
         self.parts.watcher.watch_again(spool.dir());
         tracing::warn!("the spool {} is another folder than before: it is taken over", shown(spool.dir()));

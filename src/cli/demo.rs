@@ -18,32 +18,33 @@ const PATIENCE: Duration = Duration::from_secs(40);
 /// How long the receiver stays away, so that the agent's waiting can be seen.
 const OFFLINE: Duration = Duration::from_millis(1_500);
 
-/// What the programs of the demonstration drop into the spool: a name and its content.
+/// What the programs of the demonstration drop into the spool: a name and its content. The names keep the order where
+/// the files come within one tick of the file system's clock.
 const DROPPED: [(&str, &str); 6] = [
     (
-        "signup.json",
+        "1-signup.json",
         r#"{"type":"track","event":"Signed Up","messageId":"demo-1","properties":{"email":"ana@acme.dev","plan":"pro"}}"#,
     ),
     (
-        "visits.jsonl",
+        "2-visits.jsonl",
         r#"{"type":"identify","messageId":"demo-2","traits":{"email":"ben@globex.dev","company":"Globex"}}
 {"type":"track","event":"Viewed Pricing","messageId":"demo-3","properties":{"email":"ben@globex.dev"}}
 {"type":"track","event":"Started Trial","messageId":"demo-4","properties":{"email":"ben@globex.dev"}}
 "#,
     ),
     (
-        "batch.json",
+        "3-batch.json",
         r#"{"batch":[
   {"type":"track","event":"Invited a Colleague","properties":{"email":"ana@acme.dev"}},
   {"type":"page","name":"Docs","messageId":"demo-6","properties":{"email":"ana@acme.dev"}}
 ]}"#,
     ),
     (
-        "signup-again.json",
+        "4-signup-again.json",
         r#"{"type":"track","event":"Signed Up","messageId":"demo-1","properties":{"email":"ana@acme.dev","plan":"pro"}}"#,
     ),
-    ("nobody.json", r#"{"type":"track","event":"Opened App","messageId":"demo-7","userId":"u-9"}"#),
-    ("broken.json", "{\"type\":\"track\",\n \"event\":Signed Up}"),
+    ("5-nobody.json", r#"{"type":"track","event":"Opened App","messageId":"demo-7","userId":"u-9"}"#),
+    ("6-broken.json", "{\"type\":\"track\",\n \"event\":Signed Up}"),
 ];
 
 /// The events of those that the receiver must hold in the end, each once.
@@ -76,7 +77,7 @@ async fn demo(context: &Context) -> Result<ExitCode, CliError> {
     for (name, content) in DROPPED {
         drop_in(&spool, OsStr::new(name), content.as_bytes())?;
         say(&format!(
-            "{name:<18} {}",
+            "{name:<19} {}",
             content.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(84).collect::<String>()
         ))?;
     }

@@ -3,7 +3,7 @@
 //! It reports nothing on network file systems and bind mounts and loses events when it overflows, so the
 //! truth is the folder itself, read at every interval.
 
-use notify::event::{AccessKind, AccessMode, ModifyKind, RenameMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind, RemoveKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -45,6 +45,8 @@ impl Watcher {
                 }
                 // A file made readable, a file begun: looked at again, not announced.
                 EventKind::Modify(ModifyKind::Metadata(_)) | EventKind::Create(_) if is_of_finished => {}
+                // The folder's own folders: whoever deletes it is not done yet.
+                EventKind::Remove(RemoveKind::Folder) => return,
                 // The other name of a file may be gone.
                 EventKind::Remove(_) | EventKind::Other => {}
                 _ => return,

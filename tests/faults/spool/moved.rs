@@ -6,6 +6,8 @@ use crate::stage::{Played, Scale};
 use koala_agent::status::IntakeState;
 use std::fs;
 
+const UNFINISHED: usize = 500;
+
 /// Moved away with files in it, made again, used, and its files brought back: each event once.
 pub fn moved(_: &Scale) -> Played {
     let mut place = brisk();
@@ -38,6 +40,10 @@ pub fn deleted(_: &Scale) -> Played {
         place.until_status("all is gone", |status| status.spool.waiting_files == 0);
         let spool = place.daemon.spool();
         if whole {
+            // Files that are not finished: with them it takes longer to delete than the agent to notice it.
+            for i in 0..UNFINISHED {
+                fs::write(spool.join(format!(".{i}.tmp")), b"{").unwrap();
+            }
             fs::remove_dir_all(&spool).unwrap();
             blocked(&mut place);
             fs::create_dir(&spool).unwrap();
