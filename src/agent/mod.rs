@@ -7,6 +7,7 @@
 //!                 Publisher (thread): what both see, for everybody to read
 //! ```
 
+mod aside;
 mod chunk;
 mod courier;
 pub mod destination;

@@ -1,6 +1,6 @@
 //! How the intake reads one file: from its text to the events of a chunk, the bad ones set aside.
 
-use super::chunk::{PART_SET_ASIDE, Source};
+use super::chunk::Source;
 use super::intake::{Intake, Stop};
 use super::triage;
 use super::turn::age;
@@ -9,14 +9,10 @@ use crate::config::Bytes;
 use crate::event::{Event, Flaw, MessageId, merge_envelope};
 use crate::outbox::{NewEvent, Progress};
 use crate::reason::Code;
-use crate::spool::{
-    Document, Entry, Form, Format, Line, Lines, Places, Unopened, shown, split, text_of, unpacked,
-};
-use nix::unistd::{Gid, Group, Uid, User};
+use crate::spool::{Document, Entry, Form, Format, Line, Lines, Places, Unopened, split, text_of, unpacked};
 use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 /// The (unpacked) text of a file, up to so many bytes of it.
@@ -298,125 +294,5 @@ impl Intake {
         if let Some(source) = self.chunk.current() {
             source.progress.finished = true;
         }
-    }
-
-    /// A whole text that is wrong: set aside, unless it only ends too early and may still grow.
-    fn flawed(&mut self, entry: &Entry, flaw: &Flaw) -> Result<Option<Duration>, Stop> {
-        if flaw.incomplete
-            && let Some(wait) = self.wait_for_more(entry)
-        {
-            return Ok(Some(wait));
-        }
-        self.set_file_aside(entry, flaw)?;
-        Ok(None)
-    }
-
-    /// How long a file that ends too early may still stay as it is; `None`: its time is up.
-    fn wait_for_more(&mut self, entry: &Entry) -> Option<Duration> {
-        let now = self.parts.clock.mono();
-        let since = match self.incomplete.get(&entry.name) {
-            Some((before, since)) if before == entry => *since,
-            _ => now,
-        };
-        let rest = self.config.spool.incomplete_after.saturating_sub(now.saturating_sub(since));
-        if rest.is_zero() {
-            self.incomplete.remove(&entry.name);
-            return None;
-        }
-        self.incomplete.insert(entry.name.clone(), (entry.clone(), since));
-        Some(rest)
-    }
-
-    /// The text could not be read to its end.
-    fn unread(&mut self, entry: &Entry, gz: bool, error: &io::Error) -> Result<Option<Duration>, Stop> {
-        let flaw = |what: &str, incomplete| Flaw { incomplete, ..Flaw::at("", 0, Code::NotJson, what) };
-        match error.kind() {
-            ErrorKind::UnexpectedEof if gz && entry.size > 0 => {
-                let flaw = flaw("the packed file ends too early", true);
-                if let Some(wait) = self.wait_for_more(entry) {
-                    return Ok(Some(wait));
-                }
-                self.set_aside_rest(entry, &flaw)
-            }
-            ErrorKind::UnexpectedEof if gz => self.flawed(entry, &flaw("the packed file is empty", true)),
-            ErrorKind::InvalidInput | ErrorKind::InvalidData if gz => {
-                self.set_aside_rest(entry, &flaw("the packed file is damaged, or is not gzip", false))
-            }
-            // Shorter than what was taken of it.
-            ErrorKind::UnexpectedEof => Ok(self.begin_anew(entry)),
-            _ => {
-                self.report(&entry.name, format_args!("cannot be read: {error}"));
-                Ok(None)
-            }
-        }
-    }
-
-    /// What was taken of the file is not in it any more. It is read from its start: what is left of it, if it was
-    /// only cut, is told from what is new by the events' ids.
-    fn begin_anew(&mut self, entry: &Entry) -> Option<Duration> {
-        if let Some(progress) = self.taken.get_mut(&entry.identity.key()) {
-            (progress.position, progress.place, progress.sum, progress.finished) = (0, 0, None, false);
-        }
-        Some(Duration::ZERO)
-    }
-
-    /// Sets a file aside of which something may have been taken: that is made durable first.
-    fn set_aside_rest(&mut self, entry: &Entry, flaw: &Flaw) -> Result<Option<Duration>, Stop> {
-        self.flush()?;
-        self.finish_commit()?;
-        self.set_file_aside(entry, flaw)?;
-        Ok(None)
-    }
-
-    fn set_file_aside(&mut self, entry: &Entry, flaw: &Flaw) -> Result<(), Stop> {
-        let now = self.parts.clock.now();
-        let aside = match self.rejects.set_aside_file(&self.parts.spool, entry, flaw, now) {
-            // It has no event for those behind it to overtake, and they make room when they are taken.
-            Err(e) if e.is_full() => {
-                self.report(&entry.name, format_args!("{e}; it is left until there is room"));
-                return Ok(());
-            }
-            done => done?,
-        };
-        // How far it was taken stays known, should it come back.
-        if aside.is_some() {
-            self.set_aside = true;
-            self.waits_no_more(entry);
-            tracing::warn!("{} set aside ({}): {flaw}", shown(&entry.name), flaw.code);
-        }
-        Ok(())
-    }
-
-    fn set_aside_part(
-        &mut self,
-        source: &Source,
-        place: u64,
-        content: &[u8],
-        flaw: &Flaw,
-    ) -> Result<(), Stop> {
-        let (first_seen, now) = (&source.progress.identity, self.parts.clock.now());
-        self.rejects.set_aside_part(&source.entry, first_seen, place, content, flaw, now)?;
-        self.chunk.pass(content.len().max(PART_SET_ASIDE));
-        if !self.set_aside {
-            tracing::warn!("parts of {} set aside ({}): {flaw}", shown(&source.entry.name), flaw.code);
-        }
-        self.set_aside = true;
-        Ok(())
-    }
-
-    fn hint_for_unreadable(&self, entry: &Entry, owner: u32) -> String {
-        let path = self.parts.spool.dir().join(&entry.name);
-        let owner = User::from_uid(Uid::from_raw(owner)).ok().flatten().map_or(owner.to_string(), |u| u.name);
-        let group = |path: &std::path::Path| std::fs::symlink_metadata(path).map(|m| m.gid()).ok();
-        let (its, spools) = (group(&path), group(self.parts.spool.dir()));
-        let quoted = format!("'{}'", shown(&path).replace('\'', r"'\''"));
-        let mut mend = format!("chmod g+r {quoted}");
-        if its != spools
-            && let Some(gid) = spools
-        {
-            let name = Group::from_gid(Gid::from_raw(gid)).ok().flatten().map_or(gid.to_string(), |g| g.name);
-            mend = format!("chgrp {name} {quoted} && {mend}");
-        }
-        format!("cannot be read, it belongs to {owner}; it is left until it can, by: {mend}")
     }
 }

@@ -1,6 +1,7 @@
 //! What an administrator changes by hand, from a process of its own, whether an agent runs or not.
 
-use super::store::{KICKS, Store, short_hash};
+use super::ids::short_hash;
+use super::store::{KICKS, Store};
 use super::{Filter, NewItem, OutboxError, Reader, Settings, State};
 use crate::clock::Timestamp;
 use crate::config;

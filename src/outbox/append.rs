@@ -1,10 +1,10 @@
 //! How events come into the outbox: all of a chunk or none of it, and none twice.
 
 use super::files::Progress;
-use super::ids::Id;
+use super::ids::{Id, short_id};
 use super::row::{Fate, ItemFate, NewEvent, State};
 use super::settle::Settled;
-use super::store::{DUPLICATES, Store, short_id};
+use super::store::{DUPLICATES, Store};
 use crate::clock::Timestamp;
 use crate::event::Digest;
 use crate::item::Lane;

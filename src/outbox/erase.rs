@@ -1,7 +1,9 @@
 //! How a person is erased: every row that names them, and the bytes of it.
 
+use super::ids::short_hash;
+use super::person::PersonKey;
 use super::row::{Fate, NewEvent, State};
-use super::store::{self, Store, short_hash};
+use super::store::{KICKS, Store};
 use super::{Admin, OutboxError, Reader};
 use crate::clock::Timestamp;
 use crate::event::{Event, MessageId};
@@ -117,7 +119,7 @@ const SETTLED: &str =
 
 /// As whom an event is remembered that was sent for the person and has no body any more.
 fn known_as(reader: &Reader, subject: &Subject) -> Result<Option<String>, rusqlite::Error> {
-    let key = store::read_person_key(reader.connection())?;
+    let key = PersonKey::read(reader.connection())?;
     Ok(match subject {
         Subject::Email(text) | Subject::ProfileId(text) => key.map(|key| key.hashed(text)),
         Subject::UserId(_) => None,
@@ -154,7 +156,7 @@ impl Admin {
             self.store.transaction(|store| {
                 store.tidy_up()?;
                 some.iter().try_for_each(|event| store.erase(event))?;
-                store.bump(store::KICKS)
+                store.bump(KICKS)
             })?;
         }
         self.store.transaction(|store| store.forget_names(subject))

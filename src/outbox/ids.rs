@@ -7,12 +7,24 @@
 //!
 //! What is in memory alone can be read from the events: meta says up to which event all ids are in a table.
 
-use super::store::{Store, short_hash};
+use super::store::Store;
+use crate::event::MessageId;
 use rusqlite::{OptionalExtension, params};
+use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 
 /// The first 16 bytes of the SHA-256 of a messageId.
 pub(super) type Id = [u8; 16];
+
+pub(super) fn short_id(id: &MessageId) -> Id {
+    short_hash(id.as_str())
+}
+
+pub(super) fn short_hash(id: &str) -> Id {
+    let mut short = [0; 16];
+    short.copy_from_slice(&Sha256::digest(id.as_bytes())[..16]);
+    short
+}
 
 /// Up to this event all ids are in a table, and up to this one in `ids`.
 pub(super) const IDS_INDEXED: &str = "ids_indexed";

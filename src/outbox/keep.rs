@@ -1,7 +1,8 @@
 //! How long what is settled is remembered.
 
+use super::ids::short_hash;
 use super::row::State;
-use super::store::{LAST_SEQ, Store, short_hash};
+use super::store::{LAST_SEQ, Store};
 use crate::clock::Timestamp;
 use crate::reason::Code;
 use rusqlite::params;

@@ -1,6 +1,7 @@
 //! What the commands ask about events: which there are, and what became of one.
 
-use super::store;
+use super::ids::short_hash;
+use super::person::PersonKey;
 use super::{OutboxError, Reader, State};
 use crate::clock::Timestamp;
 use rusqlite::types::Value;
@@ -150,7 +151,7 @@ impl Reader {
         equal("e.type", &filter.kind);
         equal("e.event", &filter.name);
         if let Some(person) = &filter.person {
-            let hash = store::read_person_key(self.connection())?.map(|key| key.hashed(person));
+            let hash = PersonKey::read(self.connection())?.map(|key| key.hashed(person));
             terms.push("e.person IN (?, ?)".to_owned());
             values.push(Value::from(person.clone()));
             values.push(hash.map_or(Value::Null, Value::from));
@@ -177,7 +178,7 @@ impl Reader {
         let read = || {
             let seq: Option<i64> = self
                 .connection()
-                .query_row(self.seq_of, params![store::short_hash(message_id), message_id], |r| r.get(0))
+                .query_row(self.seq_of, params![short_hash(message_id), message_id], |r| r.get(0))
                 .optional()?;
             let Some(seq) = seq else { return Ok(None) };
             let row = self

@@ -33,6 +33,7 @@ mod listing;
 mod lock;
 mod marks;
 mod owner;
+mod person;
 mod reader;
 mod readers;
 mod rescue;

@@ -4,20 +4,16 @@
 //! Each change keeps three things true together, in one transaction: the rows, the counters, and how far the
 //! spool's files have been taken.
 
-use super::ids::{Id, Ids};
+use super::ids::Ids;
 use super::marks::Marks;
+use super::person::PersonKey;
 use super::rescue::{FileId, file_at};
 use super::{OutboxError, Reader, Settings, beside, schema};
 use crate::clock::Timestamp;
 use crate::disk;
-use crate::event::MessageId;
-use hmac::{Hmac, KeyInit, Mac};
 use rusqlite::config::DbConfig;
 use rusqlite::hooks::Wal;
-use rusqlite::{
-    CachedStatement, Connection, FileControl, OpenFlags, OptionalExtension, TransactionBehavior, ffi, params,
-};
-use sha2::{Digest as _, Sha256};
+use rusqlite::{CachedStatement, Connection, FileControl, OpenFlags, OptionalExtension, ffi, params};
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -31,7 +27,6 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The name of the counter of duplicates, which are no rows.
 pub(super) const DUPLICATES: &str = "duplicate";
-pub(super) const PERSON_KEY: &str = "person_key";
 pub(super) const KICKS: &str = "kicks";
 /// The last number that an event had when something was forgotten.
 pub(super) const LAST_SEQ: &str = "last_seq";
@@ -93,7 +88,7 @@ impl Store {
         let mut conn = Connection::open_with_flags(&path, flags).map_err(sql)?;
         configure(&mut conn).map_err(sql)?;
         schema::migrate(&mut conn, &path)?;
-        let person_key = person_key(&conn, &path)?;
+        let person_key = PersonKey::of(&conn, &path)?;
         let log_pages = Arc::new(AtomicU64::new(0));
         let count = log_pages.clone();
         conn.wal_hook(Some(move |_: &mut Wal, pages| {
@@ -353,75 +348,4 @@ fn configure(conn: &mut Connection) -> Result<(), rusqlite::Error> {
     // Readers without write access to the folder need the -wal and -shm files to stay.
     let mut persist = 1;
     conn.file_control(None::<&str>, FileControl::PersistWal(&mut persist))
-}
-
-/// The key under which persons are hashed once their events' bodies are gone.
-#[derive(Clone)]
-pub(super) struct PersonKey(Hmac<Sha256>);
-
-/// That of this outbox, made with it.
-fn person_key(conn: &Connection, path: &std::path::Path) -> Result<PersonKey, OutboxError> {
-    let sql = |e| OutboxError::sqlite(path, "read its key for persons", e);
-    if let Some(key) = read_person_key(conn).map_err(sql)? {
-        return Ok(key);
-    }
-    let mut key = [0; 32];
-    getrandom::fill(&mut key).map_err(|e| OutboxError::Io {
-        path: path.to_owned(),
-        deed: "make a key for persons",
-        text: e.to_string(),
-    })?;
-    let tx = rusqlite::Transaction::new_unchecked(conn, TransactionBehavior::Immediate).map_err(sql)?;
-    tx.execute("INSERT INTO meta (name, value) VALUES (?, ?)", params![PERSON_KEY, key]).map_err(sql)?;
-    tx.commit().map_err(sql)?;
-    Ok(PersonKey::new(&key))
-}
-
-pub(super) fn read_person_key(conn: &Connection) -> Result<Option<PersonKey>, rusqlite::Error> {
-    let key =
-        conn.query_row("SELECT value FROM meta WHERE name = ?", [PERSON_KEY], |r| r.get(0)).optional()?;
-    Ok(key.map(|key: [u8; 32]| PersonKey::new(&key)))
-}
-
-impl PersonKey {
-    fn new(key: &[u8; 32]) -> PersonKey {
-        // HMAC pads a key with zeros to the size of a block.
-        let mut block = [0; 64];
-        block[..key.len()].copy_from_slice(key);
-        PersonKey(Hmac::new(&block.into()))
-    }
-
-    /// How a person is remembered once the body is gone: 16 bytes of HMAC-SHA-256 in hexadecimal. An address is the
-    /// same in capitals.
-    pub(super) fn hashed(&self, person: &str) -> String {
-        if person.starts_with(HASH_PREFIX) {
-            return person.to_owned();
-        }
-        let mut mac = self.0.clone();
-        match person.contains('@') {
-            true => mac.update(person.trim().to_lowercase().as_bytes()),
-            false => mac.update(person.as_bytes()),
-        }
-        let mut text = String::with_capacity(HASH_PREFIX.len() + 32);
-        text.push_str(HASH_PREFIX);
-        for byte in &mac.finalize().into_bytes()[..16] {
-            text.extend(
-                [byte >> 4, byte & 15].map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])),
-            );
-        }
-        text
-    }
-}
-
-/// Marks a person that is known by a hash alone.
-const HASH_PREFIX: &str = "hash:";
-
-pub(super) fn short_id(id: &MessageId) -> Id {
-    short_hash(id.as_str())
-}
-
-pub(super) fn short_hash(id: &str) -> Id {
-    let mut short = [0; 16];
-    short.copy_from_slice(&Sha256::digest(id.as_bytes())[..16]);
-    short
 }

@@ -27,7 +27,7 @@ pub fn drop_in(dir: &Path, name: &OsStr, content: &[u8]) -> Result<(), SpoolErro
         // Whatever the umask: the agent reads the file as a member of its group, or by the folder's ACL.
         file.set_permissions(fs::Permissions::from_mode(0o640))?;
         file.sync_all()?;
-        super::remove::rename_to_free_name(&aside, &path)
+        super::names::rename_to_free_name(&aside, &path)
     })();
     if let Err(e) = written {
         let _ = fs::remove_file(&aside);

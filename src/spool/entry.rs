@@ -1,8 +1,8 @@
-//! A file of the spool as the folder shows it: which file it is, as of which write, and what its name says.
+//! A file of the spool as the folder shows it: which file it is, and as of which write.
 
+use super::names::{Format, format_of};
 use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::time::UNIX_EPOCH;
 
@@ -27,15 +27,6 @@ impl FileIdentity {
     pub fn key(&self) -> FileKey {
         FileKey(self.inode, if self.born == 0 { self.modified } else { self.born })
     }
-}
-
-/// How the events stand in a file, as its name says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// `*.json`: one event, an array, or Segment's batch envelope.
-    Document,
-    /// `*.jsonl`, `*.ndjson`: an event a line.
-    Lines,
 }
 
 /// A file of the spool, as the folder shows it.
@@ -76,23 +67,6 @@ impl Entry {
     pub fn format(&self) -> Option<(Format, bool)> {
         format_of(&self.name)
     }
-}
-
-/// The form that a file's name promises, and whether it is packed; `None`: the name says neither.
-pub fn format_of(name: &OsStr) -> Option<(Format, bool)> {
-    let name = name.as_bytes().to_ascii_lowercase();
-    let (name, gz) = match name.strip_suffix(b".gz") {
-        Some(rest) => (rest, true),
-        None => (name.as_slice(), false),
-    };
-    let format = if name.ends_with(b".json") {
-        Format::Document
-    } else if name.ends_with(b".jsonl") || name.ends_with(b".ndjson") {
-        Format::Lines
-    } else {
-        return None;
-    };
-    Some((format, gz))
 }
 
 pub(super) fn identity(meta: &Metadata) -> FileIdentity {

@@ -8,14 +8,17 @@ mod document;
 mod drop;
 mod entry;
 mod lines;
+mod names;
 mod reject;
 mod remove;
 mod watch;
 
 pub use document::{Document, Form, Places, split, text_of};
 pub use drop::drop_in;
-pub use entry::{Entry, FileIdentity, FileKey, Format, format_of};
+pub use entry::{Entry, FileIdentity, FileKey};
 pub use lines::{Line, Lines};
+pub(crate) use names::is_finished_name;
+pub use names::{Format, format_of};
 pub use reject::{Rejected, Rejects, Why, rejects_of};
 pub use remove::Removal;
 pub use watch::Watcher;
@@ -31,7 +34,6 @@ use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, BufReader, Read};
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -307,12 +309,6 @@ pub fn unpacked(file: File, gz: bool) -> Box<dyn Read + Send> {
 fn keep_oldest(files: &mut Vec<Entry>) {
     files.select_nth_unstable_by(MAX_LISTED, |a, b| a.order().cmp(&b.order()));
     files.truncate(MAX_LISTED);
-}
-
-/// Producers write under a name that starts with a dot or ends in `.tmp`, then rename.
-pub(crate) fn is_finished_name(name: &OsStr) -> bool {
-    let name = name.as_bytes();
-    !name.starts_with(b".") && !name.ends_with(b".tmp")
 }
 
 fn left_alone(meta: &Metadata) -> Option<&'static str> {

@@ -3,8 +3,11 @@
 //! `NAME.why` is written first and names the file's identity and place, so that setting the same thing aside
 //! again after a crash is recognised: nothing there is overwritten, and nothing is set aside twice.
 
-use super::remove::{Claim, rename_to_free_name};
-use super::{Entry, FileIdentity, REJECTED, Spool, SpoolError, is_finished_name};
+use super::names::{
+    WHY, is_finished_name, is_reason, names, rename_to_first_free, rename_to_free_name, stem_and_ending,
+};
+use super::remove::Claim;
+use super::{Entry, FileIdentity, REJECTED, Spool, SpoolError};
 use crate::clock::Timestamp;
 use crate::event::Flaw;
 use crate::reason::Code;
@@ -12,15 +15,9 @@ use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-
-/// The ending of the reason's file.
-const WHY: &str = ".why";
-/// What a name in `rejected/` may have beside its stem: place, time, number, ending, `.why`; the file system allows
-/// 255 bytes in all.
-const MAX_STEM: usize = 255 - 80;
 
 /// The content of `NAME.why`; no piece of the body is in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -238,17 +235,9 @@ impl Rejects {
         }
         let spool = self.dir.parent().unwrap_or(&self.dir);
         let (stem, ending) = stem_and_ending(name);
-        for free in names(stem, String::new(), ending) {
-            match rename_to_free_name(&from, &spool.join(&free)) {
-                Ok(()) => {
-                    let _ = fs::remove_file(self.why_path(name));
-                    return Ok(free);
-                }
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(error(e)),
-            }
-        }
-        Ok(name.to_owned())
+        let free = rename_to_first_free(&from, spool, names(stem, String::new(), ending)).map_err(error)?;
+        let _ = fs::remove_file(self.why_path(name));
+        Ok(free)
     }
 
     /// Puts files back that were set aside because they ended too early and have been written to since.
@@ -318,22 +307,6 @@ fn why(name: &OsStr, identity: &FileIdentity, place: u64, flaw: &Flaw, when: Tim
     }
 }
 
-fn is_reason(name: &OsStr) -> bool {
-    name.as_bytes().ends_with(WHY.as_bytes())
-}
-
-/// `a.b.jsonl.gz` is `a.b` and `.jsonl.gz`: a part keeps the ending, so that it can be put back as it is.
-pub(super) fn stem_and_ending(name: &OsStr) -> (&[u8], &str) {
-    let bytes = name.as_bytes();
-    let packed = if bytes.to_ascii_lowercase().ends_with(b".gz") { 3 } else { 0 };
-    let cut = memchr::memrchr(b'.', &bytes[..bytes.len() - packed]).filter(|&i| i > 0);
-    let (stem, ending) = bytes.split_at(cut.unwrap_or(bytes.len()));
-    match std::str::from_utf8(ending) {
-        Ok(ending) if ending.len() <= 16 => (stem, ending),
-        _ => (bytes, ""),
-    }
-}
-
 /// `stem.place.ending`, then the same beside the file's time: what a program drops that always uses one name is not
 /// to be compared with everything bad that it has ever dropped.
 fn names_aside<'a>(
@@ -344,21 +317,4 @@ fn names_aside<'a>(
 ) -> impl Iterator<Item = OsString> + use<'a> {
     let beside = format!("{place}~{modified}");
     names(stem, place.to_owned(), ending).take(1).chain(names(stem, beside, ending))
-}
-
-/// `stem.place.ending`, then `stem.place~2.ending`, and so on without end.
-pub(super) fn names(stem: &[u8], place: String, ending: &str) -> impl Iterator<Item = OsString> {
-    (1u64..).map(move |n| {
-        let mut name = stem[..stem.len().min(MAX_STEM)].to_vec();
-        name.extend(place.as_bytes());
-        if n > 1 {
-            name.extend(format!("~{n}").as_bytes());
-        }
-        name.extend(ending.as_bytes());
-        if name.ends_with(WHY.as_bytes()) {
-            // Not to be taken for a reason.
-            name.push(b'_');
-        }
-        OsString::from_vec(name)
-    })
 }

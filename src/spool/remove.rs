@@ -4,9 +4,8 @@
 //! was read. So the name is moved into a folder that is the agent's alone, compared there, and only then unlinked or
 //! set aside; what turns out to be another file goes back.
 
-use super::reject::{names, stem_and_ending};
-use super::{Entry, REMOVING, Spool, SpoolError, is_finished_name};
-use nix::fcntl::AT_FDCWD;
+use super::names::{is_finished_name, names, rename_to_first_free, rename_to_free_name, stem_and_ending};
+use super::{Entry, REMOVING, Spool, SpoolError};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -91,29 +90,7 @@ impl Spool {
     /// Under its own name, or, where a producer has used that again, beside it.
     pub(super) fn put_back(&self, aside: &Path, name: &OsStr) -> io::Result<()> {
         let (stem, ending) = stem_and_ending(name);
-        for free in std::iter::once(name.to_owned()).chain(names(stem, String::new(), ending).skip(1)) {
-            match rename_to_free_name(aside, &self.dir.join(free)) {
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                other => return other,
-            }
-        }
-        Ok(())
+        let free = std::iter::once(name.to_owned()).chain(names(stem, String::new(), ending).skip(1));
+        rename_to_first_free(aside, &self.dir, free).map(drop)
     }
-}
-
-/// Renames, and overwrites nothing.
-pub(super) fn rename_to_free_name(from: &Path, to: &Path) -> io::Result<()> {
-    #[cfg(target_os = "linux")]
-    {
-        use nix::fcntl::{RenameFlags, renameat2};
-        match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
-            // A file system that does not know the flag.
-            Err(nix::errno::Errno::EINVAL) => {}
-            other => return other.map_err(io::Error::from),
-        }
-    }
-    if fs::symlink_metadata(to).is_ok() {
-        return Err(io::ErrorKind::AlreadyExists.into());
-    }
-    fs::rename(from, to)
 }

@@ -2,8 +2,10 @@
 
 use super::pages::{Pages, StoredRow};
 use crate::outbox::erase::KEPT_OUT;
+use crate::outbox::ids::short_hash;
+use crate::outbox::person::PERSON_KEY;
 use crate::outbox::row::State;
-use crate::outbox::store::{DUPLICATES, KICKS, NOT_BEFORE, PERSON_KEY, Store, short_hash};
+use crate::outbox::store::{DUPLICATES, KICKS, NOT_BEFORE, Store};
 use rusqlite::types::Value;
 use rusqlite::{ErrorCode, params_from_iter};
 use std::fmt;
