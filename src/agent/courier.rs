@@ -80,20 +80,19 @@ pub struct Courier {
     /// Commits that could not be made yet: nothing more is sent that could not be marked either.
     stalled: watch::Sender<usize>,
     not_before: Option<Timestamp>,
-    published: watch::Sender<status::Destination>,
     news: News,
     pulse: Pulse,
 }
 
 impl Courier {
-    /// A courier for that outbox. What it knows of the destination is published through `published`.
+    /// A courier for that outbox. What it knows of the destination it tells as news.
     pub fn new(
         client: Option<Client>,
         config: &Config,
         writer: Writer,
         gatherer: Gatherer,
         clock: Clock,
-        published: watch::Sender<status::Destination>,
+        news: News,
         pulse: Pulse,
     ) -> Courier {
         let not_before = writer.not_before();
@@ -114,8 +113,7 @@ impl Courier {
             commits: JoinSet::new(),
             stalled: watch::Sender::new(0),
             not_before,
-            published,
-            news: News::default(),
+            news,
             pulse,
         }
     }
@@ -146,7 +144,7 @@ impl Courier {
                     }
                     Next::Wait(until) => {
                         // It may have found that there is nobody left to compare a refused event with.
-                        if self.dispatch.destination.state() != self.published.borrow().state {
+                        if self.dispatch.destination.state() != self.news.state() {
                             self.publish();
                         }
                         if !self.dispatch.has_more() {
@@ -176,7 +174,7 @@ impl Courier {
                     Some(Signal::Kick) => self.kick()?,
                     Some(Signal::Client { client, endpoint, concurrency }) => {
                         self.client = client;
-                        self.published.send_modify(|published| published.endpoint = endpoint);
+                        self.news.move_to(endpoint);
                         self.dispatch.renewed();
                         self.dispatch.destination.set_concurrency(concurrency);
                         self.kick()?;
@@ -344,15 +342,7 @@ impl Courier {
             self.not_before = not_before;
             self.writer.set_not_before(not_before);
         }
-        let shown = shown(&self.dispatch.destination, self.client.is_some(), now);
-        self.published.send_if_modified(|published| {
-            let (endpoint, kind) = (published.endpoint.clone(), published.kind.clone());
-            let shown = status::Destination { endpoint, kind, ..shown };
-            self.news.tell(&shown, now.wall);
-            let changed = *published != shown;
-            *published = shown;
-            changed
-        });
+        self.news.tell(shown(&self.dispatch.destination, self.client.is_some(), now), now.wall);
     }
 }
 

@@ -39,6 +39,7 @@ use crate::status::{self, Status};
 use courier::{Courier, Signal};
 use gatherer::Gatherer;
 use intake::Intake;
+use news::News;
 use publisher::{Publisher, Publishing};
 use seen::View;
 use std::io::ErrorKind;
@@ -144,6 +145,7 @@ impl Agent {
             retry_at: None,
             last_delivery: None,
         });
+        let (ring, bell) = std::sync::mpsc::channel();
         let shared = Arc::new(Mutex::new(config.clone()));
         let publisher = Arc::new(Publisher::new(
             shared.clone(),
@@ -171,7 +173,7 @@ impl Agent {
             outbox.writer.clone(),
             gatherer,
             clock.clone(),
-            destination,
+            News::new(destination, ring),
             pulses[0].1.clone(),
         );
         let stop = Arc::new(AtomicBool::new(false));
@@ -220,7 +222,7 @@ impl Agent {
                 }
             })
         };
-        let publishing = publisher.clone().start().map_err(StartError::Thread)?;
+        let publishing = publisher.clone().start(bell).map_err(StartError::Thread)?;
         Ok(Agent {
             gauge: outbox.writer.gauge(),
             alarm: outbox.writer.alarm(),

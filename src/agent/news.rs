@@ -1,38 +1,79 @@
-//! What the log says of the destination: what has changed for longer than a moment.
+//! What is told of the destination: all of it for the status, and what has changed for longer than a moment in the log.
 
 use crate::clock::Timestamp;
 use crate::reason::Reason;
 use crate::status::{Destination, DestinationState};
+use std::sync::mpsc::Sender;
 use std::time::Duration;
+use tokio::sync::watch;
 
 /// Trouble that passes sooner is not told: a receiver that fails a tenth of its requests would fill the log with
 /// it, a line a request. What waits for longer than that is worth a line.
 const LASTING: Duration = Duration::from_secs(5);
 
-/// What was told last.
-#[derive(Debug, Default)]
-pub struct News(Option<(DestinationState, Option<Reason>)>);
+/// Tells it.
+#[derive(Debug)]
+pub struct News {
+    shown: watch::Sender<Destination>,
+    /// Has the status published at once: whoever reads the line in the log, or has just sent an event, looks there next.
+    bell: Sender<()>,
+    told: Told,
+}
 
 impl News {
-    /// Tells the destination's state, where that is news.
-    pub fn tell(&mut self, shown: &Destination, now: Timestamp) {
-        if !self.is_news(shown, now) {
-            return;
-        }
-        let why = shown.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-        let endpoint = &shown.endpoint;
-        match shown.state {
-            DestinationState::Online => tracing::info!("{endpoint} takes events"),
-            DestinationState::Refused => {
-                tracing::error!("{endpoint} refuses{why}: events wait unharmed until somebody acts");
-            }
-            DestinationState::Backoff => {
-                tracing::warn!("{endpoint} is in trouble{why}: events wait, it is tried again by itself");
-            }
-            DestinationState::Unknown => tracing::warn!("nothing is sent{why}"),
-        }
+    /// Nothing was told yet but what `shown` holds.
+    pub fn new(shown: watch::Sender<Destination>, bell: Sender<()>) -> News {
+        News { shown, bell, told: Told::default() }
     }
 
+    /// The state that was told last.
+    pub fn state(&self) -> DestinationState {
+        self.shown.borrow().state
+    }
+
+    /// Another receiver stands at this address.
+    pub fn move_to(&self, endpoint: String) {
+        self.shown.send_modify(|shown| shown.endpoint = endpoint);
+    }
+
+    /// Tells how the destination is; its kind and its address stay.
+    pub fn tell(&mut self, now_shown: Destination, now: Timestamp) {
+        let (told, bell) = (&mut self.told, &self.bell);
+        self.shown.send_if_modified(|shown| {
+            let (kind, endpoint) = (shown.kind.clone(), shown.endpoint.clone());
+            let now_shown = Destination { kind, endpoint, ..now_shown };
+            if told.is_news(&now_shown, now) {
+                log(&now_shown);
+                // Nobody publishes any more where the agent ends.
+                let _ = bell.send(());
+            }
+            let changed = *shown != now_shown;
+            *shown = now_shown;
+            changed
+        });
+    }
+}
+
+fn log(shown: &Destination) {
+    let why = shown.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let endpoint = &shown.endpoint;
+    match shown.state {
+        DestinationState::Online => tracing::info!("{endpoint} takes events"),
+        DestinationState::Refused => {
+            tracing::error!("{endpoint} refuses{why}: events wait unharmed until somebody acts");
+        }
+        DestinationState::Backoff => {
+            tracing::warn!("{endpoint} is in trouble{why}: events wait, it is tried again by itself");
+        }
+        DestinationState::Unknown => tracing::warn!("nothing is sent{why}"),
+    }
+}
+
+/// What the log was told last.
+#[derive(Debug, Default)]
+struct Told(Option<(DestinationState, Option<Reason>)>);
+
+impl Told {
     fn is_news(&mut self, shown: &Destination, now: Timestamp) -> bool {
         let news = match shown.state {
             DestinationState::Online => self.state() != Some(DestinationState::Online),
@@ -65,7 +106,18 @@ mod tests {
     #[test]
     fn trouble_is_told_when_it_lasts_and_a_recovery_when_trouble_was_told() {
         use DestinationState::*;
-        let mut news = News::default();
+        let destination = |state, since, reason, retry_at| Destination {
+            kind: "koala".to_owned(),
+            endpoint: "https://koala.test".to_owned(),
+            state,
+            since,
+            reason,
+            retry_at,
+            last_delivery: None,
+        };
+        let (shown, seen) = watch::channel(destination(Unknown, None, None, None));
+        let (bell, rung) = std::sync::mpsc::channel();
+        let mut news = News::new(shown, bell);
         for (at, state, since, retry_at, code, told) in [
             (0, Unknown, 0, None, None, false),
             (1, Backoff, 1, Some(2), Some(Code::Connect), false),
@@ -85,16 +137,12 @@ mod tests {
             (3900, Online, 3900, None, None, true),
         ] {
             let second = |s: i64| Timestamp(s * 1000);
-            let shown = Destination {
-                kind: String::new(),
-                endpoint: String::new(),
-                state,
-                since: Some(second(since)),
-                reason: code.map(|code| Reason::new(code, "")),
-                retry_at: retry_at.map(second),
-                last_delivery: None,
-            };
-            assert_eq!(news.is_news(&shown, second(at)), told, "{state:?} at {at} s");
+            let reason = code.map(|code| Reason::new(code, ""));
+            let now = destination(state, Some(second(since)), reason, retry_at.map(second));
+            let unaddressed = Destination { kind: String::new(), endpoint: String::new(), ..now.clone() };
+            news.tell(unaddressed, second(at));
+            assert_eq!(rung.try_recv().is_ok(), told, "{state:?} at {at} s");
+            assert_eq!(*seen.borrow(), now);
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::disk;
 use crate::outbox::{Gauge, OutboxError, Reader, State, Writer};
 use crate::status::{self, SCHEMA, Status};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -34,18 +34,14 @@ pub struct Publisher {
     since: Timestamp,
 }
 
-/// The thread that publishes; it ends when this is dropped.
-pub struct Publishing {
-    stop: Sender<()>,
-    thread: JoinHandle<()>,
-}
+/// The thread that publishes.
+pub struct Publishing(JoinHandle<()>);
 
 impl Publishing {
-    /// Returns once nothing more is published.
+    /// Returns once nothing more is published, which takes that nobody is left who may ring.
     pub fn stop(self) {
-        drop(self.stop);
         // A panic has been logged by the panic hook.
-        let _ = self.thread.join();
+        let _ = self.0.join();
     }
 }
 
@@ -64,26 +60,25 @@ impl Publisher {
         Publisher { config, clock, reader: Mutex::new(reader), writer, gauge, view, destination, since }
     }
 
-    /// Starts a thread that publishes whenever something has changed, and sums up every hour: of its own, because it reads
-    /// and writes files, and because a timer of the tasks wakes several times for one wait.
+    /// Starts a thread that publishes soon after something has changed, or at once when the bell rings, and sums up every
+    /// hour: of its own, because it reads and writes files, and because a timer of the tasks wakes several times for one
+    /// wait. It ends when nobody is left who may ring.
     ///
     /// # Errors
     /// The system has no more threads.
-    pub fn start(self: Arc<Self>) -> std::io::Result<Publishing> {
-        let (stop, stopped) = channel();
-        let run = move || self.run(&stopped);
-        let thread = std::thread::Builder::new().name("publisher".into()).spawn(run)?;
-        Ok(Publishing { stop, thread })
+    pub fn start(self: Arc<Self>, bell: Receiver<()>) -> std::io::Result<Publishing> {
+        let run = move || self.run(&bell);
+        std::thread::Builder::new().name("publisher".into()).spawn(run).map(Publishing)
     }
 
-    fn run(&self, stopped: &Receiver<()>) {
+    fn run(&self, bell: &Receiver<()>) {
         let mut summary = Summary::new(self.clock.mono());
         let mut published = None;
         let (mut version, mut unchanged) = (None, 0);
         let mut failing = false;
         loop {
             let wait = if unchanged < QUIET_AFTER { LOOK_EVERY } else { LOOK_WHEN_QUIET };
-            if stopped.recv_timeout(wait) != Err(RecvTimeoutError::Timeout) {
+            if bell.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
             let found = self.reader.lock().unwrap_or_else(PoisonError::into_inner).data_version().ok();
