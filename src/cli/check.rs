@@ -1,7 +1,7 @@
 //! `koala-agent check`: whether everything is in place, seen as the service's user.
 
 use super::context::service;
-use super::mend::mend;
+use super::mend::{mend, mend_spool};
 use super::output::{self, BAD, DIM, GOOD, paint, plain};
 use super::permission::{become_service, may_change};
 use super::prospect::BROWSERS;
@@ -205,7 +205,7 @@ fn check_spool(config: &Config, report: &mut Report) {
             continue;
         }
         if !path.is_dir() {
-            let mend = format!("mkdir -p {shown} && chown {} {shown}, or set spool.dir", me());
+            let mend = format!("{}; or set spool.dir", mend_spool(config));
             report.fail("spool", format!("there is no folder {shown}"), mend);
         } else if access(&path, all_rights()).is_err() {
             let mend = format!("chown {0} {shown} && chmod u+rwx {shown}", me());

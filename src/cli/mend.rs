@@ -1,8 +1,25 @@
 //! What a person can do about each reason, in one place.
 
 use super::context::{ours, service};
-use crate::config::Config;
+use crate::config::{Config, Scope, Spool};
 use crate::reason::Code;
+
+/// What a person can do where the spool is not there, or not the agent's to use.
+pub fn mend_spool(config: &Config) -> String {
+    let dir = config.spool.dir.display();
+    match config.scope {
+        // Its owners and its ACL come with it.
+        Scope::System if config.spool.dir == Spool::default().dir => {
+            "make the spool anew: systemd-tmpfiles --create".to_owned()
+        }
+        Scope::System => {
+            format!(
+                "make the spool anew: mkdir -p {dir} && chown koala-agent:koala-drop {dir} && chmod 3730 {dir}"
+            )
+        }
+        Scope::User | Scope::Named => format!("make the spool anew: mkdir -p {dir} && chmod u+rwx {dir}"),
+    }
+}
 
 /// The mend for a reason of the destination or the intake, or for a settled event's; `None`: it passes by itself.
 pub fn mend(code: Code, config: &Config) -> Option<String> {

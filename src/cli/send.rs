@@ -1,12 +1,14 @@
 //! `koala-agent send`: events checked, then put into the spool the right way, all or nothing.
 
+use super::context::service;
 use super::input::{Found, Source, fits};
+use super::mend::mend_spool;
 use super::output::{self, count, hint, plain};
 use super::wait::Waiter;
 use super::{CliError, Context, ExitCode, permission, typed};
 use crate::agent::triage;
 use crate::clock::Timestamp;
-use crate::config::Config;
+use crate::config::{Config, Scope};
 use crate::event::{Digest, Event, Flaw, MessageId};
 use crate::outbox::Fate;
 use crate::reason::{Code, Reason};
@@ -186,14 +188,16 @@ fn may_drop(config: &Config) -> Result<(), CliError> {
     let shown = dir.display();
     match access(dir, AccessFlags::W_OK | AccessFlags::X_OK) {
         Ok(()) => Ok(()),
-        Err(Errno::ENOENT) => Err(CliError::new(
-            ExitCode::CannotCreate,
-            format!(
-                "there is no spool folder {shown}: start the agent ({}), or set spool.dir in {}",
-                super::context::service(config, "start"),
-                config.path.display()
-            ),
-        )),
+        Err(Errno::ENOENT) => {
+            let mend = match config.scope {
+                Scope::System => mend_spool(config),
+                // An agent of one's own makes it.
+                Scope::User | Scope::Named => format!("start the agent ({})", service(config, "start")),
+            };
+            let file = config.path.display();
+            let text = format!("there is no spool folder {shown}: {mend}; or set spool.dir in {file}");
+            Err(CliError::new(ExitCode::CannotCreate, text))
+        }
         Err(Errno::EACCES) => {
             let text = format!("cannot put files into the spool {shown}: permission denied");
             let gid =

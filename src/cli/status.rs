@@ -5,7 +5,8 @@ use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::disk;
 use crate::outbox::{OutboxError, Reader, State, holder};
-use crate::spool::{REJECTED, is_finished_name};
+use crate::reason::{Code, Reason};
+use crate::spool::{REJECTED, SpoolError, is_finished_name};
 use crate::status::{
     Agent, Destination, DestinationState, Incident, Intake, IntakeState, ReasonCount, SCHEMA, Spool, Status,
 };
@@ -14,6 +15,7 @@ use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -159,6 +161,12 @@ fn at_rest(status: &mut Status, config: &Config, published_at: Option<Timestamp>
         status.spool.rejected_files = files;
     }
     status.spool.dir.clone_from(&config.spool.dir);
+    let path = config.spool.dir.clone();
+    // Before its first run an agent of one's own has none, and needs none.
+    if published_at.is_some() && fs::metadata(&path).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+        let reason = Reason::new(Code::Unreadable, SpoolError::Missing { path }.to_string());
+        status.intake = Intake { state: IntakeState::Blocked, reason: Some(reason) };
+    }
 }
 
 /// How many files wait in a folder, and their size; `None` if that cannot be told, or not soon.

@@ -1,7 +1,7 @@
 //! The status for a person: what is, since when, why, and what to do.
 
 use super::context::{ours, service};
-use super::mend::mend;
+use super::mend::{mend, mend_spool};
 use super::output::{BAD, BOLD, DIM, Facts, GOOD, ODD, count, paint, plain};
 use super::when::age;
 use crate::clock::Timestamp;
@@ -155,8 +155,12 @@ fn deeds(status: &Status, config: &Config) -> Vec<String> {
     if !status.agent.running {
         deeds.push(format!("start the agent: {}", service(config, "start")));
     }
-    let codes = [&status.intake.reason, &status.destination.reason];
-    deeds.extend(codes.into_iter().flatten().filter_map(|reason| mend(reason.code, config)));
+    deeds.extend(status.intake.reason.as_ref().and_then(|reason| match reason.code {
+        // Of the folder; a file says so by itself and blocks nobody.
+        Code::Unreadable => Some(mend_spool(config)),
+        code => mend(code, config),
+    }));
+    deeds.extend(status.destination.reason.as_ref().and_then(|reason| mend(reason.code, config)));
     if let Some(files) = status.outbox.incident.as_ref().and_then(|incident| incident.files.as_ref()) {
         let files = files.display();
         deeds.push(format!("once nobody needs the damaged outbox: rm {files} {files}-wal {files}-shm"));

@@ -83,6 +83,34 @@ fn the_status_counts_what_is_in_the_outbox_while_the_agent_is_down() {
 }
 
 #[test]
+fn a_spool_that_is_gone_is_told_with_its_mend() {
+    let world = World::with_events();
+    let spool = world.path("spool");
+    fs::remove_dir_all(&spool).unwrap();
+    let says = [&format!("there is no spool folder {}", spool.display()), "blocked", "mkdir -p"];
+    let outbox = world.agent();
+    published(&world, |status| {
+        let text = format!("{}: create it, or set spool.dir", says[0]);
+        status.intake =
+            Intake { state: IntakeState::Blocked, reason: Some(Reason::new(Code::Unreadable, text)) };
+    });
+    let running = world.run(&["status"]).out;
+    assert_says(&running, &says);
+    assert!(!running.contains("chmod g+r"), "{running}");
+    outbox.close();
+    published(&world, |status| {
+        status.agent.running = false;
+        status.intake = Intake { state: IntakeState::Open, reason: None };
+    });
+    let status = world.run(&["status", "--json"]).json();
+    assert_eq!(
+        (&status["intake"]["state"], &status["intake"]["reason"]["code"]),
+        (&json!("blocked"), &json!("unreadable"))
+    );
+    assert_says(&world.run(&["status"]).out, &says);
+}
+
+#[test]
 fn the_status_of_a_running_agent_says_why_nothing_moves_and_what_to_do() {
     let world = World::with_events();
     let outbox = world.agent();
