@@ -41,7 +41,6 @@ impl Lock {
     /// [`OutboxError::Held`] with the holder's pid, at once; the system's errors for the lock file.
     pub fn take(outbox: &Path) -> Result<(Lock, Before), OutboxError> {
         let path = lock_path(outbox);
-        let was_here = path.exists();
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -54,7 +53,8 @@ impl Lock {
             Ok(_) => {
                 let mut byte = [0];
                 let before = match file.read_at(&mut byte, 0) {
-                    _ if !was_here => Before::Nobody,
+                    // Nobody has come so far as to make an outbox.
+                    Ok(0) => Before::Nobody,
                     Ok(1) if byte == IN_USE => Before::Log,
                     _ => Before::EmptyLog,
                 };
@@ -69,7 +69,8 @@ impl Lock {
 
 impl Lock {
     /// Says whether the log has something in it that is nowhere else. It outlives the process, and a power cut as
-    /// files do.
+    /// files do. To be said after something is put there, and before it is emptied: a crash between the two must not look
+    /// like a loss.
     pub fn mark_log(&self, in_use: bool) {
         // Without it a lost log goes unnoticed, as with SQLite itself.
         if let Err(e) = self.file.write_at(if in_use { IN_USE } else { EMPTY }, 0) {

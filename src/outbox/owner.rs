@@ -161,9 +161,8 @@ impl Owner {
             }
         }
         self.move_before_the_end();
-        match self.store.checkpoint(STOP_PATIENCE) {
-            Ok(emptied) => self.set_emptied(emptied),
-            Err(e) => tracing::warn!("{e}"),
+        if let Err(e) = self.checkpoint(STOP_PATIENCE) {
+            tracing::warn!("{e}");
         }
     }
 
@@ -246,7 +245,6 @@ impl Owner {
             return Err(why);
         }
         let now = self.clock.now();
-        self.set_emptied(false);
         self.is_at_rest = false;
         let gauge = self.gauge.clone();
         let committed = self.store.transaction(|store| {
@@ -276,6 +274,9 @@ impl Owner {
         });
         // SQLite goes on saying OK when its file has been deleted or another put in its place.
         let done = committed.and_then(|done| self.measure(now).map(|()| done));
+        if self.gauge.log() > 0 {
+            self.set_emptied(false);
+        }
         done.map_err(|e| self.note(e))
     }
 

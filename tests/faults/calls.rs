@@ -106,6 +106,7 @@ fn kill_at(call: &str, n: u64) -> (bool, Figures) {
     place.start();
     place.until_delivered();
     place.until_at_rest();
+    assert_eq!(place.daemon.status().outbox.incident, None, "{call} {n}: a crash is no damage");
     place.daemon.stop();
     repeats(&place.receiver, &[kill], UNDER_WAY);
     (hit, place.balance())

@@ -83,6 +83,7 @@ fn kills(place: &mut Place, scale: &Scale, rounds: u64) -> Vec<Kill> {
     }
     place.start();
     place.until_at_rest();
+    assert_eq!(place.daemon.status().outbox.incident, None, "a crash is no damage");
     kills
 }
 

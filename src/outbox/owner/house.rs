@@ -111,10 +111,18 @@ impl Owner {
 
     /// Empties the write-ahead log, unless a reader still needs it after that time.
     pub(super) fn empty_log(&mut self, patience: Duration) {
-        match self.store.checkpoint(patience) {
-            Ok(emptied) => self.set_emptied(emptied),
-            Err(e) => drop(self.note(e)),
+        if let Err(e) = self.checkpoint(patience) {
+            self.note(e);
         }
+    }
+
+    /// The same; an error does not end the writer.
+    pub(super) fn checkpoint(&mut self, patience: Duration) -> Result<(), OutboxError> {
+        let before = self.emptied;
+        self.set_emptied(true);
+        let emptied = self.store.checkpoint(patience);
+        self.set_emptied(*emptied.as_ref().unwrap_or(&before));
+        emptied.map(drop)
     }
 
     pub(super) fn drop_ballast(&mut self) {
