@@ -6,19 +6,18 @@ use crate::reason::Code;
 
 /// What a person can do where the spool is not there, or not the agent's to use.
 pub fn mend_spool(config: &Config) -> String {
-    let dir = config.spool.dir.display();
-    match config.scope {
-        // Its owners and its ACL come with it.
+    let (dir, restart) = (config.spool.dir.display(), service(config, "restart"));
+    let deed = match config.scope {
+        // Its owners and its ACL come with it. A service sees the folder that was there when it started.
         Scope::System if config.spool.dir == Spool::default().dir => {
-            "make the spool anew: systemd-tmpfiles --create".to_owned()
+            format!("systemd-tmpfiles --create && {restart}")
         }
         Scope::System => {
-            format!(
-                "make the spool anew: mkdir -p {dir} && chown koala-agent:koala-drop {dir} && chmod 3730 {dir}"
-            )
+            format!("mkdir -p {dir} && chown koala-agent:koala-drop {dir} && chmod 3730 {dir} && {restart}")
         }
-        Scope::User | Scope::Named => format!("make the spool anew: mkdir -p {dir} && chmod u+rwx {dir}"),
-    }
+        Scope::User | Scope::Named => format!("mkdir -p {dir} && chmod u+rwx {dir}"),
+    };
+    format!("make the spool anew: {deed}")
 }
 
 /// The mend for a reason of the destination or the intake, or for a settled event's; `None`: it passes by itself.
@@ -59,7 +58,10 @@ pub fn mend(code: Code, config: &Config) -> Option<String> {
             format!("free space on the file system of {}", config.outbox.path.display())
         }
         Code::ReadOnly => {
-            format!("make the file systems of {} writable", config.outbox.path.display())
+            let (outbox, spool) = (config.outbox.path.display(), config.spool.dir.display());
+            format!(
+                "make the file systems of {outbox} and {spool} writable; where the spool was made anew: {restart}"
+            )
         }
         Code::Unreadable => {
             format!("chmod g+r the files in {} that the agent cannot read", config.spool.dir.display())

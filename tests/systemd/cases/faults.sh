@@ -31,6 +31,28 @@ case_a_hang_is_ended_by_the_watchdog() {
     arrive one
 }
 
+case_a_deleted_spool_is_made_anew_by_what_status_says() {
+    local mend
+    receiver --key pk_test
+    start
+    drop $PRODUCER one
+    arrive one
+    rm -r $SPOOL
+    mend=$(koala-agent status | sed -n 's/^  - make the spool anew: //p')
+    bash -ec "${mend:?$(koala-agent status)}"
+    drop $PRODUCER two
+    arrive one two
+
+    systemctl stop koala-agent
+    rm -r $SPOOL
+    if systemctl start koala-agent; then fail "it starts without a spool"; fi
+    koala-agent status | grep 'there is no spool folder' || fail "$(koala-agent status)"
+    systemd-tmpfiles --create
+    drop $PRODUCER three
+    arrive one two three
+    status_is 'd["outbox"]["incident"], d["intake"]["state"]' "(None, 'open')" || fail "$(koala-agent status)"
+}
+
 # One hung loop is enough, though the rest of the daemon turns.
 hung_loop_is_ended() { # hung_loop_is_ended THREAD
     local pid
