@@ -24,8 +24,8 @@ use tokio::sync::watch;
 /// space to give back.
 const TICK: Duration = Duration::from_secs(1);
 /// The same when there was nothing left to do at the last look: an idle agent hardly wakes. Whoever sees a commit of
-/// another process says so.
-const REST: Duration = Duration::from_secs(10);
+/// another process says so; that the files are gone is to be noticed within ten seconds.
+const REST: Duration = Duration::from_secs(8);
 /// How long a stop moves rows, and then waits for readers before it leaves the write-ahead log as it is: nothing is lost
 /// with either, and the whole stop may take ten seconds.
 const STOP_PATIENCE: Duration = Duration::from_secs(1);

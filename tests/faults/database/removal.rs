@@ -84,8 +84,8 @@ fn round(name: &str, then: Then, strike: Strike, load: bool) -> Figures {
         place.until_status("all marked", |status| {
             status.outbox.pending == 0 && status.spool.waiting_files == 0
         });
-        // The log is emptied when there is nothing to do.
-        std::thread::sleep(Duration::from_secs(2));
+        // The log is emptied when there is nothing to do, and then the writer rests.
+        std::thread::sleep(Duration::from_secs(4));
     }
     place.daemon.signal(Signal::SIGSTOP);
     place.until("it stands still", |place| stands_still(place.daemon.pid()));
