@@ -158,9 +158,19 @@ impl Agent {
         match publisher.publish(true) {
             // What waits is delivered all the same, and the publisher tries again and says so.
             Err(e) if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {}
-            published => {
-                published.map_err(|source| StartError::Status { path: config.status_file.clone(), source })?
+            Err(e) => {
+                return Err(match e.downcast::<OutboxError>() {
+                    Ok(e) => {
+                        // A large one is not looked through when it is opened; the next start salvages it.
+                        if e.is_damage() {
+                            outbox.condemn(&e);
+                        }
+                        StartError::Outbox(e)
+                    }
+                    Err(source) => StartError::Status { path: config.status_file.clone(), source },
+                });
             }
+            Ok(()) => {}
         }
 
         let pulses = ["courier", "gatherer", "intake"].map(|name| (name, Pulse::default()));

@@ -69,8 +69,8 @@ impl Lock {
 
 impl Lock {
     /// Says whether the log has something in it that is nowhere else. It outlives the process, and a power cut as
-    /// files do. To be said after something is put there, and before it is emptied: a crash between the two must not look
-    /// like a loss.
+    /// files do. To be said after something is put there, and, once all of it stands in the database, before it is emptied:
+    /// a crash between the two must not look like a loss.
     pub fn mark_log(&self, in_use: bool) {
         // Without it a lost log goes unnoticed, as with SQLite itself.
         if let Err(e) = self.file.write_at(if in_use { IN_USE } else { EMPTY }, 0) {

@@ -273,8 +273,9 @@ impl Owner {
             Ok(appended)
         });
         // SQLite goes on saying OK when its file has been deleted or another put in its place.
+        let is_committed = committed.is_ok();
         let done = committed.and_then(|done| self.measure(now).map(|()| done));
-        if self.gauge.log() > 0 {
+        if is_committed && (done.is_err() || self.gauge.log() > 0) {
             self.set_emptied(false);
         }
         done.map_err(|e| self.note(e))

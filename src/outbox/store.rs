@@ -260,10 +260,15 @@ impl Store {
         self.log_pages.load(Relaxed)
     }
 
-    /// Copies the WAL into the database, as far as readers allow: with what is committed next it begins anew.
-    pub(super) fn copy_log(&self) -> Result<(), OutboxError> {
+    /// Copies the WAL into the database, as far as readers allow: with what is committed next it begins anew. Returns
+    /// whether all of it stands there.
+    pub(super) fn copy_log(&self) -> Result<bool, OutboxError> {
+        // Whether another one was at it, pages in the log, pages copied.
+        let is_copied = |r: &rusqlite::Row<'_>| {
+            Ok(r.get::<_, i64>(0)? == 0 && r.get::<_, i64>(1)? == r.get::<_, i64>(2)?)
+        };
         self.cached("PRAGMA wal_checkpoint(PASSIVE)")
-            .and_then(|mut copy| copy.query_row([], |_| Ok(())))
+            .and_then(|mut copy| copy.query_row([], is_copied))
             .map_err(|e| self.error("copy the write-ahead log", e))
     }
 

@@ -119,7 +119,9 @@ impl Owner {
     /// The same; an error does not end the writer.
     pub(super) fn checkpoint(&mut self, patience: Duration) -> Result<(), OutboxError> {
         let before = self.emptied;
-        self.set_emptied(true);
+        if self.store.copy_log()? {
+            self.set_emptied(true);
+        }
         let emptied = self.store.checkpoint(patience);
         self.set_emptied(*emptied.as_ref().unwrap_or(&before));
         emptied.map(drop)
