@@ -30,9 +30,10 @@ use std::time::{Duration, Instant};
 
 /// How often a blocked intake looks whether there is room again.
 const BLOCKED_RETRY: Duration = Duration::from_secs(1);
-/// How long whoever deletes the folder has from its first part to its last: what is made in it amid that would keep it
-/// from going.
+/// Whoever deletes the folder is done when it has not changed for so long: what is made in it before would keep it from
+/// going. And how often that is looked at, at the most: files may come all the time.
 const DELETION: Duration = Duration::from_millis(500);
+const DELETION_LOOKS: usize = 60;
 /// How often `rejected/` is looked through: for files whose time is up, and for those that have grown whole.
 const TIDY_EVERY: Duration = Duration::from_secs(30);
 /// How far apart looks at the folder are where files come all the time, and what is taken in one commit with it: to look
@@ -271,7 +272,17 @@ impl Intake {
 
     /// Takes over what has the folder's name since somebody moved it away or deleted it.
     fn open_again(&mut self) -> Result<(), Stop> {
-        std::thread::sleep(DELETION);
+        let changed = |spool: &Spool| std::fs::metadata(spool.dir()).and_then(|meta| meta.modified()).ok();
+        let mut before = None;
+        for _ in 0..DELETION_LOOKS {
+            let now = changed(&self.parts.spool);
+            if now == before {
+                break;
+            }
+            before = now;
+            self.sign_of_life()?;
+            std::thread::sleep(DELETION);
+        }
         let spool = Spool::open(self.parts.spool.dir())?;
         self.parts.watcher.watch_again(spool.dir());
         tracing::warn!("the spool {} is another folder than before: it is taken over", shown(spool.dir()));

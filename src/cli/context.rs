@@ -77,7 +77,7 @@ pub fn service(config: &Config, deed: &str) -> String {
 }
 
 /// A word for a POSIX shell.
-fn quoted(word: &OsStr) -> String {
+pub fn quoted(word: &OsStr) -> String {
     let word = word.to_string_lossy();
     let safe = |c: char| c.is_alphanumeric() || "-_./=:,@+%".contains(c);
     if !word.is_empty() && word.chars().all(safe) {

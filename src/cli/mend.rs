@@ -1,12 +1,12 @@
 //! What a person can do about each reason, in one place.
 
-use super::context::{ours, service};
+use super::context::{ours, quoted, service};
 use crate::config::{Config, Scope, Spool};
 use crate::reason::Code;
 
 /// What a person can do where the spool is not there, or not the agent's to use.
 pub fn mend_spool(config: &Config) -> String {
-    let (dir, restart) = (config.spool.dir.display(), service(config, "restart"));
+    let (dir, restart) = (quoted(config.spool.dir.as_os_str()), service(config, "restart"));
     let deed = match config.scope {
         // Its owners and its ACL come with it. A service sees the folder that was there when it started.
         Scope::System if config.spool.dir == Spool::default().dir => {

@@ -10,7 +10,7 @@ use crate::agent::triage;
 use crate::clock::Timestamp;
 use crate::config::{Config, Scope};
 use crate::event::{Digest, Event, Flaw, MessageId};
-use crate::outbox::Fate;
+use crate::outbox::{Fate, holder};
 use crate::reason::{Code, Reason};
 use crate::spool::drop_in;
 use crate::status::{IntakeState, Status};
@@ -190,9 +190,11 @@ fn may_drop(config: &Config) -> Result<(), CliError> {
         Ok(()) => Ok(()),
         Err(Errno::ENOENT) => {
             let mend = match config.scope {
-                Scope::System => mend_spool(config),
-                // An agent of one's own makes it.
-                Scope::User | Scope::Named => format!("start the agent ({})", service(config, "start")),
+                // An agent of one's own makes it when it starts.
+                Scope::User | Scope::Named if holder(&config.outbox.path).is_none() => {
+                    format!("start the agent ({})", service(config, "start"))
+                }
+                _ => mend_spool(config),
             };
             let file = config.path.display();
             let text = format!("there is no spool folder {shown}: {mend}; or set spool.dir in {file}");

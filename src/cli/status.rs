@@ -68,10 +68,6 @@ pub fn gather(config: &Config, now: Timestamp) -> Status {
     if pid.is_none() {
         at_rest(&mut status, config, published_at);
     }
-    // Before its first run an agent of one's own has no spool, and needs none.
-    if published_at.is_some() {
-        say_if_spool_is_gone(&mut status);
-    }
     status.agent.running = pid.is_some();
     status.agent.pid = pid;
     let oldest = status.outbox.oldest_pending;
@@ -165,12 +161,9 @@ fn at_rest(status: &mut Status, config: &Config, published_at: Option<Timestamp>
         status.spool.rejected_files = files;
     }
     status.spool.dir.clone_from(&config.spool.dir);
-}
-
-/// The agent finds it out when it next looks, or not at all while it is down.
-fn say_if_spool_is_gone(status: &mut Status) {
-    let path = status.spool.dir.clone();
-    if fs::metadata(&path).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+    let path = config.spool.dir.clone();
+    // Before its first run an agent of one's own has none, and needs none.
+    if published_at.is_some() && fs::metadata(&path).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
         let reason = Reason::new(Code::Unreadable, SpoolError::Missing { path }.to_string());
         status.intake = Intake { state: IntakeState::Blocked, reason: Some(reason) };
     }

@@ -25,7 +25,7 @@ impl Watcher {
     /// read. Where the system cannot watch, the second value says why; everything is then found by the scan.
     pub fn new(dir: &Path, wake: impl Fn() + Send + 'static) -> (Watcher, Option<String>) {
         let announced = Arc::new(Mutex::new(HashSet::new()));
-        let told = announced.clone();
+        let (told, itself) = (announced.clone(), dir.to_owned());
         let handler = move |event: notify::Result<notify::Event>| {
             let Ok(event) = event else { return wake() };
             let names = event.paths.iter().filter_map(|path| path.file_name());
@@ -45,8 +45,8 @@ impl Watcher {
                 }
                 // A file made readable, a file begun: looked at again, not announced.
                 EventKind::Modify(ModifyKind::Metadata(_)) | EventKind::Create(_) if is_of_finished => {}
-                // The folder's own folders: whoever deletes it is not done yet.
-                EventKind::Remove(RemoveKind::Folder) => return,
+                // A folder in it: whoever deletes the whole is not done yet.
+                EventKind::Remove(RemoveKind::Folder) if !event.paths.contains(&itself) => return,
                 // The other name of a file may be gone.
                 EventKind::Remove(_) | EventKind::Other => {}
                 _ => return,

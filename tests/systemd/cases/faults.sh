@@ -38,6 +38,7 @@ case_a_deleted_spool_is_made_anew_by_what_status_says() {
     drop $PRODUCER one
     arrive one
     rm -r $SPOOL
+    eventually $WAIT "the spool is missed" status_is 'd["intake"]["state"]' blocked
     mend=$(koala-agent status | sed -n 's/^  - make the spool anew: //p')
     bash -ec "${mend:?$(koala-agent status)}"
     drop $PRODUCER two
