@@ -161,10 +161,8 @@ impl Agent {
             Err(e) => {
                 return Err(match e.downcast::<OutboxError>() {
                     Ok(e) => {
-                        // A large one is not looked through when it is opened; the next start salvages it.
-                        if e.is_damage() {
-                            outbox.condemn(&e);
-                        }
+                        // A large one is not looked through when it is opened.
+                        outbox.condemn(&e);
                         StartError::Outbox(e)
                     }
                     Err(source) => StartError::Status { path: config.status_file.clone(), source },
@@ -264,9 +262,7 @@ impl Agent {
         let ended = self.ended().await;
         // A loop that found the outbox closed does not know why.
         let fatal = self.alarm.borrow().clone().map_or(ended, Fatal::Outbox);
-        if let Fatal::Outbox(e) = &fatal
-            && e.is_damage()
-        {
+        if let Fatal::Outbox(e) = &fatal {
             self.outbox.condemn(e);
         }
         fatal

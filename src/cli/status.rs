@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::disk;
 use crate::outbox::{OutboxError, Reader, State, holder};
 use crate::reason::{Code, Reason};
-use crate::spool::{REJECTED, SpoolError, is_finished_name};
+use crate::spool::{REJECTED, SpoolError, is_finished_name, is_reason};
 use crate::status::{
     Agent, Destination, DestinationState, Incident, Intake, IntakeState, ReasonCount, SCHEMA, Spool, Status,
 };
@@ -179,7 +179,7 @@ fn count_files(dir: &Path) -> Option<(u64, u64)> {
         let Ok(item) = item else { continue };
         let Ok(meta) = item.metadata() else { continue };
         let name = item.file_name();
-        if meta.is_file() && is_finished_name(&name) && !name.as_encoded_bytes().ends_with(b".why") {
+        if meta.is_file() && is_finished_name(&name) && !is_reason(&name) {
             (files, bytes) = (files + 1, bytes + meta.len());
         }
     }

@@ -151,9 +151,12 @@ impl Outbox {
         Ok(Outbox { writer, progress, path, clock, thread, check, _lock: lock })
     }
 
-    /// Notes that the outbox is damaged: the next [`Outbox::open`] salvages what can be read.
+    /// Notes that the outbox is damaged, if that is what the error says: the next [`Outbox::open`] salvages what can be
+    /// read.
     pub fn condemn(&self, why: &OutboxError) {
-        if let Err(e) = salvage::begin(&self.path, &why.damage(), self.clock.now()) {
+        if why.is_damage()
+            && let Err(e) = salvage::begin(&self.path, &why.damage(), self.clock.now())
+        {
             tracing::error!("{e}");
         }
     }

@@ -101,8 +101,7 @@ fn stays_calm(place: &mut Place, time: Duration) {
     assert_eq!(place.daemon.ended(), None, "it ended:\n{}", place.daemon.log());
     if let (Some(before), Some(after)) = (before, place.daemon.cpu()) {
         let used = after - before;
-        // What waits is read again each second, which takes a fifth of the time beside other faults; a loop takes it all.
-        assert!(used < time / 2, "it used {used:?} of {time:?}");
+        assert!(used < time / 4, "it used {used:?} of {time:?}");
     }
     let said = place.daemon.log().lines().count() - lines;
     assert!(said <= 5, "{said} lines in {time:?}:\n{}", place.daemon.log());
