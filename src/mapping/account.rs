@@ -1,6 +1,6 @@
 //! What is told of an account, a company: Koala's accounts, which Segment's own destination does not reach.
 
-use super::fields::{Checks, Given, present};
+use super::fields::{Checks, Given, non_blank};
 use super::{Draft, Outcome, skip};
 use crate::clock::Timestamp;
 use crate::event::json::{self, Object, Writer};
@@ -84,7 +84,7 @@ fn item(
         let properties = given.get("properties").unwrap_or(event.get("properties"));
         let properties = check.object("properties", properties);
         let sent_at = match given.get("sent_at") {
-            Some(value) if present(value).is_none() => check.required("sent_at", value).unwrap_or_default(),
+            Some(value) if non_blank(value).is_none() => check.required("sent_at", value).unwrap_or_default(),
             Some(value) => check.date_time("sent_at", value),
             None => check.sent_at(event, timestamp),
         };

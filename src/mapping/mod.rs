@@ -12,9 +12,9 @@ mod datetime;
 mod definition;
 pub mod directive;
 mod fields;
+mod lint;
 mod lookup;
 mod person;
-mod sense;
 pub mod trigger;
 
 pub use definition::{Action, Definition, Flaw};
@@ -326,11 +326,11 @@ fn completed<'a>(event: &Event<'a>, message_id: &MessageId, timestamp: Timestamp
         // At the end: of two members of one name the last counts, and a null may stand there.
         text.extend([if empty { "\"" } else { ",\"" }, name, "\":", json, "}"]);
     };
-    if event.present("messageId").is_none() {
+    if event.non_blank("messageId").is_none() {
         add("messageId", &json::quote(message_id.as_str()));
     }
-    if event.present("timestamp").is_none() {
-        match event.present("originalTimestamp") {
+    if event.non_blank("timestamp").is_none() {
+        match event.non_blank("originalTimestamp") {
             Some(at) => add("timestamp", at.get()),
             None => add("timestamp", &json::quote(&timestamp.to_millis_string())),
         }

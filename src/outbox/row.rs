@@ -2,7 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::event::{Digest, MessageId};
-use crate::item::Lane;
+use crate::item::OrderingKey;
 use crate::reason::Reason;
 use serde::Serialize;
 use std::sync::Arc;
@@ -85,8 +85,8 @@ pub struct NewItem {
 pub enum ItemFate {
     /// It is sent, for this person or account.
     Send {
-        /// Items of one lane are sent in order, one request at a time.
-        lane: Lane,
+        /// Items of one ordering key are sent in order, one request at a time.
+        ordering_key: OrderingKey,
         /// As people know them: an email, a profile id, a domain.
         person: String,
     },
@@ -119,7 +119,7 @@ pub struct NewEvent {
     pub fate: Fate,
 }
 
-/// A pending item as the courier reads it: what one mapping makes of an event.
+/// A pending item as the sender reads it: what one mapping makes of an event.
 #[derive(Debug, Clone)]
 pub struct PendingItem<'a> {
     /// Its place in the order of the spool.
