@@ -2,8 +2,31 @@
 
 use crate::event::MessageId;
 use crate::event::json;
+use crate::reason::Reason;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
+
+/// What is to become of an event, or of what one mapping makes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disposition<T> {
+    /// This is to be sent.
+    Send(T),
+    /// There is nothing to send.
+    Skip(Reason),
+    /// No request can be made of it.
+    Fail(Reason),
+}
+
+impl<T> Disposition<T> {
+    /// The same decision with `f` applied to what is to be sent.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Disposition<U> {
+        match self {
+            Disposition::Send(value) => Disposition::Send(f(value)),
+            Disposition::Skip(reason) => Disposition::Skip(reason),
+            Disposition::Fail(reason) => Disposition::Fail(reason),
+        }
+    }
+}
 
 /// Where in a request an item stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

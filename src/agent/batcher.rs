@@ -5,9 +5,9 @@ use super::Heartbeat;
 use super::scheduler::BatchPlan;
 use crate::clock::Clock;
 use crate::event::Event;
-use crate::item::Endpoint;
+use crate::item::{Disposition, Endpoint, Item};
 use crate::koala::batch::Batch;
-use crate::mapping::{self, Mappings};
+use crate::mapping::Mappings;
 use crate::outbox::{OutboxError, PendingItem, QueueReader, Settled};
 use crate::reason::Reason;
 use std::sync::Arc;
@@ -220,12 +220,12 @@ impl<'a> BatchBuilder<'a> {
     /// Takes the event in. `false`: it does not fit, and the request ends before it.
     fn push(&mut self, event: &PendingItem<'_>) -> bool {
         let item = match mapped(self.mappings, event) {
-            mapping::Outcome::Send(item) => *item,
-            mapping::Outcome::Skip(reason) => {
+            Disposition::Send(item) => *item,
+            Disposition::Skip(reason) => {
                 self.settled.push((event.seq, Settled::Skipped(reason)));
                 return true;
             }
-            mapping::Outcome::Invalid(reason) => {
+            Disposition::Fail(reason) => {
                 self.settled.push((event.seq, Settled::Failed(reason)));
                 return true;
             }
@@ -245,11 +245,11 @@ impl<'a> BatchBuilder<'a> {
     }
 }
 
-fn mapped(mappings: &Mappings, event: &PendingItem<'_>) -> mapping::Outcome {
+fn mapped(mappings: &Mappings, event: &PendingItem<'_>) -> Disposition<Box<Item>> {
     match Event::parse_shallow(event.body) {
         Ok(view) => mappings.map_by(event.mapping, &view, &event.message_id, event.spooled_at),
         // It was an event when it was stored, so this is a damaged row: it fails, and is kept to be looked at.
-        Err(flaw) => mapping::Outcome::Invalid(Reason::new(flaw.code, flaw.text)),
+        Err(flaw) => Disposition::Fail(Reason::new(flaw.code, flaw.text)),
     }
 }
 
@@ -266,7 +266,7 @@ mod tests {
 
     fn event(id: String) -> NewEvent {
         let body = format!(r#"{{"type":"track","event":"{id}","properties":{{"email":"ana@acme.dev"}}}}"#);
-        NewEvent { fate: to_send(KEY, "ana@acme.dev"), ..fixture::event(id, body) }
+        NewEvent { disposition: to_send(KEY, "ana@acme.dev"), ..fixture::event(id, body) }
     }
 
     #[tokio::test]

@@ -277,7 +277,7 @@ impl Intake {
             place,
             spooled_at,
             body: event.raw().to_owned(),
-            fate: disposition(&self.config.mappings, &event, &message_id, spooled_at),
+            disposition: disposition(&self.config.mappings, &event, &message_id, spooled_at),
             message_id,
         })
     }

@@ -2,8 +2,9 @@
 
 use crate::clock::Timestamp;
 use crate::event::{Event, MessageId};
+use crate::item::Disposition;
 use crate::koala::batch::Batch;
-use crate::mapping::{Mapped, Mapping, Mappings, Outcome, names_the_browsers};
+use crate::mapping::{Mapped, Mapping, Mappings, names_the_browsers};
 use crate::reason::{Code, Reason};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -93,10 +94,10 @@ pub fn prospect(
         }
     };
     let mut requests = Vec::new();
-    for Mapped { mapping, outcome } in mapped {
+    for Mapped { mapping, disposition } in mapped {
         let mut judged = judged.iter_mut().find(|judged| *judged.mapping == *mapping);
-        let (skipped, invalid) = match outcome {
-            Outcome::Send(item) => {
+        let (skipped, invalid) = match disposition {
+            Disposition::Send(item) => {
                 let batch = Batch::new(*item);
                 let path = format!("/web/projects/<public_key>/{}", batch.endpoint().path());
                 match RawValue::from_string(batch.body()) {
@@ -107,8 +108,8 @@ pub fn prospect(
                     Err(e) => (None, Some(Reason::new(Code::NotJson, e.to_string()))),
                 }
             }
-            Outcome::Skip(reason) => (Some(reason), None),
-            Outcome::Invalid(reason) => (None, Some(reason)),
+            Disposition::Skip(reason) => (Some(reason), None),
+            Disposition::Fail(reason) => (None, Some(reason)),
         };
         if let Some(judged) = &mut judged {
             (judged.skipped, judged.invalid) = (skipped, invalid);

@@ -10,7 +10,8 @@ use crate::agent::disposition;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::event::Event;
-use crate::outbox::{Admin, Fate, Filter, NewItem, Retained, State};
+use crate::item::Disposition;
+use crate::outbox::{Admin, Filter, NewItem, Retained, State};
 use crate::reason::{Code, Reason};
 use crate::spool::{SpoolError, rejected_beside};
 use clap::{ArgGroup, Args};
@@ -83,8 +84,8 @@ pub fn run(context: &Context, args: RetryArgs) -> Result<ExitCode, CliError> {
 fn sorted(config: &Config, kept: &Retained) -> Result<(i64, Vec<NewItem>), Reason> {
     let parsed = Event::parse(&kept.body).map_err(|flaw| Reason::new(flaw.code, flaw.to_string()))?;
     match disposition(&config.mappings, &parsed, &kept.message_id, kept.spooled_at) {
-        Fate::Send(items) => Ok((kept.seq, items)),
-        Fate::Skip(reason) | Fate::Fail(reason) => Err(reason),
+        Disposition::Send(items) => Ok((kept.seq, items)),
+        Disposition::Skip(reason) | Disposition::Fail(reason) => Err(reason),
     }
 }
 

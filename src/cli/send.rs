@@ -10,7 +10,8 @@ use crate::agent::disposition;
 use crate::clock::Timestamp;
 use crate::config::{Config, Scope};
 use crate::event::{Digest, Event, Flaw, MessageId};
-use crate::outbox::{Fate, holder};
+use crate::item::Disposition;
+use crate::outbox::holder;
 use crate::reason::{Code, Reason};
 use crate::spool::drop_in;
 use crate::status::{IntakeState, Status};
@@ -153,9 +154,9 @@ impl Parcel {
             return Err(Flaw { code: Code::MessageIdReused, text, line, column: 1, incomplete: false });
         }
         match disposition(&config.mappings, &event, &id, written) {
-            Fate::Send { .. } => {}
-            Fate::Skip(reason) => self.note("be skipped", reason, name, line, place),
-            Fate::Fail(reason) => self.note("fail", reason, name, line, place),
+            Disposition::Send { .. } => {}
+            Disposition::Skip(reason) => self.note("be skipped", reason, name, line, place),
+            Disposition::Fail(reason) => self.note("fail", reason, name, line, place),
         }
         // White space outside strings: inside one, JSON does not allow these two.
         self.content.extend(event.raw().chars().map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }));

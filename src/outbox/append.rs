@@ -2,12 +2,12 @@
 
 use super::files::Progress;
 use super::ids::{Id, short_id};
-use super::row::{Fate, ItemFate, NewEvent, State};
+use super::row::{Addressee, NewEvent, State};
 use super::settle::Settled;
 use super::store::{DUPLICATES, Store};
 use crate::clock::Timestamp;
 use crate::event::Digest;
-use crate::item::OrderingKey;
+use crate::item::{Disposition, OrderingKey};
 use rusqlite::{OptionalExtension, params};
 
 /// What became of the events of one [`Writer::append`](super::Writer::append).
@@ -125,13 +125,13 @@ impl Store {
         let seq = self.next_seq;
         self.next_seq += 1;
         let common = (event.message_id.as_str(), &event.kind, &event.name, event.digest.to_bytes());
-        match &event.fate {
-            Fate::Send(items) => {
+        match &event.disposition {
+            Disposition::Send(items) => {
                 let event_seq = (items.len() > 1).then_some(seq);
                 let mut item_seq = seq;
                 for item in items {
-                    let (ordering_key, person) = match &item.fate {
-                        ItemFate::Send { ordering_key, person } => (ordering_key, person),
+                    let (ordering_key, person) = match &item.disposition {
+                        Disposition::Send(Addressee { ordering_key, person }) => (ordering_key, person),
                         settled => {
                             self.settle_item(seq, &item.mapping, &Settled::from(settled), now)?;
                             continue;
@@ -164,9 +164,9 @@ impl Store {
                 self.next_seq = self.next_seq.max(item_seq);
                 self.counted.add(State::Pending.as_str(), "", 1);
             }
-            Fate::Skip(reason) | Fate::Fail(reason) => {
-                let settled = match &event.fate {
-                    Fate::Skip(_) => Settled::Skipped(reason.clone()),
+            Disposition::Skip(reason) | Disposition::Fail(reason) => {
+                let settled = match &event.disposition {
+                    Disposition::Skip(_) => Settled::Skipped(reason.clone()),
                     _ => Settled::Failed(reason.clone()),
                 };
                 let state = settled.state();

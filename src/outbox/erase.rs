@@ -2,11 +2,12 @@
 
 use super::ids::short_hash;
 use super::person::PersonKey;
-use super::row::{Fate, NewEvent, State};
+use super::row::{NewEvent, State};
 use super::store::{RETRY_REQUESTS, Store};
 use super::{Admin, OutboxError, Reader};
 use crate::clock::Timestamp;
 use crate::event::{Event, MessageId};
+use crate::item::Disposition;
 use crate::reason::{Code, Reason};
 use crate::subject::{self, Subject};
 use rusqlite::{OptionalExtension, params};
@@ -235,7 +236,10 @@ impl Store {
             name: None,
             file: Arc::from(""),
             body: String::new(),
-            fate: Fate::Skip(Reason::new(Code::Erased, format!("its person was erased at {since}"))),
+            disposition: Disposition::Skip(Reason::new(
+                Code::Erased,
+                format!("its person was erased at {since}"),
+            )),
             ..event.clone()
         }
     }

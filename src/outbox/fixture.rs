@@ -1,10 +1,10 @@
 //! What the tests of the outbox and of those who read it begin with.
 
-use super::{Fate, ItemFate, NewEvent, NewItem};
+use super::{Addressee, NewEvent, NewItem};
 use crate::clock::Timestamp;
 use crate::config::{self, Environment, Options, load};
 use crate::event::{Digest, MessageId};
-use crate::item::OrderingKey;
+use crate::item::{Disposition, OrderingKey};
 use std::path::Path;
 
 /// The settings of an outbox in that folder.
@@ -25,14 +25,14 @@ pub(crate) fn event(id: String, body: String) -> NewEvent {
         place: 1,
         spooled_at: Timestamp(0),
         body,
-        fate: to_send(OrderingKey(0), "p"),
+        disposition: to_send(OrderingKey(0), "p"),
     }
 }
 
 /// It is sent as this person's.
-pub(crate) fn to_send(ordering_key: OrderingKey, person: &str) -> Fate {
-    Fate::Send(vec![NewItem {
+pub(crate) fn to_send(ordering_key: OrderingKey, person: &str) -> Disposition<Vec<NewItem>> {
+    Disposition::Send(vec![NewItem {
         mapping: "Track Calls".into(),
-        fate: ItemFate::Send { ordering_key, person: person.to_owned() },
+        disposition: Disposition::Send(Addressee { ordering_key, person: person.to_owned() }),
     }])
 }

@@ -55,7 +55,7 @@ pub use listing::{Attempt, Detail, Filter, Listed, Listing};
 pub use lock::holder;
 pub use queue_reader::{Gathered, QueueReader};
 pub use reader::{Counts, Reader};
-pub use row::{Fate, ItemFate, NewEvent, NewItem, PendingItem, State};
+pub use row::{Addressee, NewEvent, NewItem, PendingItem, State};
 pub use settle::Settled;
 pub use stats::{OutboxStats, Throughput};
 pub use writer::{Answer, Settlement, Writer};

@@ -1,8 +1,9 @@
 //! How events leave the pending, and come back to them: each along a legal arrow, counted as it goes.
 
-use super::row::{ItemFate, NewItem, State};
+use super::row::{Addressee, NewItem, State};
 use super::store::Store;
 use crate::clock::Timestamp;
+use crate::item::Disposition;
 use crate::reason::{Code, Reason};
 use rusqlite::{OptionalExtension, params};
 
@@ -171,15 +172,15 @@ impl Store {
         let again = if state == State::Delivered { "true" } else { "state <> 'delivered'" };
         self.cached(&format!("DELETE FROM settled_items WHERE seq = ? AND {again}"))?.execute([seq])?;
         let left = self.undelivered(seq, items)?;
-        let waiting = left.iter().filter(|item| matches!(item.fate, ItemFate::Send { .. })).count();
+        let waiting = left.iter().filter(|item| matches!(item.disposition, Disposition::Send(_))).count();
         if waiting == 0 {
             return Ok(false);
         }
         let event_seq = (items.len() > 1).then_some(seq);
         let mut n = 0;
         for item in left {
-            let ItemFate::Send { ordering_key, person } = &item.fate else {
-                self.settle_item(seq, &item.mapping, &Settled::from(&item.fate), now)?;
+            let Disposition::Send(Addressee { ordering_key, person }) = &item.disposition else {
+                self.settle_item(seq, &item.mapping, &Settled::from(&item.disposition), now)?;
                 continue;
             };
             let place = self.place_for_item(seq, n)?;

@@ -12,10 +12,10 @@ use koala_agent::agent::scheduler::{Next, Scheduler};
 use koala_agent::clock::{Moment, Timestamp};
 use koala_agent::config::Concurrency;
 use koala_agent::event::Event;
-use koala_agent::item::{Item, OrderingKey};
+use koala_agent::item::{Disposition, Item, OrderingKey};
 use koala_agent::koala::Verdict;
 use koala_agent::koala::batch::Batch;
-use koala_agent::mapping::{Mappings, Outcome};
+use koala_agent::mapping::Mappings;
 use std::hint::black_box;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -122,7 +122,7 @@ fn item(mappings: &Mappings, text: &str) -> Item {
     let event = Event::parse(text).unwrap();
     let id = event.message_id().unwrap().unwrap();
     match mappings.map_by("", &event, &id, Timestamp(0)) {
-        Outcome::Send(item) => *item,
+        Disposition::Send(item) => *item,
         other => panic!("{other:?}"),
     }
 }

@@ -8,8 +8,9 @@ use super::script::{File, Step, Way, Weather};
 use koala_agent::agent::disposition;
 use koala_agent::clock::Timestamp;
 use koala_agent::event::Event;
+use koala_agent::item::Disposition;
 use koala_agent::mapping::Mappings;
-use koala_agent::outbox::{Admin, Fate};
+use koala_agent::outbox::Admin;
 use koala_agent::receiver::{Options, Receiver};
 use proptest::test_runner::TestCaseError;
 use std::collections::BTreeSet;
@@ -204,7 +205,7 @@ impl World {
         let Some(Ok(kept)) = admin.kept(&id).unwrap() else { return };
         let event = Event::parse(&kept.body).unwrap();
         let now = self.wall;
-        if let Fate::Send(items) =
+        if let Disposition::Send(items) =
             disposition(&Mappings::presets(), &event, &kept.message_id, kept.spooled_at)
             && admin.requeue(&[(kept.seq, items)], now).unwrap() > 0
         {

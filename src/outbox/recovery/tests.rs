@@ -19,7 +19,7 @@ fn event(n: usize) -> NewEvent {
         digest: Digest::from_bytes([n as u8; 16]),
         kind: Some("track".to_owned()),
         place: n as u64,
-        fate: to_send(OrderingKey(n as i64 % 7), &format!("p{}@acme.dev", n % 7)),
+        disposition: to_send(OrderingKey(n as i64 % 7), &format!("p{}@acme.dev", n % 7)),
         ..fixture::event(format!("event-{n}"), body)
     }
 }

@@ -2,11 +2,12 @@
 
 #![no_main]
 
+use koala_agent::item::Disposition;
 use koala_agent::agent::disposition;
 use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, Flaw, MessageId, merge_envelope};
 use koala_agent::koala::batch::Batch;
-use koala_agent::mapping::{Mappings, Outcome};
+use koala_agent::mapping::Mappings;
 use koala_agent::reason::Code;
 use koala_agent::spool::{Form, Places, split, text_of};
 use libfuzzer_sys::fuzz_target;
@@ -71,7 +72,7 @@ fn judge(text: &str) {
     let mappings = Mappings::presets();
     disposition(&mappings, &event, &id, at);
     for mapped in mappings.map(&event, &id, at).into_iter().flatten() {
-        let Outcome::Send(item) = mapped.outcome else { continue };
+        let Disposition::Send(item) = mapped.disposition else { continue };
         let batch = Batch::new(*item);
         let body = batch.body();
         assert_eq!(body.len(), batch.size());
