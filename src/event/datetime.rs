@@ -1,6 +1,8 @@
 //! The date-time that Segment's destination accepts: `date-time` of ajv-formats, which is RFC 3339 with an optional
 //! zone and more spellings. A crate for RFC 3339 would refuse events that Segment passes.
 
+use super::json::is_js_space;
+
 /// Whether `text` is a day that exists (`YYYY-MM-DD`), then `T`, `t` or one white space of JavaScript's, then
 /// `HH:MM:SS` with an optional fraction of any length and an optional zone, whose range is not checked.
 pub fn is_valid(text: &str) -> bool {
@@ -44,9 +46,8 @@ fn time(cursor: &mut Cursor) -> Option<()> {
     (is_leap_second || hour <= 23 && minute <= 59 && second <= 59).then_some(())
 }
 
-/// JavaScript's `\s` has U+FEFF where Unicode's white space has U+0085.
 fn is_separator(c: char) -> bool {
-    matches!(c, 'T' | 't' | '\u{feff}') || c.is_whitespace() && c != '\u{85}'
+    matches!(c, 'T' | 't') || is_js_space(c)
 }
 
 /// The part of the text that is still to be read.
