@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// What a file system has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Disk {
+pub struct DiskSpace {
     /// Bytes that an ordinary user may still write.
     pub free: u64,
     /// Bytes in all.
@@ -14,12 +14,12 @@ pub struct Disk {
 }
 
 /// The file system of the folder in which `file` is, or will be; `None` where it cannot be asked.
-pub fn of(file: &Path) -> Option<Disk> {
+pub fn space_of(file: &Path) -> Option<DiskSpace> {
     // The folder itself may not be there yet.
     let stat = file.ancestors().skip(1).find_map(|folder| statvfs(folder).ok())?;
     #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
     let bytes = |blocks| blocks as u64 * stat.fragment_size() as u64;
-    Some(Disk { free: bytes(stat.blocks_available()), total: bytes(stat.blocks()) })
+    Some(DiskSpace { free: bytes(stat.blocks_available()), total: bytes(stat.blocks()) })
 }
 
 /// How long a tick of the file systems' clock is: two changes of a file within one may carry the same time. At most

@@ -21,22 +21,22 @@ pub struct Status {
     /// The configuration in force.
     pub config: PathBuf,
     /// The daemon.
-    pub agent: Agent,
+    pub agent: AgentStatus,
     /// The spool folder.
-    pub spool: Spool,
+    pub spool: SpoolStatus,
     /// Whether files are taken.
-    pub intake: Intake,
+    pub intake: IntakeStatus,
     /// The database.
-    pub outbox: Outbox,
+    pub outbox: OutboxStatus,
     /// Settled events by state and reason.
     pub reasons: Vec<ReasonCount>,
     /// Where events go.
-    pub destination: Destination,
+    pub destination: DestinationStatus,
 }
 
 /// The daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Agent {
+pub struct AgentStatus {
     /// The program's version.
     pub version: String,
     /// Whether it runs.
@@ -49,7 +49,7 @@ pub struct Agent {
 
 /// The spool folder.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Spool {
+pub struct SpoolStatus {
     /// The folder.
     pub dir: PathBuf,
     /// Files there that are not yet taken.
@@ -68,7 +68,7 @@ pub struct Spool {
 
 /// Whether files are taken.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Intake {
+pub struct IntakeStatus {
     /// Open or blocked.
     pub state: IntakeState,
     /// Why it is blocked.
@@ -87,7 +87,7 @@ pub enum IntakeState {
 
 /// The database.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Outbox {
+pub struct OutboxStatus {
     /// The file.
     pub path: PathBuf,
     /// Events that wait.
@@ -146,7 +146,7 @@ pub struct ReasonCount {
 
 /// Where events go.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Destination {
+pub struct DestinationStatus {
     /// `koala`.
     pub kind: String,
     /// Scheme and host.

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use koala_agent::receiver::{Faults, Options, Receiver, SUSPENDED};
+use koala_agent::receiver::{Faults, Receiver, ReceiverOptions, SUSPENDED};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -37,14 +37,14 @@ impl Reply {
 }
 
 fn world() -> World {
-    with(Options { seed: Some(7), ..Options::default() })
+    with(ReceiverOptions { seed: Some(7), ..ReceiverOptions::default() })
 }
 
 fn faulty(faults: Faults) -> World {
-    with(Options { seed: Some(7), faults, ..Options::default() })
+    with(ReceiverOptions { seed: Some(7), faults, ..ReceiverOptions::default() })
 }
 
-fn with(options: Options) -> World {
+fn with(options: ReceiverOptions) -> World {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
     World { runtime, receiver }
@@ -213,7 +213,7 @@ fn every_request_of_the_vectors_keeps_the_rules() {
 
 #[test]
 fn a_request_is_judged_by_its_head_too() {
-    let world = with(Options { expected_key: Some("pk_test".into()), ..Options::default() });
+    let world = with(ReceiverOptions { expected_key: Some("pk_test".into()), ..ReceiverOptions::default() });
     let good = ana(&[track("a")]).to_string();
     for (method, path, headers, status, error) in [
         ("POST", BATCH, "", 400, "User-Agent must be there"),
@@ -448,7 +448,7 @@ fn stopping_takes_a_second_at_most_and_frees_the_address() {
     let start = Instant::now();
     runtime.block_on(receiver.stop());
     assert!(start.elapsed() < Duration::from_millis(1_500));
-    let again = runtime.block_on(Receiver::start(addr, Options::default())).unwrap();
+    let again = runtime.block_on(Receiver::start(addr, ReceiverOptions::default())).unwrap();
     drop((idle, again));
 }
 
@@ -457,7 +457,7 @@ fn what_is_worth_showing_is_told() {
     use koala_agent::receiver::Notice;
     let (tell, told) = std::sync::mpsc::channel();
     let on_notice = move |notice| tell.send(notice).unwrap();
-    let world = with(Options { on_notice: Some(Box::new(on_notice)), ..Options::default() });
+    let world = with(ReceiverOptions { on_notice: Some(Box::new(on_notice)), ..ReceiverOptions::default() });
     world.post(BATCH, json!({"profile_id": "u-1", "anonymous": 1, "events": [track("a")]}));
     world.post(BATCH, json!({"email": "a", "events": [track("a")]}));
     world.post(BATCH, "{}");

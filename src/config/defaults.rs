@@ -1,14 +1,14 @@
 //! The built-in defaults: the system's paths, and what `packaging/config.toml` says of every key.
 
-use super::{Concurrency, Floor, Koala, Outbox, Spool};
+use super::{Concurrency, KoalaConfig, MinFree, OutboxConfig, SpoolConfig};
 use std::path::PathBuf;
 use std::time::Duration;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-impl Default for Spool {
-    fn default() -> Spool {
-        Spool {
+impl Default for SpoolConfig {
+    fn default() -> SpoolConfig {
+        SpoolConfig {
             dir: PathBuf::from("/var/spool/koala-agent"),
             scan_interval: Duration::from_secs(30),
             settle: Duration::from_secs(2),
@@ -20,12 +20,12 @@ impl Default for Spool {
     }
 }
 
-impl Default for Outbox {
-    fn default() -> Outbox {
-        Outbox {
+impl Default for OutboxConfig {
+    fn default() -> OutboxConfig {
+        OutboxConfig {
             path: PathBuf::from("/var/lib/koala-agent/outbox.db"),
             max_bytes: 1 << 30,
-            min_free: Floor::Share(200),
+            min_free: MinFree::Share(200),
             keep_delivered: 30 * DAY,
             keep_bodies: Duration::ZERO,
             keep_skipped: 7 * DAY,
@@ -34,10 +34,10 @@ impl Default for Outbox {
     }
 }
 
-impl Default for Koala {
+impl Default for KoalaConfig {
     /// Without a key, and without a file to read it from.
-    fn default() -> Koala {
-        Koala {
+    fn default() -> KoalaConfig {
+        KoalaConfig {
             endpoint: "https://api2.getkoala.com".to_owned(),
             public_key: None,
             key_source: String::new(),

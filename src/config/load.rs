@@ -2,7 +2,7 @@
 
 use super::mappings::read_exported;
 use super::settings::{GivenKey, Settings};
-use super::{Config, ConfigError, Environment, Koala, Scope, VARIABLE, key};
+use super::{Config, ConfigError, Environment, KoalaConfig, Scope, VARIABLE, key};
 use crate::mapping::{HashKey, Mappings};
 use directories::ProjectDirs;
 use std::ffi::OsString;
@@ -29,7 +29,7 @@ const NO_HOME: &str = "--user needs a home folder, and this user has none; set H
 
 /// What the command line says about the configuration.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct ConfigOptions {
     /// `--config`
     pub config: Option<PathBuf>,
     /// `--user`
@@ -47,7 +47,7 @@ pub struct Options {
 ///
 /// # Errors
 /// [`ConfigError`]; of an invalid configuration all problems at once.
-pub fn load(options: &Options, env: &Environment) -> Result<Config, ConfigError> {
+pub fn load(options: &ConfigOptions, env: &Environment) -> Result<Config, ConfigError> {
     load_among(&Folders::of_machine(), options, env)
 }
 
@@ -78,7 +78,7 @@ impl Folders {
 
 pub(super) fn load_among(
     folders: &Folders,
-    options: &Options,
+    options: &ConfigOptions,
     env: &Environment,
 ) -> Result<Config, ConfigError> {
     let mut settings = Settings::default();
@@ -249,7 +249,7 @@ fn find_key(settings: &mut Settings, given: Option<GivenKey>, default: PathBuf, 
     settings.problems.extend(koala.reread_key().err().map(|e| e.to_string()));
 }
 
-impl Koala {
+impl KoalaConfig {
     /// Reads the key's file again, if it comes from one: afterwards the key and its warnings are what the file
     /// gives now.
     ///

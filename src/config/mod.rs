@@ -19,8 +19,8 @@ mod value;
 pub use environment::Environment;
 pub use error::ConfigError;
 pub use key::{InvalidKey, PublicKey};
-pub use load::{Options, load};
-pub use units::{Bytes, Floor};
+pub use load::{ConfigOptions, load};
+pub use units::{Bytes, MinFree};
 
 use crate::mapping::Mappings;
 use std::fmt;
@@ -60,11 +60,11 @@ pub struct Config {
     /// Where the daemon publishes its status for everybody to read.
     pub status_file: PathBuf,
     /// `[spool]`
-    pub spool: Spool,
+    pub spool: SpoolConfig,
     /// `[outbox]`
-    pub outbox: Outbox,
+    pub outbox: OutboxConfig,
     /// `[koala]`
-    pub koala: Koala,
+    pub koala: KoalaConfig,
     /// The mappings: the presets, where none are written.
     pub mappings: Arc<Mappings>,
     /// What the mappings lack to do their work, and the fix; the daemon does not run so.
@@ -77,7 +77,7 @@ pub struct Config {
 
 /// `[spool]`: the folder that programs drop files into.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spool {
+pub struct SpoolConfig {
     /// The folder.
     pub dir: PathBuf,
     /// The folder is read this often whatever the watcher says.
@@ -94,13 +94,13 @@ pub struct Spool {
 
 /// `[outbox]`: the database.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outbox {
+pub struct OutboxConfig {
     /// The database file.
     pub path: PathBuf,
     /// The size of the database at which the intake is blocked.
     pub max_bytes: u64,
     /// The free space of its file system below which the intake is blocked.
-    pub min_free: Floor,
+    pub min_free: MinFree,
     /// How long a delivered messageId is remembered.
     pub keep_delivered: Duration,
     /// How long a delivered body is kept.
@@ -113,7 +113,7 @@ pub struct Outbox {
 
 /// `[koala]`: the destination.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Koala {
+pub struct KoalaConfig {
     /// Scheme and host, without a trailing slash or a path.
     pub endpoint: String,
     /// The key; `None` while its file is empty or missing.
@@ -166,14 +166,14 @@ impl Config {
     }
 }
 
-impl Koala {
+impl KoalaConfig {
     /// Whether the endpoint is on this machine: then no proxy is used, and `http://` is as good as `https://`.
     pub fn is_loopback(&self) -> bool {
         address::is_loopback(&self.endpoint)
     }
 }
 
-impl fmt::Debug for Koala {
+impl fmt::Debug for KoalaConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Koala")
             .field("endpoint", &self.endpoint)

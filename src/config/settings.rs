@@ -4,7 +4,9 @@
 
 use super::units::{Bytes, LONGEST};
 use super::value::{Given, Wrong};
-use super::{Environment, Koala, Outbox, PREFIX, PublicKey, Spool, VARIABLE, address, mappings};
+use super::{
+    Environment, KoalaConfig, OutboxConfig, PREFIX, PublicKey, SpoolConfig, VARIABLE, address, mappings,
+};
 use crate::mapping::Definition;
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -24,9 +26,9 @@ const SMALLEST_OUTBOX: u64 = 1 << 20;
 /// What has been read so far; each layer that is read overwrites what it sets.
 #[derive(Default)]
 pub(super) struct Settings {
-    pub spool: Spool,
-    pub outbox: Outbox,
-    pub koala: Koala,
+    pub spool: SpoolConfig,
+    pub outbox: OutboxConfig,
+    pub koala: KoalaConfig,
     /// `[[mapping]]`
     pub mappings: Vec<Definition>,
     /// A file of them; relative to the configuration's folder.

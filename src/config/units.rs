@@ -35,29 +35,29 @@ pub(super) fn size(text: &str) -> Option<u64> {
 
 /// The free space that must be left: a share of the file system, or a number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Floor {
+pub enum MinFree {
     /// Hundredths of a percent of the file system, so that half a percent of a large disk can be said.
     Share(u16),
     /// Bytes, whatever the file system's size.
     Bytes(u64),
 }
 
-impl Floor {
+impl MinFree {
     const WHOLE: u16 = 100 * 100;
 
     /// The floor that `2%`, `0.5%`, `1GiB` or `1073741824` names.
-    pub fn parse(text: &str) -> Option<Floor> {
-        let Some(percent) = text.trim().strip_suffix('%') else { return size(text).map(Floor::Bytes) };
+    pub fn parse(text: &str) -> Option<MinFree> {
+        let Some(percent) = text.trim().strip_suffix('%') else { return size(text).map(MinFree::Bytes) };
         let percent: f64 = percent.trim_end().parse().ok()?;
         // In this range the cast is exact.
-        (0.0..=100.0).contains(&percent).then(|| Floor::Share((percent * 100.0).round() as u16))
+        (0.0..=100.0).contains(&percent).then(|| MinFree::Share((percent * 100.0).round() as u16))
     }
 
     /// The floor in bytes, on a file system of `total` bytes.
     pub fn bytes(&self, total: u64) -> u64 {
         match *self {
-            Floor::Bytes(bytes) => bytes,
-            Floor::Share(share) => {
+            MinFree::Bytes(bytes) => bytes,
+            MinFree::Share(share) => {
                 let bytes = u128::from(total) * u128::from(share) / u128::from(Self::WHOLE);
                 u64::try_from(bytes).unwrap_or(total)
             }
@@ -65,11 +65,11 @@ impl Floor {
     }
 }
 
-impl fmt::Display for Floor {
+impl fmt::Display for MinFree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Floor::Bytes(bytes) => Bytes(bytes).fmt(f),
-            Floor::Share(share) => write!(f, "{}%", f64::from(share) / 100.0),
+            MinFree::Bytes(bytes) => Bytes(bytes).fmt(f),
+            MinFree::Share(share) => write!(f, "{}%", f64::from(share) / 100.0),
         }
     }
 }
@@ -141,12 +141,12 @@ mod tests {
             ("1GiB", 1 << 30, "1.0 GiB"),
             ("5", 5, "5 B"),
         ] {
-            let floor = Floor::parse(text).unwrap();
+            let floor = MinFree::parse(text).unwrap();
             assert_eq!((floor.bytes(TB), floor.to_string().as_str()), (bytes, shown));
         }
-        assert_eq!(Floor::Share(Floor::WHOLE).bytes(u64::MAX), u64::MAX);
+        assert_eq!(MinFree::Share(MinFree::WHOLE).bytes(u64::MAX), u64::MAX);
         for text in ["", "%", "-1%", "101%", "nan%", "inf%", "2 percent"] {
-            assert_eq!(Floor::parse(text), None, "{text}");
+            assert_eq!(MinFree::parse(text), None, "{text}");
         }
     }
 

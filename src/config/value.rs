@@ -1,7 +1,7 @@
 //! One value on its way in, read as the type that its key has.
 
 use super::units::{Bytes, duration, size};
-use super::{Concurrency, Floor};
+use super::{Concurrency, MinFree};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -60,8 +60,8 @@ impl Given<'_> {
         self.integer().map_or_else(|| size(self.text().ok()?), |n| size(&n.to_string()))
     }
 
-    pub fn floor(&self) -> Result<Floor, Wrong> {
-        let floor = self.bytes().map(Floor::Bytes).or_else(|| Floor::parse(self.text().ok()?));
+    pub fn floor(&self) -> Result<MinFree, Wrong> {
+        let floor = self.bytes().map(MinFree::Bytes).or_else(|| MinFree::parse(self.text().ok()?));
         floor.ok_or_else(|| "wants a share from \"0%\" to \"100%\", or a size such as \"1GiB\"".to_owned())
     }
 

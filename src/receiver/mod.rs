@@ -21,7 +21,7 @@ mod serve;
 mod store;
 
 pub use faults::{Faults, SUSPENDED};
-pub use store::{Held, Kind, Request, Stats};
+pub use store::{HeldItem, HeldKind, ReceivedRequest, ReceiverStats};
 
 use crate::clock::Clock;
 use faults::Dice;
@@ -77,7 +77,7 @@ pub enum Notice {
 }
 
 /// How a receiver starts.
-pub struct Options {
+pub struct ReceiverOptions {
     /// The only key that is taken; any is when there is none.
     pub expected_key: Option<String>,
     /// The faults in force from the start.
@@ -90,9 +90,9 @@ pub struct Options {
     pub on_notice: Option<Box<dyn Fn(Notice) + Send + Sync>>,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
+impl Default for ReceiverOptions {
+    fn default() -> ReceiverOptions {
+        ReceiverOptions {
             expected_key: None,
             faults: Faults::default(),
             seed: None,
@@ -146,7 +146,7 @@ impl Receiver {
     ///
     /// # Errors
     /// The address is in use or not this machine's, or there is no randomness for a seed.
-    pub async fn start(listen: SocketAddr, options: Options) -> io::Result<Receiver> {
+    pub async fn start(listen: SocketAddr, options: ReceiverOptions) -> io::Result<Receiver> {
         let seed = match options.seed {
             Some(seed) => seed,
             None => getrandom::u64().map_err(|e| io::Error::other(format!("cannot seed the faults: {e}")))?,
@@ -177,7 +177,7 @@ impl Receiver {
     }
 
     /// What it holds, in the order of first acceptance.
-    pub fn events(&self) -> Vec<Held> {
+    pub fn events(&self) -> Vec<HeldItem> {
         self.shared.store().events()
     }
 
@@ -188,12 +188,12 @@ impl Receiver {
 
     /// The latest requests to Koala's paths, in the order they were decided. One that its sender gave up
     /// before that is missing here, and counted in [`Receiver::stats`].
-    pub fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<ReceivedRequest> {
         self.shared.store().requests()
     }
 
     /// The counters since the start.
-    pub fn stats(&self) -> Stats {
+    pub fn stats(&self) -> ReceiverStats {
         self.shared.store().stats()
     }
 

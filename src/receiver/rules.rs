@@ -3,7 +3,7 @@
 //! Values are never taken apart further than a rule needs: what is held later is the text that came.
 
 use super::date_time::is_date_time;
-use super::store::Kind;
+use super::store::HeldKind;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -39,10 +39,14 @@ impl Endpoint {
     }
 
     /// The members that hold items, in the order they are taken: who somebody is, then what they did.
-    fn lists(self) -> &'static [(&'static str, Kind)] {
-        const ALL: &[(&str, Kind)] =
-            &[("identifies", Kind::Identify), ("page_views", Kind::Page), ("events", Kind::Track)];
-        const OF_AN_ACCOUNT: &[(&str, Kind)] = &[("identifies", Kind::Identify), ("events", Kind::Track)];
+    fn lists(self) -> &'static [(&'static str, HeldKind)] {
+        const ALL: &[(&str, HeldKind)] = &[
+            ("identifies", HeldKind::Identify),
+            ("page_views", HeldKind::Page),
+            ("events", HeldKind::Track),
+        ];
+        const OF_AN_ACCOUNT: &[(&str, HeldKind)] =
+            &[("identifies", HeldKind::Identify), ("events", HeldKind::Track)];
         match self {
             Endpoint::People => ALL,
             Endpoint::Accounts => OF_AN_ACCOUNT,
@@ -66,7 +70,7 @@ pub(super) struct Batch<'a> {
 /// An item that keeps all rules.
 #[derive(Debug)]
 pub(super) struct Item<'a> {
-    pub kind: Kind,
+    pub kind: HeldKind,
     /// Empty for an account's identify that came without one.
     pub message_id: Cow<'a, str>,
     pub raw: &'a RawValue,
@@ -111,7 +115,7 @@ pub(super) fn read(endpoint: Endpoint, body: &[u8]) -> Result<Batch<'_>, String>
 }
 
 /// Reads one item. The error begins where the item's name ends.
-fn item(endpoint: Endpoint, kind: Kind, raw: &RawValue) -> Result<Item<'_>, String> {
+fn item(endpoint: Endpoint, kind: HeldKind, raw: &RawValue) -> Result<Item<'_>, String> {
     let Ok(members) = serde_json::from_str::<Members>(raw.get()) else {
         return Err(" must be an object".to_owned());
     };
@@ -120,7 +124,7 @@ fn item(endpoint: Endpoint, kind: Kind, raw: &RawValue) -> Result<Item<'_>, Stri
         return Err(format!(".type must be \"{kind}\""));
     }
     // The documentation gives an account's identify a type and traits, and nothing else.
-    let bare = endpoint == Endpoint::Accounts && kind == Kind::Identify;
+    let bare = endpoint == Endpoint::Accounts && kind == HeldKind::Identify;
     let needs = |name| !bare || members.get(name).is_some();
     let message_id = text("message_id").unwrap_or_default();
     if needs("message_id") && message_id.is_empty() {
@@ -129,7 +133,7 @@ fn item(endpoint: Endpoint, kind: Kind, raw: &RawValue) -> Result<Item<'_>, Stri
     if needs("sent_at") && !text("sent_at").is_some_and(|time| is_date_time(&time)) {
         return Err(".sent_at must be a date-time such as 2026-01-02T03:04:05Z".to_owned());
     }
-    if kind == Kind::Track && text("event").is_none_or(|name| name.is_empty()) {
+    if kind == HeldKind::Track && text("event").is_none_or(|name| name.is_empty()) {
         return Err(".event must be a string that is not empty".to_owned());
     }
     if bare && !members.get("traits").is_some_and(|raw| raw.get().starts_with('{')) {

@@ -2,7 +2,7 @@
 
 use super::faults::{Faults, Refusal};
 use super::rules::{self, Endpoint};
-use super::store::{MAX_HELD, Request, Taken, Verdict};
+use super::store::{MAX_HELD, ReceivedRequest, Taken, Verdict};
 use super::{Notice, Shared};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
@@ -44,7 +44,7 @@ enum Outcome {
 
 async fn koala(shared: &Shared, path: &str, request: hyper::Request<Incoming>) -> Result<Answer, Broken> {
     let target = Target::of(path);
-    let mut entry = Request {
+    let mut entry = ReceivedRequest {
         number: shared.store().arrive(),
         received_at: shared.clock.now(),
         method: request.method().to_string(),
@@ -87,7 +87,7 @@ async fn decide(
     shared: &Shared,
     target: &Target<'_>,
     request: hyper::Request<Incoming>,
-    entry: &mut Request,
+    entry: &mut ReceivedRequest,
 ) -> Outcome {
     let faults = shared.faults();
     if faults.offline {

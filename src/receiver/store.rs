@@ -17,7 +17,7 @@ const MAX_REQUESTS: usize = 250_000;
 
 /// What an item is, by Koala's name for its `type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum HeldKind {
     /// From `events`.
     Track,
     /// From `identifies`.
@@ -26,18 +26,18 @@ pub enum Kind {
     Page,
 }
 
-impl Kind {
+impl HeldKind {
     /// The `type` that such an item has.
     pub fn as_str(self) -> &'static str {
         match self {
-            Kind::Track => "track",
-            Kind::Identify => "identify",
-            Kind::Page => "page",
+            HeldKind::Track => "track",
+            HeldKind::Identify => "identify",
+            HeldKind::Page => "page",
         }
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for HeldKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -45,11 +45,11 @@ impl fmt::Display for Kind {
 
 /// An item as it was first taken. Clones share the text.
 #[derive(Debug, Clone)]
-pub struct Held {
+pub struct HeldItem {
     /// Empty for an account's identify that came without one; such are never taken for repeats.
     pub message_id: Arc<str>,
     /// What it is.
-    pub kind: Kind,
+    pub kind: HeldKind,
     /// The item in the bytes it came in.
     pub item: Arc<RawValue>,
     /// When its request arrived.
@@ -63,7 +63,7 @@ pub struct Held {
 
 type Envelope = Vec<(&'static str, Box<RawValue>)>;
 
-impl Held {
+impl HeldItem {
     /// A top-level member of its request in the bytes it came in: `profile_id`, `email`, `ip` or `traits`,
     /// for an account `account_id` or `domain`. `None` where the request had none.
     pub fn top(&self, name: &str) -> Option<&str> {
@@ -72,7 +72,7 @@ impl Held {
 }
 
 /// The members of its request's top level stand beside its own; those that were absent stay absent.
-impl Serialize for Held {
+impl Serialize for HeldItem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("message_id", &Some(&*self.message_id).filter(|id| !id.is_empty()))?;
@@ -90,7 +90,7 @@ impl Serialize for Held {
 
 /// A request to one of Koala's paths, whatever became of it.
 #[derive(Debug, Clone, Serialize)]
-pub struct Request {
+pub struct ReceivedRequest {
     /// Counts from 1 in the order of arrival.
     pub number: u64,
     /// When its head had arrived.
@@ -116,7 +116,7 @@ fn millis<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Er
 
 /// Counters since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Stats {
+pub struct ReceiverStats {
     /// Requests to Koala's paths that have arrived, those that their sender has given up among them.
     pub requests: u64,
     /// Batches taken, those not answered on purpose among them.
@@ -156,10 +156,10 @@ pub(super) struct Taken {
 /// Everything that the receiver keeps, in memory.
 #[derive(Debug, Default)]
 pub(super) struct Store {
-    held: Vec<Held>,
+    held: Vec<HeldItem>,
     by_id: HashMap<Arc<str>, usize>,
-    requests: VecDeque<Request>,
-    stats: Stats,
+    requests: VecDeque<ReceivedRequest>,
+    stats: ReceiverStats,
 }
 
 impl Store {
@@ -188,7 +188,7 @@ impl Store {
             if !message_id.is_empty() {
                 self.by_id.insert(message_id.clone(), self.held.len());
             }
-            self.held.push(Held {
+            self.held.push(HeldItem {
                 message_id,
                 kind: item.kind,
                 item: item.raw.to_owned().into(),
@@ -205,7 +205,7 @@ impl Store {
     }
 
     /// Counts a request and remembers it; the oldest makes room.
-    pub fn decided(&mut self, request: Request, verdict: Verdict) {
+    pub fn decided(&mut self, request: ReceivedRequest, verdict: Verdict) {
         match (verdict, request.status) {
             (Verdict::Accepted, _) => self.stats.accepted_requests += 1,
             (Verdict::NotTaken, Some(_)) => self.stats.refused_requests += 1,
@@ -226,15 +226,15 @@ impl Store {
         self.by_id = HashMap::new();
     }
 
-    pub fn events(&self) -> Vec<Held> {
+    pub fn events(&self) -> Vec<HeldItem> {
         self.held.clone()
     }
 
-    pub fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<ReceivedRequest> {
         self.requests.iter().cloned().collect()
     }
 
-    pub fn stats(&self) -> Stats {
-        Stats { held: self.held.len(), ..self.stats.clone() }
+    pub fn stats(&self) -> ReceiverStats {
+        ReceiverStats { held: self.held.len(), ..self.stats.clone() }
     }
 }

@@ -27,11 +27,44 @@ pub struct Document<'a> {
     pub integrations: Option<Raw<'a>>,
 }
 
+impl<'a> Document<'a> {
+    /// Takes a document apart without reading its items.
+    ///
+    /// # Errors
+    /// It is not JSON (or ends too early), or is neither an object nor an array.
+    pub fn parse(text: &'a str) -> Result<Document<'a>, Flaw> {
+        match text.trim_start_matches([' ', '\t', '\n', '\r']).bytes().next() {
+            Some(b'[') => {
+                Ok(Document { form: Form::Array, items: elements(text)?, context: None, integrations: None })
+            }
+            _ => {
+                let event = Event::parse_shallow(text).map_err(|flaw| hint_at_lines(text, flaw))?;
+                let batch =
+                    event.get("batch").filter(|b| event.get("type").is_none() && b.get().starts_with('['));
+                let Some(batch) = batch else {
+                    return Ok(Document {
+                        form: Form::Single,
+                        items: Elements::one(text),
+                        context: None,
+                        integrations: None,
+                    });
+                };
+                Ok(Document {
+                    form: Form::Envelope,
+                    items: elements(batch.get())?,
+                    context: event.get("context"),
+                    integrations: event.get("integrations"),
+                })
+            }
+        }
+    }
+}
+
 /// The text of a file: UTF-8, a byte order mark at its start aside.
 ///
 /// # Errors
 /// Where the first byte stands that is not UTF-8; incomplete if the text ends within a character.
-pub fn text_of(bytes: &[u8]) -> Result<&str, Flaw> {
+pub fn utf8_text(bytes: &[u8]) -> Result<&str, Flaw> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.strip_prefix('\u{feff}').unwrap_or(text)),
         Err(e) => {
@@ -42,55 +75,24 @@ pub fn text_of(bytes: &[u8]) -> Result<&str, Flaw> {
     }
 }
 
-/// Takes a document apart.
-///
-/// # Errors
-/// It is not JSON (or ends too early), or is neither an object nor an array.
-pub fn split(text: &str) -> Result<Document<'_>, Flaw> {
-    match text.trim_start_matches([' ', '\t', '\n', '\r']).bytes().next() {
-        Some(b'[') => {
-            Ok(Document { form: Form::Array, items: elements(text)?, context: None, integrations: None })
-        }
-        _ => {
-            let event = Event::parse_shallow(text).map_err(|flaw| hint_at_lines(text, flaw))?;
-            let batch =
-                event.get("batch").filter(|b| event.get("type").is_none() && b.get().starts_with('['));
-            let Some(batch) = batch else {
-                return Ok(Document {
-                    form: Form::Single,
-                    items: Elements::one(text),
-                    context: None,
-                    integrations: None,
-                });
-            };
-            Ok(Document {
-                form: Form::Envelope,
-                items: elements(batch.get())?,
-                context: event.get("context"),
-                integrations: event.get("integrations"),
-            })
-        }
-    }
-}
-
 /// Where the items of a document stand in it. They are asked for in their order, so that a document of a million bad
 /// ones is gone through once.
 #[derive(Debug)]
-pub struct Places<'a> {
+pub struct ItemPositions<'a> {
     text: &'a str,
     seen: usize,
     line: usize,
     line_start: usize,
 }
 
-impl<'a> Places<'a> {
+impl<'a> ItemPositions<'a> {
     /// Those in `text`.
-    pub fn of(text: &'a str) -> Places<'a> {
-        Places { text, seen: 0, line: 1, line_start: 0 }
+    pub fn new(text: &'a str) -> ItemPositions<'a> {
+        ItemPositions { text, seen: 0, line: 1, line_start: 0 }
     }
 
     /// The line and the column in it where the item begins, from 1.
-    pub fn start(&mut self, item: &str) -> (usize, usize) {
+    pub fn position_of(&mut self, item: &str) -> (usize, usize) {
         let start = item.as_ptr().addr().saturating_sub(self.text.as_ptr().addr()).min(self.text.len());
         let passed = self.text.as_bytes().get(self.seen..start).unwrap_or_default();
         for newline in memchr::memchr_iter(b'\n', passed) {
@@ -101,8 +103,8 @@ impl<'a> Places<'a> {
     }
 
     /// A flaw of an item, placed in the whole text.
-    pub fn place(&mut self, item: &str, flaw: Flaw) -> Flaw {
-        let (line, column) = self.start(item);
+    pub fn locate(&mut self, item: &str, flaw: Flaw) -> Flaw {
+        let (line, column) = self.position_of(item);
         Flaw {
             line: line + flaw.line - 1,
             column: if flaw.line == 1 { column + flaw.column - 1 } else { flaw.column },
@@ -142,7 +144,7 @@ mod tests {
             (r#"{"type":"track","batch":[]}"#, Form::Single, 1),
             (r#"{"batch":"x"}"#, Form::Single, 1),
         ] {
-            let document = split(text).unwrap();
+            let document = Document::parse(text).unwrap();
             assert_eq!((document.form, document.items.len()), (form, items), "{text}");
         }
     }
@@ -150,8 +152,8 @@ mod tests {
     #[test]
     fn flaws_are_placed_in_the_whole_text() {
         let text = "[\n  {\"type\":\"track\"},\n  7\n]";
-        let item = split(text).unwrap().items.nth(1).unwrap();
-        let flaw = Places::of(text).place(item, Event::parse(item).unwrap_err());
+        let item = Document::parse(text).unwrap().items.nth(1).unwrap();
+        let flaw = ItemPositions::new(text).locate(item, Event::parse(item).unwrap_err());
         assert_eq!((flaw.line, flaw.column), (3, 3));
     }
 
@@ -160,16 +162,16 @@ mod tests {
         for (text, incomplete) in
             [("", true), ("[{\"a\":", true), ("{\"a\":1", true), ("{\"a\":1}x", false), ("hello", false)]
         {
-            assert_eq!(split(text).unwrap_err().incomplete, incomplete, "{text:?}");
+            assert_eq!(Document::parse(text).unwrap_err().incomplete, incomplete, "{text:?}");
         }
-        assert!(text_of(b"{\"a\":\"\xc3").unwrap_err().incomplete);
-        let flaw = text_of(b"{\n\"a\":\"\xff\"}").unwrap_err();
+        assert!(utf8_text(b"{\"a\":\"\xc3").unwrap_err().incomplete);
+        let flaw = utf8_text(b"{\n\"a\":\"\xff\"}").unwrap_err();
         assert_eq!((flaw.line, flaw.column, flaw.incomplete), (2, 6, false));
     }
 
     #[test]
     fn lines_in_a_document_are_hinted_at() {
-        let flaw = split("{\"type\":\"track\"}\n{\"type\":\"track\"}\n").unwrap_err();
+        let flaw = Document::parse("{\"type\":\"track\"}\n{\"type\":\"track\"}\n").unwrap_err();
         assert!(flaw.text.contains("name the file .jsonl"), "{}", flaw.text);
     }
 }

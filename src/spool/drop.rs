@@ -12,7 +12,7 @@ use std::path::Path;
 ///
 /// # Errors
 /// No such folder, no permission, no room; a file of that name is there already.
-pub fn drop_in(dir: &Path, name: &OsStr, content: &[u8]) -> Result<(), SpoolError> {
+pub fn drop_file(dir: &Path, name: &OsStr, content: &[u8]) -> Result<(), SpoolError> {
     let path = dir.join(name);
     let mut aside = std::ffi::OsString::from(".");
     aside.push(name);

@@ -31,7 +31,7 @@ impl FileIdentity {
 
 /// A file of the spool, as the folder shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
+pub struct SpoolEntry {
     /// Its name in the folder.
     pub name: OsString,
     /// Which file of that name.
@@ -42,14 +42,14 @@ pub struct Entry {
     pub changed: i64,
 }
 
-impl Entry {
-    pub(super) fn of(name: OsString, meta: &Metadata) -> Entry {
+impl SpoolEntry {
+    pub(super) fn of(name: OsString, meta: &Metadata) -> SpoolEntry {
         let changed = nanoseconds(meta.ctime(), meta.ctime_nsec());
-        Entry { name, identity: identity(meta), size: meta.len(), changed }
+        SpoolEntry { name, identity: identity(meta), size: meta.len(), changed }
     }
 
     /// Whether this is the file of that other sighting, and nobody has written to it in between.
-    pub fn is_as_read(&self, read: &Entry) -> bool {
+    pub fn is_as_read(&self, read: &SpoolEntry) -> bool {
         self.version() == read.version()
     }
 

@@ -9,9 +9,9 @@ pub enum Line {
     /// A line of text, its end and surrounding white space removed.
     Text(Vec<u8>),
     /// The last line, without an end: finished, or still being written.
-    Unended(Vec<u8>),
+    Unterminated(Vec<u8>),
     /// More bytes without the end of a line than any line should have.
-    Endless,
+    TooLong,
     /// Nothing is left.
     End,
 }
@@ -70,7 +70,7 @@ impl<R: Read> Lines<R> {
                 let end = searched + i;
                 if (end - self.start) as u64 > self.max_line {
                     // Told by its length, not by how much of it a read happened to bring.
-                    return Ok(Line::Endless);
+                    return Ok(Line::TooLong);
                 }
                 let line = Line::Text(trimmed(&self.buffer[self.start..end], self.place));
                 self.passed.write_all(&self.buffer[self.start..=end])?;
@@ -83,7 +83,7 @@ impl<R: Read> Lines<R> {
             self.start = 0;
             searched = self.buffer.len();
             if searched as u64 > self.max_line {
-                return Ok(Line::Endless);
+                return Ok(Line::TooLong);
             }
             self.buffer.resize(searched + super::READ_BUFFER, 0);
             let n = self.source.read(&mut self.buffer[searched..])?;
@@ -92,7 +92,7 @@ impl<R: Read> Lines<R> {
                 if self.buffer.is_empty() {
                     return Ok(Line::End);
                 }
-                let line = Line::Unended(trimmed(&self.buffer, self.place));
+                let line = Line::Unterminated(trimmed(&self.buffer, self.place));
                 self.passed.write_all(&self.buffer)?;
                 self.position += self.buffer.len() as u64;
                 self.place += 1;
@@ -131,7 +131,7 @@ mod tests {
         let text = |s: &str| Line::Text(s.into());
         assert_eq!(
             all(b"\xef\xbb\xbfa\r\n b \n\nc"),
-            [text("a"), text("b"), text(""), Line::Unended("c".into())]
+            [text("a"), text("b"), text(""), Line::Unterminated("c".into())]
         );
         assert_eq!(all(b""), []);
         let long = [vec![b'x'; 300_000], b"\nok\n".to_vec()].concat();
@@ -140,10 +140,10 @@ mod tests {
 
     #[test]
     fn a_line_without_end_ends_the_reading() {
-        assert_eq!(Lines::new(io::repeat(b'x'), 1 << 20).next_line().unwrap(), Line::Endless);
+        assert_eq!(Lines::new(io::repeat(b'x'), 1 << 20).next_line().unwrap(), Line::TooLong);
         assert_eq!(Lines::new(&b"four\n"[..], 4).next_line().unwrap(), Line::Text(b"four".into()));
         for long in ["fives\n", "fives"] {
-            assert_eq!(Lines::new(long.as_bytes(), 4).next_line().unwrap(), Line::Endless);
+            assert_eq!(Lines::new(long.as_bytes(), 4).next_line().unwrap(), Line::TooLong);
         }
     }
 

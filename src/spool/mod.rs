@@ -13,13 +13,13 @@ mod rejected;
 mod remove;
 mod watch;
 
-pub use document::{Document, Form, Places, split, text_of};
-pub use drop::drop_in;
-pub use entry::{Entry, FileIdentity, FileKey};
+pub use document::{Document, Form, ItemPositions, utf8_text};
+pub use drop::drop_file;
+pub use entry::{FileIdentity, FileKey, SpoolEntry};
 pub use lines::{Line, Lines};
 pub use names::{Format, format_of};
-pub(crate) use names::{is_finished_name, is_reason};
-pub use rejected::{Rejected, RejectedFolder, Rejection, rejected_beside};
+pub(crate) use names::{is_finished_name, is_reason_name};
+pub use rejected::{RejectedFile, RejectedFolder, Rejection};
 pub use remove::Removal;
 pub use watch::Watcher;
 
@@ -57,7 +57,7 @@ const READ_BUFFER: usize = 64 << 10;
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
     /// The folder is not there.
-    #[error("there is no spool folder {}: create it, or set spool.dir", shown(path))]
+    #[error("there is no spool folder {}: create it, or set spool.dir", printable(path))]
     Missing {
         /// The folder.
         path: PathBuf,
@@ -65,7 +65,7 @@ pub enum SpoolError {
     /// The folder refuses us.
     #[error(
         "cannot {operation} in the spool {}: permission denied; its owner must be the agent's user (see packaging/tmpfiles.d)",
-        shown(path)
+        printable(path)
     )]
     Denied {
         /// The folder or file.
@@ -74,7 +74,7 @@ pub enum SpoolError {
         operation: &'static str,
     },
     /// Anything else the system says.
-    #[error("cannot {operation} in the spool {}: {source}", shown(path))]
+    #[error("cannot {operation} in the spool {}: {source}", printable(path))]
     Io {
         /// The folder or file.
         path: PathBuf,
@@ -103,18 +103,20 @@ impl SpoolError {
 
 /// What a look at the folder showed.
 #[derive(Debug, Default)]
-pub struct Listing {
+pub struct SpoolListing {
     /// Files to be read, in the order of the spool; at most [`MAX_LISTED`], the oldest.
-    pub files: Vec<Entry>,
+    pub files: Vec<SpoolEntry>,
     /// What is left alone, and why; at most [`MAX_LISTED`].
-    pub left: Vec<(OsString, &'static str)>,
+    pub irregular: Vec<(OsString, &'static str)>,
     /// How many files there are to be read in all, and their size.
-    pub waiting: (u64, u64),
+    pub waiting_files: u64,
+    /// The size of all of them.
+    pub waiting_bytes: u64,
 }
 
 /// Why a file could not be opened for reading.
 #[derive(Debug)]
-pub enum Unopened {
+pub enum OpenError {
     /// It is not what was listed any more: the next look decides.
     Changed,
     /// Permission is missing; the uid of its owner.
@@ -179,7 +181,7 @@ impl Spool {
 
     /// The time of the folder's file system, as it stamps files: nanoseconds since 1970. Nothing is stamped with an earlier
     /// one from now on, unless the clock is set back. `None`: it cannot be asked.
-    pub fn time(&self) -> Option<i64> {
+    pub fn file_system_time(&self) -> Option<i64> {
         let stamp = || {
             let file = tempfile::tempfile_in(self.dir.join(REMOVING))?;
             // Linux stamps by a clock that ticks some hundred times a second, but exactly what somebody has looked at
@@ -194,7 +196,7 @@ impl Spool {
 
     /// The files that were set aside.
     pub fn rejected_folder(&self) -> RejectedFolder {
-        RejectedFolder::new(self.dir.join(REJECTED))
+        RejectedFolder::of_spool(&self.dir)
     }
 
     /// Looks at the folder.
@@ -205,7 +207,7 @@ impl Spool {
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub fn list(&self, now: Timestamp) -> Result<Listing, SpoolError> {
+    pub fn list(&self, now: Timestamp) -> Result<SpoolListing, SpoolError> {
         let long_ago = now.minus(LONG).0.saturating_mul(1_000_000);
         let mut listing = self.look(|_| true)?;
         if listing.files.iter().all(|e| e.changed < long_ago) {
@@ -222,8 +224,8 @@ impl Spool {
     }
 
     /// Lists those of the files that are wanted.
-    fn look(&self, wanted: impl Fn(&Entry) -> bool) -> Result<Listing, SpoolError> {
-        let mut listing = Listing::default();
+    fn look(&self, wanted: impl Fn(&SpoolEntry) -> bool) -> Result<SpoolListing, SpoolError> {
+        let mut listing = SpoolListing::default();
         for item in fs::read_dir(&self.dir).map_err(|e| SpoolError::new(&self.dir, "read files", e))? {
             let item = item.map_err(|e| SpoolError::new(&self.dir, "read files", e))?;
             let name = item.file_name();
@@ -233,14 +235,14 @@ impl Spool {
             // Gone since: a producer may do with its names what it likes.
             let Ok(meta) = item.metadata() else { continue };
             if let Some(why) = left_alone(&meta) {
-                if listing.left.len() < MAX_LISTED {
-                    listing.left.push((name, why));
+                if listing.irregular.len() < MAX_LISTED {
+                    listing.irregular.push((name, why));
                 }
                 continue;
             }
-            listing.waiting.0 += 1;
-            listing.waiting.1 += meta.len();
-            let entry = Entry::of(name, &meta);
+            listing.waiting_files += 1;
+            listing.waiting_bytes += meta.len();
+            let entry = SpoolEntry::of(name, &meta);
             if wanted(&entry) {
                 listing.files.push(entry);
                 if listing.files.len() >= MAX_LISTED + SPARE {
@@ -256,9 +258,9 @@ impl Spool {
     }
 
     /// Looks at one file again.
-    pub fn entry(&self, name: &OsStr) -> Option<Entry> {
+    pub fn entry(&self, name: &OsStr) -> Option<SpoolEntry> {
         let meta = fs::symlink_metadata(self.dir.join(name)).ok()?;
-        left_alone(&meta).is_none().then(|| Entry::of(name.to_owned(), &meta))
+        left_alone(&meta).is_none().then(|| SpoolEntry::of(name.to_owned(), &meta))
     }
 
     /// Every file there is, also of those set aside.
@@ -273,25 +275,25 @@ impl Spool {
     /// Opens a file for reading: the very one that was listed, as it was then.
     ///
     /// # Errors
-    /// See [`Unopened`].
-    pub fn open_file(&self, entry: &Entry) -> Result<File, Unopened> {
+    /// See [`OpenError`].
+    pub fn open_file(&self, entry: &SpoolEntry) -> Result<File, OpenError> {
         let path = self.dir.join(&entry.name);
         let file = OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
             .open(&path)
             .map_err(|e| match e.kind() {
-                io::ErrorKind::NotFound => Unopened::Changed,
+                io::ErrorKind::NotFound => OpenError::Changed,
                 io::ErrorKind::PermissionDenied => {
-                    Unopened::Unreadable(fs::symlink_metadata(&path).map_or(0, |m| m.uid()))
+                    OpenError::Unreadable(fs::symlink_metadata(&path).map_or(0, |m| m.uid()))
                 }
-                _ if e.raw_os_error() == Some(libc::ELOOP) => Unopened::Changed,
-                _ => Unopened::Error(SpoolError::new(&path, "open a file", e)),
+                _ if e.raw_os_error() == Some(libc::ELOOP) => OpenError::Changed,
+                _ => OpenError::Error(SpoolError::new(&path, "open a file", e)),
             })?;
         let meta =
-            file.metadata().map_err(|e| Unopened::Error(SpoolError::new(&path, "examine a file", e)))?;
-        if left_alone(&meta).is_some() || Entry::of(entry.name.clone(), &meta) != *entry {
-            return Err(Unopened::Changed);
+            file.metadata().map_err(|e| OpenError::Error(SpoolError::new(&path, "examine a file", e)))?;
+        if left_alone(&meta).is_some() || SpoolEntry::of(entry.name.clone(), &meta) != *entry {
+            return Err(OpenError::Changed);
         }
         Ok(file)
     }
@@ -306,7 +308,7 @@ pub fn unpacked(file: File, gz: bool) -> Box<dyn Read + Send> {
     }
 }
 
-fn keep_oldest(files: &mut Vec<Entry>) {
+fn keep_oldest(files: &mut Vec<SpoolEntry>) {
     files.select_nth_unstable_by(MAX_LISTED, |a, b| a.order().cmp(&b.order()));
     files.truncate(MAX_LISTED);
 }
@@ -334,7 +336,7 @@ fn is_own_folder(path: &Path) -> bool {
 }
 
 /// A path as a line of the log can take it: producers choose names, and a name may hold a line's end or an escape.
-pub fn shown(path: impl AsRef<Path>) -> String {
+pub fn printable(path: impl AsRef<Path>) -> String {
     let plain = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
     path.as_ref().display().to_string().chars().map(plain).collect()
 }

@@ -46,7 +46,7 @@ pub fn format_of(name: &OsStr) -> Option<(Format, bool)> {
 }
 
 /// Whether it is the name of a reason, in `rejected/`.
-pub(crate) fn is_reason(name: &OsStr) -> bool {
+pub(crate) fn is_reason_name(name: &OsStr) -> bool {
     name.as_bytes().ends_with(WHY.as_bytes())
 }
 

@@ -4,10 +4,10 @@
 //! again after a crash is recognised: nothing there is overwritten, and nothing is set aside twice.
 
 use super::names::{
-    WHY, is_finished_name, is_reason, names, rename_to_first_free, rename_to_free_name, stem_and_ending,
+    WHY, is_finished_name, is_reason_name, names, rename_to_first_free, rename_to_free_name, stem_and_ending,
 };
 use super::remove::Claim;
-use super::{Entry, FileIdentity, REJECTED, Spool, SpoolError};
+use super::{FileIdentity, REJECTED, Spool, SpoolEntry, SpoolError};
 use crate::clock::Timestamp;
 use crate::event::Flaw;
 use crate::reason::Code;
@@ -53,7 +53,7 @@ impl Rejection {
 
 /// A file in `rejected/`.
 #[derive(Debug, Clone)]
-pub struct Rejected {
+pub struct RejectedFile {
     /// Its name there.
     pub name: OsString,
     /// Why it is there, where that can still be read.
@@ -69,9 +69,9 @@ pub struct RejectedFolder {
 }
 
 impl RejectedFolder {
-    /// The folder at that path, whether it is there or not.
-    pub fn new(dir: PathBuf) -> RejectedFolder {
-        RejectedFolder { dir }
+    /// The folder `rejected/` of the spool at that path, whether it exists or not.
+    pub fn of_spool(spool_dir: &Path) -> RejectedFolder {
+        RejectedFolder { dir: spool_dir.join(REJECTED) }
     }
 
     /// Sets a whole file of the spool aside: the file that was read, and no other. When this returns its name there,
@@ -83,7 +83,7 @@ impl RejectedFolder {
     pub fn reject_file(
         &self,
         spool: &Spool,
-        entry: &Entry,
+        entry: &SpoolEntry,
         flaw: &Flaw,
         now: Timestamp,
     ) -> Result<Option<OsString>, SpoolError> {
@@ -100,7 +100,7 @@ impl RejectedFolder {
         moved.map(Some).map_err(error)
     }
 
-    fn move_aside(&self, from: &Path, entry: &Entry, why: &Rejection) -> io::Result<OsString> {
+    fn move_aside(&self, from: &Path, entry: &SpoolEntry, why: &Rejection) -> io::Result<OsString> {
         let (stem, ending) = stem_and_ending(&entry.name);
         for name in names_aside(stem, "", ending, why.modified) {
             if !self.reserve(&name, why)? {
@@ -125,7 +125,7 @@ impl RejectedFolder {
     /// The system's.
     pub fn reject_piece(
         &self,
-        entry: &Entry,
+        entry: &SpoolEntry,
         first_seen: &FileIdentity,
         place: u64,
         content: &[u8],
@@ -193,16 +193,16 @@ impl RejectedFolder {
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub fn list(&self) -> io::Result<Vec<Rejected>> {
+    pub fn list(&self) -> io::Result<Vec<RejectedFile>> {
         let mut files = Vec::new();
         for item in fs::read_dir(&self.dir)? {
             let item = item?;
             let name = item.file_name();
             let Ok(meta) = item.metadata() else { continue };
-            if is_reason(&name) || !is_finished_name(&name) || !meta.is_file() {
+            if is_reason_name(&name) || !is_finished_name(&name) || !meta.is_file() {
                 continue;
             }
-            files.push(Rejected { why: self.why(&name), size: meta.len(), name });
+            files.push(RejectedFile { why: self.why(&name), size: meta.len(), name });
         }
         files.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(files)
@@ -214,7 +214,7 @@ impl RejectedFolder {
         items
             .filter_map(Result::ok)
             .map(|item| item.file_name())
-            .filter(|name| is_finished_name(name) && !is_reason(name))
+            .filter(|name| is_finished_name(name) && !is_reason_name(name))
             .count() as u64
     }
 
@@ -230,7 +230,7 @@ impl RejectedFolder {
     pub fn put_back(&self, name: &OsStr) -> Result<OsString, SpoolError> {
         let from = self.dir.join(name);
         let error = |e| SpoolError::new(&from, "put a file back", e);
-        if !is_finished_name(name) || is_reason(name) || name.as_bytes().contains(&b'/') {
+        if !is_finished_name(name) || is_reason_name(name) || name.as_bytes().contains(&b'/') {
             return Err(error(io::ErrorKind::NotFound.into()));
         }
         let spool = self.dir.parent().unwrap_or(&self.dir);
@@ -243,7 +243,7 @@ impl RejectedFolder {
     /// Puts files back that were set aside because they ended too early and have been written to since.
     /// Returns their names.
     pub fn take_back_grown(&self) -> Vec<OsString> {
-        let grown = |r: &Rejected| {
+        let grown = |r: &RejectedFile| {
             let why = r.why.as_ref()?;
             let meta = fs::symlink_metadata(self.dir.join(&r.name)).ok()?;
             let changed = super::identity(&meta).modified != why.modified;
@@ -255,7 +255,7 @@ impl RejectedFolder {
 
     /// Deletes what was set aside before `before`. Returns how many files went.
     pub fn expire(&self, before: Timestamp) -> u64 {
-        let old = |r: &Rejected| r.why.as_ref().is_some_and(|why| why.when < before);
+        let old = |r: &RejectedFile| r.why.as_ref().is_some_and(|why| why.when < before);
         let files = self.list().unwrap_or_default();
         let mut gone = 0;
         for name in files.iter().filter(|r| old(r)).map(|r| &r.name) {
@@ -287,11 +287,6 @@ impl RejectedFolder {
     }
 }
 
-/// Where the files of a spool at that path are set aside.
-pub fn rejected_beside(spool_dir: &Path) -> RejectedFolder {
-    RejectedFolder::new(spool_dir.join(REJECTED))
-}
-
 fn why(name: &OsStr, identity: &FileIdentity, place: u64, flaw: &Flaw, when: Timestamp) -> Rejection {
     Rejection {
         code: flaw.code,
@@ -299,7 +294,7 @@ fn why(name: &OsStr, identity: &FileIdentity, place: u64, flaw: &Flaw, when: Tim
         line: flaw.line,
         column: flaw.column,
         when,
-        file: super::shown(name),
+        file: super::printable(name),
         place,
         inode: identity.inode,
         modified: identity.modified,

@@ -5,7 +5,7 @@
 //! set aside; what turns out to be another file goes back.
 
 use super::names::{is_finished_name, names, rename_to_first_free, rename_to_free_name, stem_and_ending};
-use super::{Entry, REMOVING, Spool, SpoolError};
+use super::{REMOVING, Spool, SpoolEntry, SpoolError};
 use std::ffi::OsStr;
 use std::fs;
 use std::io;
@@ -35,7 +35,7 @@ impl Spool {
     ///
     /// # Errors
     /// The system's; then the file is still in the folder, or half removed and put back at the next start.
-    pub fn remove(&self, read: &Entry) -> Result<Removal, SpoolError> {
+    pub fn remove(&self, read: &SpoolEntry) -> Result<Removal, SpoolError> {
         let error = |e| SpoolError::new(&self.dir.join(&read.name), "remove a file", e);
         match self.claim(read).map_err(error)? {
             Claim::Held(aside) => fs::remove_file(aside).map(|()| Removal::Removed).map_err(error),
@@ -45,10 +45,10 @@ impl Spool {
 
     /// Moves the file that was read, and no other, to where no producer reaches it. A crash after that is fixed at the
     /// next start: the file goes back.
-    pub(super) fn claim(&self, read: &Entry) -> io::Result<Claim> {
+    pub(super) fn claim(&self, read: &SpoolEntry) -> io::Result<Claim> {
         let (from, aside) = (self.dir.join(&read.name), self.dir.join(REMOVING).join(&read.name));
-        let seen = |at: &Path| fs::symlink_metadata(at).map(|meta| Entry::of(read.name.clone(), &meta));
-        let lost = |now: &Entry| {
+        let seen = |at: &Path| fs::symlink_metadata(at).map(|meta| SpoolEntry::of(read.name.clone(), &meta));
+        let lost = |now: &SpoolEntry| {
             let same = now.identity.key() == read.identity.key();
             Claim::Lost(if same { Removal::Changed } else { Removal::Replaced })
         };

@@ -13,11 +13,11 @@ fn a_named_file_must_exist_and_a_file_that_exists_must_be_read() {
         format!("the configuration {dir}/none.toml does not exist; --config names it")
     );
 
-    let error = world.load(&Options::default(), &[("KOALA_AGENT_CONFIG", "/none.toml")]).unwrap_err();
+    let error = world.load(&ConfigOptions::default(), &[("KOALA_AGENT_CONFIG", "/none.toml")]).unwrap_err();
     assert_eq!(error.to_string(), "the configuration /none.toml does not exist; KOALA_AGENT_CONFIG names it");
 
     fs::create_dir(world.at("config.toml")).unwrap();
-    let error = world.load(&Options::default(), &[]).unwrap_err();
+    let error = world.load(&ConfigOptions::default(), &[]).unwrap_err();
     assert!(matches!(error, ConfigError::Unreadable { .. }));
     assert_eq!(error.to_string(), format!("cannot read the configuration {dir}/config.toml: is a directory"));
 }
@@ -49,7 +49,7 @@ fn an_unknown_variable_is_a_warning() {
         ("KOALA_OTHER", "x"),
         ("PATH", "/bin"),
     ]);
-    assert_eq!(config.spool.dir, Spool::default().dir);
+    assert_eq!(config.spool.dir, SpoolConfig::default().dir);
     assert_eq!(
         config.warnings,
         [
@@ -133,7 +133,7 @@ fn a_syntax_error_has_line_and_column() {
     world.write("config.toml", "\u{feff}[spool]\nsettle = \"1s\"");
     assert_eq!(world.system(&[]).spool.settle, Duration::from_secs(1));
     fs::write(world.at("config.toml"), b"[spool]\n# \xff").unwrap();
-    let error = world.load(&Options::default(), &[]).unwrap_err();
+    let error = world.load(&ConfigOptions::default(), &[]).unwrap_err();
     assert!(error.to_string().ends_with("config.toml:2: it is not UTF-8"), "{error}");
     assert!(world.refusal(&"#".repeat(1_048_577), &[]).ends_with("config.toml: it is larger than 1 MiB"));
 }

@@ -76,7 +76,7 @@ fn a_key_is_read_again_from_its_file() {
     assert_eq!(error.to_string(), format!("{}: {wanted}", path.display()));
     assert_eq!(koala.public_key, PublicKey::new("pk_new").unwrap());
     assert_eq!(
-        world.load(&Options { user: true, ..Options::default() }, &[]).unwrap_err().to_string(),
+        world.load(&ConfigOptions { user: true, ..ConfigOptions::default() }, &[]).unwrap_err().to_string(),
         error.to_string()
     );
 }
