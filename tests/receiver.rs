@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use koala_agent::receiver::{Faults, Receiver, ReceiverOptions, SUSPENDED};
+use koala_agent::reason::SUSPENDED;
+use koala_agent::receiver::{Faults, Receiver, ReceiverOptions};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -318,7 +319,7 @@ fn a_fault_answers_in_the_place_of_koala() {
     let none = Faults::default;
     let good = ana(&[track("a")]);
     for (faults, status, body) in [
-        (Faults { fail_share: 1.0, ..none() }, 503, "in trouble"),
+        (Faults { fail_share: 1.0, ..none() }, 503, "unavailable, on purpose"),
         (Faults { rate_limited: 1.0, ..none() }, 429, "too many requests"),
         (
             Faults { refuse_all: Some(SUSPENDED.into()), ..none() },
@@ -327,7 +328,7 @@ fn a_fault_answers_in_the_place_of_koala() {
         ),
         (Faults { status: Some(410), ..none() }, 410, "on purpose"),
         (Faults { html: true, ..none() }, 200, "<!DOCTYPE html>"),
-        (Faults { too_large: Some(50), ..none() }, 413, "50 are the most"),
+        (Faults { too_large: Some(50), ..none() }, 413, "more than 50"),
         (Faults { poison: Some("a".into()), ..none() }, 400, "\\\"a\\\" is poisoned"),
     ] {
         let world = faulty(faults.clone());
@@ -397,11 +398,11 @@ fn faults_are_replaced_at_run_time() {
     assert_eq!(world.get("/receiver/faults").json(), serde_json::to_value(&now).unwrap());
     for (faults, error) in [
         (r#"{"latency": 5}"#, "unknown field `latency`, expected one of `latency_ms`, `offline`"),
-        (r#"{"fail_share": 1.5}"#, "fail_share must be a share between 0 and 1"),
-        (r#"{"drop_after_accept": -0.5}"#, "drop_after_accept must be a share"),
-        (r#"{"status": 100}"#, "status must be between 200 and 599"),
-        (r#"{"latency_ms": 18446744073709551615}"#, "latency_ms must be at most 3600000"),
-        ("{\"retry_after\": \"a\\nb\"}", "retry_after must be the text of a header"),
+        (r#"{"fail_share": 1.5}"#, "fail_share wants a share from 0 to 1, not 1.5"),
+        (r#"{"drop_after_accept": -0.5}"#, "drop_after_accept wants a share from 0"),
+        (r#"{"status": 100}"#, "status wants a number from 200 to 599"),
+        (r#"{"latency_ms": 18446744073709551615}"#, "latency_ms wants at most 3600000"),
+        ("{\"retry_after\": \"a\\nb\"}", "retry_after wants the value of an HTTP header"),
         ("", "EOF"),
     ] {
         let reply = world.put_faults(faults);

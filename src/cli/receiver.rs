@@ -1,7 +1,8 @@
 //! `koala-agent receiver`: a local Koala at the terminal.
 
 use super::ExitCode;
-use crate::receiver::{Faults, Notice, Receiver, ReceiverOptions, SUSPENDED};
+use crate::reason::SUSPENDED;
+use crate::receiver::{Faults, Notice, Receiver, ReceiverOptions};
 use clap::Args;
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, ErrorKind, Write};
