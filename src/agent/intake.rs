@@ -400,7 +400,7 @@ impl Intake {
             return;
         }
         let began = Instant::now();
-        for name in self.rejected_folder.take_back_grown() {
+        for name in self.rejected_folder.put_back_grown() {
             tracing::info!("{} was written to after it had been set aside: ingested back", printable(name));
         }
         self.rejected_folder.expire(self.parts.clock.now().minus(self.config.outbox.keep_failed));

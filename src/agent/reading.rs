@@ -178,13 +178,13 @@ impl Intake {
                 return self.unread(&entry, gz, &e);
             }
         }
-        if progress.sum.is_some_and(|sum| sum != lines.sum()) {
+        if progress.sum.is_some_and(|sum| sum != lines.crc()) {
             return Ok(self.begin_anew(&entry));
         }
         let source = SourceFile::new(entry, progress);
         self.batch.begin(source.clone());
         loop {
-            let (position, place, sum) = (lines.position, lines.place, lines.sum());
+            let (position, place, sum) = (lines.position, lines.place, lines.crc());
             let (line, ended) = match lines.next_line() {
                 Ok(Line::Unterminated(_) | Line::TooLong) | Err(_) if !is_finished => {
                     self.advance(position, place, Some(sum));
@@ -230,11 +230,11 @@ impl Intake {
                     }
                 }
             }
-            self.advance(lines.position, lines.place, Some(lines.sum()));
+            self.advance(lines.position, lines.place, Some(lines.crc()));
             if self.batch.is_full(self.room) {
                 self.flush()?;
                 self.batch.begin(source.clone());
-                self.advance(lines.position, lines.place, Some(lines.sum()));
+                self.advance(lines.position, lines.place, Some(lines.crc()));
             }
         }
         self.incomplete.remove(&source.entry.name);

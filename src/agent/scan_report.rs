@@ -168,7 +168,7 @@ impl Intake {
     }
 
     pub(super) fn count_rejected(&self) {
-        let rejected = self.rejected_folder.count();
+        let rejected = self.rejected_folder.count_files();
         self.snapshot(|snapshot| snapshot.spool.rejected_files = rejected);
     }
 }
