@@ -7,7 +7,7 @@
 //! store    accepted items, requests, counters
 //! ```
 //!
-//! It is stricter than Koala in one point: it answers 400 to a request without a `User-Agent`, which Koala drops
+//! The receiver is stricter than Koala in one point: it answers 400 to a request without a `User-Agent`, which Koala drops
 //! silently. It holds an item once by its `message_id`, byte for byte as it arrived. Everything is in memory and ends
 //! with the receiver.
 //!

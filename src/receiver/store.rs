@@ -27,7 +27,7 @@ pub struct HeldItem {
     pub received_at: Timestamp,
     /// The number of times that its id arrived again.
     pub repeats: u64,
-    /// The number of its request, see [`Request::number`].
+    /// The number of its request, see [`ReceivedRequest::number`].
     pub request: u64,
     envelope: Arc<Envelope>,
 }

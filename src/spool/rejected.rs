@@ -106,7 +106,7 @@ impl RejectedFolder {
     ) -> Result<Option<OsString>, SpoolError> {
         let error = |e| SpoolError::new(&spool.dir().join(&entry.name), "reject a file", e);
         let rejection = Rejection::new(&entry.name, &entry.identity, 0, flaw, now);
-        // A trial of the write: without room for the reason the file must not move, since a move wakes the intake again.
+        // Without room for the reason the file must not move, since a move wakes the intake again.
         self.write_temporary_reason(&rejection).map_err(error)?;
         let Claim::Claimed(claimed) = spool.removing.claim(entry).map_err(error)? else { return Ok(None) };
         let name = self.move_in(&claimed, entry, &rejection);

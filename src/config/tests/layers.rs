@@ -1,4 +1,4 @@
-//! Which configuration is in force, and which layer of it.
+//! The choice of the configuration file, and the order of the layers.
 
 use super::*;
 use std::path::Path;
@@ -31,7 +31,7 @@ fn the_commented_defaults_name_every_key() {
     let set = uncommented().lines().filter(|line| !line.starts_with('#') && line.contains(" = ")).count();
     let unset = ["# mappings_file = ", "# public_key = ", "# proxy = ", "# ca_file = "];
     assert!(unset.iter().all(|key| DEFAULTS.contains(key)));
-    assert_eq!(set + unset.len(), settings::KEYS.len());
+    assert_eq!(set + unset.len(), builder::KEYS.len());
 }
 
 #[test]

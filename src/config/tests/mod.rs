@@ -1,4 +1,4 @@
-//! The rules of the configuration, and what a person reads when one is broken.
+//! Tests of the configuration.
 
 mod layers;
 mod refusals;
@@ -8,8 +8,9 @@ use super::load::{Folders, UserFolders, load_among};
 use super::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
-/// A machine with its folders, on which no configuration stands yet.
+/// A machine with its folders and without a configuration.
 struct World {
     dir: tempfile::TempDir,
     folders: Folders,
@@ -53,7 +54,7 @@ impl World {
         ConfigOptions { config: Some(self.at(name)), ..ConfigOptions::default() }
     }
 
-    /// What a person reads of a system configuration of that text, with the folder's name left out.
+    /// The error for a system configuration with that text, without the name of the folder.
     fn refusal(&self, text: &str, env: &[(&str, &str)]) -> String {
         self.write("config.toml", text);
         let error = self.load(&ConfigOptions::default(), env).unwrap_err();
