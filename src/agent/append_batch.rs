@@ -126,7 +126,7 @@ impl AppendBatch {
                 whole_files.insert(self.from[*index]);
             } else {
                 let (first_seen, body) = (&source.progress.identity, event.body.as_bytes());
-                rejected_folder.reject_piece(&source.entry, first_seen, event.place, body, &flaw, now)?;
+                rejected_folder.reject_part(&source.entry, first_seen, event.place, body, &flaw, now)?;
             }
         }
         rejected_folder.sync().map_err(|e| SpoolError::new(spool.dir(), "set events aside", e))?;

@@ -148,7 +148,7 @@ impl Intake {
                     self.batch.sources.pop();
                     return self.reject_file(&source.entry, &flaw);
                 }
-                Err(flaw) => self.reject_piece(&source, place, item.as_bytes(), &flaw)?,
+                Err(flaw) => self.reject_part(&source, place, item.as_bytes(), &flaw)?,
             }
             self.advance(0, place, None);
             if self.batch.is_full(self.room) && (place as usize) < all {
@@ -226,7 +226,7 @@ impl Intake {
                             return Ok(Some(wait));
                         }
                         let flaw = Flaw { incomplete: false, ..flaw };
-                        self.reject_piece(&source, place + 1, &line, &flaw)?;
+                        self.reject_part(&source, place + 1, &line, &flaw)?;
                     }
                 }
             }

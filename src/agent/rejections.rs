@@ -103,7 +103,7 @@ impl Intake {
         Ok(())
     }
 
-    pub(super) fn reject_piece(
+    pub(super) fn reject_part(
         &mut self,
         source: &SourceFile,
         place: u64,
@@ -111,7 +111,7 @@ impl Intake {
         flaw: &Flaw,
     ) -> Result<(), Stop> {
         let (first_seen, now) = (&source.progress.identity, self.parts.clock.now());
-        self.rejected_folder.reject_piece(&source.entry, first_seen, place, content, flaw, now)?;
+        self.rejected_folder.reject_part(&source.entry, first_seen, place, content, flaw, now)?;
         self.batch.account_bytes(content.len().max(REJECTED_PIECE_BYTES));
         if !self.reject_pending_sync {
             tracing::warn!("parts of {} set aside ({}): {flaw}", printable(&source.entry.name), flaw.code);

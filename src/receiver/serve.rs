@@ -2,7 +2,7 @@
 
 use super::faults::{Faults, Refusal, is_drawn};
 use super::rules::{ACCOUNTS, BatchForm, PEOPLE};
-use super::store::{BatchCounts, MAX_HELD, ReceivedRequest, RequestClass};
+use super::store::{BatchCounts, ReceivedRequest, RequestClass};
 use super::{Notice, Shared};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
@@ -129,9 +129,7 @@ async fn decide(
         Some(Ok(batch)) => batch,
     };
     let Some(counts) = shared.store().accept(&batch, record.number, record.received_at) else {
-        let why = format!(
-            "the receiver holds {MAX_HELD} events and has no room for more: DELETE /receiver/events empties it"
-        );
+        let why = "the receiver is full: DELETE /receiver/events empties it";
         return Decision::Refused(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why));
     };
     let is_answered = !is_drawn(&mut shared.rng(), faults.drop_after_accept);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 /// The most items held: twice the number that the largest test delivers, and about a gigabyte of ordinary events.
-pub(super) const MAX_HELD: usize = 1_000_000;
+const MAX_HELD: usize = 1_000_000;
 
 /// The most requests remembered: more than the largest test makes, even with one event in each request.
 const MAX_REQUESTS: usize = 250_000;

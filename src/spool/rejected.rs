@@ -140,7 +140,7 @@ impl RejectedFolder {
     ///
     /// # Errors
     /// The system refuses.
-    pub fn reject_piece(
+    pub fn reject_part(
         &self,
         entry: &SpoolEntry,
         first_seen: &FileIdentity,
