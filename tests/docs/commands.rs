@@ -137,7 +137,11 @@ fn the_readme_shows_what_the_commands_of_a_day_print() {
 {"type":"track","event":"Order Paid","messageId":"m-3","properties":{"email":"cem@initech.dev"}}
 "#;
     assert_eq!(world.run_with(&["send"], events).code, 0);
-    until(&world, |status| status["destination"]["state"] == "refused" && status["outbox"]["failed"] == 1);
+    until(&world, |status| {
+        status["destination"]["state"] == "refused"
+            && status["outbox"]["failed"] == 1
+            && status["spool"]["waiting_files"] == 0
+    });
     let blocks = fenced(README, "console");
     let commands = console(blocks[1]);
     assert_eq!(commands.len(), 3);

@@ -91,7 +91,7 @@ pub fn placed(world: &World, text: &str) -> String {
 
 /// Runs a script as a user of this agent would type it.
 pub fn shell(world: &World, script: &str, stdin: &str) -> Ran {
-    command(world, "sh", &["-euc", &placed(world, script)], stdin)
+    command(world, "bash", &["-euo", "pipefail", "-c", &placed(world, script)], stdin)
 }
 
 pub fn command(world: &World, program: &str, arguments: &[&str], stdin: &str) -> Ran {

@@ -24,7 +24,7 @@ fn programs_hand_events_in_as_the_pages_show() {
         delivered(&world, sent);
     };
     let event = r#"{"type":"track","event":"Signed Up","properties":{"email":"ana@acme.dev"}}"#;
-    check(shell(&world, &producer("Shell"), event));
+    check(command(&world, "sh", &["-euc", &placed(&world, &producer("Shell"))], event));
     for script in [&producer("Python"), fenced(README, "python")[0]] {
         if is_installed("python3") {
             check(command(&world, "python3", &["-c", &placed(&world, script)], ""));
