@@ -5,7 +5,7 @@
 #[path = "cli/world.rs"]
 mod world;
 
-use koala_agent::outbox::{Backlog, Filter, Outbox, Settled, Settlement, State};
+use koala_agent::outbox::{Filter, Outbox, QueueReader, Settled, Settlement, State};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use world::{World, event};
@@ -18,7 +18,7 @@ fn what_is_known_already_is_not_counted_as_taken() {
     for _ in 0..2 {
         outbox.writer.append(events(), vec![]).block().unwrap();
     }
-    assert_eq!(outbox.writer.gauge().flow().taken, 2);
+    assert_eq!(outbox.writer.stats().throughput().ingested, 2);
     outbox.close();
     assert_eq!(world.reader().counts().unwrap().duplicates, 2);
 }
@@ -127,7 +127,7 @@ fn what_is_delivered_while_older_events_wait_is_delivered_for_everybody_at_once(
     outbox.close();
     let world = crashed;
     let outbox = world.agent();
-    assert_eq!(Backlog::new(world.reader(), Arc::default()).unwrap().marked().unwrap(), [b, d].into());
+    assert_eq!(QueueReader::new(world.reader(), Arc::default()).unwrap().acked().unwrap(), [b, d].into());
     assert_eq!((states(&world).as_str(), counted(&world)), ("a:p b:d c:p d:d", (2, 2)));
     // Delivered twice is delivered once.
     deliver(&outbox, &[d]);
@@ -147,7 +147,7 @@ fn a_command_finds_every_row_where_it_belongs() {
     deliver(&outbox, &[d]);
     assert_eq!(world.run(&["discard", "a"]).code, 0);
     assert_eq!(states(&world), "a:d b:p c:p d:d");
-    assert_eq!(number(&world, "SELECT count(*) FROM marks"), 0);
+    assert_eq!(number(&world, "SELECT count(*) FROM acks"), 0);
     assert_eq!(number(&world, "SELECT count(*) FROM settled"), 2);
     // The agent goes on with what the command has left.
     let again = event("d", r#"{"type":"track","event":"E","email":"ana@acme.dev"}"#, "a.json");
@@ -161,7 +161,7 @@ fn rows_and_ids_come_where_they_belong_when_nothing_else_is_to_do() {
     let world = World::new();
     let (outbox, [_, b, ..]) = four(&world);
     deliver(&outbox, &[b]);
-    let left = "SELECT (SELECT count(*) FROM marks) + (SELECT count(*) FROM unindexed)";
+    let left = "SELECT (SELECT count(*) FROM acks) + (SELECT count(*) FROM unindexed)";
     assert!(number(&world, left) > 0);
     let began = std::time::Instant::now();
     while number(&world, left) > 0 {
@@ -174,8 +174,8 @@ fn rows_and_ids_come_where_they_belong_when_nothing_else_is_to_do() {
     outbox.close();
 }
 
-fn backlog(world: &World, outbox: &Outbox) -> Backlog {
-    Backlog::new(world.reader(), outbox.writer.gauge()).unwrap()
+fn backlog(world: &World, outbox: &Outbox) -> QueueReader {
+    QueueReader::new(world.reader(), outbox.writer.stats()).unwrap()
 }
 
 #[test]
@@ -185,7 +185,7 @@ fn many_requests_are_gathered_from_one_view_of_the_outbox() {
     let mut backlog = backlog(&world, &outbox);
     let mut gone = |seqs: &[i64], ms, let_go| -> Vec<i64> {
         if let_go {
-            backlog.let_go().unwrap();
+            backlog.release().unwrap();
         }
         backlog.gather(seqs, Duration::from_millis(ms), |_| true).unwrap().gone
     };

@@ -7,17 +7,17 @@ mod mapped;
 
 use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, MessageId};
+use koala_agent::item::Disposition;
 use koala_agent::koala::batch::Batch;
-use koala_agent::mapping::Outcome;
 use mapped::map;
 
 /// What becomes of the event: the request's body, the code of a skip, the text of what is wrong.
 fn sent(event: &str) -> String {
     let event = Event::parse(event).unwrap();
     match map(&event, &MessageId::new("m".into()).unwrap(), Timestamp(0)) {
-        Outcome::Send(item) => Batch::new(*item).body(),
-        Outcome::Skip(reason) => reason.code.to_string(),
-        Outcome::Invalid(reason) => reason.text,
+        Disposition::Send(item) => Batch::new(*item).body(),
+        Disposition::Skip(reason) => reason.code.to_string(),
+        Disposition::Fail(reason) => reason.text,
     }
 }
 

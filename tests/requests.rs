@@ -7,9 +7,8 @@ mod mapped;
 
 use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, MAX_DEPTH};
-use koala_agent::item::{Item, ItemKind};
+use koala_agent::item::{Disposition, Item, ItemKind};
 use koala_agent::koala::batch::{Batch, MAX_OF_A_KIND};
-use koala_agent::mapping::Outcome;
 use mapped::map;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
@@ -17,7 +16,7 @@ use serde_json::{Map, Value};
 fn items(text: &str) -> Vec<Item> {
     let event = Event::parse(text).unwrap();
     match map(&event, &event.message_id().unwrap().unwrap(), Timestamp(0)) {
-        Outcome::Send(item) => vec![*item],
+        Disposition::Send(item) => vec![*item],
         other => panic!("{other:?}"),
     }
 }

@@ -10,8 +10,8 @@ mod mapped;
 use common::World;
 use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, MessageId};
+use koala_agent::item::{Disposition, Item};
 use koala_agent::koala::batch::Batch;
-use koala_agent::mapping::Outcome;
 use koala_agent::reason::Code;
 use koala_agent::receiver::{Faults, Held, Kind};
 use mapped::map;
@@ -52,15 +52,15 @@ fn vectors() -> Vec<Vector<'static>> {
 /// The moment that a completed event has.
 const COMPLETED: Timestamp = Timestamp(1_709_647_629_123);
 
-fn outcome(event: &RawValue) -> Outcome {
+fn outcome(event: &RawValue) -> Disposition<Box<Item>> {
     let event = Event::parse(event.get()).unwrap();
     let id = event.message_id().unwrap().unwrap_or_else(|| MessageId::new("completed".into()).unwrap());
     map(&event, &id, COMPLETED)
 }
 
 /// The requests' bodies, one event a request, as they go out.
-fn bodies(outcome: Outcome) -> Vec<String> {
-    let Outcome::Send(item) = outcome else { panic!("nothing to send: {outcome:?}") };
+fn bodies(outcome: Disposition<Box<Item>>) -> Vec<String> {
+    let Disposition::Send(item) = outcome else { panic!("nothing to send: {outcome:?}") };
     vec![Batch::new(*item).body()]
 }
 
@@ -108,8 +108,8 @@ fn the_vectors_agree_but_for_the_departures() {
         if let Some(want) = completed(name) {
             assert!(matches!(vector.expect, Expect::Invalid(_)), "{name}");
             match (want, got) {
-                (Ok(want), Outcome::Send(_)) => assert_eq!(body(vector.event), want, "{name}"),
-                (Err(want), Outcome::Skip(reason)) => assert_eq!(reason.code, want, "{name}"),
+                (Ok(want), Disposition::Send(_)) => assert_eq!(body(vector.event), want, "{name}"),
+                (Err(want), Disposition::Skip(reason)) => assert_eq!(reason.code, want, "{name}"),
                 (_, got) => panic!("{name}: {got:?}"),
             }
             departed += 1;
@@ -117,16 +117,16 @@ fn the_vectors_agree_but_for_the_departures() {
         }
         match (vector.expect, got) {
             // Departure 3, in a test of its own.
-            (Expect::Requests(_), Outcome::Send(_)) if name.starts_with("jsnum-") => departed += 1,
-            (Expect::Requests(requests), Outcome::Send(_)) => {
+            (Expect::Requests(_), Disposition::Send(_)) if name.starts_with("jsnum-") => departed += 1,
+            (Expect::Requests(requests), Disposition::Send(_)) => {
                 assert_eq!(requests.len(), 1, "{name}");
                 assert_eq!(requests[0].path, "/web/projects/pk_test_123/batch");
                 let want = requests.into_iter().next().unwrap().body;
                 assert_eq!(body(vector.event), with_own_source(want), "{name}");
                 same += 1;
             }
-            (Expect::Skipped(true), Outcome::Skip(_)) => same += 1,
-            (Expect::Invalid(_), Outcome::Invalid(reason)) => {
+            (Expect::Skipped(true), Disposition::Skip(_)) => same += 1,
+            (Expect::Invalid(_), Disposition::Fail(reason)) => {
                 assert_eq!(reason.code, Code::InvalidField);
                 same += 1;
             }
@@ -154,7 +154,7 @@ fn every_fault_of_an_invalid_vector_is_told_by_the_events_own_member() {
     let said: Vec<_> = vectors()
         .iter()
         .filter_map(|v| match outcome(v.event) {
-            Outcome::Invalid(reason) => Some((v.name.clone(), reason.text)),
+            Disposition::Fail(reason) => Some((v.name.clone(), reason.text)),
             _ => None,
         })
         .collect();
@@ -203,7 +203,7 @@ async fn the_vectors_come_out_of_the_daemon_as_the_mapping_makes_them() {
         world.drop_file(&format!("{name}.json"), vector.event.get());
         world.until(name, |w| w.status().reasons.len() + w.receiver.events().len() > 0).await;
         match outcome(vector.event) {
-            Outcome::Send(_) => {
+            Disposition::Send(_) => {
                 world.until(name, |w| w.status().outbox.delivered == 1).await;
                 let (mut got, mut want) = (received(&world.receiver.events()[0]), body(vector.event));
                 for body in [&mut got, &mut want] {
@@ -219,8 +219,8 @@ async fn the_vectors_come_out_of_the_daemon_as_the_mapping_makes_them() {
                 }
                 assert_eq!(got, want, "{name}");
             }
-            Outcome::Skip(reason) | Outcome::Invalid(reason) => {
-                let skipped = matches!(outcome(vector.event), Outcome::Skip(_));
+            Disposition::Skip(reason) | Disposition::Fail(reason) => {
+                let skipped = matches!(outcome(vector.event), Disposition::Skip(_));
                 let found = &world.status().reasons[0];
                 let state = if skipped { "skipped" } else { "failed" };
                 assert_eq!(
@@ -252,7 +252,7 @@ fn the_vectors_come_out_of_the_map_command_as_the_mapping_makes_them() {
     for (vector, said) in vectors().into_iter().zip(said) {
         let name = vector.name.as_str();
         match outcome(vector.event) {
-            Outcome::Send(_) => {
+            Disposition::Send(_) => {
                 assert_eq!(said["requests"][0]["method"], "POST");
                 assert_eq!(said["requests"][0]["path"], "/web/projects/<public_key>/batch");
                 assert_eq!(said["requests"].as_array().unwrap().len(), 1);
@@ -260,8 +260,8 @@ fn the_vectors_come_out_of_the_map_command_as_the_mapping_makes_them() {
                     assert_eq!(said["requests"][0]["body"], body(vector.event), "{name}");
                 }
             }
-            Outcome::Skip(reason) => assert_eq!(said["skipped"]["code"], reason.code.as_str(), "{name}"),
-            Outcome::Invalid(reason) => assert_eq!(said["invalid"]["text"], reason.text, "{name}"),
+            Disposition::Skip(reason) => assert_eq!(said["skipped"]["code"], reason.code.as_str(), "{name}"),
+            Disposition::Fail(reason) => assert_eq!(said["invalid"]["text"], reason.text, "{name}"),
         }
     }
 }

@@ -445,7 +445,7 @@ fn headers(talk: &mut Talk, stream: u32, fields: usize) {
     talk.send(CONTINUATION, END_HEADERS, stream, b"");
 }
 
-/// What a server does to a request, in its words and in deed; the trouble that it is, and how often the request comes.
+/// What a server does to a request, in its words and in operation; the trouble that it is, and how often the request comes.
 type Deed = (&'static str, fn(&mut Talk, u32), Code, usize);
 
 const DEEDS: [Deed; 12] = [
@@ -470,7 +470,7 @@ fn at_length() -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_breaks_an_http_2_request_is_trouble_and_the_next_one_has_another_connection() {
-    for (name, deed, code, tries) in DEEDS {
+    for (name, operation, code, tries) in DEEDS {
         let (processed, connections) = (Processed::default(), AtomicUsize::new(0));
         let seen = processed.clone();
         let server = http2(move |talk| {
@@ -478,7 +478,7 @@ async fn what_breaks_an_http_2_request_is_trouble_and_the_next_one_has_another_c
             while let Some((stream, body)) = talk.request() {
                 processed.lock().unwrap().push((body, number));
                 match number {
-                    0 => deed(talk, stream),
+                    0 => operation(talk, stream),
                     _ => talk.accept(stream),
                 }
             }

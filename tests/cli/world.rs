@@ -1,11 +1,12 @@
 //! An agent's places in a temporary folder, and the binary run on them.
 
-use koala_agent::agent::triage;
+use koala_agent::agent::disposition;
 use koala_agent::clock::{Clock, Timestamp};
 use koala_agent::config::{Config, Environment, Options, load};
 use koala_agent::event::{Event, MessageId};
+use koala_agent::item::Disposition;
 use koala_agent::mapping::Mappings;
-use koala_agent::outbox::{Fate, NewEvent, Outbox, Reader, Settled, Settlement};
+use koala_agent::outbox::{NewEvent, NewItem, Outbox, Reader, Settled, Settlement};
 use koala_agent::reason::{Code, Reason};
 use serde_json::Value;
 use std::fs;
@@ -140,7 +141,8 @@ pub fn event(id: &str, json: &str, file: &str) -> NewEvent {
     let parsed = Event::parse(json).unwrap();
     let message_id = MessageId::new(id.to_owned()).unwrap();
     let spooled_at = Timestamp::parse(SPOOLED_AT).unwrap();
-    let fate: Fate = triage(&Mappings::presets(), &parsed, &message_id, spooled_at);
+    let disposition: Disposition<Vec<NewItem>> =
+        disposition(&Mappings::presets(), &parsed, &message_id, spooled_at);
     NewEvent {
         digest: parsed.digest(),
         kind: parsed.kind().map(Into::into),
@@ -150,7 +152,7 @@ pub fn event(id: &str, json: &str, file: &str) -> NewEvent {
         place: 1,
         spooled_at,
         body: json.to_owned(),
-        fate,
+        disposition,
     }
 }
 

@@ -5,11 +5,12 @@ use super::agent::{self, Process};
 use super::books::{Books, Parcel};
 use super::outbox::Outbox;
 use super::script::{File, Step, Way, Weather};
-use koala_agent::agent::triage;
+use koala_agent::agent::disposition;
 use koala_agent::clock::Timestamp;
 use koala_agent::event::Event;
+use koala_agent::item::Disposition;
 use koala_agent::mapping::Mappings;
-use koala_agent::outbox::{Admin, Fate};
+use koala_agent::outbox::Admin;
 use koala_agent::receiver::{Options, Receiver};
 use proptest::test_runner::TestCaseError;
 use std::collections::BTreeSet;
@@ -204,8 +205,9 @@ impl World {
         let Some(Ok(kept)) = admin.kept(&id).unwrap() else { return };
         let event = Event::parse(&kept.body).unwrap();
         let now = self.wall;
-        if let Fate::Send(items) = triage(&Mappings::presets(), &event, &kept.message_id, kept.spooled_at)
-            && admin.readmit(&[(kept.seq, items)], now).unwrap() > 0
+        if let Disposition::Send(items) =
+            disposition(&Mappings::presets(), &event, &kept.message_id, kept.spooled_at)
+            && admin.requeue(&[(kept.seq, items)], now).unwrap() > 0
         {
             self.put_back.insert(id.clone());
             self.books.retried.insert(id);
