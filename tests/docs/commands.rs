@@ -29,6 +29,34 @@ fn the_examples_of_the_commands_run() {
     assert_eq!(checked.code, 0, "{checked:?}");
 }
 
+/// The words after the macro `Ic` in a line of a list.
+fn items(title: &str) -> Vec<&'static str> {
+    let lines = section(AGENT, title).into_iter().filter_map(|line| line.strip_prefix(".It Ic "));
+    lines.flat_map(|line| line.split(" , ")).collect()
+}
+
+#[test]
+fn the_page_names_members_of_the_status_and_columns_of_the_outbox_that_exist() {
+    let world = World::with_events();
+    let status = world.run(&["status", "--json"]).json();
+    let members = items("STATUS AS JSON");
+    assert!(members.len() > 20);
+    for member in members {
+        let pointer = format!("/{}", member.replace('.', "/"));
+        assert!(status.pointer(&pointer).is_some(), "{member}");
+    }
+
+    assert_eq!(items("THE OUTBOX"), ["outbox_events", "outbox_status"]);
+    let lines = section(AGENT, "THE OUTBOX").join("\n");
+    let row = world.run(&["list", "--json", "--limit", "1"]).lines().remove(0);
+    let columns: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
+    let documented =
+        lines.split(".Ic ").filter_map(|text| text.lines().next()).find(|line| line.starts_with("seq"));
+    let mut documented: Vec<&str> = documented.unwrap().trim_end_matches(" .").split(" , ").collect();
+    documented.sort_unstable();
+    assert_eq!(documented, columns);
+}
+
 #[test]
 fn a_backup_that_is_made_and_restored_as_the_readme_says_holds_every_event() {
     if !is_installed("sqlite3") {
