@@ -1,7 +1,7 @@
 //! `koala-agent man [PAGE]`: the manual pages, whose sources are part of the program.
 //!
-//! They are written by hand and not generated from the command line, so that they can say what a list of options does
-//! not; the tests compare them with what they describe.
+//! The pages are written by hand: a page that is generated from the command line says no more than `--help`. Tests
+//! compare koala-agent(1) with the commands, options, exit codes and reasons of the program.
 
 use super::{CliError, ExitCode, write_raw};
 use clap::{Args, ValueEnum};
@@ -14,7 +14,7 @@ pub struct ManArgs {
     page: Page,
 }
 
-/// The pages by the ends of their names.
+/// A manual page, named by the end of its name.
 #[derive(Debug, Clone, Copy, Default, ValueEnum)]
 enum Page {
     /// koala-agent(1): the commands
@@ -63,7 +63,7 @@ mod tests {
     use clap::{Arg, Command, CommandFactory};
     use std::collections::{BTreeMap, BTreeSet};
 
-    /// The lines of a section, from its heading to the next.
+    /// Returns the lines of a section of koala-agent(1).
     fn section(title: &str) -> impl Iterator<Item = &'static str> {
         let heading = format!(".Sh {title}");
         let mut lines = Page::Agent.source().lines().skip_while(move |line| *line != heading);
@@ -71,15 +71,15 @@ mod tests {
         lines.take_while(|line| !line.starts_with(".Sh "))
     }
 
-    /// What a line of a list is about, without its macro: `Fl -state Ar STATE,...`.
+    /// Returns the subject of a line that begins a list item, such as `Fl -state Ar STATE,...`.
     fn item(line: &str) -> Option<&str> {
         line.strip_prefix(".It ")
     }
 
-    /// Long options, each with the name of its value.
+    /// Long options, each with the name of its value if it takes one.
     type Options = BTreeMap<String, Option<String>>;
 
-    /// The option that a line of a list is about.
+    /// Returns the long option that a list item documents, if it documents one.
     fn documented(item: &str) -> Option<(String, Option<String>)> {
         let words: Vec<&str> = item.split_whitespace().collect();
         let long = words.windows(2).find(|pair| pair[0] == "Fl" && pair[1].starts_with('-'))?;

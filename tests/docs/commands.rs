@@ -29,7 +29,7 @@ fn the_examples_of_the_commands_run() {
     assert_eq!(checked.code, 0, "{checked:?}");
 }
 
-/// The words after the macro `Ic` in a line of a list.
+/// Returns the names that a list of koala-agent(1) is about.
 fn items(title: &str) -> Vec<&'static str> {
     let lines = section(AGENT, title).into_iter().filter_map(|line| line.strip_prefix(".It Ic "));
     lines.flat_map(|line| line.split(" , ")).collect()
@@ -68,7 +68,7 @@ fn a_backup_that_is_made_and_restored_as_the_readme_says_holds_every_event() {
         assert!(!lines.is_empty(), "{word}");
         lines.join("\n")
     };
-    let on_the_page = literal(&section(GUARANTEES, "EXAMPLES"))[0].replace("\\\n ", "");
+    let on_the_page = literal(&section(GUARANTEES, "EXAMPLES"))[0].replace("\\\n  ", "");
     assert_eq!(on_the_page.trim_end(), lines("sqlite3"));
     let (_receiver, address) = receiver(&["--offline"]);
     let world = World::new();
@@ -95,8 +95,8 @@ fn a_backup_that_is_made_and_restored_as_the_readme_says_holds_every_event() {
     assert_eq!(world.state_of("after"), None);
 }
 
-/// What the README prints, line by line beside what the program prints. A line of `…` stands for any lines, and a line
-/// that ends in `…` for any that begins so. Numbers are compared as numbers, whichever they are.
+/// Compares lines of the README with lines of the program. In the README, a line `…` stands for any number of lines, and
+/// a line that ends in `…` for any line with this beginning. Numbers may differ.
 fn assert_prints(shown: &str, printed: &str) {
     let printed: Vec<&str> = printed.lines().filter(|line| !line.is_empty()).collect();
     let mut next = 0;
@@ -120,7 +120,7 @@ fn assert_prints(shown: &str, printed: &str) {
     assert!(skips || next == printed.len(), "the program prints more:\n{}", printed[next..].join("\n"));
 }
 
-/// The text with `#` for each number and for each span of time, whose unit may differ.
+/// Replaces each number by `#`, and minutes by seconds, so that times and sizes are not compared.
 fn without_numbers(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
@@ -133,7 +133,7 @@ fn without_numbers(text: &str) -> String {
     out.replace("# min # s", "# s").replace("# min", "# s")
 }
 
-/// What follows each command in the README's console blocks.
+/// Splits a console block into its commands, each with its output.
 fn console(text: &str) -> Vec<(String, String)> {
     let mut commands: Vec<(String, String)> = Vec::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
@@ -178,7 +178,7 @@ fn the_readme_shows_what_the_commands_of_a_day_print() {
     for (command, output) in commands {
         let ran = shell(&world, &command, "");
         assert_eq!(ran.code, 0, "{ran:?}");
-        // The README's agent is the system's, and this one is named by its configuration.
+        // The README shows the system's agent; the test's agent needs `--config`.
         let printed = ran
             .out
             .replace(&format!("koala-agent --config {folder}config.toml "), "koala-agent ")

@@ -1,11 +1,11 @@
-//! koala-agent.toml(5).
+//! koala-agent.toml(5): its keys, defaults and examples.
 
 use crate::text::{PACKAGED, TOML, literal, section};
 use crate::world::World;
 use std::collections::BTreeMap;
 use std::fs;
 
-/// The keys in the packaged configuration with their defaults; `None`: not set by default.
+/// Reads the keys of the packaged configuration with their defaults; `None` means not set by default.
 fn packaged_keys() -> BTreeMap<String, Option<String>> {
     const OF_A_MAPPING: [&str; 5] = ["preset", "name", "trigger", "action", "fields"];
     let mut keys = BTreeMap::new();

@@ -1,5 +1,5 @@
-//! The README, the manual pages and the packaged configuration say what the program does: their examples are run, their
-//! output is compared with the program's, and their lists with its own.
+//! The README, the manual pages and the packaged configuration describe the program: their examples are run, the output
+//! that they show is compared with the program's, and so are their lists.
 //!
 //! ```text
 //! text           examples and lists, taken out of the README and the pages

@@ -11,7 +11,7 @@ use std::fs;
 fn the_page_has_every_key_of_a_mapping_and_every_field() {
     let items = |title| section(MAPPINGS, title).into_iter().filter_map(|line| line.strip_prefix(".It Ic "));
     let world = World::new();
-    fs::write(world.path("config.toml"), "[[mapping]]\nnonsense = 1\n").unwrap();
+    fs::write(world.path("config.toml"), "[[mapping]]\nunknown = 1\n").unwrap();
     let keys: Vec<&str> = items("KEYS OF A MAPPING").collect();
     assert_says(&world.run(&["map"]).err, &[&format!("which has {}", keys.join(", "))]);
 
@@ -56,13 +56,13 @@ fn the_directives_of_the_page_make_what_it_says() {
     for (n, (field, value)) in examples.iter().enumerate() {
         assert_eq!(properties[n.to_string()], *value, "{field}");
     }
-    // The program's own list of directives is the page's.
+    // The error names every directive that the program knows.
     let documented = section(MAPPINGS, "DIRECTIVES");
     let mut documented: Vec<&str> =
         documented.iter().filter_map(|line| line.strip_prefix(".It Ic ")).collect();
     documented.sort_unstable();
     let world = World::new();
-    let mapping = "[[mapping]]\npreset = \"Track Calls\"\nfields = { event = { \"@nonsense\" = 1 } }\n";
+    let mapping = "[[mapping]]\npreset = \"Track Calls\"\nfields = { event = { \"@unknown\" = 1 } }\n";
     fs::write(world.path("config.toml"), mapping).unwrap();
     let error = world.run(&["map"]).err;
     let mut known: Vec<&str> = error
@@ -74,7 +74,7 @@ fn the_directives_of_the_page_make_what_it_says() {
     assert_eq!(documented, known, "{error}");
 }
 
-/// What the page says that `map` prints: the body of the only request, or why there is none.
+/// Compares a line of `map` with the page, which shows the body of the only request, or the reason of a skip.
 fn assert_made(line: &Value, expected: &str) {
     let expected = parsed(expected);
     match expected.get("skipped") {
@@ -119,7 +119,7 @@ fn the_mapping_in_the_packaged_configuration_sends_only_what_visitors_of_the_pri
 
 #[test]
 fn a_second_mapping_for_one_event_sends_a_second_item() {
-    // The page says it in a sentence.
+    // The page shows this line in a sentence.
     let sentence = "fields = { message_id = { \\(dq@template\\(dq = \\(dq{{messageId}}-2\\(dq } }";
     assert_says(MAPPINGS, &[sentence]);
     let second = format!(

@@ -15,13 +15,13 @@ fn the_pages_have_no_fault_that_mandoc_knows() {
         let path = path.to_str().unwrap();
         let lint = Command::new("mandoc").args(["-T", "lint", "-W", "style", path]).output().unwrap();
         let findings = String::from_utf8(lint.stdout).unwrap();
-        // Other manuals need not be installed here; the next test looks for those of this program.
+        // Manuals of other programs need not be installed here; the next test checks references to our own.
         let findings = findings.lines().filter(|line| !line.contains("referenced manual not found"));
         assert_eq!(findings.collect::<Vec<_>>(), Vec::<&str>::new());
 
         let page = Command::new("mandoc").args(["-T", "utf8", "-O", "width=78", path]).output().unwrap();
         for line in String::from_utf8(page.stdout).unwrap().lines() {
-            // A letter, a backspace and the letter again make it bold.
+            // Bold is written as a letter, a backspace and the same letter.
             let width = line.chars().count() - 2 * line.matches('\u{8}').count();
             assert!(width <= 80, "{name} is wider than a terminal: {line}");
         }

@@ -1,7 +1,7 @@
 //! The program, a receiver and a shell, in folders of the test.
 //!
-//! Examples are run as they are written, by a shell with `koala-agent` on its path. Only the folders of the system are
-//! those of the test.
+//! Examples run as they are written, with `koala-agent` on the path. Only the system's folders are replaced by those of
+//! the test.
 
 use crate::world::{Ran, World, ran};
 use serde_json::Value;
@@ -11,12 +11,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The key of `@hash` by which the hashes of the pages are made.
+/// The key of `@hash` that the hashes on the pages were made with.
 const HASH_KEY: &str = "0123456789abcdef";
-/// Whatever takes longer than this on a busy machine hangs.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Longer than any step takes on a busy machine: guards against a hang.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A process that ends with the test.
+/// A child process that is killed when it is dropped.
 pub struct Running(Child);
 
 impl Drop for Running {
@@ -26,7 +26,7 @@ impl Drop for Running {
     }
 }
 
-/// `koala-agent receiver` with these options, and its address.
+/// Starts `koala-agent receiver` with these options and returns its address.
 pub fn receiver(options: &[&str]) -> (Running, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_koala-agent"));
     command.args(["receiver", "--listen", "127.0.0.1:0"]).args(options).stdout(Stdio::piped());
@@ -35,13 +35,13 @@ pub fn receiver(options: &[&str]) -> (Running, String) {
     let mut out = BufReader::new(child.stdout.take().unwrap());
     out.read_line(&mut line).unwrap();
     let running = Running(child);
-    // It must not stop for want of somebody who reads what it prints.
+    // A receiver whose output is not read blocks once the pipe is full.
     std::thread::spawn(move || std::io::copy(&mut out, &mut std::io::sink()));
     let address = line.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
     (running, address.trim_end_matches(';').to_owned())
 }
 
-/// An agent that delivers to that address, and runs.
+/// Configures an agent for this address and key, and starts it.
 pub fn agent(world: &World, address: &str, key: &str) -> Running {
     world.configure(&format!("endpoint = \"{address}\""));
     fs::write(world.path("key"), key).unwrap();
@@ -62,7 +62,7 @@ pub fn stop(world: &World, mut running: Running) {
     until(world, |status| status["agent"]["running"] == false);
 }
 
-/// Waits until the status shows a fact, and returns it.
+/// Waits until the status shows a fact, and returns the status.
 pub fn until(world: &World, fact: impl Fn(&Value) -> bool) -> Value {
     let began = Instant::now();
     loop {
@@ -70,7 +70,7 @@ pub fn until(world: &World, fact: impl Fn(&Value) -> bool) -> Value {
         if fact(&status) {
             return status;
         }
-        assert!(began.elapsed() < PATIENCE, "{status:#}");
+        assert!(began.elapsed() < TIMEOUT, "{status:#}");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
@@ -79,17 +79,17 @@ pub fn delivered(world: &World, events: u64) {
     until(world, |status| status["outbox"]["delivered"] == events);
 }
 
-/// The text with the test's folders for those of the system.
+/// Replaces the system's folders in a text by those of the test.
 pub fn placed(world: &World, text: &str) -> String {
     text.replace("/var/spool/koala-agent", &world.path("spool").display().to_string())
         .replace("/var/lib/koala-agent/", &world.path("").display().to_string())
         .replace("/etc/koala-agent/", &world.path("").display().to_string())
         .replace("/root/", &world.path("home/").display().to_string())
-        // No such user needs to be there.
+        // The user koala-agent need not exist here.
         .replace("-o koala-agent -g koala-agent ", "")
 }
 
-/// Runs a script as a user of this agent would type it.
+/// Runs a script with bash in an empty folder; a failure anywhere in a pipe fails it.
 pub fn shell(world: &World, script: &str, stdin: &str) -> Ran {
     command(world, "bash", &["-euo", "pipefail", "-c", &placed(world, script)], stdin)
 }
@@ -118,7 +118,7 @@ pub fn is_installed(program: &str) -> bool {
     found.status.success()
 }
 
-/// What `map` prints of these events with this as the whole configuration.
+/// Returns what `map` prints for these events under this configuration.
 pub fn mapped(config: &str, events: &str) -> Vec<Value> {
     let world = World::new();
     fs::write(world.path("hash-key"), HASH_KEY).unwrap();
@@ -130,7 +130,7 @@ pub fn mapped(config: &str, events: &str) -> Vec<Value> {
     ran.lines()
 }
 
-/// The same with mappings as Segment's public API prints them.
+/// Returns what `map` prints under mappings in Segment's format, which the configuration names as a file.
 pub fn mapped_by_file(config: &str, mappings: &str, events: &str) -> Vec<Value> {
     let world = World::new();
     fs::write(world.path("hash-key"), HASH_KEY).unwrap();

@@ -4,7 +4,7 @@ use crate::run::{agent, command, delivered, is_installed, placed, receiver, shel
 use crate::text::{README, SPOOL, fenced, literal, section};
 use crate::world::{Ran, World};
 
-/// The block under a subsection of the page about writing files.
+/// Returns the code block of a subsection of WRITING A FILE.
 fn producer(title: &str) -> String {
     let lines = section(SPOOL, "WRITING A FILE");
     let heading = format!(".Ss {title}");

@@ -25,13 +25,13 @@ pub const EVENTS: &str = r#"{"type":"track","event":"Pricing Viewed","messageId"
 {"type":"identify","messageId":"m-3","traits":{"email":"ana@acme.dev"}}
 "#;
 
-/// The code blocks of a language in Markdown.
+/// Returns the code blocks of one language in a Markdown text.
 pub fn fenced<'a>(markdown: &'a str, language: &str) -> Vec<&'a str> {
     let fence = format!("```{language}\n");
     markdown.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
 }
 
-/// The lines of a section of a page, from its heading to the next.
+/// Returns the lines of a page's section.
 pub fn section<'a>(page: &'a str, title: &str) -> Vec<&'a str> {
     let heading = format!(".Sh {title}");
     let mut lines = page.lines().skip_while(|line| *line != heading);
@@ -39,7 +39,7 @@ pub fn section<'a>(page: &'a str, title: &str) -> Vec<&'a str> {
     lines.take_while(|line| !line.starts_with(".Sh ")).collect()
 }
 
-/// The literal blocks among these lines, as a reader sees them.
+/// Returns the literal blocks among these lines, as a reader sees them.
 pub fn literal(lines: &[&str]) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut lines = lines.iter();
@@ -52,8 +52,8 @@ pub fn literal(lines: &[&str]) -> Vec<String> {
     blocks
 }
 
-/// What the escapes of mdoc(7) stand for. Without them some formatters print other quotes and hyphens, and an example
-/// that is pasted from the page fails.
+/// Escapes of mdoc(7) and their characters. Where they are missing, some formatters print typographic quotes and hyphens,
+/// and an example that is pasted from the page fails.
 pub const ESCAPES: [(&str, &str); 7] = [
     ("\\(aq", "'"),
     ("\\(ga", "`"),
@@ -84,7 +84,7 @@ pub fn unescaped(line: &str) -> String {
     text
 }
 
-/// Pairs of a text and the answer in the line that begins with `=> `.
+/// Splits blocks into pairs of an expression and its value, which follows in a line `=> VALUE`.
 pub fn answered(blocks: &[String]) -> Vec<(String, Value)> {
     let mut pairs = Vec::new();
     let mut text = String::new();
