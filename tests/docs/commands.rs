@@ -2,7 +2,7 @@
 
 use crate::run::{agent, is_installed, receiver, shell, start, stop, until};
 use crate::text::{AGENT, EVENTS, GUARANTEES, README, fenced, literal, section};
-use crate::world::{World, assert_says};
+use crate::world::World;
 use std::fs;
 
 #[test]
