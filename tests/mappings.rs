@@ -347,7 +347,7 @@ fn too_many_mappings_and_two_of_one_name_are_refused() {
         (1..=51).map(|n| format!("[[mapping]]\npreset = \"Track Calls\"\nname = \"n{n}\"\n")).collect();
     let twins = "[[mapping]]\npreset = \"Track Calls\"\n".repeat(2);
     for (mappings, said) in [
-        (fifty_one, "there are 51 mappings; at most 50 may be"),
+        (fifty_one, "there are 51 mappings; at most 50 are allowed"),
         (twins, "there is another mapping \"Track Calls\""),
     ] {
         let place = Place::new(&format!("\n{mappings}"), Faults::default());

@@ -39,6 +39,6 @@ pub fn disposition(
 
 fn new_item(mapped: Mapped<Person>) -> NewItem {
     let addressee =
-        |person: Person| Addressee { ordering_key: person.ordering_key(), person: person.into_text() };
+        |person: Person| Addressee { ordering_key: person.ordering_key(), person: person.into_string() };
     NewItem { mapping: mapped.mapping, disposition: mapped.disposition.map(addressee) }
 }

@@ -134,8 +134,8 @@ pub(super) fn read_exported(path: &Path) -> Result<Vec<Definition>, String> {
     let outer = serde_json::from_str::<&RawValue>(&text)
         .map(Raw::from)
         .map_err(|e| format!("{shown}:{}:{}: not JSON: {e}", e.line(), e.column()))?;
-    let inner = Object::of(outer).and_then(|o| {
-        let data = o.get("data").and_then(Object::of).unwrap_or(o);
+    let inner = Object::from_raw(outer).and_then(|o| {
+        let data = o.get("data").and_then(Object::from_raw).unwrap_or(o);
         data.get("subscriptions")
     });
     let list = inner.unwrap_or(outer);

@@ -274,7 +274,7 @@ fields = { domain = "" }
     assert_says(
         &ran.out,
         &[
-            "\"Never\": it never matches: event = \"a\" and event = \"b\" never hold both",
+            "\"Never\": it never matches: event = \"a\" and event = \"b\" never both hold",
             "its field event is always empty, and track needs it",
             "its field message_id is the same for every event",
             "its field properties must be an object, and is a string",
