@@ -70,9 +70,8 @@ enum Command {
     Receiver(receiver::ReceiverArgs),
     #[command(hide = true)]
     Completions(completions::CompletionsArgs),
-    /// Print the manual page
     #[command(hide = true)]
-    Man,
+    Man(man::ManArgs),
 }
 
 /// The program: arguments and environment of the process in, exit code out.
@@ -118,7 +117,7 @@ fn run(context: &Context, command: Command) -> Result<ExitCode, CliError> {
         Command::Check(args) => check::run(context, &args),
         Command::Receiver(args) => run_receiver(args),
         Command::Completions(args) => completions::run(&args),
-        Command::Man => man::run(),
+        Command::Man(args) => man::run(&args),
     }
 }
 

@@ -14,6 +14,8 @@ fn usage_and_configuration_have_their_exit_codes() {
         (&["send", "--help"], 0),
         (&["completions", "bash"], 0),
         (&["man"], 0),
+        (&["man", "spool"], 0),
+        (&["man", "nonsense"], 64),
         (&[], 64),
         (&["nonsense"], 64),
         (&["list", "--state", "lost"], 64),
@@ -31,7 +33,8 @@ fn usage_and_configuration_have_their_exit_codes() {
     ] {
         assert_eq!(world.run(arguments).code, code, "{arguments:?}");
     }
-    assert_says(&world.run(&["man"]).out, &["EXIT STATUS", "FILES", "ENVIRONMENT", ".SS list"]);
+    assert_says(&world.run(&["man"]).out, &["EXIT STATUS", "FILES", "ENVIRONMENT", ".Ss list"]);
+    assert_says(&world.run(&["man", "nonsense"]).err, &["agent, toml, spool, guarantees, mappings"]);
     assert!(!world.run(&["--help"]).out.contains("completions"));
     assert_says(&world.run(&["list", "--reason", "bored"]).err, &["no_identity"]);
 
