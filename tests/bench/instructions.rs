@@ -141,7 +141,7 @@ fn settle(events: usize) {
                     scheduler.discovered(seq as i64, OrderingKey((seq % (events / OF_A_PERSON)) as i64));
                 }
                 found = (found + 1_000).min(events);
-                scheduler.exhausted(found == events);
+                scheduler.set_exhausted(found == events);
             }
             Next::Start(plan) => {
                 let seqs = scheduler.events(plan);

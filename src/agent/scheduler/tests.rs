@@ -143,7 +143,7 @@ impl World {
                         .take(3)
                         .map(|(seq, event)| (*seq, OrderingKey(event.person)))
                         .collect();
-                    self.scheduler.exhausted(found.len() < 3);
+                    self.scheduler.set_exhausted(found.len() < 3);
                     for (seq, key) in found {
                         self.searched = seq;
                         self.scheduler.discovered(seq, key);
@@ -182,13 +182,13 @@ impl World {
             let seq = 10 * self.arrived as i64;
             self.outbox.insert(seq, *arrival);
             self.kinds.insert(seq, *arrival);
-            self.scheduler.exhausted(false);
+            self.scheduler.set_exhausted(false);
         }
         while self.story.kicks.get(self.retried_now).is_some_and(|at| *at <= self.now) {
             self.retried_now += 1;
             self.scheduler.destination.retry_now();
             self.searched = 0;
-            self.scheduler.exhausted(false);
+            self.scheduler.set_exhausted(false);
         }
         while let Some(at) = self.commits.iter().position(|commit| commit.0 <= self.now) {
             let (_, effects) = self.commits.swap_remove(at);
@@ -225,8 +225,8 @@ impl World {
     }
 
     fn made(&mut self, plan: BatchPlan) {
-        if !self.scheduler.stands(plan) {
-            return self.scheduler.nothing(plan);
+        if !self.scheduler.is_current(plan) {
+            return self.scheduler.nothing_sent(plan);
         }
         let (mut seqs, mut size, mut events) = (Vec::new(), 0, Vec::new());
         for seq in self.scheduler.events(plan) {
@@ -241,7 +241,7 @@ impl World {
             events.push(event);
         }
         if seqs.is_empty() {
-            return self.scheduler.nothing(plan);
+            return self.scheduler.nothing_sent(plan);
         }
         let width = match self.scheduler.destination.state() {
             DestinationState::Online => CONCURRENCY,
@@ -419,7 +419,7 @@ fn what_is_accepted_and_not_marked_holds_up_the_rest() {
         let mut scheduler = Scheduler::new(destination, rng());
         let all = 3 * MAX_UNSETTLED as i64;
         (0..all).for_each(|seq| scheduler.discovered(seq, OrderingKey(seq / of_a_person)));
-        scheduler.exhausted(true);
+        scheduler.set_exhausted(true);
         let mut unmarked = Vec::new();
         while let Next::Start(plan) = scheduler.next(moment(0)) {
             let seqs = scheduler.events(plan);
