@@ -20,11 +20,11 @@ pub struct SourceFile {
     pub entry: Entry,
     /// The file's name as text.
     pub name: Arc<str>,
-    /// How far the file is ingested once the batch is stored.
+    /// The progress of the file once the batch is stored.
     pub progress: Progress,
 }
 
-/// How far the text of a file has been read.
+/// A position in the text of a file, up to which it has been read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReadPosition {
     /// See [`Progress::position`].
@@ -113,7 +113,7 @@ impl AppendBatch {
         &self.events
     }
 
-    /// How far each file is ingested once the batch is stored.
+    /// The progress of each file once the batch is stored.
     pub fn progress(&self) -> Vec<Progress> {
         self.sources.iter().map(|source| source.progress.clone()).collect()
     }

@@ -52,11 +52,11 @@ pub struct BuiltBatch {
 /// A request that can be sent.
 #[derive(Debug)]
 pub struct BuiltRequest {
-    /// The receiver's endpoint for it.
+    /// The endpoint that it is sent to.
     pub endpoint: Endpoint,
-    /// Its body.
+    /// The JSON that is sent.
     pub body: String,
-    /// Its events.
+    /// The events in it.
     pub seqs: Vec<i64>,
     /// See [`crate::outbox::Settlement::read_version`].
     pub read_version: Option<u64>,

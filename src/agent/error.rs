@@ -23,7 +23,7 @@ pub enum StartError {
     Status {
         /// The file.
         path: std::path::PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// The system has no more threads.

@@ -29,7 +29,7 @@ impl FileLedger {
         }
     }
 
-    /// How far the file is ingested, if any of it is.
+    /// The progress of the file, if any of it is ingested.
     pub fn progress(&self, entry: &Entry) -> Option<&Progress> {
         self.ingested.get(&entry.identity.key())
     }
@@ -62,7 +62,7 @@ impl FileLedger {
         self.removing.get(&entry.name) == Some(&entry.version())
     }
 
-    /// How many of these files are on their way out, and their bytes.
+    /// The number and the bytes of those of the files that are on their way out.
     pub fn removing_among(&self, entries: &[Entry]) -> (u64, u64) {
         let removing = entries.iter().filter(|entry| self.is_removing(&entry.name));
         removing.fold((0, 0), |(files, bytes), entry| (files + 1, bytes + entry.size))

@@ -131,7 +131,7 @@ impl<'a> FileReader<'a> {
         Ok(is_there)
     }
 
-    /// How far the file is read with the steps so far.
+    /// The position after the steps so far.
     pub fn position(&self) -> ReadPosition {
         self.position
     }

@@ -37,7 +37,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-/// How often a blocked intake looks whether there is room again.
+/// The interval at which a blocked intake measures the room again.
 const BLOCKED_RETRY: Duration = Duration::from_secs(1);
 /// A deletion of the spool folder is over when the folder has been unchanged for this long. What the agent makes in it
 /// earlier would keep it from being deleted.
@@ -72,7 +72,7 @@ impl From<SpoolError> for Interruption {
     }
 }
 
-/// What an intake needs from the agent.
+/// The parts of the agent that an intake needs.
 pub struct IntakeParts {
     /// The folder.
     pub spool: Spool,

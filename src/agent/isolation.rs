@@ -15,13 +15,13 @@ use crate::reason::Reason;
 /// The state of the isolation: none is running, events are held, or the next event to arrive is awaited as a canary.
 #[derive(Debug, Default)]
 pub struct Isolation {
-    suspects: Option<Suspects>,
+    held: Option<RefusedEvents>,
     awaited_canary: Option<AwaitedCanary>,
 }
 
 /// Refused events that are held until the answer to the canary.
 #[derive(Debug)]
-struct Suspects {
+struct RefusedEvents {
     key: OrderingKey,
     oldest: i64,
     count: usize,
@@ -39,7 +39,7 @@ pub struct AwaitedCanary {
     has_arrived: bool,
 }
 
-/// What to do when no ordering key is left to serve as the canary.
+/// The next step when no ordering key is left to serve as the canary.
 #[derive(Debug)]
 pub enum WithoutCanary {
     /// Send the second event of this ordering key as the canary.
@@ -53,31 +53,31 @@ pub enum WithoutCanary {
 impl Isolation {
     /// Whether events are held.
     pub fn is_running(&self) -> bool {
-        self.suspects.is_some()
+        self.held.is_some()
     }
 
     /// Holds the `count` oldest events of an ordering key, which were refused.
     pub fn begin(&mut self, key: OrderingKey, oldest: i64, count: usize, reason: Reason) {
-        self.suspects = Some(Suspects { key, oldest, count, reason, has_tried_second: false });
+        self.held = Some(RefusedEvents { key, oldest, count, reason, has_tried_second: false });
     }
 
     /// Ends a running isolation without a conclusion.
     pub fn abort(&mut self, keys: &mut OrderingKeys) {
-        if let Some(suspects) = self.suspects.take() {
-            keys.set_bisect_range(suspects.key, suspects.count);
+        if let Some(held) = self.held.take() {
+            keys.set_bisect_range(held.key, held.count);
         }
     }
 
     /// Concludes that the receiver accepts others. Several events are bisected; one that was refused alone has failed,
     /// and is returned.
     pub fn canary_accepted(&mut self, keys: &mut OrderingKeys) -> Option<(OrderingKey, i64, Reason)> {
-        let suspects = self.suspects.take()?;
-        if suspects.count > 1 {
-            keys.set_bisect_range(suspects.key, suspects.count);
+        let held = self.held.take()?;
+        if held.count > 1 {
+            keys.set_bisect_range(held.key, held.count);
             return None;
         }
-        keys.forget_failures(suspects.key, 1);
-        Some((suspects.key, suspects.oldest, suspects.reason))
+        keys.forget_failures(held.key, 1);
+        Some((held.key, held.oldest, held.reason))
     }
 
     /// Concludes that the receiver refuses everybody, because it refused the canary: `count` events of `key`. Returns the
@@ -88,9 +88,9 @@ impl Isolation {
         count: usize,
         keys: &mut OrderingKeys,
     ) -> Option<AwaitedCanary> {
-        let suspects = self.suspects.take()?;
-        keys.set_bisect_range(suspects.key, suspects.count);
-        if key == suspects.key {
+        let held = self.held.take()?;
+        keys.set_bisect_range(held.key, held.count);
+        if key == held.key {
             return Some(AwaitedCanary { key, accepts_own: false, has_arrived: false });
         }
         keys.set_bisect_range(key, count);
@@ -99,13 +99,13 @@ impl Isolation {
 
     /// Decides how to go on where no other ordering key can serve as the canary; `None`: no isolation is running.
     pub fn without_canary(&mut self, keys: &mut OrderingKeys) -> Option<WithoutCanary> {
-        let suspects = self.suspects.as_mut()?;
-        let (key, count) = (suspects.key, suspects.count);
-        if count == 1 && !suspects.has_tried_second {
-            suspects.has_tried_second = true;
+        let held = self.held.as_mut()?;
+        let (key, count) = (held.key, held.count);
+        if count == 1 && !held.has_tried_second {
+            held.has_tried_second = true;
             return Some(WithoutCanary::TrySecond(key));
         }
-        let reason = self.suspects.take()?.reason;
+        let reason = self.held.take()?.reason;
         keys.set_bisect_range(key, count);
         if count > 1 {
             return Some(WithoutCanary::Bisect);
@@ -116,8 +116,8 @@ impl Isolation {
 
     /// Notes that the second event was settled without being sent, so that there may be another second one.
     pub fn second_is_settled(&mut self) {
-        if let Some(suspects) = &mut self.suspects {
-            suspects.has_tried_second = false;
+        if let Some(held) = &mut self.held {
+            held.has_tried_second = false;
         }
     }
 

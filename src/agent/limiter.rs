@@ -1,4 +1,4 @@
-//! How many requests may be in flight: a configured number, or one that is measured as TCP measures its window. It grows
+//! Limits the requests in flight, to a configured number or to one measured as TCP measures its window: the limit grows
 //! by one a round trip and shrinks by half the share of answers that were trouble (as DCTCP, RFC 8257, does), so that a
 //! receiver that fails at random is not taken for an overloaded one. Waiting after trouble is the destination's task, and
 //! so is probing. Pure.
@@ -58,7 +58,7 @@ impl ConcurrencyLimiter {
         }
     }
 
-    /// How many requests may be in flight; at least one.
+    /// The number of requests that may be in flight, at least one.
     pub fn limit(&self) -> usize {
         self.limit
     }
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn the_limit_stays_near_the_number_that_the_receiver_works_at() {
-        // It works at twenty at a time, 50 ms each.
+        // The receiver works at twenty requests at a time, 50 ms each.
         let takes = |in_flight: usize| 50 * in_flight.max(20) as u64 / 20;
         let mut limiter = ConcurrencyLimiter::new(Concurrency::Auto);
         for _ in 0..200 {

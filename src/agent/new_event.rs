@@ -1,4 +1,5 @@
-//! What the outbox stores of an event: its id, where it came from, and its disposition by the mappings in force.
+//! Makes of the text of an event what the outbox stores: its id, its origin, and its disposition under the mappings in
+//! force.
 
 use super::append_batch::SourceFile;
 use crate::clock::Timestamp;

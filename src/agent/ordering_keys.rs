@@ -94,7 +94,7 @@ impl OrderingKeys {
     pub fn remove_events(&mut self, key: OrderingKey, seqs: &[i64]) {
         let Some(queue) = self.queues.get_mut(&key) else { return };
         for seq in seqs {
-            // They are the oldest, as a rule.
+            // Removed events are the oldest, as a rule.
             let removed = if queue.events.front() == Some(seq) {
                 queue.events.pop_front()
             } else {

@@ -134,7 +134,7 @@ impl UnsettledFiles {
     }
 }
 
-/// How long the file has been unchanged by its time stamp; `None` if that lies in the future.
+/// The time since the file was last changed, by its time stamp; `None` if that lies in the future.
 pub fn age_of(entry: &Entry, now: Moment) -> Option<Duration> {
     let now = now.wall.0.saturating_mul(1_000_000);
     u64::try_from(now.saturating_sub(entry.changed)).ok().map(Duration::from_nanos)
@@ -183,7 +183,7 @@ mod tests {
                 (7_000, "log.jsonl", 1, 11, 7_000, Wait(ms(2_000))),
                 (9_000, "log.jsonl", 1, 11, 7_000, Ready),
             ],
-            // Another file of that name begins anew.
+            // The time of another file of that name starts from zero.
             vec![
                 (5_000, "a.json", 1, 9, 5_000, HoldOthers(ms(2_000))),
                 (7_000, "a.json", 2, 9, 7_000, HoldOthers(ms(2_000))),

@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::time::{Duration, Instant};
 
-/// How often `rejected/` is searched for files that have expired or have grown whole.
+/// The interval at which `rejected/` is searched for files that have expired or have grown whole.
 const TIDY_INTERVAL: Duration = Duration::from_secs(30);
 /// A search that takes long is repeated less often, so that it takes at most this part of the time.
 const TIDY_SHARE: u32 = 100;
@@ -19,9 +19,9 @@ const TIDY_SHARE: u32 = 100;
 /// A line or an element that cannot be ingested.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RejectedPiece {
-    /// Its number in the file, from 1.
+    /// The number of the line or element in the file, from 1.
     pub place: u64,
-    /// Its bytes.
+    /// The bytes of the line or element.
     pub content: Vec<u8>,
     /// Why it cannot be ingested.
     pub flaw: Flaw,
@@ -44,13 +44,13 @@ impl Rejections {
         Rejections { folder, needs_sync: false, incomplete: HashMap::new(), tidy_at: Mono::ZERO }
     }
 
-    /// How many files are in the folder.
+    /// The number of files in the folder.
     pub fn count(&self) -> u64 {
         self.folder.count()
     }
 
-    /// How long a file that ended too early, and has not changed since, may still stay as it is; `None`: it did not end
-    /// too early, or it has changed.
+    /// The time that is left to a file that ended too early and has not changed since; `None`: it did not end too early, or
+    /// it has changed.
     pub fn incomplete_rest(&self, entry: &Entry, now: Mono, incomplete_after: Duration) -> Option<Duration> {
         let (_, since) = self.incomplete.get(&entry.name).filter(|(before, _)| before == entry)?;
         Some(incomplete_after.saturating_sub(now.saturating_sub(*since)))
@@ -221,7 +221,7 @@ mod tests {
         for (at, size, want) in [
             (0, 1, Some(60)),
             (20, 1, Some(40)),
-            // It has grown, so its time begins again.
+            // The file has grown, so its time begins again.
             (40, 2, Some(60)),
             (99, 2, Some(1)),
             (100, 2, None),

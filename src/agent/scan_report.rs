@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// How often the log names a file again that cannot be read.
+/// The interval at which the log names a file again that cannot be read.
 const REMIND_EVERY: Duration = Duration::from_secs(3600);
-/// The number of files whose line in the log is remembered. Of more than this at once, the rest is not logged.
+/// Files whose line in the log is remembered. If there are more at once, the rest is not logged.
 const MAX_REPORTED: usize = 10_000;
 
 /// The spool and the intake, as `status` shows them.
@@ -143,7 +143,7 @@ impl ScanReport {
         self.update(|snapshot| snapshot.spool.unreadable_files = unreadable);
     }
 
-    /// Notes how many files are in `rejected/`.
+    /// Notes the number of files in `rejected/`.
     pub fn rejected(&self, count: u64) {
         self.update(|snapshot| snapshot.spool.rejected_files = count);
     }

@@ -36,7 +36,7 @@ const MAX_REQUEST_BYTES: usize = 500_000;
 
 /// The next action of the sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
+pub enum NextAction {
     /// Build and send the request of [`Scheduler::events`], then call [`Scheduler::sent`], [`Scheduler::settled_unsent`] or
     /// [`Scheduler::nothing_sent`].
     Start(BatchPlan),
@@ -86,7 +86,7 @@ pub struct InFlight {
     tick: u64,
 }
 
-/// What an answer changes in the outbox, in one commit; after that, call [`Scheduler::settled`].
+/// The changes that an answer makes to the outbox, in one commit; after that, call [`Scheduler::settled`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AnswerEffects {
     /// Events that are settled.
@@ -105,7 +105,7 @@ pub struct Scheduler {
     keys: OrderingKeys,
     /// Requests that were planned and not answered.
     in_flight_count: usize,
-    /// Those of them that are being built.
+    /// The part of `in_flight_count` that is still being built.
     building_count: usize,
     /// Events whose settlement is being committed.
     unsettled: usize,
@@ -189,7 +189,7 @@ impl Scheduler {
     }
 
     /// The next action.
-    pub fn next(&mut self, now: Moment) -> Next {
+    pub fn next(&mut self, now: Moment) -> NextAction {
         self.keys.wake(now.mono);
         if self.isolation.has_canary_arrived() {
             self.destination.reopen(now);
@@ -200,26 +200,26 @@ impl Scheduler {
             Gate::Open(limit) => limit,
             Gate::Probe => 1,
             Gate::ShutUntil(_) if self.isolation.is_awaiting_canary() && !self.is_exhausted => {
-                return Next::Discover;
+                return NextAction::Discover;
             }
-            Gate::ShutUntil(until) => return Next::Wait(Some(until)),
+            Gate::ShutUntil(until) => return NextAction::Wait(Some(until)),
         };
         let is_full =
             self.in_flight_count >= limit || self.unsettled >= MAX_UNSETTLED || self.exclusive.is_some();
         // The more events of a person are known, the more fit into one request; until then one request at a time is sent.
         self.is_filling = self.keys.bytes() < if self.is_filling { WINDOW } else { REFILL };
         if (is_full || self.in_flight_count > 0) && !self.is_exhausted && self.is_filling {
-            return Next::Discover;
+            return NextAction::Discover;
         }
         if is_full {
-            return Next::Wait(None);
+            return NextAction::Wait(None);
         }
         if let Some(plan) = self.plan(gate == Gate::Probe) {
             return self.start(plan);
         }
         if !self.is_exhausted {
             self.is_filling = true;
-            return Next::Discover;
+            return NextAction::Discover;
         }
         if self.in_flight_count == 0
             && self.unsettled == 0
@@ -227,7 +227,7 @@ impl Scheduler {
         {
             return self.go_on_without_canary(without_canary, now);
         }
-        Next::Wait(self.keys.next_wake())
+        NextAction::Wait(self.keys.next_wake())
     }
 
     fn plan(&mut self, is_probe: bool) -> Option<BatchPlan> {
@@ -257,7 +257,7 @@ impl Scheduler {
         next.or_else(|| self.keys.oldest_ready().filter(|_| self.is_exhausted))
     }
 
-    fn start(&mut self, plan: BatchPlan) -> Next {
+    fn start(&mut self, plan: BatchPlan) -> NextAction {
         let is_bisected = self.keys.bisect_range(plan.key) > 0;
         let oldest = self.keys.set_busy(plan.key);
         if !self.isolation.is_running() {
@@ -268,7 +268,7 @@ impl Scheduler {
         if self.isolation.is_running() || (is_bisected && plan.selection == Selection::First(1)) {
             self.exclusive = Some(plan.key);
         }
-        Next::Start(plan)
+        NextAction::Start(plan)
     }
 
     /// Whether the request of the plan is still to be sent: not if the destination's state has changed since it was
@@ -469,7 +469,7 @@ impl Scheduler {
         reason
     }
 
-    fn go_on_without_canary(&mut self, without_canary: WithoutCanary, now: Moment) -> Next {
+    fn go_on_without_canary(&mut self, without_canary: WithoutCanary, now: Moment) -> NextAction {
         match without_canary {
             WithoutCanary::TrySecond(key) => {
                 let plan = self.plan_of(key, Selection::Second);

@@ -11,7 +11,7 @@ use super::batcher::{BatchJob, Batcher, BuiltBatch, BuiltRequest};
 use super::destination::Destination;
 use super::error::Fatal;
 use super::heartbeat::Heartbeat;
-use super::scheduler::{AnswerEffects, BatchPlan, InFlight, Next, Scheduler};
+use super::scheduler::{AnswerEffects, BatchPlan, InFlight, NextAction, Scheduler};
 use super::state_reporter::StateReporter;
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{Concurrency, Config};
@@ -30,13 +30,13 @@ use tokio_util::sync::CancellationToken;
 
 /// Pending events read in one step of the search for ordering keys.
 const DISCOVER_LIMIT: usize = 1_000;
-/// How long requests in flight may take to finish when the agent stops; those that take longer are sent again under the
-/// same ids. The whole agent has ten seconds.
+/// The time for requests in flight to finish when the agent stops; slower ones are sent again under the same ids. The
+/// whole agent has ten seconds.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// How long to wait before a commit is tried again that a full or locked outbox refused.
+/// The wait before a commit is tried again that a full or locked outbox refused.
 const COMMIT_RETRY: Duration = Duration::from_secs(1);
 
-/// What the rest of the agent has the sender do.
+/// A command to the sender.
 #[derive(Debug)]
 pub enum SenderCommand {
     /// Send these events, which were stored just now.
@@ -49,7 +49,7 @@ pub enum SenderCommand {
         client: Option<Client>,
         /// The receiver's address as `status` shows it.
         endpoint: String,
-        /// How many requests may be in flight.
+        /// The limit of requests in flight.
         concurrency: Concurrency,
     },
     /// Use other mappings.
@@ -139,16 +139,16 @@ impl Sender {
                 None
             } else {
                 match self.scheduler.next(now) {
-                    Next::Start(plan) => {
+                    NextAction::Start(plan) => {
                         self.start(plan)?;
                         continue;
                     }
-                    Next::Discover => {
+                    NextAction::Discover => {
                         self.discover()?;
                         is_searching = true;
                         None
                     }
-                    Next::Wait(until) => {
+                    NextAction::Wait(until) => {
                         // An isolation may just have ended because no canary is left.
                         if self.scheduler.destination.state() != self.reporter.state() {
                             self.publish();
