@@ -6,6 +6,9 @@ use crate::reason::Reason;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 
+/// How many items of each kind one request may hold: Koala's own limit, from its documentation of `/batch`.
+pub const MAX_OF_A_KIND: usize = 30;
+
 /// What is to become of an event, or of what one mapping makes of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Disposition<T> {

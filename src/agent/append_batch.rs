@@ -1,7 +1,7 @@
 //! The events that are stored in one commit, and how far that commit brings their files.
 
 use crate::outbox::{NewEvent, Progress};
-use crate::spool::Entry;
+use crate::spool::SpoolEntry;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -9,15 +9,15 @@ use std::sync::Arc;
 const MAX_EVENTS: usize = 2_500;
 /// Bytes of text. Two batches are in memory at once: one is read while the other is being committed.
 const MAX_BYTES: usize = 2 << 20;
-/// The least that a rejected piece counts for, because it makes two files.
-const REJECTED_PIECE_BYTES: usize = MAX_BYTES / 1_000;
+/// The least that a rejected part counts for, because it makes two files.
+const REJECTED_PART_BYTES: usize = MAX_BYTES / 1_000;
 const MAX_FILES: usize = 500;
 
 /// A file that a batch has events of.
 #[derive(Debug, Clone)]
 pub struct SourceFile {
     /// The file as it was read.
-    pub entry: Entry,
+    pub entry: SpoolEntry,
     /// The file's name as text.
     pub name: Arc<str>,
     /// The progress of the file once the batch is stored.
@@ -37,7 +37,7 @@ pub struct ReadPosition {
 
 impl SourceFile {
     /// The file `entry`, ingested as far as `progress` says.
-    pub fn new(entry: Entry, progress: Progress) -> SourceFile {
+    pub fn new(entry: SpoolEntry, progress: Progress) -> SourceFile {
         let name = Arc::from(entry.name.to_string_lossy());
         SourceFile { entry, name, progress }
     }
@@ -77,9 +77,9 @@ impl AppendBatch {
         self.bytes += bytes;
     }
 
-    /// Counts a piece that was rejected.
+    /// Counts a part that was rejected.
     pub fn account_rejected(&mut self, bytes: usize) {
-        self.bytes += bytes.max(REJECTED_PIECE_BYTES);
+        self.bytes += bytes.max(REJECTED_PART_BYTES);
     }
 
     /// Notes how far the current file is read.
@@ -130,7 +130,7 @@ impl AppendBatch {
     }
 
     /// Takes out events and whole files by their indexes; the others keep their order. Returns the files taken out.
-    pub fn take_out(&mut self, events: &HashSet<usize>, files: &HashSet<usize>) -> Vec<Entry> {
+    pub fn take_out(&mut self, events: &HashSet<usize>, files: &HashSet<usize>) -> Vec<SpoolEntry> {
         let AppendBatch { events: all, source_of, sources, .. } = std::mem::take(self);
         let all = Arc::unwrap_or_clone(all).into_iter().zip(source_of).enumerate();
         let mut kept = all.filter(|(index, _)| !events.contains(index)).map(|(_, event)| event).peekable();
@@ -157,7 +157,7 @@ mod tests {
 
     fn file(name: &str) -> SourceFile {
         let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
-        let entry = Entry { name: name.into(), identity, size: 1, changed: 1 };
+        let entry = SpoolEntry { name: name.into(), identity, size: 1, changed: 1 };
         SourceFile::new(entry, Progress::none(name.as_bytes(), identity, (1, 1)))
     }
 

@@ -1,7 +1,7 @@
 //! Whether the outbox has room for more events, and why not.
 
 use crate::config;
-use crate::disk::{self, Disk};
+use crate::disk::{self, DiskSpace};
 use crate::outbox::OutboxStats;
 use crate::reason::{Code, Reason};
 use std::sync::Arc;
@@ -37,9 +37,9 @@ impl Capacity {
     ///
     /// # Errors
     /// Nothing can be stored for now, and why.
-    pub fn check(&mut self, outbox: &config::Outbox) -> Result<(), Reason> {
+    pub fn check(&mut self, outbox: &config::OutboxConfig) -> Result<(), Reason> {
         self.check_size(self.stats.bytes(), outbox.max_bytes)?;
-        match disk::of(&outbox.path) {
+        match disk::space_of(&outbox.path) {
             Some(disk) => self.check_disk(disk, outbox.min_free.bytes(disk.total), self.stats.reserve()),
             None => Ok(()),
         }
@@ -60,7 +60,7 @@ impl Capacity {
     }
 
     /// `min_free` bytes stay free for everybody, and `reserve` bytes for noting what is delivered.
-    fn check_disk(&mut self, disk: Disk, min_free: u64, reserve: u64) -> Result<(), Reason> {
+    fn check_disk(&mut self, disk: DiskSpace, min_free: u64, reserve: u64) -> Result<(), Reason> {
         let untouched = min_free.saturating_add(reserve);
         let room = disk.free.saturating_sub(untouched) / DISK_PER_BYTE;
         self.room = usize::try_from(room).unwrap_or(usize::MAX);
@@ -142,7 +142,7 @@ mod tests {
             (Some(Code::DiskFull), 100 + 20 + 5 * MIN, Some(MIN_ROOM)),
         ] {
             let mut capacity = blocked_by(blocked);
-            let checked = capacity.check_disk(Disk { free, total: u64::MAX }, 100, 20);
+            let checked = capacity.check_disk(DiskSpace { free, total: u64::MAX }, 100, 20);
             assert_eq!(checked.is_ok().then(|| capacity.room()), room, "{free} free: {checked:?}");
         }
     }

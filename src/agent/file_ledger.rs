@@ -2,7 +2,7 @@
 
 use super::remover::RemovalResult;
 use crate::outbox::Progress;
-use crate::spool::{Entry, FileIdentity, FileKey, Removal, SpoolError};
+use crate::spool::{FileIdentity, FileKey, Removal, SpoolEntry, SpoolError};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 
@@ -30,25 +30,25 @@ impl FileLedger {
     }
 
     /// The progress of the file, if any of it is ingested.
-    pub fn progress(&self, entry: &Entry) -> Option<&Progress> {
+    pub fn progress(&self, entry: &SpoolEntry) -> Option<&Progress> {
         self.ingested.get(&entry.identity.key())
     }
 
     /// Notes that the file is stored as far as `progress` says.
-    pub fn stored(&mut self, entry: &Entry, progress: Progress) {
+    pub fn stored(&mut self, entry: &SpoolEntry, progress: Progress) {
         self.ingested.insert(entry.identity.key(), progress);
     }
 
     /// Has the file read from its start the next time, because less is in it than was ingested of it. If it was only
     /// cut, the events' ids tell what is left of it from what is new.
-    pub fn restart(&mut self, entry: &Entry) {
+    pub fn restart(&mut self, entry: &SpoolEntry) {
         if let Some(progress) = self.ingested.get_mut(&entry.identity.key()) {
             (progress.position, progress.place, progress.sum, progress.finished) = (0, 0, None, false);
         }
     }
 
     /// Notes that the file, all of which is stored, is handed to the remover.
-    pub fn begin_removal(&mut self, entry: &Entry) {
+    pub fn begin_removal(&mut self, entry: &SpoolEntry) {
         self.removing.insert(entry.name.clone(), entry.version());
     }
 
@@ -58,12 +58,12 @@ impl FileLedger {
     }
 
     /// Whether this very version of the file is on its way out, so that nothing of it is left to read.
-    pub fn is_removing_version(&self, entry: &Entry) -> bool {
+    pub fn is_removing_version(&self, entry: &SpoolEntry) -> bool {
         self.removing.get(&entry.name) == Some(&entry.version())
     }
 
     /// The number and the bytes of those of the files that are on their way out.
-    pub fn removing_among(&self, entries: &[Entry]) -> (u64, u64) {
+    pub fn removing_among(&self, entries: &[SpoolEntry]) -> (u64, u64) {
         let removing = entries.iter().filter(|entry| self.is_removing(&entry.name));
         removing.fold((0, 0), |(files, bytes), entry| (files + 1, bytes + entry.size))
     }
@@ -114,7 +114,7 @@ impl FileLedger {
         std::mem::take(&mut self.gone)
     }
 
-    fn left_spool(&mut self, entry: &Entry) {
+    fn left_spool(&mut self, entry: &SpoolEntry) {
         if let Some(progress) = self.ingested.remove(&entry.identity.key()) {
             self.gone.push(progress.identity);
         }
@@ -126,13 +126,13 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    fn file(name: &str, inode: u64) -> Entry {
+    fn file(name: &str, inode: u64) -> SpoolEntry {
         let identity = FileIdentity { inode, born: 1, modified: 1 };
-        Entry { name: name.into(), identity, size: 10, changed: 1 }
+        SpoolEntry { name: name.into(), identity, size: 10, changed: 1 }
     }
 
-    fn ledger_of(entries: &[&Entry]) -> FileLedger {
-        let progress = |entry: &Entry| Progress {
+    fn ledger_of(entries: &[&SpoolEntry]) -> FileLedger {
+        let progress = |entry: &SpoolEntry| Progress {
             finished: true,
             ..Progress::none(entry.name.as_encoded_bytes(), entry.identity, (entry.size, 1))
         };
@@ -171,7 +171,7 @@ mod tests {
     fn a_file_written_to_since_it_was_stored_is_not_the_version_on_its_way_out() {
         let entry = file("a", 1);
         let ledger = ledger_of(&[&entry]);
-        let grown = Entry { size: 11, ..entry.clone() };
+        let grown = SpoolEntry { size: 11, ..entry.clone() };
         assert!(ledger.is_removing(&grown.name) && !ledger.is_removing_version(&grown));
         assert_eq!(ledger.removing_among(&[entry, file("b", 2)]), (1, 10));
     }

@@ -1,4 +1,4 @@
-//! Turns one file of the spool into a sequence of steps, which the intake acts on: events to store, pieces to reject, and
+//! Turns one file of the spool into a sequence of steps, which the intake acts on: events to store, parts to reject, and
 //! how the reading ended.
 //!
 //! The reader changes nothing and knows neither the outbox nor `rejected/`, so that reading can be tested alone. It is no
@@ -6,12 +6,12 @@
 
 use super::append_batch::{ReadPosition, SourceFile};
 use super::new_event::{ReadRules, new_event};
-use super::rejections::RejectedPiece;
+use super::rejections::RejectedPart;
 use crate::config::Bytes;
 use crate::event::{Elements, Event, Flaw, Raw, merge_envelope};
 use crate::outbox::NewEvent;
 use crate::reason::Code;
-use crate::spool::{Form, Format, Line, Lines, Places, split, text_of, unpacked};
+use crate::spool::{Document, Form, Format, ItemPositions, Line, Lines, unpacked, utf8_text};
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 
@@ -32,9 +32,9 @@ pub enum ReadStep {
     /// A blank line of so many bytes.
     Blank(usize),
     /// A line or element that cannot be ingested.
-    Reject(RejectedPiece),
+    Reject(RejectedPart),
     /// The last line, which ends too early: to be rejected, unless the file may still grow.
-    RejectUnlessGrowing(RejectedPiece),
+    RejectUnlessGrowing(RejectedPart),
     /// Nothing more is read.
     End(ReadEnd),
 }
@@ -182,21 +182,21 @@ struct DocumentReader<'a> {
     elements: Elements<'a>,
     context: Option<Raw<'a>>,
     integrations: Option<Raw<'a>>,
-    places: Places<'a>,
+    positions: ItemPositions<'a>,
 }
 
 impl<'a> DocumentReader<'a> {
     /// A reader of all elements but the first `ingested`.
     fn new(text: &'a [u8], ingested: u64) -> Result<DocumentReader<'a>, ReadEnd> {
-        let text = text_of(text).map_err(ReadEnd::Unusable)?;
-        let mut document = split(text).map_err(ReadEnd::Unusable)?;
+        let text = utf8_text(text).map_err(ReadEnd::Unusable)?;
+        let mut document = Document::parse(text).map_err(ReadEnd::Unusable)?;
         document.items.by_ref().take(usize::try_from(ingested).unwrap_or(usize::MAX)).for_each(drop);
         Ok(DocumentReader {
             form: document.form,
             elements: document.items,
             context: document.context,
             integrations: document.integrations,
-            places: Places::of(text),
+            positions: ItemPositions::new(text),
         })
     }
 
@@ -207,10 +207,10 @@ impl<'a> DocumentReader<'a> {
             Form::Array => new_event(element, place, source, rules),
             Form::Envelope => self.event_of_envelope(element, place, source, rules),
         };
-        match event.map_err(|flaw| self.places.place(element, flaw)) {
+        match event.map_err(|flaw| self.positions.locate(element, flaw)) {
             Ok(event) => ReadStep::Event(event),
             Err(flaw) if self.form == Form::Single => ReadStep::End(ReadEnd::Unusable(flaw)),
-            Err(flaw) => ReadStep::Reject(RejectedPiece { place, content: element.into(), flaw }),
+            Err(flaw) => ReadStep::Reject(RejectedPart { place, content: element.into(), flaw }),
         }
     }
 
@@ -238,7 +238,7 @@ struct LineReader {
 impl LineReader {
     fn position(&self) -> ReadPosition {
         let Lines { position, place, .. } = self.lines;
-        ReadPosition { position, place, sum: Some(self.lines.sum()) }
+        ReadPosition { position, place, sum: Some(self.lines.crc()) }
     }
 
     fn skip_ingested(&mut self, source: &SourceFile) -> Result<bool, ReadEnd> {
@@ -249,7 +249,7 @@ impl LineReader {
                 return Ok(false);
             }
         }
-        if progress.sum.is_some_and(|sum| sum != self.lines.sum()) {
+        if progress.sum.is_some_and(|sum| sum != self.lines.crc()) {
             return Err(ReadEnd::Shortened);
         }
         Ok(true)
@@ -259,14 +259,14 @@ impl LineReader {
         let (start, place) = (self.lines.position, self.lines.place + 1);
         let may_grow = self.state == FileState::MayGrow;
         let (line, is_ended) = match self.lines.next_line() {
-            Ok(Line::Unended(_) | Line::Endless) | Err(_) if may_grow => {
+            Ok(Line::Unterminated(_) | Line::TooLong) | Err(_) if may_grow => {
                 return ReadStep::End(ReadEnd::Unsettled);
             }
             Ok(Line::Text(line)) => (line, true),
-            Ok(Line::Unended(line)) => (line, false),
+            Ok(Line::Unterminated(line)) => (line, false),
             Ok(Line::End) if may_grow => return ReadStep::End(ReadEnd::CompleteSoFar),
             Ok(Line::End) => return ReadStep::End(ReadEnd::Complete),
-            Ok(Line::Endless) => {
+            Ok(Line::TooLong) => {
                 let what = format!(
                     "line {place} goes on for more than spool.max_file_bytes, {}",
                     Bytes(rules.max_file_bytes)
@@ -279,15 +279,15 @@ impl LineReader {
         if line.is_empty() {
             return ReadStep::Blank((self.lines.position - start) as usize);
         }
-        let flaw = match text_of(&line).and_then(|text| new_event(text, place, source, rules)) {
+        let flaw = match utf8_text(&line).and_then(|text| new_event(text, place, source, rules)) {
             Ok(event) => return ReadStep::Event(event),
             Err(_) if may_grow => return ReadStep::End(ReadEnd::Unsettled),
             Err(flaw) => flaw,
         };
         let is_cut = !is_ended && flaw.incomplete;
         let flaw = Flaw { line: place as usize, incomplete: false, ..flaw };
-        let piece = RejectedPiece { place, content: line, flaw };
-        if is_cut { ReadStep::RejectUnlessGrowing(piece) } else { ReadStep::Reject(piece) }
+        let part = RejectedPart { place, content: line, flaw };
+        if is_cut { ReadStep::RejectUnlessGrowing(part) } else { ReadStep::Reject(part) }
     }
 }
 
@@ -296,7 +296,7 @@ mod tests {
     use super::*;
     use crate::mapping::Mappings;
     use crate::outbox::Progress;
-    use crate::spool::{Entry, FileIdentity};
+    use crate::spool::{FileIdentity, SpoolEntry};
     use flate2::Compression;
     use flate2::write::GzEncoder;
     use std::io::{Seek, Write};
@@ -306,7 +306,7 @@ mod tests {
 
     fn source(name: &str, size: usize, ingested: ReadPosition) -> SourceFile {
         let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
-        let entry = Entry { name: name.into(), identity, size: size as u64, changed: 1 };
+        let entry = SpoolEntry { name: name.into(), identity, size: size as u64, changed: 1 };
         let ReadPosition { position, place, sum } = ingested;
         let none = Progress::none(name.as_bytes(), identity, (size as u64, 1));
         SourceFile::new(entry, Progress { position, place, sum, ..none })
@@ -334,8 +334,8 @@ mod tests {
             match reader.next_step() {
                 ReadStep::Event(event) => shown.push(format!("event {}", event.place)),
                 ReadStep::Blank(bytes) => shown.push(format!("blank {bytes}")),
-                ReadStep::Reject(piece) => shown.push(format!("reject {}", piece.place)),
-                ReadStep::RejectUnlessGrowing(piece) => shown.push(format!("cut {}", piece.place)),
+                ReadStep::Reject(part) => shown.push(format!("reject {}", part.place)),
+                ReadStep::RejectUnlessGrowing(part) => shown.push(format!("cut {}", part.place)),
                 ReadStep::End(end) => {
                     shown.push(end_in_short(&end));
                     return (shown.join(", "), reader.position());

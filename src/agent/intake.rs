@@ -17,7 +17,7 @@ use super::file_reader::{FileReader, FileState, ReadEnd, ReadStep};
 use super::heartbeat::Heartbeat;
 use super::new_event::ReadRules;
 use super::readiness::{Readiness, ScanTimes, UnsettledFiles, age_of};
-use super::rejections::{RejectedPiece, Rejections};
+use super::rejections::{RejectedPart, Rejections};
 use super::remover::Remover;
 use super::scan_report::{ScanReport, SpoolSnapshot};
 use crate::clock::Clock;
@@ -26,7 +26,7 @@ use crate::disk;
 use crate::event::Flaw;
 use crate::outbox::{Answer, Appended, OutboxError, Progress, Waiting, Writer};
 use crate::reason::{Code, Reason};
-use crate::spool::{Entry, Format, Listing, Spool, SpoolError, Unopened, Watcher, shown};
+use crate::spool::{Format, OpenError, Spool, SpoolEntry, SpoolError, SpoolListing, Watcher, printable};
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io::ErrorKind;
@@ -160,7 +160,7 @@ impl Intake {
             remover: Remover::start(&parts.spool)?,
             batch: AppendBatch::default(),
             in_commit: None,
-            agent_start: parts.spool.time(),
+            agent_start: parts.spool.file_system_time(),
             has_progressed: false,
             tick,
             parts,
@@ -237,9 +237,10 @@ impl Intake {
         let now = self.parts.clock.moment();
         let listing = self.parts.spool.list(now.wall)?;
         let mut wait = self.report_scan(&listing);
-        let is_partial = listing.waiting.0 > listing.files.len() as u64;
+        let is_partial = listing.waiting_files > listing.files.len() as u64;
         // The time comes after the listing: nothing that changes from now on is stamped with an earlier one.
-        let file_system = if self.unsettled.has_announced() { self.parts.spool.time() } else { None };
+        let file_system =
+            if self.unsettled.has_announced() { self.parts.spool.file_system_time() } else { None };
         let times = ScanTimes { now, file_system, agent_start: self.agent_start.take() };
         for entry in listing.files {
             if self.ledger.is_removing_version(&entry) {
@@ -272,7 +273,7 @@ impl Intake {
     }
 
     /// Drops what is known of files that are gone, and updates the status. Returns when to scan again at the latest.
-    fn report_scan(&mut self, listing: &Listing) -> Duration {
+    fn report_scan(&mut self, listing: &SpoolListing) -> Duration {
         self.has_progressed = false;
         let present: HashSet<&OsStr> = listing.files.iter().map(|entry| entry.name.as_os_str()).collect();
         self.rejections.retain(&present);
@@ -283,7 +284,7 @@ impl Intake {
         wait.map_or(self.config.spool.scan_interval, |wait| wait.min(self.config.spool.scan_interval))
     }
 
-    fn readiness(&mut self, entry: &Entry, times: &ScanTimes) -> Readiness {
+    fn readiness(&mut self, entry: &SpoolEntry, times: &ScanTimes) -> Readiness {
         let spool = &self.config.spool;
         match self.rejections.incomplete_rest(entry, times.now.mono, spool.incomplete_after) {
             Some(Duration::ZERO) => Readiness::Ready,
@@ -311,7 +312,7 @@ impl Intake {
         self.watcher.watch_again(spool.dir());
         tracing::warn!(
             "the spool {} is another folder than before; its files are ingested",
-            shown(spool.dir())
+            printable(spool.dir())
         );
         self.parts.spool = spool;
         Ok(())
@@ -332,7 +333,7 @@ impl Intake {
     }
 
     /// Ingests a file as far as possible. Returns when to look at it again, if some of it has to wait.
-    fn ingest(&mut self, entry: Entry) -> Result<Option<Duration>, Interruption> {
+    fn ingest(&mut self, entry: SpoolEntry) -> Result<Option<Duration>, Interruption> {
         let Some(format) = entry.format() else {
             let what = "the name does not say the format: it must end in .json, .jsonl or .ndjson, or one of these and .gz";
             self.reject_file(&entry, &Flaw::at("", 0, Code::NotJson, what))?;
@@ -340,12 +341,12 @@ impl Intake {
         };
         let file = match self.parts.spool.open_file(&entry) {
             Ok(file) => file,
-            Err(Unopened::Changed) => return Ok(Some(self.config.spool.settle)),
-            Err(Unopened::Unreadable(owner)) => {
+            Err(OpenError::Changed) => return Ok(Some(self.config.spool.settle)),
+            Err(OpenError::Unreadable(owner)) => {
                 self.report.unreadable(&entry, owner, self.parts.clock.mono());
                 return Ok(None);
             }
-            Err(Unopened::Error(e)) => {
+            Err(OpenError::Error(e)) => {
                 self.report.report(&entry.name, format_args!("{e}"));
                 return Ok(None);
             }
@@ -374,7 +375,7 @@ impl Intake {
 
     /// Ingests the whole events of a file that may still be written, and that nothing is ingested of: all lines so far, or
     /// a document that nothing could be added to. Returns whether that is all of the file.
-    fn ingest_if_whole(&mut self, entry: &Entry) -> Result<bool, Interruption> {
+    fn ingest_if_whole(&mut self, entry: &SpoolEntry) -> Result<bool, Interruption> {
         let Some(format) = entry.format() else { return Ok(false) };
         let is_too_large = format.0 == Format::Document && entry.size > self.config.spool.max_file_bytes;
         if is_too_large || self.ledger.progress(entry).is_some() {
@@ -417,10 +418,10 @@ impl Intake {
             match step {
                 ReadStep::Event(event) => self.batch.push(event),
                 ReadStep::Blank(bytes) => self.batch.account_bytes(bytes),
-                ReadStep::Reject(piece) => self.reject_piece(source, &piece)?,
-                ReadStep::RejectUnlessGrowing(piece) => match self.wait_for_rest(&source.entry) {
+                ReadStep::Reject(part) => self.reject_part(source, &part)?,
+                ReadStep::RejectUnlessGrowing(part) => match self.wait_for_rest(&source.entry) {
                     Some(wait) => return Ok(Some(wait)),
-                    None => self.reject_piece(source, &piece)?,
+                    None => self.reject_part(source, &part)?,
                 },
                 ReadStep::End(end) => {
                     if matches!(end, ReadEnd::Unusable(_)) {
@@ -435,7 +436,7 @@ impl Intake {
     }
 
     /// Acts on the end of a reading. Returns when to look at the file again, if some of it has to wait.
-    fn end(&mut self, entry: &Entry, end: ReadEnd) -> Result<Option<Duration>, Interruption> {
+    fn end(&mut self, entry: &SpoolEntry, end: ReadEnd) -> Result<Option<Duration>, Interruption> {
         match end {
             ReadEnd::CompleteSoFar if !self.has_settled(entry) => return Ok(Some(self.config.spool.settle)),
             ReadEnd::Complete | ReadEnd::CompleteSoFar => {
@@ -466,17 +467,17 @@ impl Intake {
     }
 
     /// Whether the file is as it was listed, and has been unchanged for `settle`.
-    fn has_settled(&self, entry: &Entry) -> bool {
+    fn has_settled(&self, entry: &SpoolEntry) -> bool {
         self.parts.spool.entry(&entry.name).is_some_and(|now| now == *entry)
             && age_of(entry, self.parts.clock.moment()).is_some_and(|age| age >= self.config.spool.settle)
     }
 
-    fn wait_for_rest(&mut self, entry: &Entry) -> Option<Duration> {
+    fn wait_for_rest(&mut self, entry: &SpoolEntry) -> Option<Duration> {
         let (now, limit) = (self.parts.clock.mono(), self.config.spool.incomplete_after);
         self.rejections.wait_for_rest(entry, now, limit)
     }
 
-    fn reject_file(&mut self, entry: &Entry, flaw: &Flaw) -> Result<(), Interruption> {
+    fn reject_file(&mut self, entry: &SpoolEntry, flaw: &Flaw) -> Result<(), Interruption> {
         let now = self.parts.clock.now();
         match self.rejections.reject_file(&self.parts.spool, entry, flaw, now) {
             // The file has no event that younger files could overtake, and ingesting those makes room.
@@ -493,9 +494,9 @@ impl Intake {
         Ok(())
     }
 
-    fn reject_piece(&mut self, source: &SourceFile, piece: &RejectedPiece) -> Result<(), Interruption> {
-        self.rejections.reject_piece(source, piece, self.parts.clock.now())?;
-        self.batch.account_rejected(piece.content.len());
+    fn reject_part(&mut self, source: &SourceFile, part: &RejectedPart) -> Result<(), Interruption> {
+        self.rejections.reject_part(source, part, self.parts.clock.now())?;
+        self.batch.account_rejected(part.content.len());
         Ok(())
     }
 
@@ -570,7 +571,7 @@ impl Intake {
     }
 
     /// Has files removed, all of which are stored.
-    fn remove(&mut self, entries: Vec<Entry>) {
+    fn remove(&mut self, entries: Vec<SpoolEntry>) {
         for entry in &entries {
             self.forget_waiting(entry);
             self.ledger.begin_removal(entry);
@@ -579,7 +580,7 @@ impl Intake {
     }
 
     /// Counts a file as waiting no more: it has left the folder, or is about to.
-    fn forget_waiting(&mut self, entry: &Entry) {
+    fn forget_waiting(&mut self, entry: &SpoolEntry) {
         self.unsettled.forget_announcement(&entry.name);
         self.has_progressed = true;
         self.report.forget_waiting(entry.size);

@@ -4,7 +4,7 @@
 //! systems, bind mounts, a watcher that overflowed), a file counts as finished once it has been unchanged for `settle`.
 
 use crate::clock::{Moment, Mono};
-use crate::spool::Entry;
+use crate::spool::SpoolEntry;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub struct ScanTimes {
 #[derive(Debug)]
 struct UnsettledFile {
     /// The file as of the last scan.
-    entry: Entry,
+    entry: SpoolEntry,
     unchanged_since: Mono,
     first_scanned: Mono,
 }
@@ -97,7 +97,7 @@ impl UnsettledFiles {
     /// An announced file stamped with the present tick has to wait for the next: a later change within the tick would
     /// leave its time stamps as they are. A file whose name promises no known format may still be renamed, so its
     /// announcement does not count.
-    pub fn readiness(&mut self, entry: &Entry, times: &ScanTimes, settle: Duration) -> Readiness {
+    pub fn readiness(&mut self, entry: &SpoolEntry, times: &ScanTimes, settle: Duration) -> Readiness {
         let now = times.now.mono;
         let has_format = || entry.format().is_some();
         if let Some(present) = times.file_system
@@ -135,7 +135,7 @@ impl UnsettledFiles {
 }
 
 /// The time since the file was last changed, by its time stamp; `None` if that lies in the future.
-pub fn age_of(entry: &Entry, now: Moment) -> Option<Duration> {
+pub fn age_of(entry: &SpoolEntry, now: Moment) -> Option<Duration> {
     let now = now.wall.0.saturating_mul(1_000_000);
     u64::try_from(now.saturating_sub(entry.changed)).ok().map(Duration::from_nanos)
 }
@@ -150,10 +150,10 @@ mod tests {
     const SETTLE: Duration = Duration::from_secs(2);
     const START_MS: i64 = 1_000_000;
 
-    fn file(name: &str, inode: u64, size: u64, changed_ms: i64) -> Entry {
+    fn file(name: &str, inode: u64, size: u64, changed_ms: i64) -> SpoolEntry {
         let modified = (START_MS + changed_ms) * 1_000_000;
         let identity = FileIdentity { inode, born: 1, modified };
-        Entry { name: name.into(), identity, size, changed: modified }
+        SpoolEntry { name: name.into(), identity, size, changed: modified }
     }
 
     fn times(ms: i64) -> ScanTimes {

@@ -1,4 +1,4 @@
-//! Files and pieces of files that cannot be ingested: moved or copied to `rejected/`, or left in the spool for as long as
+//! Files and parts of files that cannot be ingested: moved or copied to `rejected/`, or left in the spool for as long as
 //! they may still grow whole.
 
 use super::append_batch::{AppendBatch, SourceFile};
@@ -6,7 +6,7 @@ use crate::clock::{Mono, Timestamp};
 use crate::event::Flaw;
 use crate::outbox::Reused;
 use crate::reason::Code;
-use crate::spool::{Entry, Format, RejectedFolder, Spool, SpoolError, shown};
+use crate::spool::{Format, RejectedFolder, Spool, SpoolEntry, SpoolError, printable};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ const TIDY_SHARE: u32 = 100;
 
 /// A line or an element that cannot be ingested.
 #[derive(Debug, PartialEq, Eq)]
-pub struct RejectedPiece {
+pub struct RejectedPart {
     /// The number of the line or element in the file, from 1.
     pub place: u64,
     /// The bytes of the line or element.
@@ -34,7 +34,7 @@ pub struct Rejections {
     /// Whether anything in the folder may not be durable yet.
     needs_sync: bool,
     /// Files that ended too early: as of the reading, and since when they have been so.
-    incomplete: HashMap<OsString, (Entry, Mono)>,
+    incomplete: HashMap<OsString, (SpoolEntry, Mono)>,
     tidy_at: Mono,
 }
 
@@ -46,12 +46,17 @@ impl Rejections {
 
     /// The number of files in the folder.
     pub fn count(&self) -> u64 {
-        self.folder.count()
+        self.folder.count_files()
     }
 
     /// The time that is left to a file that ended too early and has not changed since; `None`: it did not end too early, or
     /// it has changed.
-    pub fn incomplete_rest(&self, entry: &Entry, now: Mono, incomplete_after: Duration) -> Option<Duration> {
+    pub fn incomplete_rest(
+        &self,
+        entry: &SpoolEntry,
+        now: Mono,
+        incomplete_after: Duration,
+    ) -> Option<Duration> {
         let (_, since) = self.incomplete.get(&entry.name).filter(|(before, _)| before == entry)?;
         Some(incomplete_after.saturating_sub(now.saturating_sub(*since)))
     }
@@ -59,7 +64,7 @@ impl Rejections {
     /// Notes that the file ends too early. Returns how long it may still stay as it is; `None`: it is to be rejected.
     pub fn wait_for_rest(
         &mut self,
-        entry: &Entry,
+        entry: &SpoolEntry,
         now: Mono,
         incomplete_after: Duration,
     ) -> Option<Duration> {
@@ -92,34 +97,34 @@ impl Rejections {
     pub fn reject_file(
         &mut self,
         spool: &Spool,
-        entry: &Entry,
+        entry: &SpoolEntry,
         flaw: &Flaw,
         now: Timestamp,
     ) -> Result<bool, SpoolError> {
         let has_left = self.folder.reject_file(spool, entry, flaw, now)?.is_some();
         if has_left {
             self.needs_sync = true;
-            tracing::warn!("{} rejected ({}): {flaw}", shown(&entry.name), flaw.code);
+            tracing::warn!("{} rejected ({}): {flaw}", printable(&entry.name), flaw.code);
         }
         Ok(has_left)
     }
 
-    /// Rejects a piece of a file. It is durable after [`Rejections::sync`].
+    /// Rejects a part of a file. It is durable after [`Rejections::sync`].
     ///
     /// # Errors
     /// The system's.
-    pub fn reject_piece(
+    pub fn reject_part(
         &mut self,
         source: &SourceFile,
-        piece: &RejectedPiece,
+        part: &RejectedPart,
         now: Timestamp,
     ) -> Result<(), SpoolError> {
-        let RejectedPiece { place, content, flaw } = piece;
+        let RejectedPart { place, content, flaw } = part;
         let first_seen = &source.progress.identity;
-        self.folder.reject_piece(&source.entry, first_seen, *place, content, flaw, now)?;
+        self.folder.reject_part(&source.entry, first_seen, *place, content, flaw, now)?;
         if !self.needs_sync {
-            // One line for all pieces of a batch.
-            tracing::warn!("parts of {} rejected ({}): {flaw}", shown(&source.entry.name), flaw.code);
+            // One line for all parts of a batch.
+            tracing::warn!("parts of {} rejected ({}): {flaw}", printable(&source.entry.name), flaw.code);
         }
         self.needs_sync = true;
         Ok(())
@@ -136,7 +141,7 @@ impl Rejections {
         reused: &[Reused],
         spool: &Spool,
         now: Timestamp,
-    ) -> Result<Vec<Entry>, SpoolError> {
+    ) -> Result<Vec<SpoolEntry>, SpoolError> {
         let mut whole_files = HashSet::new();
         for Reused { index, first_at, first_file } in reused {
             let (event, source_index, source) = batch.event(*index);
@@ -146,7 +151,7 @@ impl Rejections {
                 text: format!(
                     "the messageId came before with other content, {first_at} in {}: \
                      give each event an id of its own",
-                    shown(first_file)
+                    printable(first_file)
                 ),
                 line: if is_line { event.place as usize } else { 1 },
                 column: 1,
@@ -158,7 +163,7 @@ impl Rejections {
                 whole_files.insert(source_index);
             } else {
                 let (first_seen, content) = (&source.progress.identity, event.body.as_bytes());
-                self.folder.reject_piece(&source.entry, first_seen, event.place, content, &flaw, now)?;
+                self.folder.reject_part(&source.entry, first_seen, event.place, content, &flaw, now)?;
             }
         }
         self.sync_folder(spool)?;
@@ -190,10 +195,10 @@ impl Rejections {
             return None;
         }
         let began = Instant::now();
-        for name in self.folder.take_back_grown() {
+        for name in self.folder.put_back_grown() {
             tracing::info!(
                 "{} was written to after it had been rejected: it is back in the spool",
-                shown(name)
+                printable(name)
             );
         }
         self.folder.expire(expired_before);
@@ -211,10 +216,10 @@ mod tests {
     #[test]
     fn an_incomplete_file_waits_for_as_long_as_it_stays_unchanged() {
         let folder = tempfile::tempdir().unwrap();
-        let mut rejections = Rejections::new(RejectedFolder::new(folder.path().to_owned()));
+        let mut rejections = Rejections::new(RejectedFolder::of_spool(folder.path()));
         let file = |size| {
             let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
-            Entry { name: "a.json".into(), identity, size, changed: 1 }
+            SpoolEntry { name: "a.json".into(), identity, size, changed: 1 }
         };
         let second = Duration::from_secs;
         assert_eq!(rejections.incomplete_rest(&file(1), second(0), second(60)), None);

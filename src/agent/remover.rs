@@ -1,6 +1,6 @@
 //! Removes stored files on threads of its own, because unlinking waits for the disk and the intake should not.
 
-use crate::spool::{Entry, Removal, Spool, SpoolError};
+use crate::spool::{Removal, Spool, SpoolEntry, SpoolError};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -15,11 +15,11 @@ const CHUNK: usize = 16;
 const MAX_WAITING: usize = 10_000 / CHUNK;
 
 /// A file that was to be removed, and the result.
-pub type RemovalResult = (Entry, Result<Removal, SpoolError>);
+pub type RemovalResult = (SpoolEntry, Result<Removal, SpoolError>);
 
 /// The threads and their results.
 pub struct Remover {
-    work: Option<SyncSender<Vec<Entry>>>,
+    work: Option<SyncSender<Vec<SpoolEntry>>>,
     results: Receiver<RemovalResult>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -30,7 +30,7 @@ impl Remover {
     /// # Errors
     /// The system has no more threads.
     pub fn start(spool: &Spool) -> std::io::Result<Remover> {
-        let (work, chunks) = sync_channel::<Vec<Entry>>(MAX_WAITING);
+        let (work, chunks) = sync_channel::<Vec<SpoolEntry>>(MAX_WAITING);
         let (finished, results) = channel();
         let chunks = Arc::new(Mutex::new(chunks));
         let threads = (0..THREADS)
@@ -54,7 +54,7 @@ impl Remover {
     }
 
     /// Has files removed. Returns once all of them are being removed or wait for a thread.
-    pub fn remove(&self, entries: Vec<Entry>) {
+    pub fn remove(&self, entries: Vec<SpoolEntry>) {
         let Some(work) = &self.work else { return };
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {

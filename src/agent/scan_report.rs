@@ -2,7 +2,7 @@
 
 use crate::clock::{Moment, Mono};
 use crate::reason::Reason;
-use crate::spool::{Entry, Listing, shown};
+use crate::spool::{SpoolEntry, SpoolListing, printable};
 use crate::status;
 use nix::unistd::{Gid, Group, Uid, User};
 use std::collections::{HashMap, HashSet};
@@ -21,17 +21,17 @@ const MAX_REPORTED: usize = 10_000;
 #[derive(Debug, Clone, PartialEq)]
 pub struct SpoolSnapshot {
     /// The spool's part of the status.
-    pub spool: status::Spool,
+    pub spool: status::SpoolStatus,
     /// Whether files are ingested.
-    pub intake: status::Intake,
+    pub intake: status::IntakeStatus,
 }
 
 impl SpoolSnapshot {
     /// A spool that was not scanned yet.
     pub fn new(dir: &Path) -> SpoolSnapshot {
         SpoolSnapshot {
-            spool: status::Spool { dir: dir.to_owned(), ..status::Spool::default() },
-            intake: status::Intake { state: status::IntakeState::Open, reason: None },
+            spool: status::SpoolStatus { dir: dir.to_owned(), ..status::SpoolStatus::default() },
+            intake: status::IntakeStatus { state: status::IntakeState::Open, reason: None },
         }
     }
 }
@@ -65,19 +65,19 @@ impl ScanReport {
     /// an irregular file has to be looked at again, if any has.
     pub fn scanned(
         &mut self,
-        listing: &Listing,
+        listing: &SpoolListing,
         present: &HashSet<&OsStr>,
         removing: (u64, u64),
         now: Moment,
         settle: Duration,
     ) -> Option<Duration> {
-        let irregular: HashSet<&OsStr> = listing.left.iter().map(|(name, _)| name.as_os_str()).collect();
+        let irregular: HashSet<&OsStr> = listing.irregular.iter().map(|(name, _)| name.as_os_str()).collect();
         self.unreadable.retain(|name, _| present.contains(name.as_os_str()));
         self.irregular.retain(|name, _| irregular.contains(name.as_os_str()));
         self.reported
             .retain(|name| irregular.contains(name.as_os_str()) || present.contains(name.as_os_str()));
         let mut wait: Option<Duration> = None;
-        for (name, what) in &listing.left {
+        for (name, what) in &listing.irregular {
             // A producer that links a file into the spool and then unlinks its first name leaves it with two for a moment.
             let since = *self.irregular.entry(name.clone()).or_insert(now.mono);
             let rest = settle.saturating_sub(now.mono.saturating_sub(since));
@@ -92,8 +92,8 @@ impl ScanReport {
         }
         let unreadable = self.unreadable.len() as u64;
         self.update(|snapshot| {
-            snapshot.spool.waiting_files = listing.waiting.0.saturating_sub(removing.0);
-            snapshot.spool.waiting_bytes = listing.waiting.1.saturating_sub(removing.1);
+            snapshot.spool.waiting_files = listing.waiting_files.saturating_sub(removing.0);
+            snapshot.spool.waiting_bytes = listing.waiting_bytes.saturating_sub(removing.1);
             snapshot.spool.unreadable_files = unreadable;
             snapshot.spool.scanned_at = Some(now.wall);
         });
@@ -111,7 +111,7 @@ impl ScanReport {
     /// Logs an oddity of a file, unless the log has named the file before.
     pub fn report(&mut self, name: &OsStr, what: std::fmt::Arguments<'_>) {
         if self.is_first_report(name) {
-            tracing::warn!("{}: {what}", shown(self.dir.join(name)));
+            tracing::warn!("{}: {what}", printable(self.dir.join(name)));
         }
     }
 
@@ -121,11 +121,11 @@ impl ScanReport {
     }
 
     /// Counts a file that may not be read, and logs how its owner, a uid, makes it readable: now and once an hour.
-    pub fn unreadable(&mut self, entry: &Entry, owner: u32, now: Mono) {
+    pub fn unreadable(&mut self, entry: &SpoolEntry, owner: u32, now: Mono) {
         let logged_at = self.unreadable.get(&entry.name);
         if logged_at.is_none_or(|at| now.saturating_sub(*at) >= REMIND_EVERY) {
             let path = self.dir.join(&entry.name);
-            tracing::warn!("{}: {}", shown(&path), how_to_make_readable(&path, &self.dir, owner));
+            tracing::warn!("{}: {}", printable(&path), how_to_make_readable(&path, &self.dir, owner));
             self.unreadable.insert(entry.name.clone(), now);
         }
         self.update_unreadable();
@@ -151,7 +151,7 @@ impl ScanReport {
     /// Notes why no files are ingested for now; `None`: they are.
     pub fn blocked(&self, reason: Option<&Reason>) {
         let state = if reason.is_some() { status::IntakeState::Blocked } else { status::IntakeState::Open };
-        self.update(|snapshot| snapshot.intake = status::Intake { state, reason: reason.cloned() });
+        self.update(|snapshot| snapshot.intake = status::IntakeStatus { state, reason: reason.cloned() });
     }
 
     fn update(&self, change: impl FnOnce(&mut SpoolSnapshot)) {
@@ -164,7 +164,7 @@ fn how_to_make_readable(path: &Path, spool_dir: &Path, owner: u32) -> String {
         User::from_uid(Uid::from_raw(owner)).ok().flatten().map_or(owner.to_string(), |user| user.name);
     let group_of = |path: &Path| std::fs::symlink_metadata(path).map(|meta| meta.gid()).ok();
     let spool_group = group_of(spool_dir);
-    let quoted = format!("'{}'", shown(path).replace('\'', r"'\''"));
+    let quoted = format!("'{}'", printable(path).replace('\'', r"'\''"));
     let mut commands = format!("chmod g+r {quoted}");
     if group_of(path) != spool_group
         && let Some(gid) = spool_group
@@ -182,9 +182,9 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::spool::FileIdentity;
 
-    fn file(name: &str) -> Entry {
+    fn file(name: &str) -> SpoolEntry {
         let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
-        Entry { name: name.into(), identity, size: 10, changed: 1 }
+        SpoolEntry { name: name.into(), identity, size: 10, changed: 1 }
     }
 
     #[test]
@@ -194,8 +194,12 @@ mod tests {
         let files = vec![file("a"), file("b"), file("c")];
         let at = |seconds| Moment { wall: Timestamp(seconds), mono: Duration::from_secs(seconds as u64) };
         let scan = |report: &mut ScanReport, removing, now| {
-            let listing =
-                Listing { files: files.clone(), left: vec![("pipe".into(), "no file")], waiting: (3, 30) };
+            let listing = SpoolListing {
+                files: files.clone(),
+                irregular: vec![("pipe".into(), "no file")],
+                waiting_files: 3,
+                waiting_bytes: 30,
+            };
             let present = files.iter().map(|entry| entry.name.as_os_str()).collect();
             report.scanned(&listing, &present, removing, now, Duration::from_secs(2))
         };

@@ -4,7 +4,7 @@
 //! are sent side by side, the one with the oldest event first. An answer other than acceptance leads to one of these:
 //!
 //! - after trouble the destination as a whole waits; an ordering key that meets trouble alone three times waits alone;
-//! - after a refusal (a 400) an [`Isolation`] finds out whether an event is to blame or everybody is refused.
+//! - after a refusal (a 400) an isolation finds out whether an event is to blame or everybody is refused.
 //!
 //! The scheduler never drops an event.
 
@@ -12,9 +12,8 @@ use super::destination::{Destination, Gate, backoff};
 use super::isolation::{AwaitedCanary, Isolation, WithoutCanary};
 use super::ordering_keys::OrderingKeys;
 use crate::clock::{Moment, Mono};
-use crate::item::OrderingKey;
+use crate::item::{MAX_OF_A_KIND, OrderingKey};
 use crate::koala::Verdict;
-use crate::koala::batch::MAX_OF_A_KIND;
 use crate::outbox::Settled;
 use crate::reason::{Code, Reason};
 

@@ -400,8 +400,8 @@ async fn commit(
 }
 
 /// The destination as `status` shows it, without its kind and its address.
-fn status_of(destination: &Destination, has_key: bool, now: Moment) -> status::Destination {
-    let mut status = status::Destination {
+fn status_of(destination: &Destination, has_key: bool, now: Moment) -> status::DestinationStatus {
+    let mut status = status::DestinationStatus {
         kind: String::new(),
         endpoint: String::new(),
         state: destination.state(),

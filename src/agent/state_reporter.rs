@@ -2,7 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::reason::{Code, Reason};
-use crate::status::{Destination, DestinationState};
+use crate::status::{DestinationState, DestinationStatus};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ const MIN_REPORTED: Duration = Duration::from_secs(5);
 /// Reports to the status and the log.
 #[derive(Debug)]
 pub struct StateReporter {
-    destination: watch::Sender<Destination>,
+    destination: watch::Sender<DestinationStatus>,
     /// Has the status published at once, because whoever reads the line in the log looks there next.
     changed: Sender<()>,
     last_logged: LastLogged,
@@ -23,7 +23,7 @@ pub struct StateReporter {
 /// Where the reports arrive.
 pub struct Reported {
     /// The destination as it was last reported.
-    pub destination: watch::Receiver<Destination>,
+    pub destination: watch::Receiver<DestinationStatus>,
     /// A message for each change that was logged.
     pub changed: Receiver<()>,
 }
@@ -31,7 +31,7 @@ pub struct Reported {
 impl StateReporter {
     /// A reporter about a receiver at `endpoint` that nothing was sent to.
     pub fn new(endpoint: String) -> (StateReporter, Reported) {
-        let (destination, reported) = watch::channel(Destination {
+        let (destination, reported) = watch::channel(DestinationStatus {
             kind: "koala".to_owned(),
             endpoint,
             state: DestinationState::Unknown,
@@ -56,10 +56,11 @@ impl StateReporter {
     }
 
     /// Reports the state of the destination; its kind and its address stay.
-    pub fn report(&mut self, new: Destination, now: Timestamp) {
+    pub fn report(&mut self, new: DestinationStatus, now: Timestamp) {
         let (last_logged, changed) = (&mut self.last_logged, &self.changed);
         self.destination.send_if_modified(|current| {
-            let new = Destination { kind: current.kind.clone(), endpoint: current.endpoint.clone(), ..new };
+            let new =
+                DestinationStatus { kind: current.kind.clone(), endpoint: current.endpoint.clone(), ..new };
             if last_logged.is_worth_logging(&new, now) {
                 log(&new);
                 // The publisher is gone when the agent ends.
@@ -81,7 +82,7 @@ pub fn backoff_word(reason: Option<&Reason>) -> &'static str {
     }
 }
 
-fn log(destination: &Destination) {
+fn log(destination: &DestinationStatus) {
     let why = destination.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let endpoint = &destination.endpoint;
     match destination.state {
@@ -102,7 +103,7 @@ fn log(destination: &Destination) {
 struct LastLogged(Option<(DestinationState, Option<Reason>)>);
 
 impl LastLogged {
-    fn is_worth_logging(&mut self, new: &Destination, now: Timestamp) -> bool {
+    fn is_worth_logging(&mut self, new: &DestinationStatus, now: Timestamp) -> bool {
         let is_worth_logging = match new.state {
             DestinationState::Online => self.state() != Some(DestinationState::Online),
             DestinationState::Backoff => {
@@ -153,7 +154,7 @@ mod tests {
             (3900, Online, 3900, None, None, true),
         ] {
             let second = |s: i64| Timestamp(s * 1000);
-            let now = Destination {
+            let now = DestinationStatus {
                 kind: "koala".to_owned(),
                 endpoint: "https://koala.test".to_owned(),
                 state,
@@ -162,7 +163,8 @@ mod tests {
                 retry_at: retry_at.map(second),
                 last_delivery: None,
             };
-            let unaddressed = Destination { kind: String::new(), endpoint: String::new(), ..now.clone() };
+            let unaddressed =
+                DestinationStatus { kind: String::new(), endpoint: String::new(), ..now.clone() };
             reporter.report(unaddressed, second(at));
             assert_eq!(reported.changed.try_recv().is_ok(), is_logged, "{state:?} at {at} s");
             assert_eq!(*reported.destination.borrow(), now);

@@ -2,6 +2,7 @@
 //!
 //! An [`Event`] borrows its text and looks one level deep. Values stay the bytes they came in, to the last digit.
 
+pub mod datetime;
 mod envelope;
 mod id;
 pub(crate) mod json;

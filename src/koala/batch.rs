@@ -6,11 +6,8 @@
 //! ```
 
 use crate::event::json::Object;
-use crate::item::{Endpoint, Item, Names, Person};
+use crate::item::{Endpoint, Item, MAX_OF_A_KIND, Names, Person};
 use std::collections::HashMap;
-
-/// How many items of each kind one request may hold: Koala's own limit.
-pub const MAX_OF_A_KIND: usize = 30;
 
 /// Items of one person for one request, at least one of them.
 ///

@@ -57,7 +57,7 @@ pub enum ClientError {
 /// A client for one destination: its address, its key, its proxy, its trust.
 #[derive(Debug, Clone)]
 pub struct Client {
-    config: Arc<config::Koala>,
+    config: Arc<config::KoalaConfig>,
     endpoint: Url,
     addresses: Arc<Addresses>,
     key: PublicKey,
@@ -125,7 +125,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn new(config: &config::Koala, clock: Clock) -> Result<Option<Client>, ClientError> {
+    pub fn new(config: &config::KoalaConfig, clock: Clock) -> Result<Option<Client>, ClientError> {
         let Some(key) = config.public_key.clone() else { return Ok(None) };
         let endpoint =
             Url::parse(&config.endpoint).map_err(|_| ClientError::Endpoint(config.endpoint.clone()))?;
@@ -262,7 +262,7 @@ async fn beginning(mut body: reqwest::Body, version: Version) -> (Vec<u8>, Optio
 /// process it: by REFUSED_STREAM, or by a GOAWAY that does not count it in (RFC 9113, 8.7). That is left on. Nothing is
 /// sent twice by it, and a receiver that renews a connection or takes fewer requests at once than come would be in
 /// trouble each time.
-fn http(config: &config::Koala) -> Result<reqwest::Client, ClientError> {
+fn http(config: &config::KoalaConfig) -> Result<reqwest::Client, ClientError> {
     // Fails only if a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder()
@@ -297,7 +297,7 @@ fn http(config: &config::Koala) -> Result<reqwest::Client, ClientError> {
 }
 
 /// The proxy that requests go through; to this machine they go straight.
-fn proxy_of(config: &config::Koala) -> Option<String> {
+fn proxy_of(config: &config::KoalaConfig) -> Option<String> {
     let environment = || ["HTTPS_PROXY", "https_proxy"].iter().find_map(|name| std::env::var(name).ok());
     let proxy = config.proxy.clone().or_else(environment);
     proxy.filter(|address| !address.is_empty() && !config.is_loopback())

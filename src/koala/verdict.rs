@@ -1,15 +1,13 @@
 //! What an answer means, decided in one place: nothing downstream looks at a status code or a message.
 
 use crate::clock::Timestamp;
-use crate::reason::{Code, Reason};
+use crate::reason::{Code, Reason, SUSPENDED};
 use std::time::Duration;
 
 /// The longest that a receiver may ask us to stay away. Longer wishes are more often mistakes than plans.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// What is kept of an answer's body, in characters: enough for the sentence that says what is wrong.
 const MAX_QUOTE: usize = 200;
-/// The body by which Koala's hosted service refuses everything since it has been shut down.
-const SUSPENDED: &str = "Koala ingest suspended";
 
 /// How an email is told in an answer: as it is, escaped in a URL, escaped in JSON.
 const AT_SIGNS: [&str; 4] = ["@", "%40", "\\u0040", "&#64;"];

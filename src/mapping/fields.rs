@@ -1,7 +1,7 @@
 //! An event's members as a mapping maps them: cleaned (null and "" are dropped), then checked.
 
-use super::datetime;
 use crate::clock::Timestamp;
+use crate::event::datetime;
 use crate::event::json::{self, Object, Shape};
 use crate::event::{Event, Raw};
 use crate::item::ItemKind;

@@ -1,7 +1,7 @@
 //! What can be told of a mapping without an event: that it never takes one, or never makes a request.
 
-use super::{Action, Mapping, datetime};
-use crate::event::json;
+use super::{Action, Mapping};
+use crate::event::{datetime, json};
 use crate::mapping::lookup::Type;
 
 impl Mapping {

@@ -8,7 +8,6 @@
 //! names this agent, and RudderStack's `ko_profile_id` serves where profile_id is absent.
 
 mod account;
-mod datetime;
 mod definition;
 pub mod directive;
 mod fields;
