@@ -3,7 +3,8 @@
 use crate::run::{mapped, mapped_by_file};
 use crate::text::{EVENTS, MAPPINGS, PACKAGED, answered, literal, parsed, section};
 use crate::world::{World, assert_says};
-use koala_agent::mapping::Action;
+use koala_agent::item::ItemKind;
+use koala_agent::mapping::field_names;
 use serde_json::{Value, json};
 use std::fs;
 
@@ -17,9 +18,9 @@ fn the_page_has_every_key_of_a_mapping_and_every_field() {
 
     let fields = section(MAPPINGS, "ACTIONS AND FIELDS").join(" ");
     let words: Vec<&str> = fields.split_whitespace().collect();
-    for action in Action::ALL {
-        for name in action.fields().iter().chain([&action.as_str()]) {
-            assert!(words.contains(name), "{name} of {}", action.as_str());
+    for action in ItemKind::ALL {
+        for name in field_names(action).iter().chain([&action.action_name()]) {
+            assert!(words.contains(name), "{name} of {}", action.action_name());
         }
     }
 }
