@@ -72,21 +72,15 @@ impl From<SpoolError> for Interruption {
     }
 }
 
-/// The resources and handles that an intake is made of.
-pub struct IntakeSetup {
-    /// The folder.
-    pub spool: Spool,
+/// The parts of the agent that the intake works with.
+pub struct AgentHandles {
     /// The settings, which may change.
     pub config: Arc<Mutex<Config>>,
-    /// The outbox.
     pub writer: Writer,
-    /// The time.
     pub clock: Clock,
-    /// Cancelled when the agent stops.
     pub stopping: CancellationToken,
     /// Called after every commit of events, in the order of the commits, with those that are to be sent.
     pub on_stored: Box<dyn Fn(Waiting) + Send>,
-    /// Ticks once a round, and within long rounds.
     pub heartbeat: Heartbeat,
 }
 
@@ -107,16 +101,11 @@ impl IntakeHandle {
 
 /// The intake's state; [`Intake::run`] is its loop.
 pub struct Intake {
+    agent: AgentHandles,
     spool: Spool,
     watcher: Watcher,
-    shared_config: Arc<Mutex<Config>>,
     /// The settings of this round.
     config: Config,
-    writer: Writer,
-    clock: Clock,
-    stopping: CancellationToken,
-    on_stored: Box<dyn Fn(Waiting) + Send>,
-    heartbeat: Heartbeat,
     unsettled: UnsettledFiles,
     ledger: FileLedger,
     rejections: Rejections,
@@ -140,12 +129,11 @@ impl Intake {
     /// # Errors
     /// The system has no more threads.
     pub fn start(
-        setup: IntakeSetup,
+        agent: AgentHandles,
+        spool: Spool,
         progress: &[Progress],
         snapshot: Arc<Mutex<SpoolSnapshot>>,
     ) -> std::io::Result<IntakeHandle> {
-        let IntakeSetup { spool, config: shared_config, writer, clock, stopping, on_stored, heartbeat } =
-            setup;
         let (wakes, woken) = sync_channel(1);
         let watcher_wakes = wakes.clone();
         let (watcher, unwatched) = Watcher::new(spool.dir(), move || {
@@ -156,12 +144,12 @@ impl Intake {
             tracing::warn!("the spool cannot be watched ({why}): files are found within spool.scan_interval");
         }
         let tick = disk::tick();
-        let config = shared_config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let config = agent.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let intake = Intake {
             unsettled: UnsettledFiles::new(tick),
             ledger: FileLedger::new(progress),
             rejections: Rejections::new(spool.rejected_folder()),
-            capacity: Capacity::new(writer.stats()),
+            capacity: Capacity::new(agent.writer.stats()),
             report: ScanReport::new(spool.dir(), snapshot),
             remover: Remover::start(&spool)?,
             batch: AppendBatch::default(),
@@ -171,13 +159,8 @@ impl Intake {
             tick,
             spool,
             watcher,
-            shared_config,
             config,
-            writer,
-            clock,
-            stopping,
-            on_stored,
-            heartbeat,
+            agent,
         };
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new().name("intake".into()).spawn(move || {
@@ -195,8 +178,8 @@ impl Intake {
         self.ledger.forget_missing(self.spool.keys());
         self.forget_gone();
         loop {
-            self.heartbeat.tick();
-            self.config = self.shared_config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            self.agent.heartbeat.tick();
+            self.config = self.agent.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let began = Instant::now();
             let ended = self.round();
             let took = began.elapsed();
@@ -216,7 +199,7 @@ impl Intake {
                 Err(Interruption::Stopping) => break,
                 Err(Interruption::Fatal(fatal)) => return Err(fatal),
             };
-            if self.stopping.is_cancelled() {
+            if self.agent.stopping.is_cancelled() {
                 break;
             }
             match woken.recv_timeout(wait) {
@@ -248,7 +231,7 @@ impl Intake {
         self.tidy_rejected();
         has_room.map_err(Interruption::Blocked)?;
         self.unsettled.announce(self.watcher.announced());
-        let now = self.clock.moment();
+        let now = self.agent.clock.moment();
         let listing = self.spool.list(now.wall)?;
         let mut wait = self.report_scan(&listing);
         let is_partial = listing.waiting_files > listing.files.len() as u64;
@@ -292,7 +275,7 @@ impl Intake {
         self.rejections.retain(&present);
         self.unsettled.retain(&present);
         let removing = self.ledger.removing_among(&listing.files);
-        let (now, settle) = (self.clock.moment(), self.config.spool.settle);
+        let (now, settle) = (self.agent.clock.moment(), self.config.spool.settle);
         let wait = self.report.scanned(listing, &present, removing, now, settle);
         wait.map_or(self.config.spool.scan_interval, |wait| wait.min(self.config.spool.scan_interval))
     }
@@ -336,8 +319,8 @@ impl Intake {
     /// # Errors
     /// The agent stops; the batch in commit is durable.
     fn tick_or_stop(&mut self) -> Result<(), Interruption> {
-        self.heartbeat.tick();
-        if self.stopping.is_cancelled() {
+        self.agent.heartbeat.tick();
+        if self.agent.stopping.is_cancelled() {
             // Events that are read and not stored are read again after the next start.
             self.finish_commit()?;
             return Err(Interruption::Stopping);
@@ -356,7 +339,7 @@ impl Intake {
             Ok(file) => file,
             Err(OpenError::Changed) => return Ok(Some(self.config.spool.settle)),
             Err(OpenError::Unreadable(owner)) => {
-                self.report.unreadable(&entry, owner, self.clock.mono());
+                self.report.unreadable(&entry, owner, self.agent.clock.mono());
                 return Ok(None);
             }
             Err(OpenError::Error(e)) => {
@@ -482,16 +465,16 @@ impl Intake {
     /// Whether the file is as it was listed, and has been unchanged for `settle`.
     fn has_settled(&self, entry: &SpoolEntry) -> bool {
         self.spool.entry(&entry.name).is_some_and(|now| now == *entry)
-            && age_of(entry, self.clock.moment()).is_some_and(|age| age >= self.config.spool.settle)
+            && age_of(entry, self.agent.clock.moment()).is_some_and(|age| age >= self.config.spool.settle)
     }
 
     fn wait_for_rest(&mut self, entry: &SpoolEntry) -> Option<Duration> {
-        let (now, limit) = (self.clock.mono(), self.config.spool.incomplete_after);
+        let (now, limit) = (self.agent.clock.mono(), self.config.spool.incomplete_after);
         self.rejections.wait_for_rest(entry, now, limit)
     }
 
     fn reject_file(&mut self, entry: &SpoolEntry, flaw: &Flaw) -> Result<(), Interruption> {
-        let now = self.clock.now();
+        let now = self.agent.clock.now();
         match self.rejections.reject_file(&self.spool, entry, flaw, now) {
             // The file has no event that younger files could overtake, and ingesting those makes room.
             Err(e) if e.is_full() => {
@@ -508,7 +491,7 @@ impl Intake {
     }
 
     fn reject_part(&mut self, source: &SourceFile, part: &RejectedPart) -> Result<(), Interruption> {
-        self.rejections.reject_part(source, part, self.clock.now())?;
+        self.rejections.reject_part(source, part, self.agent.clock.now())?;
         self.batch.account_rejected(part.content.len());
         Ok(())
     }
@@ -532,7 +515,7 @@ impl Intake {
     }
 
     fn submit(&mut self, batch: AppendBatch) {
-        let answer = self.writer.append(batch.events().clone(), batch.progress());
+        let answer = self.agent.writer.append(batch.events.clone(), batch.progress());
         self.in_commit = Some((batch, answer));
     }
 
@@ -543,7 +526,7 @@ impl Intake {
             match answer.block() {
                 Ok(Appended::Stored { waiting, .. }) => self.stored(batch, waiting),
                 Ok(Appended::Reused(reused)) => {
-                    let (spool, now) = (&self.spool, self.clock.now());
+                    let (spool, now) = (&self.spool, self.agent.clock.now());
                     for entry in self.rejections.reject_reused(&mut batch, &reused, spool, now)? {
                         self.forget_waiting(&entry);
                     }
@@ -559,11 +542,11 @@ impl Intake {
 
     /// Has the files removed that are whole in a batch that is durable.
     fn stored(&mut self, batch: AppendBatch, waiting: Waiting) {
-        if !batch.events().is_empty() {
-            (self.on_stored)(waiting);
+        if !batch.events.is_empty() {
+            (self.agent.on_stored)(waiting);
         }
         let mut whole = Vec::new();
-        for SourceFile { entry, progress, .. } in batch.into_sources() {
+        for SourceFile { entry, progress, .. } in batch.sources {
             let is_whole = progress.finished;
             self.ledger.stored(&entry, progress);
             if is_whole {
@@ -611,12 +594,12 @@ impl Intake {
     fn forget_gone(&mut self) {
         let gone = self.ledger.take_gone();
         if !gone.is_empty() {
-            self.writer.forget(gone);
+            self.agent.writer.forget(gone);
         }
     }
 
     fn tidy_rejected(&mut self) {
-        let (now, spool) = (self.clock.moment(), &self.config.spool);
+        let (now, spool) = (self.agent.clock.moment(), &self.config.spool);
         let expired_before = now.wall.minus(self.config.outbox.keep_failed);
         if let Some(count) = self.rejections.tidy(now.mono, expired_before, spool.scan_interval) {
             self.report.rejected(count);
