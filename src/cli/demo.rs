@@ -1,7 +1,7 @@
 //! `koala-agent demo`: the whole thing in a temporary folder, against the built-in receiver.
 
-use super::output::{BOLD, DIM, GOOD, paint, print};
-use super::{CliError, Context, ExitCode};
+use super::output::{BOLD, DIM, GOOD, styled, print};
+use super::{CliError, CommandContext, ExitCode};
 use crate::agent::Agent;
 use crate::config::{Environment, Options, load};
 use crate::receiver::{Faults, Receiver};
@@ -58,12 +58,12 @@ pub struct DemoArgs {}
 ///
 /// # Errors
 /// A folder, an address or a thread cannot be had.
-pub fn run(context: &Context, _args: DemoArgs) -> Result<ExitCode, CliError> {
+pub fn run(context: &CommandContext, _args: DemoArgs) -> Result<ExitCode, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(demo(context))
 }
 
-async fn demo(context: &Context) -> Result<ExitCode, CliError> {
+async fn demo(context: &CommandContext) -> Result<ExitCode, CliError> {
     let folder = tempfile::tempdir()?;
     let spool = folder.path().join("spool");
     std::fs::create_dir(&spool)?;
@@ -146,12 +146,12 @@ async fn demo(context: &Context) -> Result<ExitCode, CliError> {
         "\n{} the receiver holds {SENT} events, each exactly once.\n\n\
          To go on: `koala-agent receiver` is a receiver to play with, `koala-agent send` stores events,\n\
          `koala-agent status` tells what is stuck and why. The README shows how to install the service.\n",
-        paint(GOOD, "Done:")
+        styled(GOOD, "Done:")
     ))?;
     Ok(ExitCode::Success)
 }
 
-async fn start(context: &Context, folder: &Path, endpoint: &str) -> Result<Agent, CliError> {
+async fn start(context: &CommandContext, folder: &Path, endpoint: &str) -> Result<Agent, CliError> {
     let file = folder.join("config.toml");
     let text = format!(
         "[spool]\ndir = \"{0}/spool\"\n[outbox]\npath = \"{0}/outbox.db\"\nmin_free = 0\n\
@@ -194,9 +194,9 @@ fn who(email: Option<&str>) -> String {
 }
 
 fn step(text: &str) -> std::io::Result<()> {
-    print(&format!("\n{}\n", paint(BOLD, text)))
+    print(&format!("\n{}\n", styled(BOLD, text)))
 }
 
 fn say(text: &str) -> std::io::Result<()> {
-    print(&format!("   {} {text}\n", paint(DIM, "·")))
+    print(&format!("   {} {text}\n", styled(DIM, "·")))
 }

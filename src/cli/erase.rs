@@ -1,9 +1,9 @@
 //! `koala-agent erase`: a person's events leave the machine.
 
-use super::input::Source;
-use super::output::{self, BOLD, Facts, count, paint, plain};
+use super::input::EventInput;
+use super::output::{self, BOLD, LabelledLines, counted, styled, escaped};
 use super::permission::{become_service, may_change};
-use super::{CliError, Context, ExitCode};
+use super::{CliError, CommandContext, ExitCode};
 use crate::agent::Agent;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
@@ -94,7 +94,7 @@ struct Receipt {
 ///
 /// # Errors
 /// Not by this user; the outbox cannot be changed: then run it again, what went is gone.
-pub fn run(context: &Context, args: &EraseArgs) -> Result<ExitCode, CliError> {
+pub fn run(context: &CommandContext, args: &EraseArgs) -> Result<ExitCode, CliError> {
     let config = context.config()?;
     may_change(context, &config, "erase a person")?;
     become_service(&config)?;
@@ -178,7 +178,7 @@ fn waiting(config: &Config, subject: &Subject) -> Result<Vec<Waiting>, CliError>
 /// it. A file that has gone names nobody.
 fn events_in(path: &Path, config: &Config, subject: &Subject) -> u64 {
     let mut named = 0;
-    let source = Source::open(path, &Clock::system()).ok();
+    let source = EventInput::open(path, &Clock::system()).ok();
     if let Some(mut events) = source.and_then(|source| source.events(&config.spool).ok()) {
         while let Ok(Some(found)) = events.next() {
             named += u64::from(found.event.is_ok_and(|text| subject.is_in(&text)));
@@ -202,7 +202,7 @@ fn stands_in(path: &Path, subject: &Subject) -> bool {
 }
 
 /// Takes what waits in the spool into the outbox, as the agent would, but sends nothing.
-fn take_in(context: &Context, config: &Config, subject: &Subject) -> Result<(), CliError> {
+fn take_in(context: &CommandContext, config: &Config, subject: &Subject) -> Result<(), CliError> {
     let mut config = config.clone();
     (config.koala.public_key, config.koala.key_file) = (None, None);
     let files = waiting(&config, subject)?;
@@ -272,12 +272,12 @@ fn text(receipt: &Receipt, runs: bool) -> String {
         [] => String::new(),
         states => format!(": {}", states.join(", ")),
     };
-    let mut facts = Facts::default();
-    facts.add("outbox", format_args!("{}{sum}", count(receipt.events.len() as u64, "event")));
+    let mut facts = LabelledLines::default();
+    facts.add("outbox", format_args!("{}{sum}", counted(receipt.events.len() as u64, "event")));
     if runs {
-        facts.add("spool", count(receipt.spool_events, "event"));
+        facts.add("spool", counted(receipt.spool_events, "event"));
     }
-    facts.add("rejected", count(receipt.rejected.len() as u64, "file"));
+    facts.add("rejected", counted(receipt.rejected.len() as u64, "file"));
     facts.add(
         "from now on",
         match receipt.suppressed {
@@ -285,7 +285,7 @@ fn text(receipt: &Receipt, runs: bool) -> String {
             false => "events of this person are welcome",
         },
     );
-    let mut text = format!("{}\n{facts}", paint(BOLD, format!("erased {}", plain(&receipt.person))));
+    let mut text = format!("{}\n{facts}", styled(BOLD, format!("erased {}", escaped(&receipt.person))));
     let delivered: Vec<&EventReference> =
         receipt.events.iter().filter(|e| e.state == State::Delivered).collect();
     if !delivered.is_empty() {
@@ -294,13 +294,13 @@ fn text(receipt: &Receipt, runs: bool) -> String {
     for event in delivered {
         let at = event.settled_at.unwrap_or(event.received_at);
         let what = event.event.as_deref().or(event.kind.as_deref()).unwrap_or("-");
-        text += &format!("    {at}  {}  {}\n", plain(&event.message_id), plain(what));
+        text += &format!("    {at}  {}  {}\n", escaped(&event.message_id), escaped(what));
     }
     if runs && of(State::Pending) > 0 {
         text += "\n  What was on its way at that moment Koala may have taken as well.\n";
     }
     for sentence in &receipt.left {
-        text += &format!("\n  left: {}\n", plain(sentence));
+        text += &format!("\n  left: {}\n", escaped(sentence));
     }
     text
 }

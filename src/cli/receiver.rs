@@ -155,8 +155,8 @@ pub async fn receiver(args: ReceiverArgs, out: &mut dyn Write) -> Result<(), Rec
     writeln!(
         out,
         "\n{} from {}, {} seen again, {} refused, {} dropped",
-        count(stats.events, "event"),
-        count(stats.requests, "request"),
+        counted(stats.events, "event"),
+        counted(stats.requests, "request"),
         stats.repeats,
         stats.refused_requests,
         stats.dropped_requests,
@@ -246,7 +246,7 @@ impl Page {
         match notice {
             Notice::Accepted { who, items, repeats } if room => {
                 let again = if repeats > 0 { format!(", {repeats} seen before") } else { String::new() };
-                self.lines.push(format!("204  {}  {}{again}", shown(&who), count(items as u64, "event")));
+                self.lines.push(format!("204  {}  {}{again}", shown(&who), counted(items as u64, "event")));
             }
             Notice::Refused { status, why } if room => self.lines.push(format!("{status}  {}", shown(&why))),
             Notice::Dropped { why } if room => self.lines.push(format!("---  {}", shown(&why))),
@@ -274,8 +274,8 @@ impl Sum {
     }
 
     fn line(&self) -> String {
-        let requests = count(self.requests, "more request");
-        let mut line = format!("  …  {requests}: {}", count(self.events, "event"));
+        let requests = counted(self.requests, "more request");
+        let mut line = format!("  …  {requests}: {}", counted(self.events, "event"));
         if self.repeats > 0 {
             line += &format!(", {} seen before", self.repeats);
         }
@@ -286,7 +286,7 @@ impl Sum {
     }
 }
 
-fn count(number: u64, what: &str) -> String {
+fn counted(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 

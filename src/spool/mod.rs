@@ -17,7 +17,7 @@ pub use document::{Document, Form, Places, split, text_of};
 pub use drop::drop_in;
 pub use entry::{Entry, FileIdentity, FileKey};
 pub use lines::{Line, Lines};
-pub use names::{Format, format_of};
+pub use names::{Format, format_of, shell_quoted};
 pub(crate) use names::{is_finished_name, is_reason};
 pub use rejected::{Rejected, RejectedFolder, Rejection, rejected_beside};
 pub use remove::Removal;
