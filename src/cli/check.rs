@@ -124,11 +124,8 @@ impl Report {
 /// # Errors
 /// This user may not check the agent, or may not read the configuration.
 pub fn run(context: &CommandContext, args: &CheckArgs) -> Result<ExitCode, CliError> {
-    let mut report = Report {
-        is_run_by_root: Uid::effective().is_root(),
-        width: terminal_width(),
-        ..Report::default()
-    };
+    let mut report =
+        Report { is_run_by_root: Uid::effective().is_root(), width: terminal_width(), ..Report::default() };
     match config::load(&context.options, &context.environment) {
         Err(error @ ConfigError::Unreadable { .. }) => return Err(error.into()),
         Err(error) => error.to_string().lines().for_each(|problem| report.fail("configuration", problem)),
@@ -264,13 +261,17 @@ fn check_spool(config: &Config, report: &mut Report) {
         return report.fail_with("spool", text, &spool_remedy(config));
     }
     let folders = [dir.clone(), dir.join(REJECTED)];
+    let mut is_ok = true;
     for path in folders.iter().filter(|path| path.exists() && access(*path, all_rights()).is_err()) {
+        is_ok = false;
         let (shown, me) = (path.display(), my_name());
         let command = format!("chown {me} {shown} && chmod u+rwx {shown}");
         let text = format!("{me} cannot read and write {shown}");
         report.fail_with("spool", text, &Remedy::run("give it the folder", command));
     }
-    report.ok("spool", dir.display());
+    if is_ok {
+        report.ok("spool", dir.display());
+    }
 }
 
 /// Returns the time at which the newest event was stored.

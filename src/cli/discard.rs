@@ -28,7 +28,9 @@ pub fn run(context: &CommandContext, args: &DiscardArgs) -> Result<ExitCode, Cli
     for id in &args.message_ids {
         let (outcome, code) = match admin.discard(id, context.clock.now())? {
             Some(true) => ("discarded", exit_code),
-            Some(false) if exit_code == ExitCode::NotFound => ("is delivered or discarded already", exit_code),
+            Some(false) if exit_code == ExitCode::NotFound => {
+                ("is delivered or discarded already", exit_code)
+            }
             Some(false) => ("is delivered or discarded already", ExitCode::BadData),
             None => ("no event has this messageId", ExitCode::NotFound),
         };

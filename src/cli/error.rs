@@ -49,7 +49,10 @@ impl ExitCode {
         (ExitCode::Bug, "a bug in koala-agent"),
         (ExitCode::CannotCreate, "a file cannot be created, for example because there is no spool folder"),
         (ExitCode::Io, "reading or writing failed"),
-        (ExitCode::TryAgain, "try again: another agent runs, the disk is full, or events are not settled yet"),
+        (
+            ExitCode::TryAgain,
+            "try again: another agent runs, the disk is full, or events are not settled yet",
+        ),
         (ExitCode::NoPermission, "permission denied; the command line that would work is printed"),
         (ExitCode::Configuration, "the configuration is wrong"),
     ];

@@ -39,8 +39,7 @@ pub fn differences(expected: &[ExpectedLine], actual: &[Value]) -> String {
         };
         let id = actual.get("message_id").and_then(Value::as_str).unwrap_or("no messageId");
         for Difference { place, expected, actual } in event_differences(expected, actual) {
-            text +=
-                &format!("line {line}, {id}: {place}\n{}", diff(&pretty(expected), &pretty(actual)));
+            text += &format!("line {line}, {id}: {place}\n{}", diff(&pretty(expected), &pretty(actual)));
         }
     }
     for actual in actual.iter().skip(expected.len()) {

@@ -142,13 +142,18 @@ fn events(source: EventInput, limits: &config::Spool) -> io::Result<InputEvents>
             };
             Remaining::Elements(events.unwrap_or_else(invalid_input).into_iter())
         }
-        None => by_content(content, limits)?.map_or_else(lines, |events| Remaining::Elements(events.into_iter())),
+        None => {
+            by_content(content, limits)?.map_or_else(lines, |events| Remaining::Elements(events.into_iter()))
+        }
     };
     Ok(InputEvents { remaining, max_event: limits.max_event_bytes })
 }
 
 /// The events of a document; or, as the inner error, the same content, to be read line by line.
-fn by_content(content: Box<dyn Read>, limits: &config::Spool) -> io::Result<Result<Vec<InputEvent>, Box<dyn Read>>> {
+fn by_content(
+    content: Box<dyn Read>,
+    limits: &config::Spool,
+) -> io::Result<Result<Vec<InputEvent>, Box<dyn Read>>> {
     let mut content = BufReader::new(content);
     let mut head = Vec::new();
     while head.trim_ascii().is_empty() {

@@ -1,6 +1,6 @@
 //! `koala-agent map`: prints the requests that events would make.
 
-use super::input::{InputEvent, EventInput};
+use super::input::{EventInput, InputEvent};
 use super::preview::EventPreview;
 use super::{CliError, CommandContext, ExitCode, expect, output, prompt_for_events};
 use crate::clock::Timestamp;

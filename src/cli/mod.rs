@@ -40,7 +40,9 @@ use std::path::PathBuf;
 /// Collects customer events from files in a spool folder and delivers each of them once to Koala.
 #[derive(Debug, Parser)]
 #[command(name = "koala-agent", version, max_term_width = 100)]
-#[command(after_help = "Run koala-agent COMMAND --help for the options and examples of a command. Exit codes follow sysexits.h.")]
+#[command(
+    after_help = "Run koala-agent COMMAND --help for the options and examples of a command. Exit codes follow sysexits.h."
+)]
 struct Cli {
     /// Read this configuration file [default: $KOALA_AGENT_CONFIG, else /etc/koala-agent/config.toml]
     #[arg(long, global = true, value_name = "FILE")]

@@ -57,8 +57,9 @@ pub fn become_service(config: &Config) -> Result<(), CliError> {
     let Some(uid) = service_user(config).filter(|uid| Uid::effective().is_root() && !uid.is_root()) else {
         return Ok(());
     };
-    let failed =
-        |e: nix::Error| CliError::new(ExitCode::Io, format!("cannot change to the user {uid} of the agent: {e}"));
+    let failed = |e: nix::Error| {
+        CliError::new(ExitCode::Io, format!("cannot change to the user {uid} of the agent: {e}"))
+    };
     let user = User::from_uid(uid).map_err(failed)?;
     if let Some(user) = user {
         #[cfg(target_os = "linux")]

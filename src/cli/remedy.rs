@@ -100,9 +100,9 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
             "check this machine's clock; if a certificate authority of your own has signed the certificate, \
              name it in koala.ca_file",
         ),
-        Code::Timeout => Remedy::text(format!(
-            "check the network to {endpoint}, or raise koala.timeout in {file}"
-        )),
+        Code::Timeout => {
+            Remedy::text(format!("check the network to {endpoint}, or raise koala.timeout in {file}"))
+        }
         Code::Proxy => Remedy::text(format!("check koala.proxy in {file}, or HTTPS_PROXY")),
         Code::NoKey => {
             let text = format!("put the public key of your Koala workspace into {key}");
@@ -170,7 +170,7 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
 pub fn meaning(code: Code) -> Option<&'static str> {
     Some(match code {
         Code::NoMapping => "no mapping matches the event",
-        Code::NoIdentity => "the event has neither a profile_id nor an email",
+        Code::NoIdentity => "the event has no profile_id and no email",
         Code::BrowserLibrary => "the browser library has already sent the event to Koala",
         Code::IntegrationsOff => "the event's integrations turn Koala off",
         Code::NoConsent => "the person has not consented",

@@ -90,7 +90,12 @@ fn remapped(config: &Config, event: &Retained) -> Result<(i64, Vec<NewItem>), Re
     }
 }
 
-fn retry_matching(admin: &mut Admin, config: &Config, filter: &Filter, now: Timestamp) -> Result<ExitCode, CliError> {
+fn retry_matching(
+    admin: &mut Admin,
+    config: &Config,
+    filter: &Filter,
+    now: Timestamp,
+) -> Result<ExitCode, CliError> {
     let total = admin.reader().list(filter, 0)?.total;
     let (mut after, mut examined, mut requeued) = (0, 0, 0);
     let mut unsendable: BTreeMap<(Code, String), u64> = BTreeMap::new();
@@ -174,7 +179,10 @@ fn put_files_back(config: &Config, names: &[OsString]) -> Result<ExitCode, CliEr
         let new_name = rejected_folder.put_back(name).map_err(|error| match error {
             SpoolError::Io { source, .. } if source.kind() == ErrorKind::NotFound => CliError::new(
                 ExitCode::NotFound,
-                format!("there is no rejected file {shown}; see {}", agent_command(config, "list --rejected")),
+                format!(
+                    "there is no rejected file {shown}; see {}",
+                    agent_command(config, "list --rejected")
+                ),
             ),
             other => other.into(),
         })?;

@@ -60,7 +60,10 @@ fn daemon(context: &CommandContext) -> Result<ExitCode, CliError> {
 fn create_spool(config: &Config) -> Result<(), CliError> {
     let dir = &config.spool.dir;
     std::fs::DirBuilder::new().recursive(true).mode(0o750).create(dir).map_err(|e| {
-        CliError::new(super::error::io_exit_code(&e), format!("cannot create the spool {}: {e}", dir.display()))
+        CliError::new(
+            super::error::io_exit_code(&e),
+            format!("cannot create the spool {}: {e}", dir.display()),
+        )
     })
 }
 
@@ -138,11 +141,16 @@ async fn start(
         match Agent::start(config.clone(), context.clock.clone()).await {
             Err(e) if e.is_transient() => {
                 if !is_logged {
-                    tracing::warn!("{e}; files wait in the spool, the start is tried again every {START_RETRY:?}");
+                    tracing::warn!(
+                        "{e}; files wait in the spool, the start is tried again every {START_RETRY:?}"
+                    );
                     is_logged = true;
                 }
                 let line = format!("waiting to start: {e}");
-                notify_manager(&[NotifyState::Status(&line), NotifyState::ExtendTimeoutUsec(START_EXTENSION)]);
+                notify_manager(&[
+                    NotifyState::Status(&line),
+                    NotifyState::ExtendTimeoutUsec(START_EXTENSION),
+                ]);
                 tokio::select! {
                     () = tokio::time::sleep(START_RETRY) => {}
                     () = received(stop) => return Ok(None),

@@ -130,7 +130,13 @@ fn read_all(context: &CommandContext, args: &SendArgs, config: &Config) -> Resul
 
 impl NewSpoolFile {
     /// Adds an event as one line, with a new messageId if it has none.
-    fn add(&mut self, input_event: InputEvent, name: &str, written: Timestamp, config: &Config) -> Result<(), Flaw> {
+    fn add(
+        &mut self,
+        input_event: InputEvent,
+        name: &str,
+        written: Timestamp,
+        config: &Config,
+    ) -> Result<(), Flaw> {
         let (place, line) = (input_event.place, input_event.line);
         let at_line = |flaw: Flaw| Flaw { line, ..flaw };
         let mut text = input_event.event?;

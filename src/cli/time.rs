@@ -29,11 +29,9 @@ impl FromStr for TimeArgument {
     fn from_str(text: &str) -> Result<TimeArgument, &'static str> {
         let day = || Timestamp::parse(&format!("{text}T00:00:00Z"));
         let ago = || humantime::parse_duration(text).ok().map(TimeArgument::Ago);
-        Timestamp::parse(text)
-            .or_else(day)
-            .map(TimeArgument::At)
-            .or_else(ago)
-            .ok_or("give a time in UTC, such as 2026-01-02T03:04:05Z or 2026-01-02, or an age, such as 2h or 30d")
+        Timestamp::parse(text).or_else(day).map(TimeArgument::At).or_else(ago).ok_or(
+            "give a time in UTC, such as 2026-01-02T03:04:05Z or 2026-01-02, or an age, such as 2h or 30d",
+        )
     }
 }
 

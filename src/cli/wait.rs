@@ -68,7 +68,9 @@ impl Waiter {
             let state = match (ingested, Reader::open(&config.outbox.path)) {
                 (None, _) => WaitState::Pending("they wait in the spool".to_owned()),
                 (Some(_), Ok(reader)) => outbox_state(&reader, &mut ids, &mut failures)?,
-                (Some(ingested), Err(OutboxError::Denied { .. })) => self.published_state(config, ingested)?,
+                (Some(ingested), Err(OutboxError::Denied { .. })) => {
+                    self.published_state(config, ingested)?
+                }
                 (Some(_), Err(error)) => WaitState::Pending(error.to_string()),
             };
             match state {
@@ -88,7 +90,11 @@ impl Waiter {
         }
     }
 
-    fn published_state(&self, config: &Config, (at, ingested): (Instant, Timestamp)) -> Result<WaitState, CliError> {
+    fn published_state(
+        &self,
+        config: &Config,
+        (at, ingested): (Instant, Timestamp),
+    ) -> Result<WaitState, CliError> {
         let status = Status::read(&config.status_file).ok_or_else(|| CliError::Denied {
             text: "the events are stored, but this user can read neither the outbox nor the agent's status"
                 .to_owned(),
