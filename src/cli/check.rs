@@ -257,7 +257,7 @@ fn all_rights() -> AccessFlags {
 fn check_spool(config: &Config, report: &mut Report) {
     let dir = &config.spool.dir;
     if !dir.is_dir() {
-        let text = format!("there is no folder {}; set spool.dir, or create it", dir.display());
+        let text = format!("there is no folder {}", dir.display());
         return report.fail_with("spool", text, &spool_remedy(config));
     }
     let folders = [dir.clone(), dir.join(REJECTED)];

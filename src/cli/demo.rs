@@ -76,7 +76,7 @@ const DELIVERABLE: usize = 5;
 /// See the agent work, in a temporary folder and without an account
 ///
 /// Writes event files, delivers them to a local receiver that is offline at first, and ends with 0 only if the receiver
-/// holds each event exactly once. Takes about five seconds.
+/// holds each event exactly once. Takes a few seconds.
 #[derive(Debug, Args)]
 pub struct DemoArgs {}
 

@@ -45,10 +45,10 @@ use std::path::PathBuf;
 )]
 struct Cli {
     /// Read this configuration file [default: $KOALA_AGENT_CONFIG, else /etc/koala-agent/config.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE", display_order = 900)]
     config: Option<PathBuf>,
     /// Use your own agent: its configuration, spool and outbox are in your home folder
-    #[arg(long, global = true, conflicts_with = "config")]
+    #[arg(long, global = true, conflicts_with = "config", display_order = 901)]
     user: bool,
     #[command(subcommand)]
     command: Command,

@@ -49,7 +49,7 @@ pub struct ReceiverArgs {
     /// Add this Retry-After to every 429 and 503: a number of seconds, or an HTTP date
     #[arg(long, value_name = "VALUE")]
     pub retry_after: Option<String>,
-    /// Answer 400 to every request, with this error
+    /// Answer 400 to every request, with this error [without a value: Koala ingest suspended]
     #[arg(long, value_name = "MESSAGE", num_args = 0..=1, default_missing_value = SUSPENDED)]
     pub refuse_all: Option<String>,
     /// Close every connection without an answer

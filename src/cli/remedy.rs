@@ -114,12 +114,12 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
         Code::KeyRefused => Remedy::then(config, format!("put the right public key into {key}"), "restart"),
         Code::NotFound => Remedy::then(
             config,
-            format!("correct koala.endpoint in {file}: {endpoint} is not a Koala receiver"),
+            format!("{endpoint} is not a Koala receiver: correct koala.endpoint in {file}"),
             "reload",
         ),
         Code::RefusesAll => Remedy::then(
             config,
-            format!("set koala.endpoint in {file} to another receiver: {endpoint} refuses all events"),
+            format!("{endpoint} refuses all events: set koala.endpoint in {file} to another receiver"),
             "reload",
         ),
         Code::NotTheReceiver => Remedy::text(format!(

@@ -36,7 +36,7 @@ pub struct RetryArgs {
     /// Events to make pending
     #[arg(value_name = "MESSAGE_ID", group = "which")]
     message_ids: Vec<String>,
-    /// All events in these states: failed, skipped, delivered
+    /// Make all events in these states pending: failed, skipped, delivered
     #[arg(long, value_name = "STATE,…", value_delimiter = ',', value_parser = settled_state, group = "which")]
     state: Vec<State>,
     /// With --state: only events with this reason code

@@ -22,7 +22,7 @@ const START_RETRY: Duration = Duration::from_secs(5);
 /// times the interval.
 const START_EXTENSION: u32 = 30_000_000;
 
-/// Run the agent in the foreground; systemd runs it so
+/// Run the agent in the foreground, as systemd does
 ///
 /// SIGTERM or SIGINT stops it within 10 s, after the requests in flight; a second signal stops it at once. SIGHUP
 /// reloads the configuration.

@@ -37,7 +37,7 @@ const MIN_BYTES_FOR_BAR: u64 = 4 << 20;
 /// messageIds.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Example:\n  echo '{\"type\":\"track\",\"event\":\"Signed Up\",\"properties\":{\"email\":\"ana@acme.dev\"}}' \\\n    | koala-agent send --wait"
+    after_help = "Examples:\n  koala-agent send events.jsonl\n  echo '{\"type\":\"identify\",\"traits\":{\"email\":\"ana@acme.dev\"}}' \\\n    | koala-agent send --wait"
 )]
 pub struct SendArgs {
     /// Files with events: .json, .jsonl, .ndjson, or one of them with .gz [default: -, standard input]

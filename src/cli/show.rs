@@ -4,14 +4,14 @@ use super::list::{all_rejected, state_style};
 use super::output::{self, BOLD, LabelledLines, counted, escaped, hint, indented, styled, terminal_width};
 use super::preview::{EventPreview, PreviewRequest};
 use super::status::{current_status, is_publisher_alive};
-use super::time::duration_text;
+use super::time::next_try_text;
 use super::{CliError, CommandContext, ExitCode};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::event::{Event, MessageId, json::pretty};
 use crate::item::Disposition;
 use crate::outbox::{Attempt, Detail, Listed, Reader, State};
-use crate::reason::Reason;
+use crate::reason::{Code, Reason};
 use crate::spool::{Format, REJECTED, format_of};
 use crate::status::{DestinationState, Status};
 use clap::Args;
@@ -110,14 +110,15 @@ fn next_attempt(status: &Status, ahead: (u64, bool), now: Timestamp) -> NextAtte
         (n, false) => format!("after {} or more of the same person, ", counted(n, "older event")),
     };
     let at = destination.retry_at.filter(|at| status.agent.running && *at > now);
+    let code = destination.reason.as_ref().map(|reason| reason.code);
     match (status.agent.running, destination.state, at) {
         (false, ..) => sentence += "when the agent runs again",
-        (true, DestinationState::Backoff | DestinationState::Refused, Some(at)) => {
-            let wait = duration_text(at.since(now));
-            sentence += &format!("when the receiver accepts events again; next try in {wait}");
+        (true, DestinationState::Backoff | DestinationState::Refused, at) => {
+            let wait = at.map(|at| at.since(now)).unwrap_or_default();
+            sentence += &format!("when the receiver accepts events again; {}", next_try_text(wait));
         }
-        (true, DestinationState::Backoff | DestinationState::Refused, None) => {
-            sentence += "when the receiver accepts events again; trying now";
+        (true, DestinationState::Unknown, _) if code == Some(Code::NoKey) => {
+            sentence += "when there is a key"
         }
         (true, DestinationState::Online | DestinationState::Unknown, _) => sentence += "in its turn",
     }
@@ -160,7 +161,7 @@ fn render(event: &ShownEvent, width: Option<usize>) -> String {
         last_printed = reason;
     }
     if let Some(next) = &event.next {
-        lines.add("next try", &next.sentence);
+        lines.add("next", &next.sentence);
         if let Some(reason) = next.reason.as_ref().map(ToString::to_string).filter(|r| *r != last_printed) {
             lines.add_below(escaped(&reason));
         }

@@ -3,7 +3,7 @@
 use super::context::agent_command;
 use super::output::{BAD, BOLD, DIM, GOOD, LabelledLines, WAITING, counted, escaped, grouped, styled};
 use super::remedy::{Remedy, meaning, remedy, spool_remedy, start_remedy};
-use super::time::{duration_text, time_and_age};
+use super::time::{next_try_text, time_and_age};
 use crate::config::{Bytes, Config};
 use crate::reason::Code;
 use crate::status::{DestinationState, IntakeState, Status};
@@ -119,7 +119,7 @@ fn events(status: &Status, lines: &mut LabelledLines) {
     }
     lines.add("events", counts);
     if let Some(oldest) = outbox.oldest_pending {
-        lines.add_below(format_args!("oldest pending stored {}", time_and_age(oldest, status.now)));
+        lines.add_below(format_args!("oldest pending: stored {}", time_and_age(oldest, status.now)));
     }
     for reason in &status.reasons {
         let meaning = Code::parse(&reason.code).and_then(meaning);
@@ -161,11 +161,7 @@ fn destination(status: &Status, lines: &mut LabelledLines) {
         lines.add_below(escaped(&reason.to_string()));
     }
     if let Some(at) = destination.retry_at.filter(|_| status.agent.running) {
-        let wait = at.since(status.now);
-        match wait.is_zero() {
-            true => lines.add_below("trying now"),
-            false => lines.add_below(format_args!("next try in {}", duration_text(wait))),
-        }
+        lines.add_below(next_try_text(at.since(status.now)));
     }
     if let Some(last) = destination.last_delivery {
         lines.add_below(format_args!("last delivery {}", time_and_age(last, status.now)));

@@ -61,6 +61,14 @@ pub fn time_and_age(at: Timestamp, now: Timestamp) -> String {
     format!("{at}, {} ago", duration_text(now.since(at)))
 }
 
+/// The time until the next try: `next try in 56 s`, or `trying now`.
+pub fn next_try_text(wait: Duration) -> String {
+    match wait.as_secs() {
+        0 => "trying now".to_owned(),
+        _ => format!("next try in {}", duration_text(wait)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -66,7 +66,7 @@ impl Waiter {
                 failures = rejections(config, name);
             }
             let state = match (ingested, Reader::open(&config.outbox.path)) {
-                (None, _) => WaitState::Pending("they wait in the spool".to_owned()),
+                (None, _) => WaitState::Pending("the events wait in the spool".to_owned()),
                 (Some(_), Ok(reader)) => outbox_state(&reader, &mut ids, &mut failures)?,
                 (Some(ingested), Err(OutboxError::Denied { .. })) => {
                     self.published_state(config, ingested)?
@@ -102,11 +102,11 @@ impl Waiter {
         })?;
         let pending = |why: &str| Ok(WaitState::Pending(why.to_owned()));
         if at.elapsed() < MAX_PUBLISH_DELAY || !is_publisher_alive(&status) {
-            return pending("the agent has read them");
+            return pending("the agent has read the events");
         }
         // Published times are whole seconds: an event of the same second may be one of these.
         if status.outbox.oldest_pending.is_some_and(|oldest| oldest.0 / 1000 <= ingested.0 / 1000) {
-            return pending("they are pending, or others that came before them");
+            return pending("the events are pending, or others that came before them");
         }
         let new_failures = failed_or_rejected(&status).saturating_sub(self.failed_before.unwrap_or(0));
         let failures = match new_failures {

@@ -138,7 +138,7 @@ fn waiting_ends_with_the_events() {
     }
     let ran = World::new().run_with(&["send", "--wait=100ms"], ANA);
     assert_eq!(ran.code, 75);
-    assert_says(&ran.err, &["they wait in the spool", "the agent is not running"]);
+    assert_says(&ran.err, &["the events wait in the spool", "the agent is not running"]);
 }
 
 fn soon<T>(mut find: impl FnMut() -> Option<T>) -> T {
