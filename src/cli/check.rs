@@ -11,7 +11,7 @@ use crate::config::{self, Bytes, Config, ConfigError, Scope};
 use crate::disk;
 use crate::event::Event;
 use crate::koala::{Client, Verdict};
-use crate::mapping::names_the_browsers;
+use crate::mapping::turns_off_only_browser;
 use crate::outbox::{Filter, OutboxError, Reader, holder};
 use crate::reason::{Code, Reason};
 use crate::spool::REJECTED;
@@ -220,7 +220,7 @@ fn check_key(config: &Config, is_config_only: bool, report: &mut Report) {
 /// Notes pending events whose integrations turn off another destination than their author may think.
 fn check_integrations(reader: &Reader, report: &mut Report) -> Result<(), OutboxError> {
     let bodies = reader.newest_pending(MAX_SEARCHED_EVENTS)?;
-    let is_misleading = |body: &&String| Event::parse(body).is_ok_and(|event| names_the_browsers(&event));
+    let is_misleading = |body: &&String| Event::parse(body).is_ok_and(|event| turns_off_only_browser(&event));
     let misleading = bodies.iter().filter(is_misleading).count() as u64;
     if misleading > 0 {
         let events = counted(misleading, "event");
@@ -326,7 +326,7 @@ fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
 
 fn check_disk(config: &Config, report: &mut Report) {
     let path = &config.outbox.path;
-    let Some(disk::Disk { free, total }) = disk::of(path) else { return };
+    let Some(disk::DiskSpace { free, total }) = disk::space_of(path) else { return };
     let min_free = config.outbox.min_free;
     let needed = min_free.bytes(total);
     let text = format!("{} free, {} needed (outbox.min_free = {min_free})", Bytes(free), Bytes(needed));

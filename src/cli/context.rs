@@ -2,14 +2,14 @@
 
 use super::{CliError, output};
 use crate::clock::Clock;
-use crate::config::{self, Config, Environment, Options, Scope};
+use crate::config::{self, Config, ConfigOptions, Environment, Scope};
 use crate::spool::shell_quoted;
 use std::ffi::{OsStr, OsString};
 
 /// Arguments, environment and clock of the process.
 pub struct CommandContext {
     /// `--config` and `--user`.
-    pub options: Options,
+    pub options: ConfigOptions,
     /// The environment variables.
     pub environment: Environment,
     /// The machine's clock.
@@ -22,7 +22,7 @@ impl CommandContext {
     /// The context of this process, before its options are parsed.
     pub fn of_process() -> CommandContext {
         CommandContext {
-            options: Options::default(),
+            options: ConfigOptions::default(),
             environment: Environment::of_process(),
             clock: Clock::system(),
             arguments: std::env::args_os().collect(),

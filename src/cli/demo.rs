@@ -4,10 +4,10 @@ use super::output::{BOLD, DIM, GOOD, counted, indented, print, styled};
 use super::remedy::meaning;
 use super::{CliError, CommandContext, ExitCode};
 use crate::agent::Agent;
-use crate::config::{Environment, Options, load};
+use crate::config::{ConfigOptions, Environment, load};
 use crate::reason::Code;
-use crate::receiver::{Faults, Held, Receiver};
-use crate::spool::{drop_in, rejected_beside};
+use crate::receiver::{Faults, HeldItem, Receiver};
+use crate::spool::{RejectedFolder, drop_file};
 use crate::status::{DestinationState, Status};
 use clap::Args;
 use serde_json::Value;
@@ -94,14 +94,14 @@ async fn demo(context: &CommandContext) -> Result<ExitCode, CliError> {
     let spool = folder.path().join("spool");
     std::fs::create_dir(&spool)?;
     let offline = Faults { offline: true, ..Faults::default() };
-    let options = crate::receiver::Options { faults: offline, ..Default::default() };
+    let options = crate::receiver::ReceiverOptions { faults: offline, ..Default::default() };
     let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), options).await?;
     let agent = start(context, folder.path(), &receiver.endpoint()).await?;
 
     print_step("1. Programs write event files into the spool folder.")?;
     print_detail(&format!("spool {}", spool.display()))?;
     for DemoFile { name, description, content } in FILES {
-        drop_in(&spool, OsStr::new(name), content.as_bytes())?;
+        drop_file(&spool, OsStr::new(name), content.as_bytes())?;
         print_detail(&format!("{name:<20} {description}"))?;
     }
 
@@ -123,7 +123,7 @@ async fn demo(context: &CommandContext) -> Result<ExitCode, CliError> {
             reason.code
         ))?;
     }
-    for file in rejected_beside(&spool).list()? {
+    for file in RejectedFolder::of_spool(&spool).list()? {
         if let Some(why) = file.why {
             let name = file.name.display();
             let (line, column, text) = (why.line, why.column, why.text);
@@ -185,7 +185,7 @@ async fn start(context: &CommandContext, folder: &Path, endpoint: &str) -> Resul
     std::fs::write(&file, text)?;
     // The environment of the process may hold settings of a real agent.
     let empty: Environment = std::iter::empty::<(&str, &str)>().collect();
-    let config = load(&Options { config: Some(file), user: false }, &empty)?;
+    let config = load(&ConfigOptions { config: Some(file), user: false }, &empty)?;
     Ok(Agent::start(config, context.clock.clone()).await?)
 }
 
@@ -206,7 +206,7 @@ async fn wait_for(agent: &Agent, condition: impl Fn(&Status) -> bool) -> Result<
 }
 
 /// The name of an event, else its type.
-fn event_name(held: &Held) -> String {
+fn event_name(held: &HeldItem) -> String {
     let item: Value = serde_json::from_str(held.item.get()).unwrap_or_default();
     item.get("event").and_then(Value::as_str).unwrap_or(held.kind.as_str()).to_owned()
 }

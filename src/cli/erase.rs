@@ -8,7 +8,7 @@ use crate::agent::Agent;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::outbox::{Admin, EventReference, State, holder};
-use crate::spool::{format_of, rejected_beside, unpacked};
+use crate::spool::{RejectedFolder, format_of, unpacked};
 use crate::subject::Subject;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
@@ -180,7 +180,7 @@ fn count_mentions(path: &Path, config: &Config, subject: &Subject) -> u64 {
     let source = EventInput::open(path, &Clock::system()).ok();
     if let Some(mut events) = source.and_then(|source| source.events(&config.spool).ok()) {
         while let Ok(Some(event)) = events.next() {
-            mentions += u64::from(event.event.is_ok_and(|text| subject.is_in(&text)));
+            mentions += u64::from(event.event.is_ok_and(|text| subject.is_named_in(&text)));
         }
     }
     match mentions {
@@ -192,13 +192,13 @@ fn count_mentions(path: &Path, config: &Config, subject: &Subject) -> u64 {
 /// Whether the name of a file or any line of it mentions the person.
 fn mentions_subject(path: &Path, subject: &Subject) -> bool {
     let name = path.file_name().unwrap_or_default();
-    if subject.names_file(&name.to_string_lossy()) {
+    if subject.is_in_file_name(&name.to_string_lossy()) {
         return true;
     }
     let is_gzip = format_of(name).is_some_and(|(_, is_gzip)| is_gzip);
     let Ok(file) = File::open(path) else { return false };
     let mut lines = BufReader::new(unpacked(file, is_gzip)).split(b'\n');
-    lines.any(|line| line.is_ok_and(|line| subject.stands_in(&String::from_utf8_lossy(&line))))
+    lines.any(|line| line.is_ok_and(|line| subject.has_address_in(&String::from_utf8_lossy(&line))))
 }
 
 /// Reads the waiting files into the outbox, as the agent would, but sends nothing.
@@ -224,7 +224,7 @@ fn wait_until_removed(files: &[WaitingFile]) {
 
 /// Deletes the rejected files that mention the person. Returns their names.
 fn erase_rejected(config: &Config, subject: &Subject) -> Result<Vec<String>, CliError> {
-    let rejected_folder = rejected_beside(&config.spool.dir);
+    let rejected_folder = RejectedFolder::of_spool(&config.spool.dir);
     let mut erased = Vec::new();
     for file in super::list::all_rejected(config)? {
         let path = rejected_folder.path_of(&file.name);

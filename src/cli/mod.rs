@@ -32,7 +32,7 @@ mod wait;
 use context::CommandContext;
 use error::{CliError, ExitCode};
 
-use crate::config::Options;
+use crate::config::ConfigOptions;
 use clap::{Parser, Subcommand};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -70,9 +70,8 @@ enum Command {
     Receiver(receiver::ReceiverArgs),
     #[command(hide = true)]
     Completions(completions::CompletionsArgs),
-    /// Print the manual page
     #[command(hide = true)]
-    Man,
+    Man(man::ManArgs),
 }
 
 /// Runs the program with the arguments and the environment of the process.
@@ -96,7 +95,7 @@ fn command_line(mut context: CommandContext) -> ExitCode {
             return if error_or_help.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
         }
     };
-    context.options = Options { config: cli.config, user: cli.user };
+    context.options = ConfigOptions { config: cli.config, user: cli.user };
     run_command(&context, cli.command).unwrap_or_else(|error| {
         print_error(&context, &error);
         error.exit_code()
@@ -118,7 +117,7 @@ fn run_command(context: &CommandContext, command: Command) -> Result<ExitCode, C
         Command::Check(args) => check::run(context, &args),
         Command::Receiver(args) => run_receiver(args),
         Command::Completions(args) => completions::run(&args),
-        Command::Man => man::run(),
+        Command::Man(args) => man::run(&args),
     }
 }
 

@@ -5,7 +5,7 @@ use crate::clock::Timestamp;
 use crate::event::{Event, MessageId};
 use crate::item::{Disposition, Item};
 use crate::koala::batch::Batch;
-use crate::mapping::{Mapped, Mappings, names_the_browsers};
+use crate::mapping::{Mapped, Mappings, turns_off_only_browser};
 use crate::reason::{Code, Reason};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -88,7 +88,7 @@ impl EventPreview {
         message_id: &MessageId,
         written: Timestamp,
     ) -> EventPreview {
-        let warning = names_the_browsers(event).then_some(BROWSER_INTEGRATION_WARNING);
+        let warning = turns_off_only_browser(event).then_some(BROWSER_INTEGRATION_WARNING);
         let trace = |(mapping, unmet): (&crate::mapping::Mapping, Option<&str>)| MappingTrace {
             mapping: mapping.name().to_string(),
             matched: unmet.is_none(),
@@ -96,7 +96,7 @@ impl EventPreview {
             skipped: None,
             invalid: None,
         };
-        let mut traces: Vec<MappingTrace> = mappings.judge(event).map(trace).collect();
+        let mut traces: Vec<MappingTrace> = mappings.unmet_conditions(event).map(trace).collect();
         let mapped = match mappings.map(event, message_id, written) {
             Ok(mapped) => mapped,
             Err(reason) => {

@@ -2,7 +2,7 @@
 
 use super::context::{agent_command, service_command, start_command};
 use super::output::{escaped, indented};
-use crate::config::{Config, Scope, Spool};
+use crate::config::{Config, Scope, SpoolConfig};
 use crate::reason::Code;
 use crate::spool::shell_quoted;
 use std::fmt;
@@ -72,7 +72,7 @@ pub fn spool_remedy(config: &Config) -> Remedy {
     let restart = service_command(config, "restart").unwrap_or_default();
     let command = match config.scope {
         // tmpfiles.d gives the folder its owner and its ACL. A running service still sees the old folder.
-        Scope::System if config.spool.dir == Spool::default().dir => {
+        Scope::System if config.spool.dir == SpoolConfig::default().dir => {
             format!("systemd-tmpfiles --create && {restart}")
         }
         Scope::System => {

@@ -13,7 +13,7 @@ use crate::event::Event;
 use crate::item::Disposition;
 use crate::outbox::{Admin, Filter, NewItem, Retained, State};
 use crate::reason::{Code, Reason};
-use crate::spool::{SpoolError, rejected_beside};
+use crate::spool::{RejectedFolder, SpoolError};
 use clap::{ArgGroup, Args};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -45,7 +45,7 @@ pub struct RetryArgs {
     /// With --state: only events stored at or after this time: 2026-01-02T03:04:05Z, 2026-01-02, or an age such as 2h
     #[arg(long, value_name = "TIME", conflicts_with_all = ["message_ids", "rejected"])]
     since: Option<TimeArgument>,
-    /// Rejected files to put back into the spool
+    /// RejectedFile files to put back into the spool
     #[arg(long, value_name = "NAME", num_args = 1.., group = "which")]
     rejected: Vec<OsString>,
 }
@@ -173,7 +173,7 @@ fn first_failure(exit_code: ExitCode, other: ExitCode) -> ExitCode {
 }
 
 fn put_files_back(config: &Config, names: &[OsString]) -> Result<ExitCode, CliError> {
-    let rejected_folder = rejected_beside(&config.spool.dir);
+    let rejected_folder = RejectedFolder::of_spool(&config.spool.dir);
     for name in names {
         let shown = name.to_string_lossy();
         let new_name = rejected_folder.put_back(name).map_err(|error| match error {

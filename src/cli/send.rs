@@ -12,7 +12,7 @@ use crate::event::{Digest, Event, Flaw, MessageId};
 use crate::item::Disposition;
 use crate::outbox::holder;
 use crate::reason::{Code, Reason};
-use crate::spool::drop_in;
+use crate::spool::drop_file;
 use crate::status::{IntakeState, Status};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -61,7 +61,7 @@ pub fn run(context: &CommandContext, args: &SendArgs) -> Result<ExitCode, CliErr
     file.print_warnings();
     let waiter = args.wait.map(|limit| Waiter::new(&config, limit));
     let name = file_name(context);
-    drop_in(&config.spool.dir, &name, file.content.as_bytes())?;
+    drop_file(&config.spool.dir, &name, file.content.as_bytes())?;
     output::print(&file.ids.iter().map(|id| format!("{}\n", escaped(id))).collect::<String>())?;
     hint(format_args!(
         "{} stored in the spool {} (configuration {})",

@@ -11,7 +11,7 @@ use super::{CliError, CommandContext, ExitCode};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::outbox::{OutboxError, Reader};
-use crate::spool::rejected_beside;
+use crate::spool::RejectedFolder;
 use crate::status::Status;
 use std::ffi::OsStr;
 use std::fs;
@@ -127,7 +127,7 @@ fn failed_or_rejected(status: &Status) -> u64 {
 
 /// A message for each rejected piece of the spool file, where this user may see them.
 fn rejections(config: &Config, name: &OsStr) -> Vec<String> {
-    let files = rejected_beside(&config.spool.dir).list().unwrap_or_default();
+    let files = RejectedFolder::of_spool(&config.spool.dir).list().unwrap_or_default();
     let pieces = files.into_iter().filter_map(|file| file.why).filter(|why| OsStr::new(&why.file) == name);
     pieces.map(|why| format!("rejected: {}: {}", why.code, escaped(&why.text))).collect()
 }
