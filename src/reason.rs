@@ -5,6 +5,9 @@
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
+/// The error with which Koala's hosted service has refused every request since it was shut down.
+pub const SUSPENDED: &str = "Koala ingest suspended";
+
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
         /// The closed list of reason codes.

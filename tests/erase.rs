@@ -6,7 +6,7 @@
 mod daemon;
 
 use daemon::Daemon;
-use koala_agent::receiver::{Faults, Options, Receiver};
+use koala_agent::receiver::{Faults, Receiver, ReceiverOptions};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn receiver() -> (tokio::runtime::Runtime, Receiver) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let started = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), Options::default()));
+    let started =
+        runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), ReceiverOptions::default()));
     (runtime, started.unwrap())
 }
 

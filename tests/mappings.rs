@@ -13,7 +13,7 @@ use common::{World, track};
 use daemon::Daemon;
 use kills::Kill;
 use koala_agent::outbox::Reader;
-use koala_agent::receiver::{Faults, Kind, Options, Receiver};
+use koala_agent::receiver::{Faults, HeldKind, Receiver, ReceiverOptions};
 use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -178,7 +178,7 @@ async fn accounts_have_requests_of_their_own() {
         .map(|held| {
             let item = held.item.get().to_owned();
             (
-                held.kind == Kind::Identify,
+                held.kind == HeldKind::Identify,
                 held.top("domain").map(str::to_owned),
                 held.top("account_id").map(str::to_owned),
                 item,
@@ -218,7 +218,7 @@ impl Place {
     fn new(mappings: &str, faults: Faults) -> Place {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let options = Options { faults, seed: Some(1), ..Options::default() };
+        let options = ReceiverOptions { faults, seed: Some(1), ..ReceiverOptions::default() };
         let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
         let mut daemon = Daemon::new(&receiver.endpoint());
         daemon.set(mappings);

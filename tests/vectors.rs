@@ -13,7 +13,7 @@ use koala_agent::event::{Event, MessageId};
 use koala_agent::item::{Disposition, Item};
 use koala_agent::koala::batch::Batch;
 use koala_agent::reason::Code;
-use koala_agent::receiver::{Faults, Held, Kind};
+use koala_agent::receiver::{Faults, HeldItem, HeldKind};
 use mapped::map;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -180,14 +180,14 @@ fn every_fault_of_an_invalid_vector_is_told_by_the_events_own_member() {
 }
 
 /// A request's body as the receiver got it, from the one item in it.
-fn received(held: &Held) -> Value {
+fn received(held: &HeldItem) -> Value {
     let mut body = serde_json::Map::new();
     for name in ["profile_id", "email", "traits", "ip"] {
         if let Some(json) = held.top(name) {
             body.insert(name.into(), serde_json::from_str(json).unwrap());
         }
     }
-    let items = if held.kind == Kind::Identify { "identifies" } else { "events" };
+    let items = if held.kind == HeldKind::Identify { "identifies" } else { "events" };
     body.insert(items.into(), json!([serde_json::from_str::<Value>(held.item.get()).unwrap()]));
     Value::Object(body)
 }

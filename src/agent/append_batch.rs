@@ -4,7 +4,7 @@ use crate::clock::Timestamp;
 use crate::event::Flaw;
 use crate::outbox::{NewEvent, Progress, Reused};
 use crate::reason::Code;
-use crate::spool::{Entry, Format, RejectedFolder, Spool, SpoolError, shown};
+use crate::spool::{Format, RejectedFolder, Spool, SpoolEntry, SpoolError, printable};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ const MAX_FILES: usize = 500;
 #[derive(Debug, Clone)]
 pub struct SourceFile {
     /// The file as it was read.
-    pub entry: Entry,
+    pub entry: SpoolEntry,
     /// Its name, for people.
     pub name: Arc<str>,
     /// How far it is taken once the append batch is stored.
@@ -30,7 +30,7 @@ pub struct SourceFile {
 
 impl SourceFile {
     /// That file, taken so far.
-    pub fn new(entry: Entry, progress: Progress) -> SourceFile {
+    pub fn new(entry: SpoolEntry, progress: Progress) -> SourceFile {
         let name = Arc::from(entry.name.to_string_lossy());
         SourceFile { entry, name, progress }
     }
@@ -100,7 +100,7 @@ impl AppendBatch {
         spool: &Spool,
         rejected_folder: &RejectedFolder,
         now: Timestamp,
-    ) -> Result<Vec<Entry>, SpoolError> {
+    ) -> Result<Vec<SpoolEntry>, SpoolError> {
         let mut whole_files = HashSet::new();
         for Reused { index, first_at, first_file } in reused {
             let (event, source) = (&self.events[*index], &self.sources[self.from[*index]]);
@@ -114,7 +114,7 @@ impl AppendBatch {
                 text: format!(
                     "the messageId came before with other content, {first_at} in {}: \
                      give each event an id of its own",
-                    shown(first_file)
+                    printable(first_file)
                 ),
                 line: line_of_file,
                 column: 1,
@@ -126,7 +126,7 @@ impl AppendBatch {
                 whole_files.insert(self.from[*index]);
             } else {
                 let (first_seen, body) = (&source.progress.identity, event.body.as_bytes());
-                rejected_folder.reject_piece(&source.entry, first_seen, event.place, body, &flaw, now)?;
+                rejected_folder.reject_part(&source.entry, first_seen, event.place, body, &flaw, now)?;
             }
         }
         rejected_folder.sync().map_err(|e| SpoolError::new(spool.dir(), "set events aside", e))?;

@@ -19,7 +19,9 @@ use crate::config;
 use crate::disk;
 use crate::outbox::{Answer, Appended, OutboxError, OutboxStats, Progress, Waiting, Writer};
 use crate::reason::{Code, Reason};
-use crate::spool::{Entry, FileIdentity, FileKey, RejectedFolder, Spool, SpoolError, Watcher, shown};
+use crate::spool::{
+    FileIdentity, FileKey, RejectedFolder, Spool, SpoolEntry, SpoolError, Watcher, printable,
+};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -108,7 +110,7 @@ pub struct Intake {
     /// Files that are taken and on their way out, by name: as they were read.
     pub(super) removing: HashMap<OsString, (FileIdentity, u64)>,
     /// Documents that ended too early: as they were, and since when.
-    pub(super) incomplete: HashMap<OsString, (Entry, Mono)>,
+    pub(super) incomplete: HashMap<OsString, (SpoolEntry, Mono)>,
     /// Files that may not be read, and when that was last said.
     pub(super) unreadable: HashMap<OsString, Mono>,
     /// Files that are not yet to be taken.
@@ -148,7 +150,7 @@ impl Intake {
             rejected_folder: parts.spool.rejected_folder(),
             stats: parts.writer.stats(),
             remover: Remover::start(&parts.spool)?,
-            began: parts.spool.time(),
+            began: parts.spool.file_system_time(),
             parts,
             batch: AppendBatch::default(),
             in_commit: None,
@@ -233,10 +235,10 @@ impl Intake {
         let moment = self.parts.clock.moment();
         let listing = self.parts.spool.list(moment.wall)?;
         let mut wait = self.report_scan(&listing);
-        let more = listing.waiting.0 > listing.files.len() as u64;
+        let more = listing.waiting_files > listing.files.len() as u64;
         let began = self.began.take();
         // What changes from now on is stamped with this or later.
-        let time = if self.announced.is_empty() { None } else { self.parts.spool.time() };
+        let time = if self.announced.is_empty() { None } else { self.parts.spool.file_system_time() };
         for entry in listing.files {
             if self.removing.get(&entry.name) == Some(&entry.version()) {
                 continue;
@@ -285,7 +287,10 @@ impl Intake {
         }
         let spool = Spool::open(self.parts.spool.dir())?;
         self.parts.watcher.watch_again(spool.dir());
-        tracing::warn!("the spool {} is another folder than before: it is ingested over", shown(spool.dir()));
+        tracing::warn!(
+            "the spool {} is another folder than before: it is ingested over",
+            printable(spool.dir())
+        );
         self.parts.spool = spool;
         Ok(())
     }
@@ -385,7 +390,7 @@ impl Intake {
     }
 
     /// Whether the file of that entry has been taken before, and how far.
-    pub(super) fn progress_of(&self, entry: &Entry) -> Option<&Progress> {
+    pub(super) fn progress_of(&self, entry: &SpoolEntry) -> Option<&Progress> {
         self.ingested.get(&entry.identity.key())
     }
 
@@ -395,8 +400,8 @@ impl Intake {
             return;
         }
         let began = Instant::now();
-        for name in self.rejected_folder.take_back_grown() {
-            tracing::info!("{} was written to after it had been set aside: ingested back", shown(name));
+        for name in self.rejected_folder.put_back_grown() {
+            tracing::info!("{} was written to after it had been set aside: ingested back", printable(name));
         }
         self.rejected_folder.expire(self.parts.clock.now().minus(self.config.outbox.keep_failed));
         self.count_rejected();

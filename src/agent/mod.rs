@@ -133,10 +133,10 @@ impl Agent {
         let (wake, wakes) = sync_channel(1);
 
         let snapshot = Arc::new(Mutex::new(SpoolSnapshot {
-            spool: status::Spool { dir: spool.dir().to_owned(), ..status::Spool::default() },
-            intake: status::Intake { state: status::IntakeState::Open, reason: None },
+            spool: status::SpoolStatus { dir: spool.dir().to_owned(), ..status::SpoolStatus::default() },
+            intake: status::IntakeStatus { state: status::IntakeState::Open, reason: None },
         }));
-        let (destination, shown) = watch::channel(status::Destination {
+        let (destination, shown) = watch::channel(status::DestinationStatus {
             kind: "koala".to_owned(),
             endpoint: config.koala.endpoint.clone(),
             state: status::DestinationState::Unknown,

@@ -30,7 +30,7 @@ pub struct Publisher {
     writer: Writer,
     stats: Arc<OutboxStats>,
     snapshot: Arc<Mutex<SpoolSnapshot>>,
-    destination: watch::Receiver<status::Destination>,
+    destination: watch::Receiver<status::DestinationStatus>,
     since: Timestamp,
 }
 
@@ -53,7 +53,7 @@ impl Publisher {
         reader: Reader,
         writer: Writer,
         snapshot: Arc<Mutex<SpoolSnapshot>>,
-        destination: watch::Receiver<status::Destination>,
+        destination: watch::Receiver<status::DestinationStatus>,
     ) -> Publisher {
         let since = clock.now();
         let stats = writer.stats();
@@ -150,15 +150,15 @@ impl Publisher {
             schema: SCHEMA,
             now,
             config: config.path.clone(),
-            agent: status::Agent {
+            agent: status::AgentStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 running,
                 pid: running.then(std::process::id),
                 since: Some(if running { self.since } else { now }),
             },
-            spool: status::Spool { duplicates: counts.duplicates, ..snapshot.spool },
+            spool: status::SpoolStatus { duplicates: counts.duplicates, ..snapshot.spool },
             intake: snapshot.intake,
-            outbox: status::Outbox {
+            outbox: status::OutboxStatus {
                 path: config.outbox.path.clone(),
                 pending: counts.of(State::Pending),
                 delivered: counts.of(State::Delivered),
@@ -169,7 +169,7 @@ impl Publisher {
                 oldest_pending_seconds: counts.oldest_pending.map(|at| now.since(at).as_secs()),
                 bytes: self.stats.bytes(),
                 max_bytes: config.outbox.max_bytes,
-                disk_free: disk::of(&config.outbox.path).map_or(0, |disk| disk.free),
+                disk_free: disk::space_of(&config.outbox.path).map_or(0, |disk| disk.free),
                 log_bytes: self.stats.log(),
                 log_held_by: self.stats.log_held_by(),
                 incident,

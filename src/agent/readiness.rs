@@ -2,7 +2,7 @@
 
 use super::intake::Intake;
 use crate::clock::{Moment, Mono};
-use crate::spool::Entry;
+use crate::spool::SpoolEntry;
 use std::time::Duration;
 
 /// A time stamp that is so many ticks ahead is some other clock's, or from before the clock was set back.
@@ -11,7 +11,7 @@ const CLOCK_SKEW: u32 = 4;
 /// A file that may still be written, as far as anybody knows.
 pub(super) struct UnsettledFile {
     /// As it was when last seen.
-    entry: Entry,
+    entry: SpoolEntry,
     /// Since when it has been so.
     unchanged: Mono,
     /// When it was first seen.
@@ -38,7 +38,7 @@ impl Intake {
     ///
     /// Both times are the same for all files of a look: what is finished first is then never behind what is finished
     /// after it.
-    pub(super) fn readiness(&mut self, entry: &Entry, moment: Moment, time: Option<i64>) -> Readiness {
+    pub(super) fn readiness(&mut self, entry: &SpoolEntry, moment: Moment, time: Option<i64>) -> Readiness {
         let now = moment.mono;
         if let Some((before, since)) = self.incomplete.get(&entry.name)
             && before == entry
@@ -81,7 +81,7 @@ impl Intake {
 }
 
 /// How long the file has been as it is by its time stamp; `None`: nobody knows.
-pub(super) fn age(entry: &Entry, moment: Moment) -> Option<Duration> {
+pub(super) fn age(entry: &SpoolEntry, moment: Moment) -> Option<Duration> {
     let now = moment.wall.0.saturating_mul(1_000_000);
     u64::try_from(now.saturating_sub(entry.changed)).ok().map(Duration::from_nanos)
 }

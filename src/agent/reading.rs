@@ -9,7 +9,9 @@ use crate::config::Bytes;
 use crate::event::{Event, Flaw, MessageId, merge_envelope};
 use crate::outbox::{NewEvent, Progress};
 use crate::reason::Code;
-use crate::spool::{Document, Entry, Form, Format, Line, Lines, Places, Unopened, split, text_of, unpacked};
+use crate::spool::{
+    Document, Form, Format, ItemPositions, Line, Lines, OpenError, SpoolEntry, unpacked, utf8_text,
+};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
@@ -25,7 +27,7 @@ fn read_at_most(file: File, gz: bool, size: u64, most: u64) -> io::Result<Vec<u8
 
 impl Intake {
     /// Takes what can be taken of a file. Returns when to look at it again, if something of it must wait.
-    pub(super) fn ingest(&mut self, entry: Entry) -> Result<Option<Duration>, Stop> {
+    pub(super) fn ingest(&mut self, entry: SpoolEntry) -> Result<Option<Duration>, Stop> {
         let Some((format, gz)) = entry.format() else {
             let what = "the name says nothing of its form: it must end in .json, .jsonl or .ndjson, or one of them and .gz";
             self.reject_file(&entry, &Flaw::at("", 0, Code::NotJson, what))?;
@@ -33,13 +35,13 @@ impl Intake {
         };
         let file = match self.parts.spool.open_file(&entry) {
             Ok(file) => file,
-            Err(Unopened::Changed) => return Ok(Some(self.config.spool.settle)),
-            Err(Unopened::Unreadable(owner)) => {
+            Err(OpenError::Changed) => return Ok(Some(self.config.spool.settle)),
+            Err(OpenError::Unreadable(owner)) => {
                 let hint = self.hint_for_unreadable(&entry, owner);
                 self.leave_unreadable(&entry, &hint);
                 return Ok(None);
             }
-            Err(Unopened::Error(e)) => {
+            Err(OpenError::Error(e)) => {
                 self.report(&entry.name, format_args!("{e}"));
                 return Ok(None);
             }
@@ -66,7 +68,7 @@ impl Intake {
 
     /// Takes what is whole of a file that may still be written: a document to which nothing could be added, or lines.
     /// Returns whether that is all of it.
-    pub(super) fn ingest_whole(&mut self, entry: &Entry) -> Result<bool, Stop> {
+    pub(super) fn ingest_whole(&mut self, entry: &SpoolEntry) -> Result<bool, Stop> {
         let limit = self.config.spool.max_file_bytes;
         let Some((format, gz)) = entry.format() else { return Ok(false) };
         if self.progress_of(entry).is_some() || (format == Format::Document && entry.size > limit) {
@@ -83,8 +85,8 @@ impl Intake {
         if bytes.len() as u64 > limit {
             return Ok(false);
         }
-        let Ok(text) = text_of(&bytes) else { return Ok(false) };
-        let Ok(document) = split(text) else { return Ok(false) };
+        let Ok(text) = utf8_text(&bytes) else { return Ok(false) };
+        let Ok(document) = Document::parse(text) else { return Ok(false) };
         self.ingest_items(text, document, SourceFile::new(entry.clone(), progress))?;
         Ok(true)
     }
@@ -93,7 +95,7 @@ impl Intake {
         &mut self,
         file: File,
         gz: bool,
-        entry: Entry,
+        entry: SpoolEntry,
         progress: Progress,
     ) -> Result<Option<Duration>, Stop> {
         let limit = self.config.spool.max_file_bytes;
@@ -110,11 +112,11 @@ impl Intake {
             self.reject_file(&entry, &Flaw::at("", 0, Code::TooLarge, what))?;
             return Ok(None);
         }
-        let text = match text_of(&bytes) {
+        let text = match utf8_text(&bytes) {
             Ok(text) => text,
             Err(flaw) => return self.flawed(&entry, &flaw),
         };
-        let document = match split(text) {
+        let document = match Document::parse(text) {
             Ok(document) => document,
             Err(flaw) => return self.flawed(&entry, &flaw),
         };
@@ -127,7 +129,7 @@ impl Intake {
     fn ingest_items(&mut self, text: &str, document: Document<'_>, source: SourceFile) -> Result<(), Stop> {
         let ingested = source.progress.place;
         self.batch.begin(source.clone());
-        let (all, mut places) = (document.items.len(), Places::of(text));
+        let (all, mut places) = (document.items.len(), ItemPositions::new(text));
         for (item, place) in document.items.zip(1..).skip(usize::try_from(ingested).unwrap_or(usize::MAX)) {
             let single = document.form == Form::Single;
             let admitted = if document.form == Form::Envelope {
@@ -140,13 +142,13 @@ impl Intake {
             } else {
                 self.accept(item, &source, if single { 0 } else { place })
             };
-            match admitted.map_err(|flaw| places.place(item, flaw)) {
+            match admitted.map_err(|flaw| places.locate(item, flaw)) {
                 Ok(event) => self.batch.push(event),
                 Err(flaw) if single => {
                     self.batch.sources.pop();
                     return self.reject_file(&source.entry, &flaw);
                 }
-                Err(flaw) => self.reject_piece(&source, place, item.as_bytes(), &flaw)?,
+                Err(flaw) => self.reject_part(&source, place, item.as_bytes(), &flaw)?,
             }
             self.advance(0, place, None);
             if self.batch.is_full(self.room) && (place as usize) < all {
@@ -164,7 +166,7 @@ impl Intake {
         &mut self,
         file: File,
         gz: bool,
-        entry: Entry,
+        entry: SpoolEntry,
         progress: Progress,
         is_finished: bool,
     ) -> Result<Option<Duration>, Stop> {
@@ -176,23 +178,23 @@ impl Intake {
                 return self.unread(&entry, gz, &e);
             }
         }
-        if progress.sum.is_some_and(|sum| sum != lines.sum()) {
+        if progress.sum.is_some_and(|sum| sum != lines.crc()) {
             return Ok(self.begin_anew(&entry));
         }
         let source = SourceFile::new(entry, progress);
         self.batch.begin(source.clone());
         loop {
-            let (position, place, sum) = (lines.position, lines.place, lines.sum());
+            let (position, place, sum) = (lines.position, lines.place, lines.crc());
             let (line, ended) = match lines.next_line() {
-                Ok(Line::Unended(_) | Line::Endless) | Err(_) if !is_finished => {
+                Ok(Line::Unterminated(_) | Line::TooLong) | Err(_) if !is_finished => {
                     self.advance(position, place, Some(sum));
                     return settle;
                 }
                 Ok(Line::Text(line)) => (line, true),
-                Ok(Line::Unended(line)) => (line, false),
+                Ok(Line::Unterminated(line)) => (line, false),
                 Ok(Line::End) if is_finished || self.has_settled(&source.entry) => break,
                 Ok(Line::End) => return settle,
-                Ok(Line::Endless) => {
+                Ok(Line::TooLong) => {
                     let what = format!(
                         "line {} goes on for more than spool.max_file_bytes, {}",
                         place + 1,
@@ -207,7 +209,7 @@ impl Intake {
             if line.is_empty() {
                 self.batch.account_bytes((lines.position - position) as usize);
             } else {
-                let admitted = text_of(&line).and_then(|text| self.accept(text, &source, place + 1));
+                let admitted = utf8_text(&line).and_then(|text| self.accept(text, &source, place + 1));
                 match admitted {
                     Ok(event) => self.batch.push(event),
                     Err(_) if !is_finished => {
@@ -224,15 +226,15 @@ impl Intake {
                             return Ok(Some(wait));
                         }
                         let flaw = Flaw { incomplete: false, ..flaw };
-                        self.reject_piece(&source, place + 1, &line, &flaw)?;
+                        self.reject_part(&source, place + 1, &line, &flaw)?;
                     }
                 }
             }
-            self.advance(lines.position, lines.place, Some(lines.sum()));
+            self.advance(lines.position, lines.place, Some(lines.crc()));
             if self.batch.is_full(self.room) {
                 self.flush()?;
                 self.batch.begin(source.clone());
-                self.advance(lines.position, lines.place, Some(lines.sum()));
+                self.advance(lines.position, lines.place, Some(lines.crc()));
             }
         }
         self.incomplete.remove(&source.entry.name);
@@ -241,7 +243,7 @@ impl Intake {
     }
 
     /// Whether the file is as it was listed, and has been for as long as no file does that is still written.
-    fn has_settled(&self, entry: &Entry) -> bool {
+    fn has_settled(&self, entry: &SpoolEntry) -> bool {
         self.parts.spool.entry(&entry.name).is_some_and(|now| now == *entry)
             && age(entry, self.parts.clock.moment()).is_some_and(|age| age >= self.config.spool.settle)
     }

@@ -4,7 +4,7 @@ use super::append_batch::{REJECTED_PIECE_BYTES, SourceFile};
 use super::intake::{Intake, Stop};
 use crate::event::Flaw;
 use crate::reason::Code;
-use crate::spool::{Entry, shown};
+use crate::spool::{SpoolEntry, printable};
 use nix::unistd::{Gid, Group, Uid, User};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::MetadataExt;
@@ -12,7 +12,7 @@ use std::time::Duration;
 
 impl Intake {
     /// A whole text that is wrong: set aside, unless it only ends too early and may still grow.
-    pub(super) fn flawed(&mut self, entry: &Entry, flaw: &Flaw) -> Result<Option<Duration>, Stop> {
+    pub(super) fn flawed(&mut self, entry: &SpoolEntry, flaw: &Flaw) -> Result<Option<Duration>, Stop> {
         if flaw.incomplete
             && let Some(wait) = self.wait_for_more(entry)
         {
@@ -23,7 +23,7 @@ impl Intake {
     }
 
     /// How long a file that ends too early may still stay as it is; `None`: its time is up.
-    pub(super) fn wait_for_more(&mut self, entry: &Entry) -> Option<Duration> {
+    pub(super) fn wait_for_more(&mut self, entry: &SpoolEntry) -> Option<Duration> {
         let now = self.parts.clock.mono();
         let since = match self.incomplete.get(&entry.name) {
             Some((before, since)) if before == entry => *since,
@@ -41,7 +41,7 @@ impl Intake {
     /// The text could not be read to its end.
     pub(super) fn unread(
         &mut self,
-        entry: &Entry,
+        entry: &SpoolEntry,
         gz: bool,
         error: &io::Error,
     ) -> Result<Option<Duration>, Stop> {
@@ -69,7 +69,7 @@ impl Intake {
 
     /// What was taken of the file is not in it any more. It is read from its start: what is left of it, if it was
     /// only cut, is told from what is new by the events' ids.
-    pub(super) fn begin_anew(&mut self, entry: &Entry) -> Option<Duration> {
+    pub(super) fn begin_anew(&mut self, entry: &SpoolEntry) -> Option<Duration> {
         if let Some(progress) = self.ingested.get_mut(&entry.identity.key()) {
             (progress.position, progress.place, progress.sum, progress.finished) = (0, 0, None, false);
         }
@@ -77,14 +77,14 @@ impl Intake {
     }
 
     /// Sets a file aside of which something may have been taken: that is made durable first.
-    pub(super) fn reject_rest(&mut self, entry: &Entry, flaw: &Flaw) -> Result<Option<Duration>, Stop> {
+    pub(super) fn reject_rest(&mut self, entry: &SpoolEntry, flaw: &Flaw) -> Result<Option<Duration>, Stop> {
         self.flush()?;
         self.finish_commit()?;
         self.reject_file(entry, flaw)?;
         Ok(None)
     }
 
-    pub(super) fn reject_file(&mut self, entry: &Entry, flaw: &Flaw) -> Result<(), Stop> {
+    pub(super) fn reject_file(&mut self, entry: &SpoolEntry, flaw: &Flaw) -> Result<(), Stop> {
         let now = self.parts.clock.now();
         let aside = match self.rejected_folder.reject_file(&self.parts.spool, entry, flaw, now) {
             // It has no event for those behind it to overtake, and they make room when they are taken.
@@ -98,12 +98,12 @@ impl Intake {
         if aside.is_some() {
             self.reject_pending_sync = true;
             self.forget_waiting(entry);
-            tracing::warn!("{} set aside ({}): {flaw}", shown(&entry.name), flaw.code);
+            tracing::warn!("{} set aside ({}): {flaw}", printable(&entry.name), flaw.code);
         }
         Ok(())
     }
 
-    pub(super) fn reject_piece(
+    pub(super) fn reject_part(
         &mut self,
         source: &SourceFile,
         place: u64,
@@ -111,21 +111,21 @@ impl Intake {
         flaw: &Flaw,
     ) -> Result<(), Stop> {
         let (first_seen, now) = (&source.progress.identity, self.parts.clock.now());
-        self.rejected_folder.reject_piece(&source.entry, first_seen, place, content, flaw, now)?;
+        self.rejected_folder.reject_part(&source.entry, first_seen, place, content, flaw, now)?;
         self.batch.account_bytes(content.len().max(REJECTED_PIECE_BYTES));
         if !self.reject_pending_sync {
-            tracing::warn!("parts of {} set aside ({}): {flaw}", shown(&source.entry.name), flaw.code);
+            tracing::warn!("parts of {} set aside ({}): {flaw}", printable(&source.entry.name), flaw.code);
         }
         self.reject_pending_sync = true;
         Ok(())
     }
 
-    pub(super) fn hint_for_unreadable(&self, entry: &Entry, owner: u32) -> String {
+    pub(super) fn hint_for_unreadable(&self, entry: &SpoolEntry, owner: u32) -> String {
         let path = self.parts.spool.dir().join(&entry.name);
         let owner = User::from_uid(Uid::from_raw(owner)).ok().flatten().map_or(owner.to_string(), |u| u.name);
         let group = |path: &std::path::Path| std::fs::symlink_metadata(path).map(|m| m.gid()).ok();
         let (its, spools) = (group(&path), group(self.parts.spool.dir()));
-        let quoted = format!("'{}'", shown(&path).replace('\'', r"'\''"));
+        let quoted = format!("'{}'", printable(&path).replace('\'', r"'\''"));
         let mut remedy = format!("chmod g+r {quoted}");
         if its != spools
             && let Some(gid) = spools

@@ -3,12 +3,12 @@
 use super::intake::Intake;
 use super::remover::Done;
 use super::scan_report::MAX_REPORTED;
-use crate::spool::{Entry, FileIdentity, FileKey, Removal};
+use crate::spool::{FileIdentity, FileKey, Removal, SpoolEntry};
 use std::collections::HashSet;
 
 impl Intake {
     /// Removes files that are taken whole.
-    pub(super) fn remove(&mut self, entries: Vec<Entry>) {
+    pub(super) fn remove(&mut self, entries: Vec<SpoolEntry>) {
         for entry in &entries {
             self.forget_waiting(entry);
             self.removing.insert(entry.name.clone(), entry.version());
@@ -50,7 +50,7 @@ impl Intake {
         self.forget_gone();
     }
 
-    fn is_gone(&mut self, entry: &Entry) {
+    fn is_gone(&mut self, entry: &SpoolEntry) {
         if let Some(progress) = self.ingested.remove(&entry.identity.key()) {
             self.gone.push(progress.identity);
         }

@@ -1,7 +1,7 @@
 //! Removes files that are taken, off the intake's way: unlinking waits on the disk, and several threads wait at
 //! once.
 
-use crate::spool::{Entry, Removal, Spool, SpoolError};
+use crate::spool::{Removal, Spool, SpoolEntry, SpoolError};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -18,11 +18,11 @@ const AT_ONCE: usize = 16;
 const MAX_WAITING: usize = 10_000 / AT_ONCE;
 
 /// A file that was to be removed, and what became of that.
-pub type Done = (Entry, Result<Removal, SpoolError>);
+pub type Done = (SpoolEntry, Result<Removal, SpoolError>);
 
 /// The threads, and what they have done.
 pub struct Remover {
-    work: Option<SyncSender<Vec<Entry>>>,
+    work: Option<SyncSender<Vec<SpoolEntry>>>,
     done: Receiver<Done>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -33,7 +33,7 @@ impl Remover {
     /// # Errors
     /// The system has no more threads.
     pub fn start(spool: &Spool) -> std::io::Result<Remover> {
-        let (work, todo) = sync_channel::<Vec<Entry>>(MAX_WAITING);
+        let (work, todo) = sync_channel::<Vec<SpoolEntry>>(MAX_WAITING);
         let (finished, done) = channel();
         let todo = Arc::new(Mutex::new(todo));
         let threads = (0..THREADS)
@@ -57,7 +57,7 @@ impl Remover {
     }
 
     /// Removes files, sooner or later. Returns when there is room for them among those that wait.
-    pub fn remove(&self, entries: Vec<Entry>) {
+    pub fn remove(&self, entries: Vec<SpoolEntry>) {
         let Some(work) = &self.work else { return };
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {

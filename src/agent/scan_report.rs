@@ -5,7 +5,7 @@ use crate::clock::Moment;
 use crate::config;
 use crate::disk;
 use crate::reason::{Code, Reason};
-use crate::spool::{Entry, Listing, shown};
+use crate::spool::{SpoolEntry, SpoolListing, printable};
 use crate::status;
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -28,13 +28,13 @@ pub(super) const MAX_REPORTED: usize = 10_000;
 #[derive(Debug, Clone, PartialEq)]
 pub struct SpoolSnapshot {
     /// The spool's part of the status.
-    pub spool: status::Spool,
+    pub spool: status::SpoolStatus,
     /// Whether files are taken.
-    pub intake: status::Intake,
+    pub intake: status::IntakeStatus,
 }
 
 impl Intake {
-    pub(super) fn forget_waiting(&mut self, entry: &Entry) {
+    pub(super) fn forget_waiting(&mut self, entry: &SpoolEntry) {
         self.announced.remove(&entry.name);
         self.progressed = true;
         self.snapshot(|snapshot| {
@@ -58,7 +58,7 @@ impl Intake {
             );
             return Some(Reason::new(Code::MaxBytes, text));
         }
-        let disk::Disk { free, total } = disk::of(&outbox.path)?;
+        let disk::DiskSpace { free, total } = disk::space_of(&outbox.path)?;
         let kept = outbox.min_free.bytes(total).saturating_add(self.stats.reserve());
         self.room = usize::try_from(free.saturating_sub(kept) / ROOM_OF_A_BYTE).unwrap_or(usize::MAX);
         if self.blocked.as_ref().is_some_and(|reason| reason.code == Code::DiskFull) {
@@ -94,7 +94,9 @@ impl Intake {
     pub(super) fn publish_intake(&self) {
         let state =
             if self.blocked.is_some() { status::IntakeState::Blocked } else { status::IntakeState::Open };
-        self.snapshot(|snapshot| snapshot.intake = status::Intake { state, reason: self.blocked.clone() });
+        self.snapshot(|snapshot| {
+            snapshot.intake = status::IntakeStatus { state, reason: self.blocked.clone() }
+        });
     }
 
     pub(super) fn snapshot(&self, change: impl FnOnce(&mut SpoolSnapshot)) {
@@ -102,20 +104,20 @@ impl Intake {
     }
 
     /// Says what the folder shows. Returns when to look again at the latest.
-    pub(super) fn report_scan(&mut self, listing: &Listing) -> Duration {
+    pub(super) fn report_scan(&mut self, listing: &SpoolListing) -> Duration {
         self.progressed = false;
         let present: HashSet<&OsStr> = listing.files.iter().map(|e| e.name.as_os_str()).collect();
         self.unreadable.retain(|name, _| present.contains(name.as_os_str()));
         self.incomplete.retain(|name, _| present.contains(name.as_os_str()));
         self.unsettled.retain(|name, _| present.contains(name.as_os_str()));
         self.announced.retain(|name| present.contains(name.as_os_str()));
-        let irregular: HashSet<&OsStr> = listing.left.iter().map(|(name, _)| name.as_os_str()).collect();
+        let irregular: HashSet<&OsStr> = listing.irregular.iter().map(|(name, _)| name.as_os_str()).collect();
         self.reported
             .retain(|name| irregular.contains(name.as_os_str()) || present.contains(name.as_os_str()));
         let Moment { wall: now, mono } = self.parts.clock.moment();
         let (settle, mut wait) = (self.config.spool.settle, self.config.spool.scan_interval);
         self.irregular.retain(|name, _| irregular.contains(name.as_os_str()));
-        for (name, what) in &listing.left {
+        for (name, what) in &listing.irregular {
             // A file may have two names for a moment: a producer links it to where it goes, and unlinks it where it was.
             let since = *self.irregular.entry(name.clone()).or_insert(mono);
             let rest = settle.saturating_sub(mono.saturating_sub(since));
@@ -130,8 +132,8 @@ impl Intake {
         let removing = listing.files.iter().filter(|entry| self.removing.contains_key(&entry.name));
         let (files, bytes) = removing.fold((0, 0), |(files, bytes), entry| (files + 1, bytes + entry.size));
         self.snapshot(|snapshot| {
-            snapshot.spool.waiting_files = listing.waiting.0.saturating_sub(files);
-            snapshot.spool.waiting_bytes = listing.waiting.1.saturating_sub(bytes);
+            snapshot.spool.waiting_files = listing.waiting_files.saturating_sub(files);
+            snapshot.spool.waiting_bytes = listing.waiting_bytes.saturating_sub(bytes);
             snapshot.spool.unreadable_files = unreadable;
             snapshot.spool.scanned_at = Some(now);
         });
@@ -141,16 +143,16 @@ impl Intake {
     /// Speaks of an oddity of the folder once.
     pub(super) fn report(&mut self, name: &OsStr, what: std::fmt::Arguments<'_>) {
         if self.reported.len() < MAX_REPORTED && self.reported.insert(name.to_owned()) {
-            tracing::warn!("{}: {what}", shown(self.parts.spool.dir().join(name)));
+            tracing::warn!("{}: {what}", printable(self.parts.spool.dir().join(name)));
         }
     }
 
     /// A file that may not be read stays, is counted, and is spoken of now and then.
-    pub(super) fn leave_unreadable(&mut self, entry: &Entry, hint: &str) {
+    pub(super) fn leave_unreadable(&mut self, entry: &SpoolEntry, hint: &str) {
         let now = self.parts.clock.mono();
         let said = self.unreadable.get(&entry.name);
         if said.is_none_or(|said| now.saturating_sub(*said) >= REMIND_EVERY) {
-            tracing::warn!("{}: {hint}", shown(self.parts.spool.dir().join(&entry.name)));
+            tracing::warn!("{}: {hint}", printable(self.parts.spool.dir().join(&entry.name)));
             self.unreadable.insert(entry.name.clone(), now);
         }
         let unreadable = self.unreadable.len() as u64;
@@ -166,7 +168,7 @@ impl Intake {
     }
 
     pub(super) fn count_rejected(&self) {
-        let rejected = self.rejected_folder.count();
+        let rejected = self.rejected_folder.count_files();
         self.snapshot(|snapshot| snapshot.spool.rejected_files = rejected);
     }
 }

@@ -386,8 +386,8 @@ async fn commit(
     done
 }
 
-fn shown(destination: &Destination, has_key: bool, now: Moment) -> status::Destination {
-    let mut shown = status::Destination {
+fn shown(destination: &Destination, has_key: bool, now: Moment) -> status::DestinationStatus {
+    let mut shown = status::DestinationStatus {
         kind: String::new(),
         endpoint: String::new(),
         state: destination.state(),

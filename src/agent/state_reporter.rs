@@ -2,7 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::reason::Reason;
-use crate::status::{Destination, DestinationState};
+use crate::status::{DestinationState, DestinationStatus};
 use std::sync::mpsc::Sender;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -14,7 +14,7 @@ const MIN_REPORTED: Duration = Duration::from_secs(5);
 /// Tells it.
 #[derive(Debug)]
 pub struct StateReporter {
-    shown: watch::Sender<Destination>,
+    shown: watch::Sender<DestinationStatus>,
     /// Has the status published at once: whoever reads the line in the log, or has just sent an event, looks there next.
     notify: Sender<()>,
     last_reported: LastReported,
@@ -22,7 +22,7 @@ pub struct StateReporter {
 
 impl StateReporter {
     /// Nothing was told yet but what `shown` holds.
-    pub fn new(shown: watch::Sender<Destination>, notify: Sender<()>) -> StateReporter {
+    pub fn new(shown: watch::Sender<DestinationStatus>, notify: Sender<()>) -> StateReporter {
         StateReporter { shown, notify, last_reported: LastReported::default() }
     }
 
@@ -37,11 +37,11 @@ impl StateReporter {
     }
 
     /// Tells how the destination is; its kind and its address stay.
-    pub fn report(&mut self, now_shown: Destination, now: Timestamp) {
+    pub fn report(&mut self, now_shown: DestinationStatus, now: Timestamp) {
         let (last_reported, notify) = (&mut self.last_reported, &self.notify);
         self.shown.send_if_modified(|shown| {
             let (kind, endpoint) = (shown.kind.clone(), shown.endpoint.clone());
-            let now_shown = Destination { kind, endpoint, ..now_shown };
+            let now_shown = DestinationStatus { kind, endpoint, ..now_shown };
             if last_reported.is_reportable(&now_shown, now) {
                 log(&now_shown);
                 // Nobody publishes any more where the agent ends.
@@ -54,7 +54,7 @@ impl StateReporter {
     }
 }
 
-fn log(shown: &Destination) {
+fn log(shown: &DestinationStatus) {
     let why = shown.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let endpoint = &shown.endpoint;
     match shown.state {
@@ -74,7 +74,7 @@ fn log(shown: &Destination) {
 struct LastReported(Option<(DestinationState, Option<Reason>)>);
 
 impl LastReported {
-    fn is_reportable(&mut self, shown: &Destination, now: Timestamp) -> bool {
+    fn is_reportable(&mut self, shown: &DestinationStatus, now: Timestamp) -> bool {
         let reporter = match shown.state {
             DestinationState::Online => self.state() != Some(DestinationState::Online),
             DestinationState::Backoff => {
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn trouble_is_told_when_it_lasts_and_a_recovery_when_trouble_was_told() {
         use DestinationState::*;
-        let destination = |state, since, reason, retry_at| Destination {
+        let destination = |state, since, reason, retry_at| DestinationStatus {
             kind: "koala".to_owned(),
             endpoint: "https://koala.test".to_owned(),
             state,
@@ -139,7 +139,8 @@ mod tests {
             let second = |s: i64| Timestamp(s * 1000);
             let reason = code.map(|code| Reason::new(code, ""));
             let now = destination(state, Some(second(since)), reason, retry_at.map(second));
-            let unaddressed = Destination { kind: String::new(), endpoint: String::new(), ..now.clone() };
+            let unaddressed =
+                DestinationStatus { kind: String::new(), endpoint: String::new(), ..now.clone() };
             reporter.report(unaddressed, second(at));
             assert_eq!(rung.try_recv().is_ok(), last_reported, "{state:?} at {at} s");
             assert_eq!(*seen.borrow(), now);

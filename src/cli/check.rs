@@ -263,7 +263,7 @@ fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
 fn check_room(config: &Config, report: &mut Report) {
     let path = &config.outbox.path;
     let folder = folder_of(path);
-    let Some(disk::Disk { free, total }) = disk::of(path) else { return };
+    let Some(disk::DiskSpace { free, total }) = disk::space_of(path) else { return };
     let floor = config.outbox.min_free;
     let what = format!("{} free at {}, outbox.min_free is {floor}", Bytes(free), folder.display());
     match free < floor.bytes(total) {

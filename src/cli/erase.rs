@@ -8,7 +8,7 @@ use crate::agent::Agent;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::outbox::{Admin, EventReference, State, holder};
-use crate::spool::{format_of, rejected_beside, unpacked};
+use crate::spool::{RejectedFolder, format_of, unpacked};
 use crate::subject::Subject;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
@@ -224,7 +224,7 @@ fn await_gone(files: &[Waiting]) {
 
 /// Deletes the files in `rejected/` that name the person; their names.
 fn erase_rejected(config: &Config, subject: &Subject) -> Result<Vec<String>, CliError> {
-    let rejects = rejected_beside(&config.spool.dir);
+    let rejects = RejectedFolder::of_spool(&config.spool.dir);
     let mut gone = Vec::new();
     for file in super::list::all_rejected(config)? {
         let path = rejects.path_of(&file.name);

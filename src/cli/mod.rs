@@ -34,7 +34,7 @@ pub use context::Context;
 pub use error::CliError;
 pub use exit::ExitCode;
 
-use crate::config::Options;
+use crate::config::ConfigOptions;
 use clap::{Parser, Subcommand};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -95,7 +95,7 @@ fn command_line(mut context: Context) -> ExitCode {
             return if answer.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
         }
     };
-    context.options = Options { config: cli.config, user: cli.user };
+    context.options = ConfigOptions { config: cli.config, user: cli.user };
     run(&context, cli.command).unwrap_or_else(|error| {
         tell(&context, &error);
         error.exit_code()

@@ -7,11 +7,8 @@
 //! ```
 
 use crate::event::json::Object;
-use crate::item::{Endpoint, Identifiers, Item, Person};
+use crate::item::{Endpoint, Identifiers, Item, MAX_OF_A_KIND, Person};
 use std::collections::HashMap;
-
-/// Koala's limit of `identifies`, and of `events`, in one request.
-pub const MAX_OF_A_KIND: usize = 30;
 
 /// The items of one request: at least one, all about the same person or account.
 ///

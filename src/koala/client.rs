@@ -57,7 +57,7 @@ pub enum ClientError {
 /// A client for one destination, with its address, key, proxy and certificates.
 #[derive(Debug, Clone)]
 pub struct Client {
-    config: Arc<config::Koala>,
+    config: Arc<config::KoalaConfig>,
     endpoint: Url,
     urls: Arc<RequestUrls>,
     key: PublicKey,
@@ -126,7 +126,7 @@ impl Client {
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn new(config: &config::Koala, clock: Clock) -> Result<Option<Client>, ClientError> {
+    pub fn new(config: &config::KoalaConfig, clock: Clock) -> Result<Option<Client>, ClientError> {
         let Some(key) = config.public_key.clone() else { return Ok(None) };
         let endpoint =
             Url::parse(&config.endpoint).map_err(|_| ClientError::Endpoint(config.endpoint.clone()))?;
@@ -262,7 +262,7 @@ async fn read_beginning(mut body: reqwest::Body, version: Version) -> (Vec<u8>, 
 /// Over HTTP/2, reqwest itself repeats a request, at most twice, if the receiver says that it did not process it: by
 /// REFUSED_STREAM, or by a GOAWAY with a lower stream id (RFC 9113, 8.7). This stays enabled. No event is sent twice by
 /// it, and without it every renewed connection, and every limit of concurrent streams, would count as a failure.
-fn new_pool(config: &config::Koala) -> Result<reqwest::Client, ClientError> {
+fn new_pool(config: &config::KoalaConfig) -> Result<reqwest::Client, ClientError> {
     // An error means that a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder()
@@ -298,7 +298,7 @@ fn new_pool(config: &config::Koala) -> Result<reqwest::Client, ClientError> {
 }
 
 /// The proxy for requests; requests to this machine use none.
-fn proxy_of(config: &config::Koala) -> Option<String> {
+fn proxy_of(config: &config::KoalaConfig) -> Option<String> {
     let environment = || ["HTTPS_PROXY", "https_proxy"].iter().find_map(|name| std::env::var(name).ok());
     let proxy = config.proxy.clone().or_else(environment);
     proxy.filter(|address| !address.is_empty() && !config.is_loopback())

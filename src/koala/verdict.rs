@@ -1,15 +1,13 @@
 //! The verdict on a response. Nothing else looks at a status code or a message.
 
 use crate::clock::Timestamp;
-use crate::reason::{Code, Reason};
+use crate::reason::{Code, Reason, SUSPENDED};
 use std::time::Duration;
 
 /// The longest `Retry-After` that is obeyed; longer ones are usually mistakes.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
 /// The part of a response's body that is quoted, in characters: enough for one sentence.
 const MAX_QUOTE: usize = 200;
-/// The body with which Koala's hosted service has refused all requests since its shutdown.
-const SUSPENDED: &str = "Koala ingest suspended";
 
 /// The spellings of `@` in a response: plain, and escaped in a URL, in JSON and in HTML.
 const AT_SIGNS: [&str; 4] = ["@", "%40", "\\u0040", "&#64;"];

@@ -79,7 +79,7 @@ fn a_bad_event_is_told_with_its_place_and_nothing_is_stored() {
             65,
             "stdin:2:3: an event is an object but this is a number (not_an_event)",
         ),
-        (long, 65, "stdin:2:1: the event is larger than spool.max_event_bytes, 32.0 KiB (too_large)"),
+        (long, 65, "stdin:2:1: the event is larger than spool.max_event_bytes, 32 KiB (too_large)"),
         (
             "{\"messageId\":\"m\",\"a\":1}\n{\"messageId\":\"m\",\"a\":2}\n".into(),
             65,

@@ -5,7 +5,7 @@ use koala_agent::clock::Timestamp;
 use koala_agent::event::Flaw;
 use koala_agent::reason::{Code, Reason};
 use koala_agent::spool::Spool;
-use koala_agent::status::{Destination, DestinationState, Intake, IntakeState, Status};
+use koala_agent::status::{DestinationState, DestinationStatus, IntakeState, IntakeStatus, Status};
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Stdio;
@@ -92,7 +92,7 @@ fn a_spool_that_is_gone_is_told_with_its_mend() {
     published(&world, |status| {
         let text = format!("{}: create it, or set spool.dir", says[0]);
         status.intake =
-            Intake { state: IntakeState::Blocked, reason: Some(Reason::new(Code::Unreadable, text)) };
+            IntakeStatus { state: IntakeState::Blocked, reason: Some(Reason::new(Code::Unreadable, text)) };
     });
     let running = world.run(&["status"]).out;
     assert_says(&running, &says);
@@ -100,7 +100,7 @@ fn a_spool_that_is_gone_is_told_with_its_mend() {
     outbox.close();
     published(&world, |status| {
         status.agent.running = false;
-        status.intake = Intake { state: IntakeState::Open, reason: None };
+        status.intake = IntakeStatus { state: IntakeState::Open, reason: None };
     });
     let status = world.run(&["status", "--json"]).json();
     assert_eq!(
@@ -118,11 +118,11 @@ fn the_status_of_a_running_agent_says_why_nothing_moves_and_what_to_do() {
     published(&world, |status| {
         status.spool.rejected_files = 3;
         status.spool.unreadable_files = 1;
-        status.intake = Intake {
+        status.intake = IntakeStatus {
             state: IntakeState::Blocked,
             reason: Some(Reason::new(Code::MaxBytes, "the outbox has reached its limit")),
         };
-        status.destination = Destination {
+        status.destination = DestinationStatus {
             state: DestinationState::Refused,
             since: Timestamp::parse("2026-01-02T03:04:05Z"),
             reason: Some(Reason::new(Code::KeyRefused, "the receiver answered 401: \u{1b}[31mno")),

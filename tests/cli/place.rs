@@ -1,7 +1,7 @@
 //! Usage, configuration, check: whether everything is in its place.
 
 use crate::world::{World, assert_says, ran};
-use koala_agent::receiver::{Options, Receiver};
+use koala_agent::receiver::{Receiver, ReceiverOptions};
 use std::fs;
 use std::process::Command;
 
@@ -87,7 +87,7 @@ fn a_check_names_what_is_wrong_and_the_mend() {
 #[test]
 fn a_check_asks_the_receiver_about_the_key() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let options = Options { expected_key: Some("pk_good".into()), ..Options::default() };
+    let options = ReceiverOptions { expected_key: Some("pk_good".into()), ..ReceiverOptions::default() };
     let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
     let world = World::new();
     world.configure(&format!("endpoint = \"{}\"", receiver.endpoint()));

@@ -2,7 +2,7 @@
 
 use koala_agent::agent::disposition;
 use koala_agent::clock::{Clock, Timestamp};
-use koala_agent::config::{Config, Environment, Options, load};
+use koala_agent::config::{Config, ConfigOptions, Environment, load};
 use koala_agent::event::{Event, MessageId};
 use koala_agent::item::Disposition;
 use koala_agent::mapping::Mappings;
@@ -62,7 +62,7 @@ impl World {
     }
 
     pub fn config(&self) -> Config {
-        let options = Options { config: Some(self.path("config.toml")), user: false };
+        let options = ConfigOptions { config: Some(self.path("config.toml")), user: false };
         load(&options, &Environment::default()).unwrap()
     }
 

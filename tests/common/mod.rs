@@ -4,7 +4,7 @@
 
 use koala_agent::agent::Agent;
 use koala_agent::clock::{Clock, Timestamp};
-use koala_agent::config::{Config, Environment, Options, load};
+use koala_agent::config::{Config, ConfigOptions, Environment, load};
 use koala_agent::receiver::{Faults, Receiver};
 use koala_agent::status::Status;
 use std::io::Write;
@@ -77,7 +77,7 @@ impl World {
     }
 
     pub fn config(&self) -> Config {
-        let options = Options { config: Some(self.config_file()), user: false };
+        let options = ConfigOptions { config: Some(self.config_file()), user: false };
         let nothing: [(&str, &str); 0] = [];
         load(&options, &nothing.into_iter().collect::<Environment>()).unwrap()
     }
@@ -162,7 +162,7 @@ impl World {
 }
 
 async fn receiver(at: SocketAddr, faults: Faults) -> Receiver {
-    let options = koala_agent::receiver::Options { faults, seed: Some(1), ..Default::default() };
+    let options = koala_agent::receiver::ReceiverOptions { faults, seed: Some(1), ..Default::default() };
     Receiver::start(at, options).await.unwrap()
 }
 

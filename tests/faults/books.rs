@@ -3,7 +3,7 @@
 
 use super::daemon::Daemon;
 use super::stage::Figures;
-use koala_agent::receiver::{Held, Receiver};
+use koala_agent::receiver::{HeldItem, Receiver};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::path::Path;
@@ -66,7 +66,7 @@ impl Books {
     }
 
     /// The same by the places of a stopped agent, and by what was taken, in that order.
-    pub fn balance_at(&self, spool: &Path, outbox: &Path, taken: &[Held]) -> Figures {
+    pub fn balance_at(&self, spool: &Path, outbox: &Path, taken: &[HeldItem]) -> Figures {
         let mut ids: HashMap<u64, BTreeSet<String>> = HashMap::new();
         let mut last: HashMap<u64, u64> = HashMap::new();
         for held in taken {

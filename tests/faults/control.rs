@@ -48,8 +48,8 @@ pub const CARELESS_COMMIT: Control = Control {
 pub const NO_BALLAST: Control = Control {
     name: "no-ballast",
     file: "outbox/ballast.rs",
-    line: "if self.held || disk::of(&self.path)",
-    spoilt: r#"if crate::is_spoilt("no-ballast") || self.held || disk::of(&self.path)"#,
+    line: "if self.held || disk::space_of(&self.path)",
+    spoilt: r#"if crate::is_spoilt("no-ballast") || self.held || disk::space_of(&self.path)"#,
 };
 
 /// Gives the database no room before it commits.

@@ -3,7 +3,7 @@
 use super::books::Books;
 use super::common::{PATIENCE, World};
 use super::stage::{Figures, Scale};
-use koala_agent::receiver::{Faults, Held};
+use koala_agent::receiver::{Faults, HeldItem};
 use koala_agent::status::DestinationState;
 use std::time::{Duration, Instant};
 
@@ -126,7 +126,7 @@ impl Hours {
     }
 
     /// The same where another receiver has taken events as well.
-    pub async fn end_beside(mut self, elsewhere: Vec<Held>) -> Figures {
+    pub async fn end_beside(mut self, elsewhere: Vec<HeldItem>) -> Figures {
         self.world.until("all is marked", |w| w.status().outbox.pending == 0).await;
         self.world.stop().await;
         let mut taken = self.world.receiver.events();

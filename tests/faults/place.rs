@@ -4,8 +4,8 @@ use super::books::Books;
 use super::daemon::{Daemon, KEY};
 use super::stage::Figures;
 use flate2::{Compression, write::GzEncoder};
-use koala_agent::receiver::{Faults, Options, Receiver};
-use koala_agent::spool::drop_in;
+use koala_agent::receiver::{Faults, Receiver, ReceiverOptions};
+use koala_agent::spool::drop_file;
 use koala_agent::status::Status;
 use std::fs;
 use std::io::Write;
@@ -94,7 +94,7 @@ impl Place {
     fn try_drop_as(&self, name: impl AsRef<Path>, content: &[u8]) -> std::io::Result<()> {
         let spool = self.daemon.spool();
         if self.durable {
-            drop_in(&spool, name.as_ref().as_os_str(), content).unwrap();
+            drop_file(&spool, name.as_ref().as_os_str(), content).unwrap();
             return Ok(());
         }
         let aside = spool.join(".next");
@@ -222,7 +222,7 @@ impl Place {
 }
 
 fn receiver(runtime: &Runtime, at: SocketAddr, faults: Faults) -> Receiver {
-    let options = Options { faults, seed: Some(1), ..Options::default() };
+    let options = ReceiverOptions { faults, seed: Some(1), ..ReceiverOptions::default() };
     runtime.block_on(Receiver::start(at, options)).unwrap()
 }
 

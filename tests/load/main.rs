@@ -17,7 +17,7 @@ use corpus::Corpus;
 use daemon::Daemon;
 use dropping::{dropping, prepare};
 use kills::{Kill, UNDER_WAY};
-use koala_agent::receiver::{Faults, Options, Receiver};
+use koala_agent::receiver::{Faults, Receiver, ReceiverOptions};
 use koala_agent::status::DestinationState;
 use std::io::Write;
 use std::sync::{Mutex, PoisonError};
@@ -85,10 +85,10 @@ fn run(title: &str, seed: u64, moments: &[Moment]) {
     let (singles, lines) = scale();
     let mut rng = fastrand::Rng::with_seed(seed);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let options = Options {
+    let options = ReceiverOptions {
         faults: Faults { offline: true, ..Faults::default() },
         seed: Some(rng.u64(..)),
-        ..Options::default()
+        ..ReceiverOptions::default()
     };
     let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
     let daemon = Daemon::new(&receiver.endpoint());

@@ -1,8 +1,8 @@
 //! Whether everything has become what it must.
 
 use super::corpus::{Corpus, Good, Reject};
-use koala_agent::receiver::{Held, Receiver};
-use koala_agent::spool::rejected_beside;
+use koala_agent::receiver::{HeldItem, Receiver};
+use koala_agent::spool::RejectedFolder;
 use koala_agent::status::Status;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -47,7 +47,7 @@ pub fn arrived(receiver: &Receiver, corpus: &Corpus) {
     }
 }
 
-fn number(held: &Held) -> u64 {
+fn number(held: &HeldItem) -> u64 {
     let item: Value = serde_json::from_str(held.item.get()).unwrap();
     let about = if item["type"] == "track" { &item["properties"] } else { &item["traits"] };
     about["n"].as_u64().unwrap()
@@ -63,7 +63,7 @@ pub fn set_aside(spool: &Path, corpus: &Corpus) {
     let mut left: Vec<_> = fs::read_dir(spool).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, [".removing", "rejected"]);
-    let got = rejected_beside(spool).list().unwrap().into_iter().map(|rejected| {
+    let got = RejectedFolder::of_spool(spool).list().unwrap().into_iter().map(|rejected| {
         let why = rejected.why.unwrap_or_else(|| panic!("no reason for {:?}", rejected.name));
         let bytes = fs::read(spool.join("rejected").join(&rejected.name)).unwrap();
         (why.file, why.place, why.code, why.line, why.column, bytes)

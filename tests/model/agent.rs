@@ -3,7 +3,7 @@
 
 use koala_agent::agent::Agent;
 use koala_agent::clock::{Clock, Timestamp};
-use koala_agent::config::{Config, Environment, Options, load};
+use koala_agent::config::{Config, ConfigOptions, Environment, load};
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The settings in a file.
 pub fn config(file: &Path) -> Config {
-    let options = Options { config: Some(file.to_owned()), user: false };
+    let options = ConfigOptions { config: Some(file.to_owned()), user: false };
     let nothing: [(&str, &str); 0] = [];
     load(&options, &nothing.into_iter().collect::<Environment>()).unwrap()
 }

@@ -7,8 +7,8 @@ use super::script::Weather;
 use super::world::World;
 use koala_agent::outbox::State;
 use koala_agent::reason::Code;
-use koala_agent::receiver::Request;
-use koala_agent::spool::rejected_beside;
+use koala_agent::receiver::ReceivedRequest;
+use koala_agent::spool::RejectedFolder;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -105,7 +105,7 @@ impl World {
     }
 
     fn rejected(&self) -> Vec<Reject> {
-        let rejects = rejected_beside(&self.spool()).list().unwrap();
+        let rejects = RejectedFolder::of_spool(&self.spool()).list().unwrap();
         let found = rejects.into_iter().filter_map(|file| {
             let why = file.why?;
             let content = fs::read(self.spool().join("rejected").join(file.name)).ok()?;
@@ -218,11 +218,11 @@ fn fits(event: &Event, row: &Row, held: bool, discarded: bool, refused: impl Fn(
 }
 
 /// The receiver refused it alone, and took another after that.
-fn is_proven(requests: &[Request], id: &str) -> bool {
+fn is_proven(requests: &[ReceivedRequest], id: &str) -> bool {
     let refused = requests
         .iter()
         .position(|request| matches!(request.status, Some(400 | 413)) && request.message_ids.iter().eq([id]));
-    let taken = |request: &Request| request.why.is_none() && !request.message_ids.is_empty();
+    let taken = |request: &ReceivedRequest| request.why.is_none() && !request.message_ids.is_empty();
     refused.is_some_and(|at| requests[at..].iter().any(taken))
 }
 

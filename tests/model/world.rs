@@ -11,7 +11,7 @@ use koala_agent::event::Event;
 use koala_agent::item::Disposition;
 use koala_agent::mapping::Mappings;
 use koala_agent::outbox::Admin;
-use koala_agent::receiver::{Options, Receiver};
+use koala_agent::receiver::{Receiver, ReceiverOptions};
 use proptest::test_runner::TestCaseError;
 use std::collections::BTreeSet;
 use std::fs;
@@ -52,7 +52,8 @@ impl World {
         fs::create_dir(home.path().join("spool")).unwrap();
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let options = Options { faults: Weather::Well.faults(), seed: Some(1), ..Options::default() };
+        let options =
+            ReceiverOptions { faults: Weather::Well.faults(), seed: Some(1), ..ReceiverOptions::default() };
         let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
         let dir = home.path().display();
         let config = format!(

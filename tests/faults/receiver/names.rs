@@ -4,7 +4,7 @@ use crate::common::World;
 use crate::hours::{Hours, play};
 use crate::stage::{Figures, Played, Scale};
 use koala_agent::reason::Code;
-use koala_agent::receiver::{Faults, Options, Receiver};
+use koala_agent::receiver::{Faults, Receiver, ReceiverOptions};
 use koala_agent::status::DestinationState::Backoff;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -44,7 +44,7 @@ fn own_hosts(hosts: &Path) -> nix::Result<()> {
 async fn follow(hosts: &Path) -> Figures {
     let mut hours = Hours::new(Faults::default()).await;
     let here = hours.world.receiver.addr();
-    let options = Options { faults: Faults::default(), seed: Some(1), ..Options::default() };
+    let options = ReceiverOptions { faults: Faults::default(), seed: Some(1), ..ReceiverOptions::default() };
     let there =
         Receiver::start(format!("127.0.0.2:{}", here.port()).parse().unwrap(), options).await.unwrap();
     hours.world.endpoint = format!("http://{NAME}:{}", here.port());
