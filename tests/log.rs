@@ -18,7 +18,7 @@ async fn fifty_requests_are_one_line_in_the_hour_and_name_nobody() {
     }
     world.until("they are marked", |w| w.status().outbox.delivered == 50).await;
     world.clock.advance(Duration::from_secs(3600));
-    let told = "events of the last hour: 50 taken, 50 delivered; 0 pending";
+    let told = "events of the last hour: 50 ingested, 50 delivered; 0 pending";
     world.until("the hour is summed up", |_| log.text().contains(told)).await;
     world.stop().await;
 

@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn the_page_has_every_exit_code_and_every_reason() {
         let codes: Vec<String> = section("EXIT STATUS").filter_map(item).map(str::to_owned).collect();
-        assert_eq!(codes, ExitCode::ALL.map(|(code, _)| (code as u8).to_string()));
+        assert_eq!(codes, ExitCode::ALL.map(|code| (code as u8).to_string()));
 
         let reasons: BTreeSet<&str> =
             section("REASONS").filter_map(item).filter_map(|item| item.strip_prefix("Ic ")).collect();

@@ -58,7 +58,7 @@ async fn obey(config: Config, clock: Clock) {
             }
         }
         // The intake's waits are the machine's: it is told that time has passed.
-        agent.look();
+        agent.scan_now();
         println!("done");
     }
 }

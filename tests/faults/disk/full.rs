@@ -55,7 +55,7 @@ pub fn start(scale: &Scale) -> Played {
         assert_eq!((status.outbox.delivered, place.receiver.stats().held as u64), (pending, pending));
         mount.fill();
         place.drop_events(100, 7);
-        place.until("it says why", |place| place.daemon.log().contains("no more files are taken"));
+        place.until("it says why", |place| place.daemon.log().contains("the intake is blocked"));
         stays_calm(&mut place, Duration::from_secs(2));
         place.daemon.kill();
         place.daemon.start();

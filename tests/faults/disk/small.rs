@@ -24,7 +24,7 @@ pub fn state(scale: &Scale) -> Played {
         stays_calm(&mut place, Duration::from_secs(3));
         let full = place.daemon.status();
         assert!(is_blocked(&full) && full.spool.waiting_files > 0, "{full:?}");
-        log_says(&place, "no more files are taken");
+        log_says(&place, "the intake is blocked");
         mount.remount("size=20m");
         place.until_status("it takes more with more room", |s| s.outbox.pending > full.outbox.pending);
         place.until_status("the intake is blocked again", is_blocked);

@@ -71,6 +71,6 @@ pub fn bad_ones(scale: &Scale) -> Played {
     let of_one_name =
         rejected(&place).iter().filter(|name| name.to_string_lossy().starts_with("day")).count();
     assert_eq!((of_one_name, rejected(&place).len() as u64), (3, files + 3));
-    assert_eq!(lines_with(&place, " set aside ("), files as usize + 3);
+    assert_eq!(lines_with(&place, " rejected ("), files as usize + 3);
     place.balance().note(format!("{:.1} % of a processor to keep them", share * 100.0)).into()
 }
