@@ -2,7 +2,7 @@
 
 use crate::clock::{Moment, Mono};
 use crate::reason::Reason;
-use crate::spool::{SpoolEntry, SpoolListing, printable};
+use crate::spool::{SpoolEntry, SpoolListing, printable, shell_quoted};
 use crate::status;
 use nix::unistd::{Gid, Group, Uid, User};
 use std::collections::{HashMap, HashSet};
@@ -164,7 +164,7 @@ fn how_to_make_readable(path: &Path, spool_dir: &Path, owner: u32) -> String {
         User::from_uid(Uid::from_raw(owner)).ok().flatten().map_or(owner.to_string(), |user| user.name);
     let group_of = |path: &Path| std::fs::symlink_metadata(path).map(|meta| meta.gid()).ok();
     let spool_group = group_of(spool_dir);
-    let quoted = format!("'{}'", printable(path).replace('\'', r"'\''"));
+    let quoted = shell_quoted(printable(path).as_ref());
     let mut commands = format!("chmod g+r {quoted}");
     if group_of(path) != spool_group
         && let Some(gid) = spool_group

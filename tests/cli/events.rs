@@ -38,7 +38,13 @@ fn events_are_stored_as_they_came_with_an_id_each() {
     let spool = world.path("spool").display().to_string();
     assert_says(
         &ran.err,
-        &["1 event in the spool", &spool, "config.toml", "warning: 1 event will be skipped", "no_identity"],
+        &[
+            "1 event stored in the spool",
+            &spool,
+            "config.toml",
+            "warning: 1 event will be skipped",
+            "no_identity",
+        ],
     );
 }
 
@@ -104,7 +110,7 @@ fn a_bad_event_is_told_with_its_place_and_nothing_is_stored() {
 fn waiting_ends_with_the_events() {
     let refused = || Settled::Failed(Reason::new(Code::Refused, "the receiver answered 400: no"));
     for (settled, code, said) in [
-        (Some(Settled::Delivered), 0, "1 event in the spool"),
+        (Some(Settled::Delivered), 0, "1 event stored in the spool"),
         (Some(refused()), 65, "answered 400: no"),
         (None, 75, "is pending"),
     ] {
@@ -132,7 +138,7 @@ fn waiting_ends_with_the_events() {
     }
     let ran = World::new().run_with(&["send", "--wait=100ms"], ANA);
     assert_eq!(ran.code, 75);
-    assert_says(&ran.err, &["they wait in the spool", "the agent does not run"]);
+    assert_says(&ran.err, &["the events wait in the spool", "the agent is not running"]);
 }
 
 fn soon<T>(mut find: impl FnMut() -> Option<T>) -> T {
@@ -221,7 +227,7 @@ fn map_says_which_mappings_match_and_why_the_others_do_not() {
     assert_eq!(lines[2]["mappings"][1]["invalid"]["code"], "invalid_field");
     assert_eq!(lines[2]["invalid"]["code"], "invalid_field");
     assert!(lines[1]["warning"].as_str().unwrap().contains("Koala (Cloud)"));
-    assert_says(&ran.err, &["1 event, first b", "turns nothing off"]);
+    assert_says(&ran.err, &["warning: 1 event, first b: ", "which is not this one"]);
 }
 
 #[test]

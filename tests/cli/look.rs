@@ -42,7 +42,7 @@ fn before_the_first_run_the_status_is_all_zeros() {
     let config = world.path("config.toml").display().to_string();
     assert_says(
         &text.out,
-        &["not run yet", &config, "0 pending", &format!("koala-agent --config {config} run")],
+        &["never started", &config, "0 pending", &format!("koala-agent --config {config} run")],
     );
 }
 
@@ -78,12 +78,16 @@ fn the_status_counts_what_is_in_the_outbox_while_the_agent_is_down() {
     assert!(status["agent"]["since"].is_string());
     assert_says(
         &world.run(&["status"]).out,
-        &["not running since", "1 failed: refused", "list --state failed"],
+        &[
+            "not running since",
+            "1 failed: refused (the receiver refused the event but accepts others)",
+            "list --state failed",
+        ],
     );
 }
 
 #[test]
-fn a_spool_that_is_gone_is_told_with_its_mend() {
+fn a_missing_spool_is_reported_with_its_remedy() {
     let world = World::with_events();
     let spool = world.path("spool");
     fs::remove_dir_all(&spool).unwrap();
@@ -146,11 +150,11 @@ fn the_status_of_a_running_agent_says_why_nothing_moves_and_what_to_do() {
             "blocked: files wait in the spool",
             "max_bytes: the outbox has reached its limit",
             "raise outbox.max_bytes",
-            "refuses since 2026-01-02T03:04:05Z",
-            "events wait unharmed",
+            "refuses events since 2026-01-02T03:04:05Z",
+            "events wait, nothing is lost",
             "key_refused: the receiver answered 401: \\u001b[31mno",
             &format!("put the right public key into {key}"),
-            "tried again in 1 min",
+            "next try in 1 min",
             "3 rejected",
             "1 unreadable",
             "list --rejected",
@@ -216,7 +220,7 @@ fn the_table_says_how_many_more_there_are() {
 }
 
 #[test]
-fn what_was_set_aside_is_listed_with_its_reason() {
+fn rejected_files_are_listed_with_their_reasons() {
     let world = World::new();
     assert_eq!(world.run(&["list", "--rejected"]).out, "no rejected files\n");
     let spool = Spool::open(&world.path("spool")).unwrap();
@@ -254,7 +258,7 @@ fn an_event_is_shown_with_its_history_and_its_request() {
     assert_eq!((&shown["state"], &shown["file"]), (&json!("pending"), &json!("a.jsonl")));
     assert_says(
         shown["next"]["text"].as_str().unwrap(),
-        &["after 1 older of the same person", "agent runs again"],
+        &["after 1 older event of the same person", "agent runs again"],
     );
     assert_eq!(shown["spooled_at"], "2026-01-02T03:04:05Z");
 

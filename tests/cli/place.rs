@@ -47,7 +47,7 @@ fn usage_and_configuration_have_their_exit_codes() {
 }
 
 #[test]
-fn a_check_names_what_is_wrong_and_the_mend() {
+fn a_check_names_each_fault_and_its_remedy() {
     let world = World::new();
     let ran = world.run(&["check", "--offline"]);
     assert_eq!(ran.code, 1);
@@ -92,7 +92,7 @@ fn a_check_asks_the_receiver_about_the_key() {
     let world = World::new();
     world.configure(&format!("endpoint = \"{}\"", receiver.endpoint()));
     for (key, code, said) in
-        [("pk_good", 0, "takes the key"), ("pk_wrong", 1, "put the right public key into")]
+        [("pk_good", 0, "accepts the key"), ("pk_wrong", 1, "put the right public key into")]
     {
         write_key(&world, key);
         let ran = world.run(&["check"]);
