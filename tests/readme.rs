@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
 #[allow(dead_code, reason = "no test needs all of it")]
-#[path = "cli/world.rs"]
+#[path = "common/setup.rs"]
 mod world;
 
 use serde_json::{Value, json};

@@ -1,7 +1,5 @@
 //! The real program on folders of its own.
 
-#![allow(dead_code, reason = "no test needs all of it")]
-
 use koala_agent::status::Status;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

@@ -1,8 +1,8 @@
 //! The books: what was dropped, and where it is now. "Conserved" is that every event stands at the receiver, in the
 //! outbox, in `rejected/` or still in the spool, and none under two ids.
 
-use super::daemon::Daemon;
 use super::stage::Figures;
+use crate::common::daemon::Daemon;
 use koala_agent::receiver::{Held, Receiver};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;

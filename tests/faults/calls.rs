@@ -1,9 +1,9 @@
 //! SIGKILL at the Nth call of each kind that makes something durable, removes it, moves it or sends it.
 
 use super::crash::SETTLE;
-use super::kills::{Kill, UNDER_WAY, repeats};
 use super::place::Place;
 use super::stage::{Figures, Played, Scale};
+use crate::common::kills::{Kill, UNDER_WAY, repeats};
 use koala_agent::receiver::Faults;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;

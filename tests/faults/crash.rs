@@ -1,10 +1,10 @@
 //! The process ends at the worst moment, and the power with it.
 
 use super::control::EARLY_REMOVAL;
-use super::kills::{Kill, UNDER_WAY, UnderWay, repeats};
 use super::place::Place;
 use super::stage::{Fault, Figures, Played, Scale};
 use super::{calls, power};
+use crate::common::kills::{Kill, UNDER_WAY, UnderWay, repeats};
 use koala_agent::receiver::Faults;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};

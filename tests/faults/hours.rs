@@ -1,8 +1,8 @@
 //! Where hours pass: the agent in this process, on a clock that the fault moves, before a real receiver.
 
 use super::books::Books;
-use super::common::{PATIENCE, World};
 use super::stage::{Figures, Scale};
+use crate::common::world::{PATIENCE, World};
 use koala_agent::receiver::{Faults, Held};
 use koala_agent::status::DestinationState;
 use std::time::{Duration, Instant};

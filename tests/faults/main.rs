@@ -18,23 +18,17 @@ mod calls;
 mod common;
 mod control;
 mod crash;
-#[path = "../common/daemon.rs"]
-mod daemon;
 mod database;
 mod disk;
 mod hangs;
 mod hours;
-#[path = "../common/kills.rs"]
-mod kills;
+mod load;
 mod log;
-#[path = "../common/older.rs"]
-mod older;
+mod model;
 mod place;
 mod power;
 mod receiver;
 mod secrets;
-#[path = "../common/server.rs"]
-mod server;
 mod service;
 mod soak;
 mod spool;
@@ -51,8 +45,11 @@ const GROUPS: &[(&str, &[Fault])] = &[
     ("spool", spool::FAULTS),
     ("receiver", receiver::FAULTS),
     ("service", service::FAULTS),
+    ("load", load::FAULTS),
+    ("model", model::FAULTS),
 ];
 
 fn main() -> std::process::ExitCode {
-    stage::play(GROUPS)
+    // The model starts this program again as the agent that it crashes.
+    model::run_agent().unwrap_or_else(|| stage::play(GROUPS))
 }

@@ -1,8 +1,8 @@
 //! Where a fault strikes: a receiver that counts, the real program on folders of its own, and the books.
 
 use super::books::Books;
-use super::daemon::{Daemon, KEY};
 use super::stage::Figures;
+use crate::common::daemon::{Daemon, KEY};
 use flate2::{Compression, write::GzEncoder};
 use koala_agent::receiver::{Faults, Options, Receiver};
 use koala_agent::spool::drop_in;

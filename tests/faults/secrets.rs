@@ -1,8 +1,8 @@
 //! The key and people's emails: where they must never be seen, whatever the trouble and wherever the key comes from.
 
-use super::daemon::{Daemon, KEY};
 use super::place::Place;
 use super::stage::{Figures, Played, Scale};
+use crate::common::daemon::{Daemon, KEY};
 use koala_agent::reason::Code;
 use koala_agent::receiver::Faults;
 use nix::sys::signal::Signal;

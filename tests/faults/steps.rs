@@ -1,8 +1,8 @@
 //! The wall clock steps in the midst of a wait: nothing panics, no wait is skipped, and none outlasts its longest.
 //! Hours pass on a clock that the test owns.
 
-use super::common::{World, names, track};
 use super::stage::{Figures, Played, Scale};
+use crate::common::world::{World, names, track};
 use koala_agent::clock::Timestamp;
 use koala_agent::receiver::Faults;
 use koala_agent::status::DestinationState::{Backoff, Refused};

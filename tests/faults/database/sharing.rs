@@ -1,9 +1,9 @@
 //! Lines 13 and 14: others at the same database, one that reads it for long, one that would own it as well.
 
-use super::super::daemon::Daemon;
 use super::super::place::Place;
 use super::super::stage::{Figures, Played, Scale};
 use super::new_place;
+use crate::common::daemon::Daemon;
 use koala_agent::receiver::Faults;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;

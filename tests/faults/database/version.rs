@@ -1,9 +1,9 @@
 //! Line 12: a schema that this agent does not know, and one that is half made.
 
-use super::super::older::make_older;
 use super::super::place::Place;
 use super::super::stage::{Figures, Played, Scale};
 use super::{RUNS, can_trace, contents, kill_at, new_place, said};
+use crate::common::older::make_older;
 use koala_agent::receiver::Faults;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};

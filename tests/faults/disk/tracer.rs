@@ -1,6 +1,6 @@
 //! Calls to the system that fail, or are slow, for as long as a tracer is attached.
 
-use crate::daemon::Daemon;
+use crate::common::daemon::Daemon;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;

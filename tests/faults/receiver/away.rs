@@ -1,6 +1,6 @@
 //! Nobody listens where the receiver was.
 
-use crate::common::Log;
+use crate::common::world::Log;
 use crate::hours::{Hours, play};
 use crate::place::Place;
 use crate::stage::{Played, Scale};

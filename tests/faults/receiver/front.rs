@@ -1,6 +1,6 @@
 //! What stands before the receiver: it passes requests on, and each meets a fate.
 
-use crate::server::{self, Server};
+use crate::common::server::{self, Server};
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};

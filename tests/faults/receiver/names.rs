@@ -1,6 +1,6 @@
 //! A name that is lost, an address that moves: names from a file that only this fault's threads see.
 
-use crate::common::World;
+use crate::common::world::World;
 use crate::hours::{Hours, play};
 use crate::stage::{Figures, Played, Scale};
 use koala_agent::reason::Code;

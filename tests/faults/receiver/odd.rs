@@ -1,9 +1,9 @@
 //! Answers that are odd but lawful, that are broken, that have no end, that point elsewhere.
 
 use super::front::{Fate, Front, Passage, fate, gone, unspoilt};
-use crate::daemon::KEY;
+use crate::common::daemon::KEY;
+use crate::common::server::{self, Server};
 use crate::place::Place;
-use crate::server::{self, Server};
 use crate::stage::{Played, Scale};
 use koala_agent::reason::Code;
 use koala_agent::receiver::Faults;

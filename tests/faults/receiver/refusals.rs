@@ -1,7 +1,7 @@
 //! The receiver refuses events: one of them, every one, those that are too large.
 
 use super::answers::refused_for_an_hour;
-use crate::common::World;
+use crate::common::world::World;
 use crate::hours::{Hours, play};
 use crate::stage::{Figures, Played, Scale};
 use koala_agent::reason::Code;

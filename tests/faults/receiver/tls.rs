@@ -1,7 +1,7 @@
 //! Receivers that cannot be trusted.
 
+use crate::common::server::{self, Server, message, pem};
 use crate::place::Place;
-use crate::server::{self, Server, message, pem};
 use crate::stage::{Played, Scale};
 use koala_agent::reason::Code;
 use koala_agent::receiver::Faults;

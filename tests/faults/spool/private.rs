@@ -1,7 +1,7 @@
 //! Files that the agent may not read.
 
 use super::NOBODY;
-use crate::common::World;
+use crate::common::world::World;
 use crate::log;
 use crate::stage::{Figures, Played, Scale};
 use koala_agent::receiver::Faults;
@@ -35,7 +35,7 @@ async fn hours_pass(hours: usize) -> Figures {
     for n in 0..files {
         let name = format!("private-{n}.json");
         let aside = world.dir.path().join(&name);
-        fs::write(&aside, crate::common::track(&format!("m-{n}"), "ana@acme.dev")).unwrap();
+        fs::write(&aside, crate::common::world::track(&format!("m-{n}"), "ana@acme.dev")).unwrap();
         fs::set_permissions(&aside, Permissions::from_mode(0o000)).unwrap();
         fs::rename(&aside, world.spool().join(name)).unwrap();
     }

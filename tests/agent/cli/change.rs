@@ -1,0 +1,65 @@
+//! retry and discard.
+
+use crate::common::setup::{World, assert_says};
+
+#[test]
+fn each_id_is_answered_and_the_worst_decides() {
+    for (arguments, code, said, after) in [
+        (&["retry", "refused"][..], 0, "refused  pending again", ("refused", "pending")),
+        (&["retry", "waiting"], 0, "waiting  is pending", ("waiting", "pending")),
+        (&["retry", "nobody"], 65, "nobody  stays skipped: no_identity", ("nobody", "skipped")),
+        (&["retry", "invalid"], 65, "invalid  stays failed: invalid_field", ("invalid", "failed")),
+        (&["retry", "delivered"], 65, "its body is not kept any more", ("delivered", "delivered")),
+        (&["retry", "none", "refused"], 66, "none  no event has this messageId", ("refused", "pending")),
+        (&["discard", "waiting"], 0, "waiting  discarded", ("waiting", "discarded")),
+        (&["discard", "refused"], 0, "refused  discarded", ("refused", "discarded")),
+        (
+            &["discard", "delivered", "waiting"],
+            65,
+            "is delivered or discarded already",
+            ("waiting", "discarded"),
+        ),
+        (&["discard", "none", "delivered"], 66, "no event has this messageId", ("delivered", "delivered")),
+    ] {
+        let world = World::with_events();
+        let ran = world.run(arguments);
+        assert_eq!(ran.code, code, "{ran:?}");
+        assert_says(&ran.out, &[said]);
+        assert_eq!(world.state_of(after.0).as_deref(), Some(after.1), "{arguments:?}");
+    }
+}
+
+#[test]
+fn all_of_a_state_go_back_but_those_that_cannot_be_sent() {
+    let world = World::with_events();
+    let ran = world.run(&["retry", "--state", "failed,skipped,delivered"]);
+    assert_eq!(ran.code, 0);
+    assert_says(
+        &ran.out,
+        &[
+            "1 event pending again",
+            "1 event still cannot be sent: no_identity",
+            "1 event still cannot be sent: invalid_field",
+            "1 event without a body any more",
+        ],
+    );
+    assert_eq!(world.state_of("refused").as_deref(), Some("pending"));
+    let ran = world.run(&["retry", "--state", "failed", "--reason", "too_large", "--since", "2h"]);
+    assert_eq!(ran.code, 0);
+    assert_says(&ran.out, &["0 events pending again", "none matches"]);
+}
+
+#[test]
+fn a_running_agent_learns_of_a_retry() {
+    let world = World::with_events();
+    let outbox = world.agent();
+    let kicks = outbox.writer.kicks();
+    let before = *kicks.borrow();
+    assert_eq!(world.run(&["retry", "refused"]).code, 0);
+    let since = std::time::Instant::now();
+    while *kicks.borrow() == before {
+        assert!(since.elapsed().as_secs() < 10, "the agent was not told");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    outbox.close();
+}

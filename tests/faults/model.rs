@@ -1,0 +1,92 @@
+//! A model of the agent: random scripts of files, crashes, answers and clocks, played by the core itself, and held
+//! against simple books of what must become of each event.
+//!
+//! ```text
+//!   script ──▶ world ──files──▶ spool ──▶ agent (a process) ──▶ receiver
+//!                │                          ▲        │             │
+//!                │        SIGKILL, clock ───┘      outbox          │
+//!                ▼                                   ▼             ▼
+//!              books ═══════════ must agree with ════╧═════════════╛   at rest; the outbox with itself, always
+//! ```
+//!
+//! - Every event is at the receiver once under its one id, or where the books have it, for the right reason.
+//! - A person's events come in the order of the spool.
+//! - States change along legal arrows, and the counters are those of the rows, whenever somebody looks.
+//! - At rest no file is left, and no note of one.
+//!
+//! ```sh
+//! cargo test --test faults -- model
+//! PROPTEST_CASES=1000 cargo test --test faults -- model
+//! ```
+//!
+//! A script that fails is made shorter, shown, and kept beside this file, to be played first from then on. A crash
+//! strikes at the mercy of the machine's load, so a shorter script is played more than once before it is believed.
+
+mod agent;
+mod books;
+mod outbox;
+mod rest;
+mod script;
+mod world;
+
+use crate::stage::{Fault, Figures, Played as Row, Scale};
+pub use agent::live as run_agent;
+use proptest::test_runner::{
+    Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestRng, TestRunner,
+};
+use script::Step;
+use std::cell::Cell;
+use world::World;
+
+pub const FAULTS: &[Fault] =
+    &[Fault { name: "model", title: "random scripts against a model", alone: true, play: scripts }];
+
+/// How often a script is played that is a shorter one of one that has failed.
+const PLAYS: u32 = 8;
+/// Milliseconds spent on finding the shortest.
+const SHRINK: u32 = 180_000;
+
+/// What came of a script or a part of it.
+type Played = Result<(), TestCaseError>;
+
+fn scripts(scale: &Scale) -> Row {
+    let given = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/model/script.proptest-regressions");
+    let config = Config {
+        cases: given.unwrap_or(scale.of(24, 1_000)),
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(kept))),
+        source_file: Some(file!()),
+        test_name: Some("model"),
+        max_shrink_time: SHRINK,
+        max_shrink_iters: u32::MAX,
+        ..Config::default()
+    };
+    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seed_bytes(scale.seed));
+    let (scripts, steps, failed) = (Cell::new(0), Cell::new(0), Cell::new(false));
+    let ended = TestRunner::new_with_rng(config, rng).run(&script::script(), |script| {
+        scripts.set(scripts.get() + 1);
+        steps.set(steps.get() + script.len());
+        for _ in 0..if failed.get() { PLAYS } else { 1 } {
+            play(&script).inspect_err(|_| failed.set(true))?;
+        }
+        Ok(())
+    });
+    ended.unwrap_or_else(|error| panic!("{error}"));
+    let steps = steps.get();
+    Figures { rounds: scripts.get(), ..Figures::default() }.note(format!("{steps} steps")).into()
+}
+
+/// The seed of the whole run, in the bytes that proptest takes.
+fn seed_bytes(seed: u64) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    bytes
+}
+
+fn play(script: &[Step]) -> Played {
+    let mut world = World::new();
+    for step in script {
+        world.play(step)?;
+    }
+    world.rest()
+}
