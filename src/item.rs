@@ -2,8 +2,31 @@
 
 use crate::event::MessageId;
 use crate::event::json;
+use crate::reason::Reason;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
+
+/// What is to become of an event, or of what one mapping makes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Disposition<T> {
+    /// This is to be sent.
+    Send(T),
+    /// There is nothing to send.
+    Skip(Reason),
+    /// No request can be made of it.
+    Fail(Reason),
+}
+
+impl<T> Disposition<T> {
+    /// The same decision with `f` applied to what is to be sent.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Disposition<U> {
+        match self {
+            Disposition::Send(value) => Disposition::Send(f(value)),
+            Disposition::Skip(reason) => Disposition::Skip(reason),
+            Disposition::Fail(reason) => Disposition::Fail(reason),
+        }
+    }
+}
 
 /// Where in a request an item stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -146,17 +169,17 @@ impl Person {
         self.text
     }
 
-    /// The lane that the person's events wait in.
-    pub fn lane(&self) -> Lane {
+    /// The ordering key that the person's events wait in.
+    pub fn ordering_key(&self) -> OrderingKey {
         let mut hash = Sha256::new_with_prefix(match self.by {
-            By::Profile => b"koala-agent lane of a profile_id\0".as_slice(),
-            By::Email => b"koala-agent lane of an email\0",
-            By::Domain => b"koala-agent lane of a domain\0",
-            By::Account => b"koala-agent lane of an account_id\0",
+            By::Profile => b"koala-agent ordering key of a profile_id\0".as_slice(),
+            By::Email => b"koala-agent ordering key of an email\0",
+            By::Domain => b"koala-agent ordering key of a domain\0",
+            By::Account => b"koala-agent ordering key of an account_id\0",
         });
         hash.update(&self.text);
         let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = hash.finalize().into();
-        Lane(i64::from_be_bytes([a, b, c, d, e, f, g, h]))
+        OrderingKey(i64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
 }
 
@@ -166,9 +189,9 @@ impl fmt::Display for Person {
     }
 }
 
-/// A person as a number that tells nothing about them. Two persons in one lane by chance only wait for each other.
+/// A person as a number that tells nothing about them. Two persons in one ordering key by chance only wait for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Lane(pub i64);
+pub struct OrderingKey(pub i64);
 
 #[cfg(test)]
 mod tests {
@@ -193,21 +216,21 @@ mod tests {
     fn spellings_of_one_text_are_one_person_and_nothing_else_is() {
         let person = Person::of(None, Some(r#""ana@acme.dev""#)).unwrap();
         let same = Person::of(None, Some(r#""\u0061na@acme.dev""#)).unwrap();
-        assert_eq!((&same, same.lane()), (&person, person.lane()));
+        assert_eq!((&same, same.ordering_key()), (&person, person.ordering_key()));
         for other in [
             Person::of(None, Some(r#""Ana@acme.dev""#)).unwrap(),
             Person::of(Some(r#""ana@acme.dev""#), None).unwrap(),
         ] {
             assert_ne!(other, person);
-            assert_ne!(other.lane(), person.lane());
+            assert_ne!(other.ordering_key(), person.ordering_key());
         }
     }
 
     #[test]
-    fn a_lane_outlives_the_process() {
+    fn an_ordering_key_outlives_the_process() {
         assert_eq!(
-            Person::of(None, Some(r#""ana@acme.dev""#)).unwrap().lane(),
-            Lane(-3_383_292_204_977_717_726)
+            Person::of(None, Some(r#""ana@acme.dev""#)).unwrap().ordering_key(),
+            OrderingKey(6_039_780_644_300_733_556)
         );
     }
 }

@@ -5,12 +5,12 @@
 //! ```text
 //!   a program          spool/              outbox.db                        Koala
 //!       │                │                     │                              │
-//!       └─ drops a file ─▶ agent::intake ─────▶│◀── agent::courier ──────────▶│
+//!       └─ drops a file ─▶ agent::intake ─────▶│◀── agent::sender ──────────▶│
 //!                          reads, checks,      │    gathers a person's events,│
 //!                          stores, removes     │    maps, sends, judges,      │
 //!                                              │    settles                   │
 //!
-//!   spool → event → outbox → mapping → koala::batch → koala::client → koala::verdict → dispatch → outbox
+//!   spool → event → outbox → mapping → koala::batch → koala::client → koala::verdict → scheduler → outbox
 //! ```
 //!
 //! # The modules, in reading order
@@ -42,10 +42,10 @@
 //!   another file than the one that was read ([`spool`]).
 //! - An event is never stored under two ids, nor two events under one ([`outbox`]).
 //! - Two requests are never in flight for one person, and a person's events never overtake each other
-//!   (`agent::dispatch`).
+//!   (`agent::scheduler`).
 //! - An event never changes its state by temporary trouble, and never fails but by its mapping or by the receiver's
-//!   refusal beside proof that it takes others (`agent::dispatch`).
-//! - Nothing more is sent while what was accepted cannot be marked (`agent::courier`).
+//!   refusal beside proof that it takes others (`agent::scheduler`).
+//! - Nothing more is sent while what was accepted cannot be marked (`agent::sender`).
 //! - The key never leaves [`config::PublicKey`] but into a request's address.
 
 pub mod agent;

@@ -121,7 +121,7 @@ pub struct Outbox {
     pub incident: Option<Incident>,
 }
 
-/// Damage to the outbox that was mended as far as it could be. It is told of until its files are removed, or for a week
+/// Damage to the outbox that was fixed as far as it could be. It is told of until its files are removed, or for a week
 /// where it left none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incident {

@@ -88,8 +88,8 @@ fn the_map_lists_every_module_in_the_order_of_the_floors() {
 }
 
 #[test]
-fn each_kind_of_deed_has_one_room() {
-    for (deed, rooms) in [
+fn each_kind_of_operation_has_one_room() {
+    for (operation, rooms) in [
         ("println!", vec!["cli"]),
         ("eprintln!", vec!["cli"]),
         ("prepare_cached", vec!["outbox"]),
@@ -100,8 +100,8 @@ fn each_kind_of_deed_has_one_room() {
         for path in sources(Path::new("src")) {
             let text = fs::read_to_string(&path).unwrap();
             let mut code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-            if code.any(|line| line.contains(deed)) {
-                assert!(rooms.contains(&room(&path).as_str()), "{deed} stands in {}", path.display());
+            if code.any(|line| line.contains(operation)) {
+                assert!(rooms.contains(&room(&path).as_str()), "{operation} stands in {}", path.display());
             }
         }
     }

@@ -7,7 +7,7 @@
 //!      └───────────────────┴──── refused ◀────┘         the key, the address, or everybody is refused
 //! ```
 
-use super::width::Width;
+use super::limiter::ConcurrencyLimiter;
 use crate::clock::{Moment, Mono, Timestamp};
 use crate::config::Concurrency;
 use crate::koala::MAX_RETRY_AFTER;
@@ -48,19 +48,19 @@ pub struct Destination {
     reason: Option<Reason>,
     until: Mono,
     /// The receiver's own wish: nothing cuts it short.
-    not_before: Mono,
+    retry_after_deadline: Mono,
     failures: u32,
     refusals: usize,
-    width: Width,
+    width: ConcurrencyLimiter,
     last_delivery: Option<Timestamp>,
     rng: fastrand::Rng,
 }
 
 impl Destination {
-    /// A destination to which nothing was sent yet. `not_before`: what the receiver asked for before a restart.
+    /// A destination to which nothing was sent yet. `retry_after_deadline`: what the receiver asked for before a restart.
     pub fn new(
         concurrency: Concurrency,
-        not_before: Option<Timestamp>,
+        retry_after_deadline: Option<Timestamp>,
         now: Moment,
         rng: fastrand::Rng,
     ) -> Destination {
@@ -69,15 +69,15 @@ impl Destination {
             since: now.wall,
             reason: None,
             until: Mono::ZERO,
-            not_before: Mono::ZERO,
+            retry_after_deadline: Mono::ZERO,
             failures: 0,
             refusals: 0,
-            width: Width::new(concurrency),
+            width: ConcurrencyLimiter::new(concurrency),
             last_delivery: None,
             rng,
         };
         // A wall clock that was set back must not turn an hour into years.
-        let wish = not_before.map_or(Duration::ZERO, |at| at.since(now.wall)).min(MAX_RETRY_AFTER);
+        let wish = retry_after_deadline.map_or(Duration::ZERO, |at| at.since(now.wall)).min(MAX_RETRY_AFTER);
         if !wish.is_zero() {
             let reason =
                 Reason::new(Code::RateLimited, "the receiver asked for a pause before the last stop");
@@ -102,7 +102,7 @@ impl Destination {
     /// destination is online, unless it has asked for a pause meanwhile. Returns whether the state has changed.
     pub fn accepted(&mut self, current: bool, now: Moment) -> bool {
         self.last_delivery = Some(now.wall);
-        if !current || now.mono < self.not_before {
+        if !current || now.mono < self.retry_after_deadline {
             return false;
         }
         let changed = self.state != DestinationState::Online;
@@ -133,9 +133,9 @@ impl Destination {
             self.enter(DestinationState::Backoff, Some(reason), now);
         }
         if let Some(wish) = retry_after {
-            self.not_before = self.not_before.max(now.mono + wish);
+            self.retry_after_deadline = self.retry_after_deadline.max(now.mono + wish);
         }
-        self.until = self.until.max(self.not_before);
+        self.until = self.until.max(self.retry_after_deadline);
         anew
     }
 
@@ -145,27 +145,27 @@ impl Destination {
         let wait = Duration::from_secs(60 * minutes).mul_f64(1.0 + 0.1 * self.rng.f64());
         self.refusals += 1;
         self.enter(DestinationState::Refused, Some(reason), now);
-        self.until = (now.mono + wait).max(self.not_before);
+        self.until = (now.mono + wait).max(self.retry_after_deadline);
     }
 
     /// The receiver answers, but what it thinks of us is open again: one request at a time.
     pub fn reopen(&mut self, now: Moment) {
-        self.kick();
-        if now.mono >= self.not_before {
+        self.retry_now();
+        if now.mono >= self.retry_after_deadline {
             self.enter(DestinationState::Unknown, None, now);
         }
     }
 
     /// Asks at once what would be asked later: on SIGHUP, `retry` and a new key. Somebody expects an answer now, so the
     /// waits after it begin small again.
-    pub fn kick(&mut self) {
-        self.until = self.not_before;
+    pub fn retry_now(&mut self) {
+        self.until = self.retry_after_deadline;
         self.failures = 0;
     }
 
     /// How many requests may be in flight at once; what was found out about that is forgotten.
     pub fn set_concurrency(&mut self, concurrency: Concurrency) {
-        self.width = Width::new(concurrency);
+        self.width = ConcurrencyLimiter::new(concurrency);
     }
 
     /// A request was accepted after so long, when so many were in flight with it.
@@ -213,8 +213,8 @@ impl Destination {
     }
 
     /// The receiver's own wish not to be asked before then, while it holds.
-    pub fn not_before(&self, now: Moment) -> Option<Timestamp> {
-        (self.not_before > now.mono).then(|| now.wall.plus(self.not_before - now.mono))
+    pub fn retry_after_deadline(&self, now: Moment) -> Option<Timestamp> {
+        (self.retry_after_deadline > now.mono).then(|| now.wall.plus(self.retry_after_deadline - now.mono))
     }
 
     /// When it last took something.
@@ -231,8 +231,8 @@ mod tests {
         Moment { wall: Timestamp(1_000_000 * seconds as i64), mono: Duration::from_secs(seconds) }
     }
 
-    fn new(not_before: Option<Timestamp>) -> Destination {
-        Destination::new(Concurrency::Fixed(8), not_before, at(0), fastrand::Rng::with_seed(7))
+    fn new(retry_after_deadline: Option<Timestamp>) -> Destination {
+        Destination::new(Concurrency::Fixed(8), retry_after_deadline, at(0), fastrand::Rng::with_seed(7))
     }
 
     fn reason(code: Code) -> Reason {
@@ -267,10 +267,10 @@ mod tests {
     }
 
     #[test]
-    fn it_is_never_asked_earlier_than_it_wishes_not_even_when_kicked() {
+    fn it_is_never_asked_earlier_than_it_wishes_not_even_when_told_to_retry_now() {
         let mut d = new(None);
         d.trouble(reason(Code::RateLimited), Some(Duration::from_secs(7)), true, at(0));
-        d.kick();
+        d.retry_now();
         assert_eq!(d.gate(at(6).mono), Gate::ShutUntil(at(7).mono));
         d.trouble(reason(Code::RateLimited), Some(Duration::from_secs(20)), false, at(6));
         d.accepted(true, at(7));

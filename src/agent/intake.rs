@@ -1,25 +1,25 @@
 //! The intake: takes files from the spool into the outbox. A thread of its own, because reading files blocks.
 //!
 //! ```text
-//!   list ──▶ open ──▶ read ──▶ parse, triage ──▶ chunk ──append──▶ durable ──▶ remove
+//!   list ──▶ open ──▶ read ──▶ parse, triage ──▶ append batch ──append──▶ durable ──▶ remove
 //!                                  │                  ╲
-//!                                  └── bad ──▶ rejected/ (durable before the chunk)
+//!                                  └── bad ──▶ rejected/ (durable before the append batch)
 //! ```
 //!
-//! An outside event only wakes the loop; each round looks at the whole folder. One chunk is on its way to the
+//! An outside event only wakes the loop; each round looks at the whole folder. One append batch is on its way to the
 //! disk while the next is read. Nothing is removed before the commit that holds its events has been answered.
 
-use super::chunk::{Chunk, Source};
+use super::append_batch::{AppendBatch, SourceFile};
+use super::readiness::{Readiness, UnsettledFile};
 use super::remover::{Done, Remover};
-use super::seen::View;
-use super::turn::{Turn, Young};
-use super::{Fatal, Pulse};
+use super::scan_report::SpoolSnapshot;
+use super::{Fatal, Heartbeat};
 use crate::clock::{Clock, Mono};
 use crate::config;
 use crate::disk;
-use crate::outbox::{Answer, Appended, Gauge, OutboxError, Progress, Waiting, Writer};
+use crate::outbox::{Answer, Appended, OutboxError, OutboxStats, Progress, Waiting, Writer};
 use crate::reason::{Code, Reason};
-use crate::spool::{Entry, FileIdentity, FileKey, Rejects, Spool, SpoolError, Watcher, shown};
+use crate::spool::{Entry, FileIdentity, FileKey, RejectedFolder, Spool, SpoolError, Watcher, shown};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::io::ErrorKind;
@@ -67,7 +67,7 @@ impl From<SpoolError> for Stop {
 }
 
 /// Everything that an intake is made of.
-pub struct Parts {
+pub struct IntakeParts {
     /// The folder.
     pub spool: Spool,
     /// Its watcher.
@@ -87,46 +87,46 @@ pub struct Parts {
     /// Called after every commit that stored events, in their order, with what of them waits.
     pub stored: Box<dyn Fn(Waiting) + Send>,
     /// Where the loop says what it sees.
-    pub view: Arc<Mutex<View>>,
+    pub snapshot: Arc<Mutex<SpoolSnapshot>>,
     /// Its sign of life.
-    pub pulse: Pulse,
+    pub heartbeat: Heartbeat,
 }
 
 /// The intake's state; [`Intake::run`] is its loop.
 pub struct Intake {
-    pub(super) parts: Parts,
+    pub(super) parts: IntakeParts,
     pub(super) config: config::Config,
-    pub(super) rejects: Rejects,
-    pub(super) gauge: Arc<Gauge>,
+    pub(super) rejected_folder: RejectedFolder,
+    pub(super) stats: Arc<OutboxStats>,
     pub(super) remover: Remover,
-    pub(super) chunk: Chunk,
-    in_commit: Option<(Chunk, Answer<Appended>)>,
-    /// Something was set aside that must be durable before the next chunk is.
-    pub(super) set_aside: bool,
+    pub(super) batch: AppendBatch,
+    in_commit: Option<(AppendBatch, Answer<Appended>)>,
+    /// Something was set aside that must be durable before the next append batch is.
+    pub(super) reject_pending_sync: bool,
     /// How far files are taken that are still in the folder, or set aside.
-    pub(super) taken: HashMap<FileKey, Progress>,
+    pub(super) ingested: HashMap<FileKey, Progress>,
     /// Files that are taken and on their way out, by name: as they were read.
-    pub(super) leaving: HashMap<OsString, (FileIdentity, u64)>,
+    pub(super) removing: HashMap<OsString, (FileIdentity, u64)>,
     /// Documents that ended too early: as they were, and since when.
     pub(super) incomplete: HashMap<OsString, (Entry, Mono)>,
     /// Files that may not be read, and when that was last said.
     pub(super) unreadable: HashMap<OsString, Mono>,
     /// Files that are not yet to be taken.
-    pub(super) young: HashMap<OsString, Young>,
+    pub(super) unsettled: HashMap<OsString, UnsettledFile>,
     /// What has changed before that, by the file system's own time, was there before the agent; `None` after the first
     /// look.
     began: Option<i64>,
     /// Files that were announced as finished and are not taken yet.
     pub(super) announced: HashSet<OsString>,
     /// What is no file to be read, and since when.
-    pub(super) odd: HashMap<OsString, Mono>,
+    pub(super) irregular: HashMap<OsString, Mono>,
     /// Oddities that were spoken of.
     pub(super) reported: HashSet<OsString>,
     pub(super) gone: Vec<FileIdentity>,
     /// Removals that came to something else.
     pub(super) not_removed: Vec<Done>,
     /// Whether a file has left the folder, or is about to, since the folder was last looked at.
-    pub(super) moved_on: bool,
+    pub(super) progressed: bool,
     pub(super) blocked: Option<Reason>,
     /// Bytes of events that there is room for.
     pub(super) room: usize,
@@ -140,30 +140,30 @@ impl Intake {
     ///
     /// # Errors
     /// The system has no more threads.
-    pub fn new(parts: Parts) -> std::io::Result<Intake> {
+    pub fn new(parts: IntakeParts) -> std::io::Result<Intake> {
         let config = parts.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let taken = parts.progress.iter().map(|p| (p.identity.key(), p.clone())).collect();
+        let ingested = parts.progress.iter().map(|p| (p.identity.key(), p.clone())).collect();
         Ok(Intake {
             config,
-            rejects: parts.spool.rejects(),
-            gauge: parts.writer.gauge(),
+            rejected_folder: parts.spool.rejected_folder(),
+            stats: parts.writer.stats(),
             remover: Remover::start(&parts.spool)?,
             began: parts.spool.time(),
             parts,
-            chunk: Chunk::default(),
+            batch: AppendBatch::default(),
             in_commit: None,
-            set_aside: false,
-            taken,
-            leaving: HashMap::new(),
+            reject_pending_sync: false,
+            ingested,
+            removing: HashMap::new(),
             incomplete: HashMap::new(),
             unreadable: HashMap::new(),
-            young: HashMap::new(),
+            unsettled: HashMap::new(),
             announced: HashSet::new(),
-            odd: HashMap::new(),
+            irregular: HashMap::new(),
             reported: HashSet::new(),
             gone: Vec::new(),
             not_removed: Vec::new(),
-            moved_on: false,
+            progressed: false,
             blocked: None,
             room: 0,
             tick: disk::tick(),
@@ -174,11 +174,11 @@ impl Intake {
     /// Runs until it is told to stop.
     ///
     /// # Errors
-    /// The outbox or the folder failed in a way that waiting does not mend.
+    /// The outbox or the folder failed in a way that waiting does not fix.
     pub fn run(mut self) -> Result<(), Fatal> {
         self.forget_vanished_files();
         loop {
-            self.parts.pulse.beat();
+            self.parts.heartbeat.tick();
             self.config = self.parts.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let began = Instant::now();
             let ended = self.round();
@@ -189,7 +189,7 @@ impl Intake {
                     wait
                 }
                 Err(Stop::Blocked(reason)) => {
-                    self.drop_chunks();
+                    self.drop_batches();
                     self.block(reason);
                     BLOCKED_RETRY
                 }
@@ -202,7 +202,7 @@ impl Intake {
             match self.parts.wakes.recv_timeout(wait) {
                 Ok(()) => {
                     // After a look at which nothing was taken, for half as long.
-                    let apart = if self.moved_on { LOOKS_APART } else { LOOKS_APART / 2 };
+                    let apart = if self.progressed { LOOKS_APART } else { LOOKS_APART / 2 };
                     // A folder that takes long to read is not read all the time.
                     let pause = apart.saturating_sub(began.elapsed()).max(took.min(BLOCKED_RETRY) / 4);
                     std::thread::sleep(pause);
@@ -232,42 +232,42 @@ impl Intake {
         self.announced.extend(self.parts.watcher.announced());
         let moment = self.parts.clock.moment();
         let listing = self.parts.spool.list(moment.wall)?;
-        let mut wait = self.see(&listing);
+        let mut wait = self.report_scan(&listing);
         let more = listing.waiting.0 > listing.files.len() as u64;
         let began = self.began.take();
         // What changes from now on is stamped with this or later.
         let time = if self.announced.is_empty() { None } else { self.parts.spool.time() };
         for entry in listing.files {
-            if self.leaving.get(&entry.name) == Some(&entry.version()) {
+            if self.removing.get(&entry.name) == Some(&entry.version()) {
                 continue;
             }
-            match self.turn(&entry, moment, time) {
-                Turn::Now => {
-                    self.young.remove(&entry.name);
-                    if let Some(rest) = self.take(entry)? {
+            match self.readiness(&entry, moment, time) {
+                Readiness::Now => {
+                    self.unsettled.remove(&entry.name);
+                    if let Some(rest) = self.ingest(entry)? {
                         wait = wait.min(rest);
                     }
                 }
-                Turn::Later(rest) => wait = wait.min(rest),
+                Readiness::Later(rest) => wait = wait.min(rest),
                 // Nobody could announce that it was finished; and what changes it now gives it another time stamp.
-                Turn::First(_)
-                    if began.is_some_and(|began| entry.changed < began) && self.take_whole(&entry)? =>
+                Readiness::First(_)
+                    if began.is_some_and(|began| entry.changed < began) && self.ingest_whole(&entry)? =>
                 {
-                    self.young.remove(&entry.name);
+                    self.unsettled.remove(&entry.name);
                 }
-                Turn::First(rest) => {
+                Readiness::First(rest) => {
                     wait = wait.min(rest);
                     break;
                 }
             }
-            if self.chunk.is_full(self.room) {
+            if self.batch.is_full(self.room) {
                 self.flush()?;
             }
         }
         self.flush()?;
         self.finish_commit()?;
         self.collect_removed();
-        Ok(if more && self.moved_on { Duration::from_millis(1) } else { wait.max(self.tick) })
+        Ok(if more && self.progressed { Duration::from_millis(1) } else { wait.max(self.tick) })
     }
 
     /// Takes over what has the folder's name since somebody moved it away or deleted it.
@@ -285,7 +285,7 @@ impl Intake {
         }
         let spool = Spool::open(self.parts.spool.dir())?;
         self.parts.watcher.watch_again(spool.dir());
-        tracing::warn!("the spool {} is another folder than before: it is taken over", shown(spool.dir()));
+        tracing::warn!("the spool {} is another folder than before: it is ingested over", shown(spool.dir()));
         self.parts.spool = spool;
         Ok(())
     }
@@ -295,7 +295,7 @@ impl Intake {
     /// # Errors
     /// The agent is to stop; what is on its way to the disk is there.
     pub(super) fn sign_of_life(&mut self) -> Result<(), Stop> {
-        self.parts.pulse.beat();
+        self.parts.heartbeat.tick();
         if self.parts.stop.load(Relaxed) {
             // What is read and not stored is read again at the next start.
             self.finish_commit()?;
@@ -304,67 +304,69 @@ impl Intake {
         Ok(())
     }
 
-    /// Sends the chunk to the disk once the one before it is there.
+    /// Sends the append batch to the disk once the one before it is there.
     pub(super) fn flush(&mut self) -> Result<(), Stop> {
         self.sign_of_life()?;
-        if std::mem::take(&mut self.set_aside) {
-            self.rejects
+        if std::mem::take(&mut self.reject_pending_sync) {
+            self.rejected_folder
                 .sync()
                 .map_err(|e| SpoolError::new(self.parts.spool.dir(), "set events aside", e))?;
             self.count_rejected();
         }
-        if self.chunk.is_empty() {
+        if self.batch.is_empty() {
             return Ok(());
         }
         self.finish_commit()?;
         if let Some(reason) = self.no_room() {
             return Err(Stop::Blocked(reason));
         }
-        let chunk = std::mem::take(&mut self.chunk);
-        self.submit(chunk);
-        self.let_go_of_removed();
+        let batch = std::mem::take(&mut self.batch);
+        self.submit(batch);
+        self.forget_removed();
         Ok(())
     }
 
-    fn submit(&mut self, chunk: Chunk) {
-        let answer = self.parts.writer.append(chunk.events.clone(), chunk.progress());
-        self.in_commit = Some((chunk, answer));
+    fn submit(&mut self, batch: AppendBatch) {
+        let answer = self.parts.writer.append(batch.events.clone(), batch.progress());
+        self.in_commit = Some((batch, answer));
     }
 
-    /// Waits for the chunk that is on its way to the disk. Only one is, so that what is sent to the disk again
+    /// Waits for the append batch that is on its way to the disk. Only one is, so that what is sent to the disk again
     /// without some of its events keeps its place in the order of the spool.
     pub(super) fn finish_commit(&mut self) -> Result<(), Stop> {
-        while let Some((mut chunk, answer)) = self.in_commit.take() {
+        while let Some((mut batch, answer)) = self.in_commit.take() {
             match answer.block() {
-                Ok(Appended::Stored { waiting, .. }) => self.stored(chunk, waiting),
+                Ok(Appended::Stored { waiting, .. }) => self.stored(batch, waiting),
                 Ok(Appended::Reused(reused)) => {
                     let now = self.parts.clock.now();
-                    for entry in chunk.set_aside_reused(&reused, &self.parts.spool, &self.rejects, now)? {
-                        self.waits_no_more(&entry);
+                    for entry in
+                        batch.reject_reused(&reused, &self.parts.spool, &self.rejected_folder, now)?
+                    {
+                        self.forget_waiting(&entry);
                     }
                     self.count_rejected();
                     tracing::warn!(
                         "{} events set aside: their messageIds came before with other content",
                         reused.len()
                     );
-                    self.submit(chunk);
+                    self.submit(batch);
                 }
-                Err(e) if e.is_passing() => return Err(Stop::Blocked(reason_of(&e))),
+                Err(e) if e.is_transient() => return Err(Stop::Blocked(reason_of(&e))),
                 Err(e) => return Err(Stop::Fatal(Fatal::Outbox(e))),
             }
         }
         Ok(())
     }
 
-    /// The chunk's events are on the disk: its files may go.
-    fn stored(&mut self, chunk: Chunk, waiting: Waiting) {
-        if !chunk.events.is_empty() {
+    /// The append batch's events are on the disk: its files may go.
+    fn stored(&mut self, batch: AppendBatch, waiting: Waiting) {
+        if !batch.events.is_empty() {
             (self.parts.stored)(waiting);
         }
         let mut whole = Vec::new();
-        for Source { entry, progress, .. } in chunk.sources {
+        for SourceFile { entry, progress, .. } in batch.sources {
             let is_whole = progress.finished;
-            self.taken.insert(entry.identity.key(), progress);
+            self.ingested.insert(entry.identity.key(), progress);
             if is_whole {
                 whole.push(entry);
             }
@@ -373,18 +375,18 @@ impl Intake {
     }
 
     /// Whatever stopped the round: what is on its way to the disk arrives there or does not, and the rest is read again.
-    fn drop_chunks(&mut self) {
-        self.chunk = Chunk::default();
-        if let Some((chunk, answer)) = self.in_commit.take()
+    fn drop_batches(&mut self) {
+        self.batch = AppendBatch::default();
+        if let Some((batch, answer)) = self.in_commit.take()
             && let Ok(Appended::Stored { waiting, .. }) = answer.block()
         {
-            self.stored(chunk, waiting);
+            self.stored(batch, waiting);
         }
     }
 
     /// Whether the file of that entry has been taken before, and how far.
     pub(super) fn progress_of(&self, entry: &Entry) -> Option<&Progress> {
-        self.taken.get(&entry.identity.key())
+        self.ingested.get(&entry.identity.key())
     }
 
     fn tidy(&mut self) {
@@ -393,10 +395,10 @@ impl Intake {
             return;
         }
         let began = Instant::now();
-        for name in self.rejects.take_back_grown() {
-            tracing::info!("{} was written to after it had been set aside: taken back", shown(name));
+        for name in self.rejected_folder.take_back_grown() {
+            tracing::info!("{} was written to after it had been set aside: ingested back", shown(name));
         }
-        self.rejects.expire(self.parts.clock.now().minus(self.config.outbox.keep_failed));
+        self.rejected_folder.expire(self.parts.clock.now().minus(self.config.outbox.keep_failed));
         self.count_rejected();
         let every = TIDY_EVERY.min(self.config.spool.scan_interval).max(began.elapsed() * TIDY_SHARE);
         self.tidy_at = now + every;

@@ -1,47 +1,47 @@
 //! The agent: the loops that bring events from the spool to the receiver, started, watched and stopped together.
 //!
 //! ```text
-//!   spool ──▶ Intake ──append──▶ ┌────────┐ ◀──read── Gatherer ◀──order── Courier ──▶ receiver
+//!   spool ──▶ Intake ──append──▶ ┌────────┐ ◀──read── Batcher ◀──order── Sender ──▶ receiver
 //!            (thread)            │ outbox │           (thread) ──request──▶ (task)
 //!                                └────────┘ ◀──────────────settle────────────┘
 //!                 Publisher (thread): what both see, for everybody to read
 //! ```
 
-mod aside;
-mod chunk;
-mod courier;
+mod append_batch;
+mod batcher;
 pub mod destination;
-pub mod dispatch;
-mod gatherer;
+mod disposition;
+mod heartbeat;
 mod intake;
-mod lanes;
-mod leaving;
-mod news;
+mod limiter;
+mod ordering_keys;
 mod publisher;
-mod pulse;
+mod readiness;
 mod reading;
+mod rejections;
+mod removal;
 mod remover;
-mod seen;
+mod scan_report;
+pub mod scheduler;
+mod sender;
+mod state_reporter;
 mod summary;
-mod triage;
-mod turn;
-mod width;
 
-pub use pulse::Pulse;
-pub use triage::triage;
+pub use disposition::disposition;
+pub use heartbeat::Heartbeat;
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::koala::{Client, ClientError};
-use crate::outbox::{Backlog, Gauge, Outbox, OutboxError, Reader};
+use crate::outbox::{Outbox, OutboxError, OutboxStats, QueueReader, Reader};
 use crate::spool::{Spool, SpoolError, Watcher};
 use crate::status::{self, Status};
-use courier::{Courier, Signal};
-use gatherer::Gatherer;
+use batcher::Batcher;
 use intake::Intake;
-use news::News;
 use publisher::{Publisher, Publishing};
-use seen::View;
+use scan_report::SpoolSnapshot;
+use sender::{Sender, SenderCommand};
+use state_reporter::StateReporter;
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -76,9 +76,9 @@ pub enum StartError {
 
 impl StartError {
     /// Whether the same start can succeed later, with room or with the right to write.
-    pub fn is_passing(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
-            StartError::Outbox(e) => e.is_passing(),
+            StartError::Outbox(e) => e.is_transient(),
             StartError::Spool(SpoolError::Io { source, .. }) | StartError::Status { source, .. } => {
                 matches!(
                     source.kind(),
@@ -93,7 +93,7 @@ impl StartError {
 /// Why an agent ended that was not told to.
 #[derive(Debug, thiserror::Error)]
 pub enum Fatal {
-    /// The outbox failed in a way that waiting does not mend; a restart recovers what is in it.
+    /// The outbox failed in a way that waiting does not fix; a restart recovers what is in it.
     #[error("{0}")]
     Outbox(Arc<OutboxError>),
     /// A defect: the panic has been logged.
@@ -106,16 +106,16 @@ pub struct Agent {
     config: Arc<Mutex<Config>>,
     clock: Clock,
     outbox: Outbox,
-    signals: mpsc::UnboundedSender<Signal>,
+    signals: mpsc::UnboundedSender<SenderCommand>,
     wake: SyncSender<()>,
     stop: Arc<AtomicBool>,
-    courier: JoinHandle<Result<(), Fatal>>,
+    sender: JoinHandle<Result<(), Fatal>>,
     intake: oneshot::Receiver<Result<(), Fatal>>,
     publisher: Arc<Publisher>,
     publishing: Publishing,
-    kicking: JoinHandle<()>,
-    pulses: [(&'static str, Pulse); 3],
-    gauge: Arc<Gauge>,
+    retry_listener: JoinHandle<()>,
+    heartbeats: [(&'static str, Heartbeat); 3],
+    stats: Arc<OutboxStats>,
     alarm: watch::Receiver<Option<Arc<OutboxError>>>,
 }
 
@@ -132,7 +132,7 @@ impl Agent {
         let (signals, inbox) = mpsc::unbounded_channel();
         let (wake, wakes) = sync_channel(1);
 
-        let view = Arc::new(Mutex::new(View {
+        let snapshot = Arc::new(Mutex::new(SpoolSnapshot {
             spool: status::Spool { dir: spool.dir().to_owned(), ..status::Spool::default() },
             intake: status::Intake { state: status::IntakeState::Open, reason: None },
         }));
@@ -145,14 +145,14 @@ impl Agent {
             retry_at: None,
             last_delivery: None,
         });
-        let (ring, bell) = std::sync::mpsc::channel();
+        let (notify_publisher, notify) = std::sync::mpsc::channel();
         let shared = Arc::new(Mutex::new(config.clone()));
         let publisher = Arc::new(Publisher::new(
             shared.clone(),
             clock.clone(),
             reader()?,
             outbox.writer.clone(),
-            view.clone(),
+            snapshot.clone(),
             shown,
         ));
         match publisher.publish(true) {
@@ -162,7 +162,7 @@ impl Agent {
                 return Err(match e.downcast::<OutboxError>() {
                     Ok(e) => {
                         // A large one is not looked through when it is opened.
-                        outbox.condemn(&e);
+                        outbox.mark_corrupt(&e);
                         StartError::Outbox(e)
                     }
                     Err(source) => StartError::Status { path: config.status_file.clone(), source },
@@ -171,18 +171,18 @@ impl Agent {
             Ok(()) => {}
         }
 
-        let pulses = ["courier", "gatherer", "intake"].map(|name| (name, Pulse::default()));
-        let backlog = || Backlog::new(reader()?, outbox.writer.gauge());
-        let gatherer = Gatherer::start([backlog()?, backlog()?], clock.clone(), pulses[1].1.clone());
-        let gatherer = gatherer.map_err(StartError::Thread)?;
-        let courier = Courier::new(
+        let heartbeats = ["sender", "batcher", "intake"].map(|name| (name, Heartbeat::default()));
+        let queue = || QueueReader::new(reader()?, outbox.writer.stats());
+        let batcher = Batcher::start([queue()?, queue()?], clock.clone(), heartbeats[1].1.clone());
+        let batcher = batcher.map_err(StartError::Thread)?;
+        let sender = Sender::new(
             client,
             &config,
             outbox.writer.clone(),
-            gatherer,
+            batcher,
             clock.clone(),
-            News::new(destination, ring),
-            pulses[0].1.clone(),
+            StateReporter::new(destination, notify_publisher),
+            heartbeats[0].1.clone(),
         );
         let stop = Arc::new(AtomicBool::new(false));
         let waking = wake.clone();
@@ -196,10 +196,10 @@ impl Agent {
         let stored = {
             let signals = signals.clone();
             Box::new(move |waiting| {
-                let _ = signals.send(Signal::Stored(waiting));
+                let _ = signals.send(SenderCommand::Stored(waiting));
             })
         };
-        let intake = Intake::new(intake::Parts {
+        let intake = Intake::new(intake::IntakeParts {
             spool,
             watcher,
             config: shared.clone(),
@@ -209,8 +209,8 @@ impl Agent {
             wakes,
             stop: stop.clone(),
             stored,
-            view,
-            pulse: pulses[2].1.clone(),
+            snapshot,
+            heartbeat: heartbeats[2].1.clone(),
         })
         .map_err(StartError::Thread)?;
         let (ended, intake_ended) = oneshot::channel();
@@ -222,17 +222,17 @@ impl Agent {
             })
             .map_err(StartError::Thread)?;
 
-        let kicking = {
-            let (signals, mut kicks) = (signals.clone(), outbox.writer.kicks());
+        let retry_listener = {
+            let (signals, mut retry_requests) = (signals.clone(), outbox.writer.retry_requests());
             tokio::spawn(async move {
-                while kicks.changed().await.is_ok() {
-                    let _ = signals.send(Signal::Kick);
+                while retry_requests.changed().await.is_ok() {
+                    let _ = signals.send(SenderCommand::RetryNow);
                 }
             })
         };
-        let publishing = publisher.clone().start(bell).map_err(StartError::Thread)?;
+        let publishing = publisher.clone().start(notify).map_err(StartError::Thread)?;
         Ok(Agent {
-            gauge: outbox.writer.gauge(),
+            stats: outbox.writer.stats(),
             alarm: outbox.writer.alarm(),
             config: shared,
             clock,
@@ -240,12 +240,12 @@ impl Agent {
             signals,
             wake,
             stop,
-            courier: tokio::spawn(courier.run(inbox)),
+            sender: tokio::spawn(sender.run(inbox)),
             intake: intake_ended,
             publisher,
             publishing,
-            kicking,
-            pulses,
+            retry_listener,
+            heartbeats,
         })
     }
 
@@ -257,13 +257,13 @@ impl Agent {
         self.publisher.status(true)
     }
 
-    /// Returns when the agent cannot go on. If that is because its outbox is damaged, the next start salvages it.
+    /// Returns when the agent cannot go on. If that is because its outbox is damaged, the next start recovers it.
     pub async fn failed(&mut self) -> Fatal {
         let ended = self.ended().await;
         // A loop that found the outbox closed does not know why.
         let fatal = self.alarm.borrow().clone().map_or(ended, Fatal::Outbox);
         if let Fatal::Outbox(e) = &fatal {
-            self.outbox.condemn(e);
+            self.outbox.mark_corrupt(e);
         }
         fatal
     }
@@ -274,9 +274,9 @@ impl Agent {
                 Some(e) => Fatal::Outbox(e),
                 None => Fatal::Defect("outbox"),
             },
-            ended = &mut self.courier => match ended {
+            ended = &mut self.sender => match ended {
                 Ok(Err(fatal)) => fatal,
-                _ => Fatal::Defect("courier"),
+                _ => Fatal::Defect("sender"),
             },
             ended = &mut self.intake => match ended {
                 Ok(Err(fatal)) => fatal,
@@ -305,12 +305,12 @@ impl Agent {
         }
         let (dir, path) = (current.spool.dir.clone(), current.outbox.path.clone());
         let (endpoint, concurrency) = (config.koala.endpoint.clone(), config.koala.concurrency);
-        let _ = self.signals.send(Signal::Mappings(config.mappings.clone()));
+        let _ = self.signals.send(SenderCommand::Mappings(config.mappings.clone()));
         *current = config;
         (current.spool.dir, current.outbox.path) = (dir, path);
         self.outbox.writer.reconfigure(&current.outbox);
         drop(current);
-        let _ = self.signals.send(Signal::Client { client, endpoint, concurrency });
+        let _ = self.signals.send(SenderCommand::Client { client, endpoint, concurrency });
         self.look();
         Ok(())
     }
@@ -321,12 +321,12 @@ impl Agent {
     }
 
     /// How often each loop has come round; and asks each to come round once more.
-    pub fn pulses(&self) -> [(&'static str, u64); 4] {
-        let [courier, gatherer, intake] = &self.pulses;
-        let beats = |(name, pulse): &(&'static str, Pulse)| (*name, pulse.beats());
-        let all = [beats(courier), beats(gatherer), beats(intake), ("outbox", self.gauge.rounds())];
-        // It asks the gatherer.
-        courier.1.ask();
+    pub fn heartbeats(&self) -> [(&'static str, u64); 4] {
+        let [sender, batcher, intake] = &self.heartbeats;
+        let ticks = |(name, heartbeat): &(&'static str, Heartbeat)| (*name, heartbeat.ticks());
+        let all = [ticks(sender), ticks(batcher), ticks(intake), ("outbox", self.stats.rounds())];
+        // It asks the batcher.
+        sender.1.ping();
         self.look();
         self.outbox.writer.look();
         all
@@ -339,9 +339,9 @@ impl Agent {
     pub async fn stop(self) -> Result<(), Fatal> {
         self.stop.store(true, Relaxed);
         self.look();
-        let _ = self.signals.send(Signal::Stop);
-        self.kicking.abort();
-        let courier = self.courier.await.unwrap_or(Err(Fatal::Defect("courier")));
+        let _ = self.signals.send(SenderCommand::Stop);
+        self.retry_listener.abort();
+        let sender = self.sender.await.unwrap_or(Err(Fatal::Defect("sender")));
         let intake = self.intake.await.unwrap_or(Err(Fatal::Defect("intake")));
         let (publishing, publisher) = (self.publishing, self.publisher);
         // A disk that hangs must not keep the time-out of the stop from being noticed.
@@ -355,6 +355,6 @@ impl Agent {
         let outbox = self.outbox;
         let closed = tokio::task::spawn_blocking(move || outbox.close()).await;
         closed.map_err(|_| Fatal::Defect("outbox"))?;
-        courier.and(intake)
+        sender.and(intake)
     }
 }

@@ -1,11 +1,11 @@
 //! Says how the agent is, for everybody to read: in the status file, to the service manager, and in the log.
 
-use super::seen::View;
+use super::scan_report::SpoolSnapshot;
 use super::summary::Summary;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::disk;
-use crate::outbox::{Gauge, OutboxError, Reader, State, Writer};
+use crate::outbox::{OutboxError, OutboxStats, Reader, State, Writer};
 use crate::status::{self, SCHEMA, Status};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,8 +28,8 @@ pub struct Publisher {
     clock: Clock,
     reader: Mutex<Reader>,
     writer: Writer,
-    gauge: Arc<Gauge>,
-    view: Arc<Mutex<View>>,
+    stats: Arc<OutboxStats>,
+    snapshot: Arc<Mutex<SpoolSnapshot>>,
     destination: watch::Receiver<status::Destination>,
     since: Timestamp,
 }
@@ -52,12 +52,12 @@ impl Publisher {
         clock: Clock,
         reader: Reader,
         writer: Writer,
-        view: Arc<Mutex<View>>,
+        snapshot: Arc<Mutex<SpoolSnapshot>>,
         destination: watch::Receiver<status::Destination>,
     ) -> Publisher {
         let since = clock.now();
-        let gauge = writer.gauge();
-        Publisher { config, clock, reader: Mutex::new(reader), writer, gauge, view, destination, since }
+        let stats = writer.stats();
+        Publisher { config, clock, reader: Mutex::new(reader), writer, stats, snapshot, destination, since }
     }
 
     /// Starts a thread that publishes soon after something has changed, or at once when the bell rings, and sums up every
@@ -66,19 +66,19 @@ impl Publisher {
     ///
     /// # Errors
     /// The system has no more threads.
-    pub fn start(self: Arc<Self>, bell: Receiver<()>) -> std::io::Result<Publishing> {
-        let run = move || self.run(&bell);
+    pub fn start(self: Arc<Self>, notify: Receiver<()>) -> std::io::Result<Publishing> {
+        let run = move || self.run(&notify);
         std::thread::Builder::new().name("publisher".into()).spawn(run).map(Publishing)
     }
 
-    fn run(&self, bell: &Receiver<()>) {
+    fn run(&self, notify: &Receiver<()>) {
         let mut summary = Summary::new(self.clock.mono());
         let mut published = None;
         let (mut version, mut unchanged) = (None, 0);
         let mut failing = false;
         loop {
             let wait = if unchanged < QUIET_AFTER { LOOK_EVERY } else { LOOK_WHEN_QUIET };
-            if bell.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
+            if notify.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
             let found = self.reader.lock().unwrap_or_else(PoisonError::into_inner).data_version().ok();
@@ -105,7 +105,7 @@ impl Publisher {
         published: &mut Option<(Status, Instant)>,
     ) -> std::io::Result<bool> {
         let status = self.status(true).map_err(std::io::Error::other)?;
-        if let Some(line) = summary.due(self.clock.mono(), self.gauge.flow(), status.outbox.pending) {
+        if let Some(line) = summary.due(self.clock.mono(), self.stats.throughput(), status.outbox.pending) {
             tracing::info!("{line}");
         }
         let changed = !published.as_ref().is_some_and(|(before, _)| same(before, &status));
@@ -143,7 +143,7 @@ impl Publisher {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let (counts, incident) = (reader.counts()?, reader.incident(self.clock.now())?);
         drop(reader);
-        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
         Ok(Status {
@@ -156,8 +156,8 @@ impl Publisher {
                 pid: running.then(std::process::id),
                 since: Some(if running { self.since } else { now }),
             },
-            spool: status::Spool { duplicates: counts.duplicates, ..view.spool },
-            intake: view.intake,
+            spool: status::Spool { duplicates: counts.duplicates, ..snapshot.spool },
+            intake: snapshot.intake,
             outbox: status::Outbox {
                 path: config.outbox.path.clone(),
                 pending: counts.of(State::Pending),
@@ -167,11 +167,11 @@ impl Publisher {
                 discarded: counts.of(State::Discarded),
                 oldest_pending: counts.oldest_pending,
                 oldest_pending_seconds: counts.oldest_pending.map(|at| now.since(at).as_secs()),
-                bytes: self.gauge.bytes(),
+                bytes: self.stats.bytes(),
                 max_bytes: config.outbox.max_bytes,
                 disk_free: disk::of(&config.outbox.path).map_or(0, |disk| disk.free),
-                log_bytes: self.gauge.log(),
-                log_held_by: self.gauge.log_held_by(),
+                log_bytes: self.stats.log(),
+                log_held_by: self.stats.log_held_by(),
                 incident,
             },
             reasons: counts

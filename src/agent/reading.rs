@@ -1,9 +1,9 @@
-//! How the intake reads one file: from its text to the events of a chunk, the bad ones set aside.
+//! How the intake reads one file: from its text to the events of an append batch, the bad ones set aside.
 
-use super::chunk::Source;
+use super::append_batch::SourceFile;
+use super::disposition;
 use super::intake::{Intake, Stop};
-use super::triage;
-use super::turn::age;
+use super::readiness::age;
 use crate::clock::Timestamp;
 use crate::config::Bytes;
 use crate::event::{Event, Flaw, MessageId, merge_envelope};
@@ -25,10 +25,10 @@ fn read_at_most(file: File, gz: bool, size: u64, most: u64) -> io::Result<Vec<u8
 
 impl Intake {
     /// Takes what can be taken of a file. Returns when to look at it again, if something of it must wait.
-    pub(super) fn take(&mut self, entry: Entry) -> Result<Option<Duration>, Stop> {
+    pub(super) fn ingest(&mut self, entry: Entry) -> Result<Option<Duration>, Stop> {
         let Some((format, gz)) = entry.format() else {
             let what = "the name says nothing of its form: it must end in .json, .jsonl or .ndjson, or one of them and .gz";
-            self.set_file_aside(&entry, &Flaw::at("", 0, Code::NotJson, what))?;
+            self.reject_file(&entry, &Flaw::at("", 0, Code::NotJson, what))?;
             return Ok(None);
         };
         let file = match self.parts.spool.open_file(&entry) {
@@ -59,14 +59,14 @@ impl Intake {
         }
         (progress.read, progress.finished) = (read, false);
         match format {
-            Format::Document => self.take_document(file, gz, entry, progress),
-            Format::Lines => self.take_lines(file, gz, entry, progress, true),
+            Format::Document => self.ingest_document(file, gz, entry, progress),
+            Format::Lines => self.ingest_lines(file, gz, entry, progress, true),
         }
     }
 
     /// Takes what is whole of a file that may still be written: a document to which nothing could be added, or lines.
     /// Returns whether that is all of it.
-    pub(super) fn take_whole(&mut self, entry: &Entry) -> Result<bool, Stop> {
+    pub(super) fn ingest_whole(&mut self, entry: &Entry) -> Result<bool, Stop> {
         let limit = self.config.spool.max_file_bytes;
         let Some((format, gz)) = entry.format() else { return Ok(false) };
         if self.progress_of(entry).is_some() || (format == Format::Document && entry.size > limit) {
@@ -76,7 +76,7 @@ impl Intake {
         let read = (entry.size, entry.identity.modified);
         let progress = Progress::none(entry.name.as_bytes(), entry.identity, read);
         if format == Format::Lines {
-            let rest = self.take_lines(file, gz, entry.clone(), progress, false)?;
+            let rest = self.ingest_lines(file, gz, entry.clone(), progress, false)?;
             return Ok(rest.is_none());
         }
         let Ok(bytes) = read_at_most(file, gz, entry.size, limit + 1) else { return Ok(false) };
@@ -85,11 +85,11 @@ impl Intake {
         }
         let Ok(text) = text_of(&bytes) else { return Ok(false) };
         let Ok(document) = split(text) else { return Ok(false) };
-        self.take_items(text, document, Source::new(entry.clone(), progress))?;
+        self.ingest_items(text, document, SourceFile::new(entry.clone(), progress))?;
         Ok(true)
     }
 
-    fn take_document(
+    fn ingest_document(
         &mut self,
         file: File,
         gz: bool,
@@ -107,7 +107,7 @@ impl Intake {
                 "the document is larger than spool.max_file_bytes, {}: an event a line (.jsonl) has no such limit",
                 Bytes(limit)
             );
-            self.set_file_aside(&entry, &Flaw::at("", 0, Code::TooLarge, what))?;
+            self.reject_file(&entry, &Flaw::at("", 0, Code::TooLarge, what))?;
             return Ok(None);
         }
         let text = match text_of(&bytes) {
@@ -119,39 +119,39 @@ impl Intake {
             Err(flaw) => return self.flawed(&entry, &flaw),
         };
         self.incomplete.remove(&entry.name);
-        self.take_items(text, document, Source::new(entry, progress))?;
+        self.ingest_items(text, document, SourceFile::new(entry, progress))?;
         Ok(None)
     }
 
     /// Takes the items of a document that are not taken yet.
-    fn take_items(&mut self, text: &str, document: Document<'_>, source: Source) -> Result<(), Stop> {
-        let taken = source.progress.place;
-        self.chunk.begin(source.clone());
+    fn ingest_items(&mut self, text: &str, document: Document<'_>, source: SourceFile) -> Result<(), Stop> {
+        let ingested = source.progress.place;
+        self.batch.begin(source.clone());
         let (all, mut places) = (document.items.len(), Places::of(text));
-        for (item, place) in document.items.zip(1..).skip(usize::try_from(taken).unwrap_or(usize::MAX)) {
+        for (item, place) in document.items.zip(1..).skip(usize::try_from(ingested).unwrap_or(usize::MAX)) {
             let single = document.form == Form::Single;
             let admitted = if document.form == Form::Envelope {
                 Event::parse(item).and_then(|event| {
                     // Its messageId is looked at before the merge, which moves what stands behind it.
                     event.message_id()?;
                     let merged = merge_envelope(&event, document.context, document.integrations);
-                    self.admit(&merged, &source, place)
+                    self.accept(&merged, &source, place)
                 })
             } else {
-                self.admit(item, &source, if single { 0 } else { place })
+                self.accept(item, &source, if single { 0 } else { place })
             };
             match admitted.map_err(|flaw| places.place(item, flaw)) {
-                Ok(event) => self.chunk.push(event),
+                Ok(event) => self.batch.push(event),
                 Err(flaw) if single => {
-                    self.chunk.sources.pop();
-                    return self.set_file_aside(&source.entry, &flaw);
+                    self.batch.sources.pop();
+                    return self.reject_file(&source.entry, &flaw);
                 }
-                Err(flaw) => self.set_aside_part(&source, place, item.as_bytes(), &flaw)?,
+                Err(flaw) => self.reject_piece(&source, place, item.as_bytes(), &flaw)?,
             }
             self.advance(0, place, None);
-            if self.chunk.is_full(self.room) && (place as usize) < all {
+            if self.batch.is_full(self.room) && (place as usize) < all {
                 self.flush()?;
-                self.chunk.begin(source.clone());
+                self.batch.begin(source.clone());
                 self.advance(0, place, None);
             }
         }
@@ -160,7 +160,7 @@ impl Intake {
     }
 
     /// `is_finished`: else the file may still be written, and is left at the first line that is not a whole event.
-    fn take_lines(
+    fn ingest_lines(
         &mut self,
         file: File,
         gz: bool,
@@ -179,8 +179,8 @@ impl Intake {
         if progress.sum.is_some_and(|sum| sum != lines.sum()) {
             return Ok(self.begin_anew(&entry));
         }
-        let source = Source::new(entry, progress);
-        self.chunk.begin(source.clone());
+        let source = SourceFile::new(entry, progress);
+        self.batch.begin(source.clone());
         loop {
             let (position, place, sum) = (lines.position, lines.place, lines.sum());
             let (line, ended) = match lines.next_line() {
@@ -200,16 +200,16 @@ impl Intake {
                     );
                     let flaw =
                         Flaw { line: lines.place as usize + 1, ..Flaw::at("", 0, Code::TooLarge, what) };
-                    return self.set_aside_rest(&source.entry, &flaw);
+                    return self.reject_rest(&source.entry, &flaw);
                 }
                 Err(e) => return self.unread(&source.entry, gz, &e),
             };
             if line.is_empty() {
-                self.chunk.pass((lines.position - position) as usize);
+                self.batch.account_bytes((lines.position - position) as usize);
             } else {
-                let admitted = text_of(&line).and_then(|text| self.admit(text, &source, place + 1));
+                let admitted = text_of(&line).and_then(|text| self.accept(text, &source, place + 1));
                 match admitted {
-                    Ok(event) => self.chunk.push(event),
+                    Ok(event) => self.batch.push(event),
                     Err(_) if !is_finished => {
                         self.advance(position, place, Some(sum));
                         return settle;
@@ -224,14 +224,14 @@ impl Intake {
                             return Ok(Some(wait));
                         }
                         let flaw = Flaw { incomplete: false, ..flaw };
-                        self.set_aside_part(&source, place + 1, &line, &flaw)?;
+                        self.reject_piece(&source, place + 1, &line, &flaw)?;
                     }
                 }
             }
             self.advance(lines.position, lines.place, Some(lines.sum()));
-            if self.chunk.is_full(self.room) {
+            if self.batch.is_full(self.room) {
                 self.flush()?;
-                self.chunk.begin(source.clone());
+                self.batch.begin(source.clone());
                 self.advance(lines.position, lines.place, Some(lines.sum()));
             }
         }
@@ -247,7 +247,7 @@ impl Intake {
     }
 
     /// An event of that text, completed and judged.
-    fn admit(&self, text: &str, source: &Source, place: u64) -> Result<NewEvent, Flaw> {
+    fn accept(&self, text: &str, source: &SourceFile, place: u64) -> Result<NewEvent, Flaw> {
         let limit = self.config.spool.max_event_bytes;
         if text.len() as u64 > limit {
             let what = format!(
@@ -277,21 +277,21 @@ impl Intake {
             place,
             spooled_at,
             body: event.raw().to_owned(),
-            fate: triage(&self.config.mappings, &event, &message_id, spooled_at),
+            disposition: disposition(&self.config.mappings, &event, &message_id, spooled_at),
             message_id,
         })
     }
 
-    /// Notes in the chunk how far the current file is taken.
+    /// Notes in the append batch how far the current file is taken.
     fn advance(&mut self, position: u64, place: u64, sum: Option<u32>) {
-        if let Some(Source { progress, .. }) = self.chunk.current() {
+        if let Some(SourceFile { progress, .. }) = self.batch.current() {
             (progress.position, progress.place, progress.sum) = (position, place, sum);
         }
     }
 
-    /// Notes in the chunk that all of the current file is taken.
+    /// Notes in the append batch that all of the current file is taken.
     fn finish(&mut self) {
-        if let Some(source) = self.chunk.current() {
+        if let Some(source) = self.batch.current() {
             source.progress.finished = true;
         }
     }

@@ -1,10 +1,10 @@
 //! `koala-agent check`: whether everything is in place, seen as the service's user.
 
 use super::context::service;
-use super::mend::{mend, mend_spool};
 use super::output::{self, BAD, DIM, GOOD, paint, plain};
 use super::permission::{become_service, may_change};
-use super::prospect::BROWSERS;
+use super::preview::BROWSERS;
+use super::remedy::{remedy, remedy_for_spool};
 use super::status::folder_of;
 use super::{CliError, Context, ExitCode};
 use crate::clock::Timestamp;
@@ -22,7 +22,7 @@ use nix::unistd::{AccessFlags, Uid, access};
 /// A clock before this program was written is wrong; certificates would be refused, and times be nonsense.
 const FIRST_SANE: &str = "2024-01-01T00:00:00Z";
 
-/// Whether everything is in place, and the mend where it is not
+/// Whether everything is in place, and the fix where it is not
 ///
 /// One line each, seen as the user that the service runs as. Ends with 1 if one fails.
 #[derive(Debug, Args)]
@@ -60,11 +60,11 @@ impl Report {
         self.line(paint(DIM, "note"), subject, what.as_ref());
     }
 
-    fn fail(&mut self, subject: &str, what: impl AsRef<str>, mend: impl AsRef<str>) {
+    fn fail(&mut self, subject: &str, what: impl AsRef<str>, remedy: impl AsRef<str>) {
         self.failed = true;
         self.line(paint(BAD, "FAIL"), subject, what.as_ref());
-        if !mend.as_ref().is_empty() {
-            self.line("    ".to_owned(), "", mend.as_ref());
+        if !remedy.as_ref().is_empty() {
+            self.line("    ".to_owned(), "", remedy.as_ref());
         }
     }
 }
@@ -137,8 +137,8 @@ fn check_config(config: &Config, alone: bool, report: &mut Report) {
     } else if alone {
         report.note("key", format!("none from {source}"));
     } else if odd.is_empty() {
-        let mend = format!("put the public key of your Koala workspace into {source}");
-        report.fail("key", "there is none yet: events are stored and not sent", mend);
+        let remedy = format!("put the public key of your Koala workspace into {source}");
+        report.fail("key", "there is none yet: events are stored and not sent", remedy);
     } else if config.scope == Scope::System && !report.by_root {
         report.note("key", format!("{source} is root's, who hands it to the service; root can check it"));
     } else {
@@ -149,7 +149,7 @@ fn check_config(config: &Config, alone: bool, report: &mut Report) {
 fn check_mappings(config: &Config, report: &mut Report) {
     let mut sound = true;
     for mapping in config.mappings.iter() {
-        for why in mapping.nonsense() {
+        for why in mapping.lint() {
             sound = false;
             report.fail("mappings", format!("{:?}: {why}", mapping.name()), "");
         }
@@ -205,11 +205,11 @@ fn check_spool(config: &Config, report: &mut Report) {
             continue;
         }
         if !path.is_dir() {
-            let mend = format!("{}; or set spool.dir", mend_spool(config));
-            report.fail("spool", format!("there is no folder {shown}"), mend);
+            let remedy = format!("{}; or set spool.dir", remedy_for_spool(config));
+            report.fail("spool", format!("there is no folder {shown}"), remedy);
         } else if access(&path, all_rights()).is_err() {
-            let mend = format!("chown {0} {shown} && chmod u+rwx {shown}", me());
-            report.fail("spool", format!("{} cannot read and write {shown}", me()), mend);
+            let remedy = format!("chown {0} {shown} && chmod u+rwx {shown}", me());
+            report.fail("spool", format!("{} cannot read and write {shown}", me()), remedy);
         } else {
             report.ok("spool", shown.to_string());
         }
@@ -222,8 +222,8 @@ fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
     let shown = path.display();
     let folder = folder_of(path);
     if access(folder, all_rights()).is_err() {
-        let mend = format!("chown {} {}", me(), folder.display());
-        report.fail("outbox", format!("{} cannot write in {}", me(), folder.display()), mend);
+        let remedy = format!("chown {} {}", me(), folder.display());
+        report.fail("outbox", format!("{} cannot write in {}", me(), folder.display()), remedy);
         return None;
     }
     let reader = match Reader::open(path) {
@@ -273,11 +273,11 @@ fn check_room(config: &Config, report: &mut Report) {
 }
 
 fn check_clock(now: Timestamp, newest: Option<Timestamp>, report: &mut Report) {
-    let mend = "set it, or let it be set: timedatectl set-ntp true";
+    let remedy = "set it, or let it be set: timedatectl set-ntp true";
     if Timestamp::parse(FIRST_SANE).is_some_and(|first| now < first) {
-        report.fail("clock", format!("it says {now}"), mend);
+        report.fail("clock", format!("it says {now}"), remedy);
     } else if let Some(newest) = newest.filter(|newest| *newest > now) {
-        report.fail("clock", format!("it says {now}, and the newest event was stored at {newest}"), mend);
+        report.fail("clock", format!("it says {now}, and the newest event was stored at {newest}"), remedy);
     } else {
         report.ok("clock", now.to_string());
     }
@@ -296,15 +296,16 @@ fn check_receiver(context: &Context, config: &Config, report: &mut Report) {
         Err(error) => return report.fail("receiver", format!("cannot ask: {error}"), ""),
     };
     let refused = |reason: Reason| {
-        let deed = mend(reason.code, config).unwrap_or_else(|| "nothing: it passes by itself".to_owned());
-        (reason.to_string(), deed)
+        let operation =
+            remedy(reason.code, config).unwrap_or_else(|| "nothing: it passes by itself".to_owned());
+        (reason.to_string(), operation)
     };
-    let (what, deed) = match verdict {
+    let (what, operation) = match verdict {
         Verdict::Accepted => return report.ok("receiver", format!("{endpoint} takes the key")),
         Verdict::Trouble { reason, .. }
         | Verdict::Closed(reason)
         | Verdict::Doubtful(reason)
         | Verdict::TooLarge(reason) => refused(reason),
     };
-    report.fail("receiver", what, deed);
+    report.fail("receiver", what, operation);
 }

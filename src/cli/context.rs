@@ -67,12 +67,12 @@ pub fn ours(config: &Config, command: &str) -> String {
 }
 
 /// A command of systemd's for the service, or what stands for it where the agent is run by hand.
-pub fn service(config: &Config, deed: &str) -> String {
-    match (config.scope, deed) {
-        (Scope::System, _) => format!("systemctl {deed} koala-agent"),
-        (Scope::User, _) => format!("systemctl --user {deed} koala-agent"),
+pub fn service(config: &Config, operation: &str) -> String {
+    match (config.scope, operation) {
+        (Scope::System, _) => format!("systemctl {operation} koala-agent"),
+        (Scope::User, _) => format!("systemctl --user {operation} koala-agent"),
         (Scope::Named, "start") => ours(config, "run"),
-        (Scope::Named, _) => format!("{deed} the agent"),
+        (Scope::Named, _) => format!("{operation} the agent"),
     }
 }
 

@@ -5,7 +5,7 @@ use super::{CliError, Context, ExitCode};
 use crate::agent::Agent;
 use crate::config::{Environment, Options, load};
 use crate::receiver::{Faults, Receiver};
-use crate::spool::{drop_in, rejects_of};
+use crate::spool::{drop_in, rejected_beside};
 use crate::status::{DestinationState, Status};
 use clap::Args;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The longest that a step may take: the last backoff of a spell offline ends within it by far.
-const PATIENCE: Duration = Duration::from_secs(40);
+const TIMEOUT: Duration = Duration::from_secs(40);
 /// How long the receiver stays away, so that the agent's waiting can be seen.
 const OFFLINE: Duration = Duration::from_millis(1_500);
 
@@ -91,7 +91,7 @@ async fn demo(context: &Context) -> Result<ExitCode, CliError> {
     for reason in &stored.reasons {
         say(&format!("{} {}: {}", reason.events, reason.state, meaning(&reason.code)))?;
     }
-    for set_aside in rejects_of(&spool).list()? {
+    for set_aside in rejected_beside(&spool).list()? {
         if let Some(why) = set_aside.why {
             say(&format!(
                 "rejected/{}: {} (line {}, column {})",
@@ -173,7 +173,7 @@ async fn until(agent: &Agent, fact: impl Fn(&Status) -> bool) -> Result<Status, 
         if fact(&status) {
             return Ok(status);
         }
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > TIMEOUT {
             let seen = serde_json::to_string_pretty(&status).unwrap_or_default();
             return Err(CliError::new(ExitCode::No, format!("the demonstration does not get on: {seen}")));
         }

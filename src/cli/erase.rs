@@ -7,8 +7,8 @@ use super::{CliError, Context, ExitCode};
 use crate::agent::Agent;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
-use crate::outbox::{Admin, Named, State, holder};
-use crate::spool::{format_of, rejects_of, unpacked};
+use crate::outbox::{Admin, EventReference, State, holder};
+use crate::spool::{format_of, rejected_beside, unpacked};
 use crate::subject::Subject;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 /// How long the person's files may take to leave the spool: the agent reads one within seconds, unless it is blocked or
 /// the file is not whole.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Erase a person: their events leave the spool, the outbox, its history and rejected/
@@ -79,13 +79,13 @@ struct Receipt {
     person: String,
     at: Timestamp,
     /// From the outbox, in the order of the spool, each as it was.
-    events: Vec<Named>,
+    events: Vec<EventReference>,
     /// From files that a running agent has taken meanwhile.
     spool_events: u64,
     /// Files that had been set aside.
     rejected: Vec<String>,
     /// Whether later events are kept out.
-    kept_out: bool,
+    suppressed: bool,
     /// What may still hold something of the person, a sentence each.
     left: Vec<String>,
 }
@@ -106,8 +106,8 @@ pub fn run(context: &Context, args: &EraseArgs) -> Result<ExitCode, CliError> {
     let mut admin = Admin::open(&config.outbox)?;
     let now = context.clock.now();
     match args.may_return {
-        true => drop(admin.let_in(&subject)?),
-        false => admin.keep_out(&subject, now)?,
+        true => drop(admin.unsuppress(&subject)?),
+        false => admin.suppress(&subject, now)?,
     }
     let in_files = waiting(&config, &subject)?;
     await_gone(&in_files);
@@ -119,7 +119,7 @@ pub fn run(context: &Context, args: &EraseArgs) -> Result<ExitCode, CliError> {
         at: now,
         spool_events: in_files.iter().filter(|file| !still.contains(file)).map(|file| file.events).sum(),
         rejected: erase_rejected(&config, &subject)?,
-        kept_out: !args.may_return,
+        suppressed: !args.may_return,
         left: still.iter().map(|file| file.sentence()).collect(),
         events,
     };
@@ -217,14 +217,14 @@ fn take_in(context: &Context, config: &Config, subject: &Subject) -> Result<(), 
 
 fn await_gone(files: &[Waiting]) {
     let began = Instant::now();
-    while began.elapsed() < PATIENCE && files.iter().any(|file| file.path.exists()) {
+    while began.elapsed() < TIMEOUT && files.iter().any(|file| file.path.exists()) {
         std::thread::sleep(LOOK_AGAIN);
     }
 }
 
 /// Deletes the files in `rejected/` that name the person; their names.
 fn erase_rejected(config: &Config, subject: &Subject) -> Result<Vec<String>, CliError> {
-    let rejects = rejects_of(&config.spool.dir);
+    let rejects = rejected_beside(&config.spool.dir);
     let mut gone = Vec::new();
     for file in super::list::all_rejected(config)? {
         let path = rejects.path_of(&file.name);
@@ -280,13 +280,14 @@ fn text(receipt: &Receipt, runs: bool) -> String {
     facts.add("rejected", count(receipt.rejected.len() as u64, "file"));
     facts.add(
         "from now on",
-        match receipt.kept_out {
+        match receipt.suppressed {
             true => "events of this person are skipped; --may-return lets them in",
             false => "events of this person are welcome",
         },
     );
     let mut text = format!("{}\n{facts}", paint(BOLD, format!("erased {}", plain(&receipt.person))));
-    let delivered: Vec<&Named> = receipt.events.iter().filter(|e| e.state == State::Delivered).collect();
+    let delivered: Vec<&EventReference> =
+        receipt.events.iter().filter(|e| e.state == State::Delivered).collect();
     if !delivered.is_empty() {
         text += "\n  Koala has taken these; ask it to erase them too:\n";
     }

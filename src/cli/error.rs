@@ -104,10 +104,10 @@ pub(super) fn of_outbox(error: &OutboxError) -> ExitCode {
         OutboxError::OldSqlite { .. } => ExitCode::Unavailable,
         OutboxError::Denied { .. } => ExitCode::NoPermission,
         OutboxError::Closed => ExitCode::Bug,
-        passing if passing.is_passing() => ExitCode::TryAgain,
+        passing if passing.is_transient() => ExitCode::TryAgain,
         OutboxError::ReadOnly { .. }
         | OutboxError::Io { .. }
-        | OutboxError::Vanished { .. }
+        | OutboxError::FilesReplaced { .. }
         | OutboxError::Damaged { .. }
         | OutboxError::Sqlite { .. } => ExitCode::Io,
     }

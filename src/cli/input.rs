@@ -156,7 +156,7 @@ fn by_look(content: Box<dyn Read>, limits: &config::Spool) -> io::Result<Result<
         }
     }
     // The beginning of a document, or a line by itself?
-    let first = text_of(&head).and_then(Event::outline);
+    let first = text_of(&head).and_then(Event::parse_shallow);
     let document = match &first {
         _ if head.trim_ascii().starts_with(b"[") => true,
         Ok(event) => event.get("type").is_none() && event.get("batch").is_some(),
@@ -180,7 +180,7 @@ fn by_look(content: Box<dyn Read>, limits: &config::Spool) -> io::Result<Result<
 
 fn begins_with_event(rest: &[u8]) -> bool {
     let mut lines = rest.split(|&b| b == b'\n').filter(|line| !line.trim_ascii().is_empty());
-    lines.next().is_some_and(|line| text_of(line).and_then(Event::outline).is_ok())
+    lines.next().is_some_and(|line| text_of(line).and_then(Event::parse_shallow).is_ok())
 }
 
 /// The events of a document.

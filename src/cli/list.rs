@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::outbox::{Filter, Listed, Reader, State};
 use crate::reason::Code;
-use crate::spool::{Rejected, rejects_of};
+use crate::spool::{Rejected, rejected_beside};
 use crate::subject::Subject;
 use anstyle::Style;
 use clap::Args;
@@ -196,7 +196,7 @@ fn table(rows: &[Listed]) -> String {
 
 /// A file that was set aside, as `list --rejected --json` prints it.
 #[derive(Serialize)]
-struct SetAside {
+struct RejectedRow {
     name: String,
     size: u64,
     file: Option<String>,
@@ -208,10 +208,10 @@ struct SetAside {
     column: Option<usize>,
 }
 
-impl From<Rejected> for SetAside {
-    fn from(rejected: Rejected) -> SetAside {
+impl From<Rejected> for RejectedRow {
+    fn from(rejected: Rejected) -> RejectedRow {
         let why = rejected.why.as_ref();
-        SetAside {
+        RejectedRow {
             name: rejected.name.to_string_lossy().into_owned(),
             size: rejected.size,
             file: why.map(|why| why.file.clone()),
@@ -230,7 +230,7 @@ impl From<Rejected> for SetAside {
 /// # Errors
 /// The folder cannot be read; that it is not there means that there are none.
 pub fn all_rejected(config: &Config) -> Result<Vec<Rejected>, CliError> {
-    let mut files = match rejects_of(&config.spool.dir).list() {
+    let mut files = match rejected_beside(&config.spool.dir).list() {
         Ok(files) => files,
         Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
         Err(source) => {
@@ -243,7 +243,7 @@ pub fn all_rejected(config: &Config) -> Result<Vec<Rejected>, CliError> {
 }
 
 fn rejected(config: &Config, args: &ListArgs) -> Result<ExitCode, CliError> {
-    let mut files: Vec<SetAside> = all_rejected(config)?.into_iter().map(SetAside::from).collect();
+    let mut files: Vec<RejectedRow> = all_rejected(config)?.into_iter().map(RejectedRow::from).collect();
     let more = files.len().saturating_sub(args.limit) as u64;
     files.truncate(args.limit);
     if args.json {

@@ -1,7 +1,7 @@
 //! `koala-agent map`: a dry run.
 
 use super::input::{Found, Source};
-use super::prospect::{Judgement, Prospect, prospect};
+use super::preview::{MappingTrace, Preview, prospect};
 use super::{CliError, Context, ExitCode, expect, output, typed};
 use crate::clock::Timestamp;
 use crate::config::Config;
@@ -37,7 +37,7 @@ pub struct MapArgs {
 struct Mapped {
     message_id: Option<String>,
     #[serde(flatten)]
-    judgement: Judgement,
+    judgement: MappingTrace,
 }
 
 /// Prints what becomes of each event.
@@ -94,8 +94,8 @@ fn mapped(config: &Config, found: Found, name: &str, written: Timestamp) -> Mapp
     });
     outcome.unwrap_or_else(|flaw| Mapped {
         message_id: None,
-        judgement: Judgement {
-            prospect: Prospect::Invalid(Reason::new(flaw.code, flaw.to_string())),
+        judgement: MappingTrace {
+            prospect: Preview::Invalid(Reason::new(flaw.code, flaw.to_string())),
             mappings: Vec::new(),
             warning: None,
         },

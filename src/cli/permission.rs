@@ -29,11 +29,11 @@ pub fn service_user(config: &Config) -> Option<Uid> {
     None
 }
 
-/// Returns if this user is root or the service's; `deed` says what for.
+/// Returns if this user is root or the service's; `operation` says what for.
 ///
 /// # Errors
 /// It is another one: then the same command by root would work.
-pub fn may_change(context: &Context, config: &Config, deed: &str) -> Result<(), CliError> {
+pub fn may_change(context: &Context, config: &Config, operation: &str) -> Result<(), CliError> {
     let me = Uid::effective();
     let service = service_user(config);
     if me.is_root() || service == Some(me) {
@@ -45,7 +45,7 @@ pub fn may_change(context: &Context, config: &Config, deed: &str) -> Result<(), 
         Some(name) => format!("root or {}", plain(name)),
         None => "root or the user that the agent runs as".to_owned(),
     };
-    Err(CliError::Denied { text: format!("only {who} may {deed}"), line: Some(context.by_root()) })
+    Err(CliError::Denied { text: format!("only {who} may {operation}"), line: Some(context.by_root()) })
 }
 
 /// Gives root's rights up for good: every permission is seen as the service meets it, and what is made is its own.

@@ -6,13 +6,14 @@ use super::output::{self, count, plain};
 use super::permission::may_change;
 use super::when::When;
 use super::{CliError, Context, ExitCode};
-use crate::agent::triage;
+use crate::agent::disposition;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::event::Event;
-use crate::outbox::{Admin, Fate, Filter, Kept, NewItem, State};
+use crate::item::Disposition;
+use crate::outbox::{Admin, Filter, NewItem, Retained, State};
 use crate::reason::{Code, Reason};
-use crate::spool::{SpoolError, rejects_of};
+use crate::spool::{SpoolError, rejected_beside};
 use clap::{ArgGroup, Args};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -80,11 +81,11 @@ pub fn run(context: &Context, args: RetryArgs) -> Result<ExitCode, CliError> {
 }
 
 /// What goes back: the row, and its items under the mappings in force.
-fn sorted(config: &Config, kept: &Kept) -> Result<(i64, Vec<NewItem>), Reason> {
+fn sorted(config: &Config, kept: &Retained) -> Result<(i64, Vec<NewItem>), Reason> {
     let parsed = Event::parse(&kept.body).map_err(|flaw| Reason::new(flaw.code, flaw.to_string()))?;
-    match triage(&config.mappings, &parsed, &kept.message_id, kept.spooled_at) {
-        Fate::Send(items) => Ok((kept.seq, items)),
-        Fate::Skip(reason) | Fate::Fail(reason) => Err(reason),
+    match disposition(&config.mappings, &parsed, &kept.message_id, kept.spooled_at) {
+        Disposition::Send(items) => Ok((kept.seq, items)),
+        Disposition::Skip(reason) | Disposition::Fail(reason) => Err(reason),
     }
 }
 
@@ -103,11 +104,11 @@ fn all(admin: &mut Admin, config: &Config, filter: &Filter, now: Timestamp) -> R
                 Err(reason) => *stay.entry((reason.code, reason.text)).or_default() += 1,
             }
         }
-        back += admin.readmit(&going, now)?;
+        back += admin.requeue(&going, now)?;
     }
     if seen == 0 {
         // Whoever retries wants a waiting agent to try now.
-        admin.readmit(&[], now)?;
+        admin.requeue(&[], now)?;
     }
     let mut text = format!("{} pending again\n", count(back, "event"));
     for ((code, reason), events) in stay {
@@ -156,7 +157,7 @@ fn one_by_one(
         }
     }
     // Also with none of them: a waiting agent is to try now.
-    admin.readmit(&going, now)?;
+    admin.requeue(&going, now)?;
     output::print(&text)?;
     Ok(end)
 }
@@ -166,7 +167,7 @@ fn worse(end: ExitCode, other: ExitCode) -> ExitCode {
 }
 
 fn put_back(config: &Config, names: &[OsString]) -> Result<ExitCode, CliError> {
-    let rejects = rejects_of(&config.spool.dir);
+    let rejects = rejected_beside(&config.spool.dir);
     for name in names {
         let shown = name.to_string_lossy();
         let back = rejects.put_back(name).map_err(|error| match error {

@@ -79,7 +79,7 @@ async fn serve(context: &Context, mut config: Config) -> Result<ExitCode, CliErr
     tell(&[NotifyState::Ready]);
 
     let watchdog = sd_notify::watchdog_enabled().map(|within| within / 3);
-    let mut beats = agent.pulses();
+    let mut ticks = agent.heartbeats();
     let mut look = Instant::now() + watchdog.unwrap_or(KEY_EVERY);
     let mut key_wanted = Instant::now() + KEY_EVERY;
     loop {
@@ -92,14 +92,14 @@ async fn serve(context: &Context, mut config: Config) -> Result<ExitCode, CliErr
                 }
             }
             () = tokio::time::sleep_until(look), if watchdog.is_some() => {
-                let now = agent.pulses();
-                let stuck: Vec<_> = now.iter().zip(&beats).filter(|(n, b)| n.1 == b.1).map(|(n, _)| n.0).collect();
+                let now = agent.heartbeats();
+                let stuck: Vec<_> = now.iter().zip(&ticks).filter(|(n, b)| n.1 == b.1).map(|(n, _)| n.0).collect();
                 if stuck.is_empty() {
                     tell(&[NotifyState::Watchdog]);
                 } else {
                     tracing::warn!("no sign of life: {}", stuck.join(", "));
                 }
-                beats = now;
+                ticks = now;
                 look += watchdog.unwrap_or(KEY_EVERY);
             }
             () = tokio::time::sleep_until(key_wanted), if config.koala.public_key.is_none() => {
@@ -124,7 +124,7 @@ async fn serve(context: &Context, mut config: Config) -> Result<ExitCode, CliErr
     Ok(ExitCode::Success)
 }
 
-/// Starts the agent, as soon as there is room for its outbox: to end and be started again would mend nothing, and
+/// Starts the agent, as soon as there is room for its outbox: to end and be started again would fix nothing, and
 /// says less. `None`: it was told to stop before.
 async fn start(
     config: &Config,
@@ -134,7 +134,7 @@ async fn start(
     let mut said = false;
     loop {
         match Agent::start(config.clone(), context.clock.clone()).await {
-            Err(e) if e.is_passing() => {
+            Err(e) if e.is_transient() => {
                 if !said {
                     tracing::warn!("{e}; files wait in the spool, it is tried again every {START_RETRY:?}");
                     said = true;

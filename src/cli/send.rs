@@ -2,15 +2,16 @@
 
 use super::context::service;
 use super::input::{Found, Source, fits};
-use super::mend::mend_spool;
 use super::output::{self, count, hint, plain};
+use super::remedy::remedy_for_spool;
 use super::wait::Waiter;
 use super::{CliError, Context, ExitCode, permission, typed};
-use crate::agent::triage;
+use crate::agent::disposition;
 use crate::clock::Timestamp;
 use crate::config::{Config, Scope};
 use crate::event::{Digest, Event, Flaw, MessageId};
-use crate::outbox::{Fate, holder};
+use crate::item::Disposition;
+use crate::outbox::holder;
 use crate::reason::{Code, Reason};
 use crate::spool::drop_in;
 use crate::status::{IntakeState, Status};
@@ -26,7 +27,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Bad events that are told one by one; whoever mends these will run the command again.
+/// Bad events that are told one by one; whoever fixes these will run the command again.
 const MAX_TOLD: usize = 10;
 /// Input that takes longer than a moment to check is worth a bar.
 const LONG_INPUT: u64 = 4 << 20;
@@ -118,7 +119,7 @@ fn read_all(context: &Context, args: &SendArgs, config: &Config) -> Result<Parce
         }
         return Err(CliError::new(
             ExitCode::BadData,
-            told + "nothing is stored: mend the input and send it again",
+            told + "nothing is stored: remedy the input and send it again",
         ));
     }
     if parcel.ids.is_empty() {
@@ -143,7 +144,7 @@ impl Parcel {
                 // At the end: of two members of one name the last counts, and a null may stand there.
                 text = format!("{}{comma}\"messageId\":\"{id}\"}}", &raw[..raw.len() - 1]);
                 fits(&text, &config.spool).map_err(at_line)?;
-                MessageId::remembered(id)
+                MessageId::from_stored(id)
             }
         };
         let event = Event::parse(&text)?;
@@ -152,10 +153,10 @@ impl Parcel {
             let text = "an earlier event of the input has the same messageId and other content".to_owned();
             return Err(Flaw { code: Code::MessageIdReused, text, line, column: 1, incomplete: false });
         }
-        match triage(&config.mappings, &event, &id, written) {
-            Fate::Send { .. } => {}
-            Fate::Skip(reason) => self.note("be skipped", reason, name, line, place),
-            Fate::Fail(reason) => self.note("fail", reason, name, line, place),
+        match disposition(&config.mappings, &event, &id, written) {
+            Disposition::Send { .. } => {}
+            Disposition::Skip(reason) => self.note("be skipped", reason, name, line, place),
+            Disposition::Fail(reason) => self.note("fail", reason, name, line, place),
         }
         // White space outside strings: inside one, JSON does not allow these two.
         self.content.extend(event.raw().chars().map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }));
@@ -189,15 +190,15 @@ fn may_drop(config: &Config) -> Result<(), CliError> {
     match access(dir, AccessFlags::W_OK | AccessFlags::X_OK) {
         Ok(()) => Ok(()),
         Err(Errno::ENOENT) => {
-            let mend = match config.scope {
+            let remedy = match config.scope {
                 // An agent of one's own makes it when it starts.
                 Scope::User | Scope::Named if holder(&config.outbox.path).is_none() => {
                     format!("start the agent ({})", service(config, "start"))
                 }
-                _ => mend_spool(config),
+                _ => remedy_for_spool(config),
             };
             let file = config.path.display();
-            let text = format!("there is no spool folder {shown}: {mend}; or set spool.dir in {file}");
+            let text = format!("there is no spool folder {shown}: {remedy}; or set spool.dir in {file}");
             Err(CliError::new(ExitCode::CannotCreate, text))
         }
         Err(Errno::EACCES) => {

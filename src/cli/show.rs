@@ -2,7 +2,7 @@
 
 use super::list::{all_rejected, colour};
 use super::output::{self, BOLD, Facts, hint, paint, plain};
-use super::prospect::{Judgement, Prospect, Request, prospect};
+use super::preview::{MappingTrace, Preview, Request, prospect};
 use super::status::{alive, gather};
 use super::when::age;
 use super::{CliError, Context, ExitCode};
@@ -48,7 +48,7 @@ struct Shown {
     next: Option<Next>,
     /// Under the mapping in force, while the body is kept.
     #[serde(flatten)]
-    judgement: Option<Judgement>,
+    judgement: Option<MappingTrace>,
     body: Option<Box<RawValue>>,
 }
 
@@ -83,7 +83,7 @@ pub fn run(context: &Context, args: &ShowArgs) -> Result<ExitCode, CliError> {
 
 fn shown(config: &Config, detail: Detail, next: Option<Next>) -> Shown {
     let Detail { row, spooled_at, body, attempts } = detail;
-    let id = MessageId::remembered(row.message_id.clone());
+    let id = MessageId::from_stored(row.message_id.clone());
     let event = body.as_deref().and_then(|body| Event::parse(body).ok());
     let judgement = event.map(|event| prospect(&config.mappings, &event, &id, spooled_at));
     let body = body.and_then(|body| RawValue::from_string(body).ok());
@@ -144,7 +144,7 @@ fn text(shown: &Shown) -> String {
     text += &block("body", &shown.body.as_ref().map_or_else(gone, |body| pretty(body.get())));
     let Some(judgement) = &shown.judgement else { return text };
     match &judgement.prospect {
-        Prospect::Requests(requests) => {
+        Preview::Requests(requests) => {
             for Request { mapping, method, path, body } in requests {
                 text += &block(&format!("{method} {path}, by {mapping}"), &pretty(body.get()));
             }
@@ -157,8 +157,8 @@ fn text(shown: &Shown) -> String {
                 }
             }
         }
-        Prospect::Skipped(reason) => text += &block("no request: skipped", &reason.to_string()),
-        Prospect::Invalid(reason) => text += &block("no request can be made", &reason.to_string()),
+        Preview::Skipped(reason) => text += &block("no request: skipped", &reason.to_string()),
+        Preview::Invalid(reason) => text += &block("no request can be made", &reason.to_string()),
     }
     if let Some(warning) = judgement.warning {
         text += &block("note", warning);

@@ -66,7 +66,7 @@ pub fn gather(config: &Config, now: Timestamp) -> Status {
     // Who can read the outbox can see its lock as well; for others the published process is what there is.
     let pid = if readable { holder } else { published_alive };
     if pid.is_none() {
-        at_rest(&mut status, config, published_at);
+        is_stopped(&mut status, config, published_at);
     }
     status.agent.running = pid.is_some();
     status.agent.pid = pid;
@@ -120,7 +120,7 @@ fn read_outbox(status: &mut Status, config: &Config) -> bool {
         Err(e) => {
             let e: OutboxError = e;
             if e.is_damage() {
-                let text = format!("{e}; the agent salvages what can be read when it starts");
+                let text = format!("{e}; the agent recovers what can be read when it starts");
                 status.outbox.incident = Some(Incident { at: status.now, text, files: None });
             }
             return false;
@@ -148,7 +148,7 @@ pub fn folder_of(file: &Path) -> &Path {
 }
 
 /// What is different while no agent runs: the settings are the file's, and the spool is counted here.
-fn at_rest(status: &mut Status, config: &Config, published_at: Option<Timestamp>) {
+fn is_stopped(status: &mut Status, config: &Config, published_at: Option<Timestamp>) {
     status.agent.since = published_at;
     status.outbox.max_bytes = config.outbox.max_bytes;
     if status.destination.endpoint != config.koala.endpoint {

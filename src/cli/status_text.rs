@@ -1,8 +1,8 @@
 //! The status for a person: what is, since when, why, and what to do.
 
 use super::context::{ours, service};
-use super::mend::{mend, mend_spool};
 use super::output::{BAD, BOLD, DIM, Facts, GOOD, ODD, count, paint, plain};
+use super::remedy::{remedy, remedy_for_spool};
 use super::when::age;
 use crate::clock::Timestamp;
 use crate::config::{Bytes, Config};
@@ -18,10 +18,10 @@ pub fn render(status: &Status, config: &Config) -> String {
     outbox(status, &mut facts);
     destination(status, &mut facts);
     let mut text = format!("{}\n{facts}", headline(status));
-    let deeds = deeds(status, config);
-    if !deeds.is_empty() {
+    let next_steps = next_steps(status, config);
+    if !next_steps.is_empty() {
         text += &format!("\n{}\n", paint(BOLD, "What to do"));
-        deeds.iter().for_each(|deed| text += &format!("  - {}\n", plain(deed)));
+        next_steps.iter().for_each(|operation| text += &format!("  - {}\n", plain(operation)));
     }
     text
 }
@@ -150,34 +150,34 @@ fn destination(status: &Status, facts: &mut Facts) {
 }
 
 /// What a person can do, the most urgent first.
-fn deeds(status: &Status, config: &Config) -> Vec<String> {
-    let mut deeds = Vec::new();
+fn next_steps(status: &Status, config: &Config) -> Vec<String> {
+    let mut next_steps = Vec::new();
     if !status.agent.running {
-        deeds.push(format!("start the agent: {}", service(config, "start")));
+        next_steps.push(format!("start the agent: {}", service(config, "start")));
     }
-    deeds.extend(status.intake.reason.as_ref().and_then(|reason| match reason.code {
+    next_steps.extend(status.intake.reason.as_ref().and_then(|reason| match reason.code {
         // Of the folder; a file says so by itself and blocks nobody.
-        Code::Unreadable => Some(mend_spool(config)),
-        code => mend(code, config),
+        Code::Unreadable => Some(remedy_for_spool(config)),
+        code => remedy(code, config),
     }));
-    deeds.extend(status.destination.reason.as_ref().and_then(|reason| mend(reason.code, config)));
+    next_steps.extend(status.destination.reason.as_ref().and_then(|reason| remedy(reason.code, config)));
     if let Some(files) = status.outbox.incident.as_ref().and_then(|incident| incident.files.as_ref()) {
         let files = files.display();
-        deeds.push(format!("once nobody needs the damaged outbox: rm {files} {files}-wal {files}-shm"));
+        next_steps.push(format!("once nobody needs the damaged outbox: rm {files} {files}-wal {files}-shm"));
     }
     if let [pid, ..] = status.outbox.log_held_by.as_slice() {
-        deeds.push(format!("let process {pid} end its transaction: ps {pid}"));
+        next_steps.push(format!("let process {pid} end its transaction: ps {pid}"));
     }
     if status.spool.unreadable_files > 0 {
-        deeds.extend(mend(Code::Unreadable, config));
+        next_steps.extend(remedy(Code::Unreadable, config));
     }
     if status.spool.rejected_files > 0 {
-        deeds.push(format!("see what was set aside, and why: {}", ours(config, "list --rejected")));
+        next_steps.push(format!("see what was set aside, and why: {}", ours(config, "list --rejected")));
     }
     if status.outbox.failed > 0 {
-        deeds.push(format!("see what failed, and why: {}", ours(config, "list --state failed")));
+        next_steps.push(format!("see what failed, and why: {}", ours(config, "list --state failed")));
     }
-    deeds
+    next_steps
 }
 
 fn shown(reason: &Reason) -> String {

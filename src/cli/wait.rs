@@ -11,7 +11,7 @@ use super::{CliError, Context, ExitCode};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::outbox::{OutboxError, Reader};
-use crate::spool::rejects_of;
+use crate::spool::rejected_beside;
 use crate::status::Status;
 use std::ffi::OsStr;
 use std::fs;
@@ -61,7 +61,7 @@ impl Waiter {
         loop {
             if taken.is_none() && fs::symlink_metadata(config.spool.dir.join(name)).is_err() {
                 taken = Some((Instant::now(), context.clock.now()));
-                bad = set_aside(config, name);
+                bad = rejected(config, name);
             }
             let progress = match (taken, Reader::open(&config.outbox.path)) {
                 (None, _) => Progress::Waits("they wait in the spool".to_owned()),
@@ -118,8 +118,8 @@ fn failed(status: &Status) -> u64 {
 }
 
 /// What the agent has set aside of that spool file, where this user may see it.
-fn set_aside(config: &Config, name: &OsStr) -> Vec<String> {
-    let files = rejects_of(&config.spool.dir).list().unwrap_or_default();
+fn rejected(config: &Config, name: &OsStr) -> Vec<String> {
+    let files = rejected_beside(&config.spool.dir).list().unwrap_or_default();
     let of_ours = files.into_iter().filter_map(|file| file.why).filter(|why| OsStr::new(&why.file) == name);
     of_ours.map(|why| format!("set aside: {}: {}", why.code, plain(&why.text))).collect()
 }

@@ -99,7 +99,7 @@ mod tests {
             ("http://128.0.0.1", false),
             ("http://0.0.0.0", false),
             ("http://[::2]", false),
-            ("nonsense", false),
+            ("lint", false),
         ] {
             assert_eq!(is_loopback(address), expected, "{address}");
         }

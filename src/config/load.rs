@@ -184,7 +184,7 @@ fn mappings_of(settings: &mut Settings, config: &Path) -> Mappings {
     })
 }
 
-/// The mappings with the key in that file, if one of them hashes; what is wrong with the key else, and the mend.
+/// The mappings with the key in that file, if one of them hashes; what is wrong with the key else, and the fix.
 fn with_hash_key(mappings: Mappings, file: &Path) -> (Mappings, Option<String>) {
     let Some(name) = mappings.iter().find(|mapping| mapping.hashes()).map(|mapping| mapping.name().clone())
     else {

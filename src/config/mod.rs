@@ -67,7 +67,7 @@ pub struct Config {
     pub koala: Koala,
     /// The mappings: the presets, where none are written.
     pub mappings: Arc<Mappings>,
-    /// What the mappings lack to do their work, and the mend; the daemon does not run so.
+    /// What the mappings lack to do their work, and the fix; the daemon does not run so.
     pub mappings_lack: Option<String>,
     /// Whether the file holds the key and can be read by everybody, which a `check` fails.
     pub key_exposed: bool,

@@ -35,7 +35,7 @@ impl MessageId {
     }
 
     /// A messageId that went through [`MessageId::new`] before it was written down.
-    pub fn remembered(text: String) -> MessageId {
+    pub fn from_stored(text: String) -> MessageId {
         MessageId(text)
     }
 

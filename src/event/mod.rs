@@ -90,11 +90,11 @@ impl<'a> Event<'a> {
         if let Some(at) = scan::deeper_than(MAX_DEPTH, json) {
             return Err(Flaw::at(json, at, Code::TooDeep, format!("nested more than {MAX_DEPTH} deep")));
         }
-        Event::outline(json)
+        Event::parse_shallow(json)
     }
 
     /// The object in `json`, however deep it nests: for a look at its members alone.
-    pub fn outline(json: &'a str) -> Result<Event<'a>, Flaw> {
+    pub fn parse_shallow(json: &'a str) -> Result<Event<'a>, Flaw> {
         match serde_json::from_str(json) {
             Ok(object) => Ok(Event { text: json, object }),
             Err(error) if error.is_data() => Err(match serde_json::from_str::<&RawValue>(json) {
@@ -119,7 +119,7 @@ impl<'a> Event<'a> {
     }
 
     /// The member of that name, unless it is null or the empty string: those count as missing.
-    pub fn present(&self, name: &str) -> Option<Raw<'a>> {
+    pub fn non_blank(&self, name: &str) -> Option<Raw<'a>> {
         self.get(name).filter(|value| !matches!(value.get(), "null" | "\"\""))
     }
 
@@ -135,14 +135,14 @@ impl<'a> Event<'a> {
 
     /// For display: what a track calls its event, if that is a scalar and not missing.
     pub fn name(&self) -> Option<Cow<'a, str>> {
-        let event = self.present("event").filter(|_| self.kind().as_deref() == Some("track"))?;
+        let event = self.non_blank("event").filter(|_| self.kind().as_deref() == Some("track"))?;
         (!matches!(Shape::of(event), Shape::Array | Shape::Object)).then(|| json::text(event.get()))
     }
 
     /// The event's messageId, `None` where it is missing. A number or a boolean, alone or as the one element of
     /// an array, serves as its text, as it does for Segment. The flaw is of code `not_an_event`.
     pub fn message_id(&self) -> Result<Option<MessageId>, Flaw> {
-        let Some(value) = self.present("messageId") else { return Ok(None) };
+        let Some(value) = self.non_blank("messageId") else { return Ok(None) };
         let flaw = |what| Flaw::at(self.text, offset(self.text, value.get()), Code::NotAnEvent, what);
         let json = json::as_string(value)
             .ok_or_else(|| flaw(format!("messageId must be a string but is {}", Shape::of(value))))?;
@@ -286,7 +286,7 @@ mod tests {
     fn null_and_the_empty_string_count_as_missing() {
         let event = Event::parse(r#"{"a":null,"b":"","c":0,"d":" "}"#).unwrap();
         assert_eq!(
-            ["a", "b", "c", "d", "e"].map(|n| event.present(n).is_some()),
+            ["a", "b", "c", "d", "e"].map(|n| event.non_blank(n).is_some()),
             [false, false, true, true, false]
         );
     }

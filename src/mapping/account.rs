@@ -1,11 +1,11 @@
 //! What is told of an account, a company: Koala's accounts, which Segment's own destination does not reach.
 
-use super::fields::{Checks, Given, present};
-use super::{Draft, Outcome, skip};
+use super::fields::{Checks, Given, non_blank};
+use super::{Draft, skip};
 use crate::clock::Timestamp;
 use crate::event::json::{self, Object, Writer};
 use crate::event::{Event, MessageId};
-use crate::item::{Item, ItemKind, Names, Person};
+use crate::item::{Disposition, Item, ItemKind, Names, Person};
 use crate::reason::{Code, Reason};
 use std::borrow::Cow;
 
@@ -39,11 +39,11 @@ pub(super) fn outcome<'a>(
     own_id: &MessageId,
     timestamp: Timestamp,
     given: &Given,
-) -> Outcome<Draft<'a>> {
+) -> Disposition<Draft<'a>> {
     match item(event, kind, own_id, timestamp, given) {
-        Ok(Some(item)) => Outcome::Send(Draft::Account(Box::new(item))),
+        Ok(Some(item)) => Disposition::Send(Draft::Account(Box::new(item))),
         Ok(None) => skip(Code::NoIdentity, "neither a domain nor an account_id says which account it is"),
-        Err(reason) => Outcome::Invalid(reason),
+        Err(reason) => Disposition::Fail(reason),
     }
 }
 
@@ -84,7 +84,7 @@ fn item(
         let properties = given.get("properties").unwrap_or(event.get("properties"));
         let properties = check.object("properties", properties);
         let sent_at = match given.get("sent_at") {
-            Some(value) if present(value).is_none() => check.required("sent_at", value).unwrap_or_default(),
+            Some(value) if non_blank(value).is_none() => check.required("sent_at", value).unwrap_or_default(),
             Some(value) => check.date_time("sent_at", value),
             None => check.sent_at(event, timestamp),
         };

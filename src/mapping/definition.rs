@@ -68,7 +68,7 @@ const PRESETS: [(&str, &str, Action); 3] = [
 /// A mapping as it is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Definition {
-    /// Where it is written, for whoever mends it.
+    /// Where it is written, for whoever fixes it.
     pub place: String,
     /// The preset that it starts from.
     pub preset: Option<String>,
@@ -89,7 +89,7 @@ pub struct Definition {
 pub struct Flaw {
     /// Where the mapping is written.
     pub place: String,
-    /// What is wrong, and the mend.
+    /// What is wrong, and the fix.
     pub text: String,
 }
 

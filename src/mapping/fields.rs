@@ -50,7 +50,8 @@ impl<'a> Fields<'a> {
             None => check.object(preset, value),
         };
         let context = object(&mut check, "context", "context", event.get("context"));
-        let unmapped = given.get("context").and_then(|_| present(event.get("context"))).and_then(Object::of);
+        let unmapped =
+            given.get("context").and_then(|_| non_blank(event.get("context"))).and_then(Object::of);
         let own_context = if given.get("context").is_some() { &unmapped } else { &context };
         let in_context = |name| own_context.as_ref().and_then(|c| c.get(name));
         let (name, properties, traits) = if kind.is_identify() {
@@ -92,7 +93,7 @@ pub struct Checks {
 
 impl Checks {
     pub fn object<'a>(&mut self, name: &str, value: Option<Raw<'a>>) -> Option<Object<'a>> {
-        let value = present(value)?;
+        let value = non_blank(value)?;
         let object = Object::of(value);
         if object.is_none() {
             self.faults.push(format!("{name} must be an object but is {}", Shape::of(value)));
@@ -101,7 +102,7 @@ impl Checks {
     }
 
     pub fn string<'a>(&mut self, name: &str, value: Option<Raw<'a>>) -> Option<Cow<'a, str>> {
-        let value = present(value)?;
+        let value = non_blank(value)?;
         let string = json::as_string(value);
         if string.is_none() {
             self.faults.push(format!("{name} must be a string but is {}", Shape::of(value)));
@@ -110,7 +111,7 @@ impl Checks {
     }
 
     pub fn required<'a>(&mut self, name: &str, value: Option<Raw<'a>>) -> Option<Cow<'a, str>> {
-        if present(value).is_none() {
+        if non_blank(value).is_none() {
             self.faults.push(format!("{name} is missing"));
         }
         self.string(name, value)
@@ -118,7 +119,7 @@ impl Checks {
 
     /// When the event happened, by its own word or by the time that it was given.
     pub fn sent_at<'a>(&mut self, event: &Event<'a>, timestamp: Timestamp) -> Cow<'a, str> {
-        match ["timestamp", "originalTimestamp"].iter().find_map(|at| Some((at, event.present(at)?))) {
+        match ["timestamp", "originalTimestamp"].iter().find_map(|at| Some((at, event.non_blank(at)?))) {
             Some((at, value)) => self.date_time(at, Some(value)),
             None => Cow::Owned(json::quote(&timestamp.to_millis_string())),
         }
@@ -133,6 +134,6 @@ impl Checks {
     }
 }
 
-pub fn present(value: Option<Raw<'_>>) -> Option<Raw<'_>> {
+pub fn non_blank(value: Option<Raw<'_>>) -> Option<Raw<'_>> {
     value.filter(|v| !matches!(v.get(), "null" | "\"\""))
 }

@@ -12,9 +12,9 @@ mod datetime;
 mod definition;
 pub mod directive;
 mod fields;
+mod lint;
 mod lookup;
 mod person;
-mod sense;
 pub mod trigger;
 
 pub use definition::{Action, Definition, Flaw};
@@ -22,7 +22,7 @@ pub use definition::{Action, Definition, Flaw};
 use crate::clock::Timestamp;
 use crate::event::json::{self, Object};
 use crate::event::{Event, MessageId};
-use crate::item::{Item, Person};
+use crate::item::{Disposition, Item, Person};
 use crate::reason::{Code, Reason};
 pub use directive::HashKey;
 use directive::{Field, Source};
@@ -37,24 +37,13 @@ const INTEGRATION: &str = "Koala (Cloud)";
 /// Segment's own limit for one destination.
 pub const MAX_MAPPINGS: usize = 50;
 
-/// What becomes of an event under one mapping.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome<T = Box<Item>> {
-    /// This is sent: an item, or, where that is not asked for, something of this person's.
-    Send(T),
-    /// There is nothing to send, and nothing wrong.
-    Skip(Reason),
-    /// No request can be made of it: code `invalid_field`, every fault in the text.
-    Invalid(Reason),
-}
-
 /// What one mapping that takes an event makes of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapped<T = Box<Item>> {
     /// The mapping's name.
     pub mapping: Arc<str>,
     /// What it makes of the event.
-    pub outcome: Outcome<T>,
+    pub disposition: Disposition<T>,
 }
 
 /// An item of which it is known whose it is, and which can be written.
@@ -117,17 +106,17 @@ impl Mapping {
     }
 
     /// What it makes of an event that it takes, finished so.
-    fn outcome<T>(
+    fn disposition<T>(
         &self,
         event: &Event,
         message_id: &MessageId,
         timestamp: Timestamp,
         key: Option<&HashKey>,
         finish: fn(Draft<'_>) -> T,
-    ) -> Outcome<T> {
+    ) -> Disposition<T> {
         let given = match self.given(event, message_id, timestamp, key) {
             Ok(given) => given,
-            Err(fault) => return Outcome::Invalid(Reason::new(Code::InvalidField, fault)),
+            Err(fault) => return Disposition::Fail(Reason::new(Code::InvalidField, fault)),
         };
         let kind = self.action.item_kind();
         let draft = match self.action {
@@ -136,11 +125,7 @@ impl Mapping {
                 account::outcome(event, kind, message_id, timestamp, &given)
             }
         };
-        match draft {
-            Outcome::Send(draft) => Outcome::Send(finish(draft)),
-            Outcome::Skip(reason) => Outcome::Skip(reason),
-            Outcome::Invalid(reason) => Outcome::Invalid(reason),
-        }
+        draft.map(finish)
     }
 
     /// The values of the mapping's own fields.
@@ -245,7 +230,7 @@ impl Mappings {
             .filter(|mapping| mapping.trigger.matches(event))
             .map(|mapping| Mapped {
                 mapping: mapping.name.clone(),
-                outcome: mapping.outcome(event, message_id, timestamp, key, finish),
+                disposition: mapping.disposition(event, message_id, timestamp, key, finish),
             })
             .collect();
         match (mapped.is_empty(), event.kind()) {
@@ -257,13 +242,21 @@ impl Mappings {
 
     /// What the mapping of that name makes of an event now, if it still takes it; of the empty name the first that
     /// does.
-    pub fn map_by(&self, name: &str, event: &Event, message_id: &MessageId, timestamp: Timestamp) -> Outcome {
+    pub fn map_by(
+        &self,
+        name: &str,
+        event: &Event,
+        message_id: &MessageId,
+        timestamp: Timestamp,
+    ) -> Disposition<Box<Item>> {
         if let Err(reason) = self.allowed(event) {
-            return Outcome::Skip(reason);
+            return Disposition::Skip(reason);
         }
         let named = |mapping: &&Mapping| name.is_empty() || *mapping.name == *name;
         match self.iter().filter(named).find(|mapping| mapping.trigger.matches(event)) {
-            Some(mapping) => mapping.outcome(event, message_id, timestamp, self.hash_key.as_ref(), item_of),
+            Some(mapping) => {
+                mapping.disposition(event, message_id, timestamp, self.hash_key.as_ref(), item_of)
+            }
             None => {
                 skip(Code::NoMapping, "the mapping that took it when it was stored does not take it any more")
             }
@@ -285,8 +278,8 @@ impl Mappings {
     }
 }
 
-fn skip<T>(code: Code, text: &str) -> Outcome<T> {
-    Outcome::Skip(Reason::new(code, text))
+fn skip<T>(code: Code, text: &str) -> Disposition<T> {
+    Disposition::Skip(Reason::new(code, text))
 }
 
 /// Only `false` turns a destination off; its own name goes before `All`.
@@ -326,11 +319,11 @@ fn completed<'a>(event: &Event<'a>, message_id: &MessageId, timestamp: Timestamp
         // At the end: of two members of one name the last counts, and a null may stand there.
         text.extend([if empty { "\"" } else { ",\"" }, name, "\":", json, "}"]);
     };
-    if event.present("messageId").is_none() {
+    if event.non_blank("messageId").is_none() {
         add("messageId", &json::quote(message_id.as_str()));
     }
-    if event.present("timestamp").is_none() {
-        match event.present("originalTimestamp") {
+    if event.non_blank("timestamp").is_none() {
+        match event.non_blank("originalTimestamp") {
             Some(at) => add("timestamp", at.get()),
             None => add("timestamp", &json::quote(&timestamp.to_millis_string())),
         }

@@ -1,11 +1,11 @@
 //! What is told of a person: Segment's own two actions of this destination.
 
 use super::fields::{Fields, Given};
-use super::{Outcome, skip};
+use super::skip;
 use crate::clock::Timestamp;
 use crate::event::json::{self, Object, Shape, Writer};
 use crate::event::{Event, MessageId, Raw};
-use crate::item::{Item, ItemKind, Names, Person};
+use crate::item::{Disposition, Item, ItemKind, Names, Person};
 use crate::reason::{Code, Reason};
 use std::borrow::Cow;
 
@@ -24,10 +24,10 @@ pub(super) fn outcome<'a>(
     own_id: &MessageId,
     timestamp: Timestamp,
     given: &'a Given,
-) -> Outcome<super::Draft<'a>> {
+) -> Disposition<super::Draft<'a>> {
     let fields = match Fields::read(event, kind, timestamp, given) {
         Ok(fields) => fields,
-        Err(faults) => return Outcome::Invalid(Reason::new(Code::InvalidField, faults)),
+        Err(faults) => return Disposition::Fail(Reason::new(Code::InvalidField, faults)),
     };
     if kind == ItemKind::Track && from_browser(&fields) {
         return skip(
@@ -36,9 +36,9 @@ pub(super) fn outcome<'a>(
         );
     }
     match Draft::of(kind, event.raw().len(), fields, own_id) {
-        Ok(Some(draft)) => Outcome::Send(super::Draft::Person(Box::new(draft))),
+        Ok(Some(draft)) => Disposition::Send(super::Draft::Person(Box::new(draft))),
         Ok(None) => skip(Code::NoIdentity, "neither a profile_id nor an email says whose event it is"),
-        Err(reason) => Outcome::Invalid(reason),
+        Err(reason) => Disposition::Fail(reason),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an administrator changes by hand, from a process of its own, whether an agent runs or not.
 
 use super::ids::short_hash;
-use super::store::{KICKS, Store};
+use super::store::{RETRY_REQUESTS, Store};
 use super::{Filter, NewItem, OutboxError, Reader, Settings, State};
 use crate::clock::Timestamp;
 use crate::config;
@@ -15,7 +15,7 @@ pub struct Admin {
 
 /// A settled event whose body is still there, so that it can be tried again.
 #[derive(Debug, Clone)]
-pub struct Kept {
+pub struct Retained {
     /// Its place in the order of the spool.
     pub seq: i64,
     /// Unique among all that the outbox remembers.
@@ -51,13 +51,13 @@ impl Admin {
     ///
     /// # Errors
     /// SQLite's.
-    pub fn kept(&self, message_id: &str) -> Result<Option<Result<Kept, State>>, OutboxError> {
+    pub fn kept(&self, message_id: &str) -> Result<Option<Result<Retained, State>>, OutboxError> {
         let Some(detail) = self.reader.show(message_id)? else { return Ok(None) };
         let Some(state) = State::parse(&detail.row.state) else { return Ok(None) };
         let Some(body) = detail.body.filter(|_| state != State::Pending) else { return Ok(Some(Err(state))) };
-        Ok(Some(Ok(Kept {
+        Ok(Some(Ok(Retained {
             seq: detail.row.seq,
-            message_id: MessageId::remembered(detail.row.message_id),
+            message_id: MessageId::from_stored(detail.row.message_id),
             spooled_at: detail.spooled_at,
             body,
             state,
@@ -68,7 +68,7 @@ impl Admin {
     ///
     /// # Errors
     /// SQLite's.
-    pub fn all_kept(&self, filter: &Filter, after: i64, limit: usize) -> Result<Vec<Kept>, OutboxError> {
+    pub fn all_kept(&self, filter: &Filter, after: i64, limit: usize) -> Result<Vec<Retained>, OutboxError> {
         self.reader.kept(filter, after, limit)
     }
 
@@ -77,14 +77,14 @@ impl Admin {
     ///
     /// # Errors
     /// SQLite's; then nothing has changed.
-    pub fn readmit(&mut self, events: &[(i64, Vec<NewItem>)], now: Timestamp) -> Result<u64, OutboxError> {
+    pub fn requeue(&mut self, events: &[(i64, Vec<NewItem>)], now: Timestamp) -> Result<u64, OutboxError> {
         self.store.transaction(|store| {
             store.tidy_up()?;
             let mut n = 0;
             for (seq, items) in events {
-                n += u64::from(store.readmit(*seq, items, now)?);
+                n += u64::from(store.requeue(*seq, items, now)?);
             }
-            store.bump(KICKS)?;
+            store.bump(RETRY_REQUESTS)?;
             Ok(n)
         })
     }
@@ -104,7 +104,7 @@ impl Admin {
 }
 
 impl Reader {
-    fn kept(&self, filter: &Filter, after: i64, limit: usize) -> Result<Vec<Kept>, OutboxError> {
+    fn kept(&self, filter: &Filter, after: i64, limit: usize) -> Result<Vec<Retained>, OutboxError> {
         let read = || {
             let (condition, mut values) = self.condition(filter)?;
             values.push(after.into());
@@ -116,9 +116,9 @@ impl Reader {
                 ))?
                 .query_map(rusqlite::params_from_iter(&values), |r| {
                     let state: String = r.get(4)?;
-                    Ok(Kept {
+                    Ok(Retained {
                         seq: r.get(0)?,
-                        message_id: MessageId::remembered(r.get(1)?),
+                        message_id: MessageId::from_stored(r.get(1)?),
                         spooled_at: Timestamp(r.get(2)?),
                         body: r.get(3)?,
                         state: State::parse(&state).unwrap_or(State::Failed),

@@ -2,12 +2,12 @@
 
 use super::files::Progress;
 use super::ids::{Id, short_id};
-use super::row::{Fate, ItemFate, NewEvent, State};
+use super::row::{Addressee, NewEvent, State};
 use super::settle::Settled;
 use super::store::{DUPLICATES, Store};
 use crate::clock::Timestamp;
 use crate::event::Digest;
-use crate::item::Lane;
+use crate::item::{Disposition, OrderingKey};
 use rusqlite::{OptionalExtension, params};
 
 /// What became of the events of one [`Writer::append`](super::Writer::append).
@@ -34,7 +34,7 @@ pub struct Waiting {
     /// The first that is free now.
     pub to: i64,
     /// In the order of the spool.
-    pub items: Vec<(i64, Lane)>,
+    pub items: Vec<(i64, OrderingKey)>,
 }
 
 /// An id that was used before.
@@ -65,27 +65,27 @@ impl Store {
         let ids: Vec<Id> = events.iter().map(|event| short_id(&event.message_id)).collect();
         let known = self.seqs_of(&ids)?;
         let mut new = Vec::new();
-        let keeps_out = self.keeps_anybody_out()?;
+        let keeps_out = self.suppresses_anybody()?;
         for (index, event) in events.iter().enumerate() {
-            let left_out = match keeps_out {
-                true => self.kept_out(&event.body)?.map(|since| self.left_out(event, since)),
+            let redacted = match keeps_out {
+                true => self.suppressed(&event.body)?.map(|since| self.redacted(event, since)),
                 false => None,
             };
             let mut first = None;
             if let Some(seq) = known[index] {
                 first = self.first_of(seq)?;
                 if first.is_none() {
-                    // The id of a row that is forgotten and did not tell it: see `Store::left_out`.
+                    // The id of a row that is forgotten and did not tell it: see `Store::redacted`.
                     self.forget_id(&ids[index], seq)?;
                 }
             }
             if first.is_none() {
                 let Some(seq) = self.know(ids[index], self.next_seq) else {
                     new.push(ids[index]);
-                    if left_out.is_some() {
+                    if redacted.is_some() {
                         self.index_id(&ids[index], self.next_seq)?;
                     }
-                    self.insert(left_out.as_ref().unwrap_or(event), &mut waiting.items, now)?;
+                    self.insert(redacted.as_ref().unwrap_or(event), &mut waiting.items, now)?;
                     continue;
                 };
                 // The same id stands twice among them.
@@ -119,32 +119,32 @@ impl Store {
     fn insert(
         &mut self,
         event: &NewEvent,
-        waiting: &mut Vec<(i64, Lane)>,
+        waiting: &mut Vec<(i64, OrderingKey)>,
         now: Timestamp,
     ) -> Result<(), rusqlite::Error> {
         let seq = self.next_seq;
         self.next_seq += 1;
         let common = (event.message_id.as_str(), &event.kind, &event.name, event.digest.to_bytes());
-        match &event.fate {
-            Fate::Send(items) => {
+        match &event.disposition {
+            Disposition::Send(items) => {
                 let event_seq = (items.len() > 1).then_some(seq);
                 let mut item_seq = seq;
                 for item in items {
-                    let (lane, person) = match &item.fate {
-                        ItemFate::Send { lane, person } => (lane, person),
+                    let (ordering_key, person) = match &item.disposition {
+                        Disposition::Send(Addressee { ordering_key, person }) => (ordering_key, person),
                         settled => {
                             self.settle_item(seq, &item.mapping, &Settled::from(settled), now)?;
                             continue;
                         }
                     };
                     self.cached(
-                        "INSERT INTO pending (seq, lane, message_id, type, event, person, digest, file, place,
+                        "INSERT INTO pending (seq, ordering_key, message_id, type, event, person, digest, file, place,
                                               spooled_at, received_at, body, mapping, event_seq)
                          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     )?
                     .execute(params![
                         item_seq,
-                        lane.0,
+                        ordering_key.0,
                         common.0,
                         common.1,
                         common.2,
@@ -158,15 +158,15 @@ impl Store {
                         &*item.mapping,
                         event_seq
                     ])?;
-                    waiting.push((item_seq, *lane));
+                    waiting.push((item_seq, *ordering_key));
                     item_seq += 1;
                 }
                 self.next_seq = self.next_seq.max(item_seq);
                 self.counted.add(State::Pending.as_str(), "", 1);
             }
-            Fate::Skip(reason) | Fate::Fail(reason) => {
-                let settled = match &event.fate {
-                    Fate::Skip(_) => Settled::Skipped(reason.clone()),
+            Disposition::Skip(reason) | Disposition::Fail(reason) => {
+                let settled = match &event.disposition {
+                    Disposition::Skip(_) => Settled::Skipped(reason.clone()),
                     _ => Settled::Failed(reason.clone()),
                 };
                 let state = settled.state();

@@ -2,11 +2,12 @@
 
 use super::ids::short_hash;
 use super::person::PersonKey;
-use super::row::{Fate, NewEvent, State};
-use super::store::{KICKS, Store};
+use super::row::{NewEvent, State};
+use super::store::{RETRY_REQUESTS, Store};
 use super::{Admin, OutboxError, Reader};
 use crate::clock::Timestamp;
 use crate::event::{Event, MessageId};
+use crate::item::Disposition;
 use crate::reason::{Code, Reason};
 use crate::subject::{self, Subject};
 use rusqlite::{OptionalExtension, params};
@@ -16,17 +17,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Marks a fact about the outbox as the keyed hash of somebody who is kept out.
-pub(super) const KEPT_OUT: &str = "erased ";
+pub(super) const SUPPRESSED: &str = "erased ";
 /// A fact that is there for a moment, to take up room.
 const FILLER: &str = "filler";
 /// Events looked at in one read, and erased in one transaction: a running agent waits no longer for it.
 const AT_ONCE: usize = 500;
 /// How long the log may take to be emptied while others read.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An event that names a person.
 #[derive(Debug, Clone, Serialize)]
-pub struct Named {
+pub struct EventReference {
     /// The order of the spool.
     #[serde(skip)]
     pub seq: i64,
@@ -51,7 +52,7 @@ impl Reader {
     ///
     /// # Errors
     /// SQLite's.
-    pub fn of_subject(&self, subject: &Subject) -> Result<Vec<Named>, OutboxError> {
+    pub fn of_subject(&self, subject: &Subject) -> Result<Vec<EventReference>, OutboxError> {
         let mut found = BTreeMap::new();
         // In the order in which events move: none is overlooked that is settled meanwhile.
         for rows in [PENDING, SETTLED] {
@@ -72,7 +73,7 @@ impl Reader {
         rows: &str,
         subject: &Subject,
         after: i64,
-        found: &mut BTreeMap<i64, Named>,
+        found: &mut BTreeMap<i64, EventReference>,
     ) -> Result<Option<i64>, rusqlite::Error> {
         let known_as = known_as(self, subject)?;
         let mut select = self.connection().prepare_cached(rows)?;
@@ -92,7 +93,7 @@ impl Reader {
             }
             let [message_id, event, ..] = texts;
             let (seq, state): (i64, String) = (r.get("seq")?, r.get("state")?);
-            let named = Named {
+            let named = EventReference {
                 seq,
                 message_id: message_id.unwrap_or_default(),
                 kind: r.get("type")?,
@@ -131,17 +132,17 @@ impl Admin {
     ///
     /// # Errors
     /// SQLite's.
-    pub fn keep_out(&mut self, subject: &Subject, now: Timestamp) -> Result<(), OutboxError> {
-        self.store.transaction(|store| store.set_meta(&store.mark_of(&subject.name()), now.0))
+    pub fn suppress(&mut self, subject: &Subject, now: Timestamp) -> Result<(), OutboxError> {
+        self.store.transaction(|store| store.set_meta(&store.ack_of(&subject.name()), now.0))
     }
 
     /// Lets the person's events be stored again. Returns whether they were kept out.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn let_in(&mut self, subject: &Subject) -> Result<bool, OutboxError> {
+    pub fn unsuppress(&mut self, subject: &Subject) -> Result<bool, OutboxError> {
         self.store.transaction(|store| {
-            let mark = store.mark_of(&subject.name());
+            let mark = store.ack_of(&subject.name());
             Ok(store.cached("DELETE FROM meta WHERE name = ?")?.execute([mark])? > 0)
         })
     }
@@ -151,12 +152,12 @@ impl Admin {
     ///
     /// # Errors
     /// SQLite's; then some are erased.
-    pub fn erase(&mut self, subject: &Subject, events: &[Named]) -> Result<(), OutboxError> {
+    pub fn erase(&mut self, subject: &Subject, events: &[EventReference]) -> Result<(), OutboxError> {
         for some in events.chunks(AT_ONCE) {
             self.store.transaction(|store| {
                 store.tidy_up()?;
                 some.iter().try_for_each(|event| store.erase(event))?;
-                store.bump(KICKS)
+                store.bump(RETRY_REQUESTS)
             })?;
         }
         self.store.transaction(|store| store.forget_names(subject))
@@ -171,7 +172,7 @@ impl Admin {
     pub fn overwrite(&mut self) -> Result<bool, OutboxError> {
         let anew = self.store.conn.execute_batch("PRAGMA temp_store = FILE; VACUUM");
         anew.map_err(|e| self.store.error("write it anew", e))?;
-        Ok(self.store.checkpoint(PATIENCE)? && self.store.fill_room()?)
+        Ok(self.store.checkpoint(TIMEOUT)? && self.store.fill_room()?)
     }
 }
 
@@ -186,9 +187,9 @@ impl Store {
                 .execute(params![FILLER, room])
         })?;
         // Before the zeros are in the file, their pages may not become free: a running agent would cut them off.
-        let written = self.checkpoint(PATIENCE);
+        let written = self.checkpoint(TIMEOUT);
         self.transaction(|store| store.cached("DELETE FROM meta WHERE name = ?")?.execute([FILLER]))?;
-        Ok(written? && self.checkpoint(PATIENCE)?)
+        Ok(written? && self.checkpoint(TIMEOUT)?)
     }
 
     /// Files that are taken are known by their identity until they are gone from the folder: their names may go.
@@ -202,16 +203,16 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn mark_of(&self, name: &str) -> String {
-        format!("{KEPT_OUT}{}", self.person_key.hashed(name))
+    pub(super) fn ack_of(&self, name: &str) -> String {
+        format!("{SUPPRESSED}{}", self.person_key.hashed(name))
     }
 
     /// Since when the event's person is kept out, if they are.
-    pub(super) fn kept_out(&self, body: &str) -> Result<Option<Timestamp>, rusqlite::Error> {
+    pub(super) fn suppressed(&self, body: &str) -> Result<Option<Timestamp>, rusqlite::Error> {
         let Ok(event) = Event::parse(body) else { return Ok(None) };
         let mut since = self.cached("SELECT value FROM meta WHERE name = ?")?;
         for name in subject::names(&event) {
-            if let Some(since) = since.query_row([self.mark_of(&name)], |r| r.get(0)).optional()? {
+            if let Some(since) = since.query_row([self.ack_of(&name)], |r| r.get(0)).optional()? {
                 return Ok(Some(Timestamp(since)));
             }
         }
@@ -219,29 +220,32 @@ impl Store {
     }
 
     /// Whether anybody is kept out.
-    pub(super) fn keeps_anybody_out(&self) -> Result<bool, rusqlite::Error> {
+    pub(super) fn suppresses_anybody(&self) -> Result<bool, rusqlite::Error> {
         self.cached("SELECT EXISTS (SELECT 1 FROM meta WHERE name GLOB ?)")?
-            .query_row([format!("{KEPT_OUT}*")], |r| r.get(0))
+            .query_row([format!("{SUPPRESSED}*")], |r| r.get(0))
     }
 
     /// What is remembered of an event whose person is kept out: no word of it, and no id that may be an address.
-    pub(super) fn left_out(&self, event: &NewEvent, since: Timestamp) -> NewEvent {
+    pub(super) fn redacted(&self, event: &NewEvent, since: Timestamp) -> NewEvent {
         let id = &event.message_id;
         NewEvent {
             message_id: match id.as_str().contains('@') {
-                true => MessageId::remembered(self.person_key.hashed(id.as_str())),
+                true => MessageId::from_stored(self.person_key.hashed(id.as_str())),
                 false => id.clone(),
             },
             name: None,
             file: Arc::from(""),
             body: String::new(),
-            fate: Fate::Skip(Reason::new(Code::Erased, format!("its person was erased at {since}"))),
+            disposition: Disposition::Skip(Reason::new(
+                Code::Erased,
+                format!("its person was erased at {since}"),
+            )),
             ..event.clone()
         }
     }
 
     /// All rows of one event.
-    fn erase(&mut self, event: &Named) -> Result<(), rusqlite::Error> {
+    fn erase(&mut self, event: &EventReference) -> Result<(), rusqlite::Error> {
         let seq = event.seq;
         let (state, code) = match self.settled_state(seq)? {
             Some((state, code)) => (state, code),

@@ -39,7 +39,7 @@ pub enum OutboxError {
     },
     /// Its files were taken away while it was open.
     #[error("the outbox {path} was {what} while it was open; {kept}")]
-    Vanished {
+    FilesReplaced {
         /// The database.
         path: PathBuf,
         /// Removed, or replaced.
@@ -62,20 +62,20 @@ pub enum OutboxError {
         found: &'static str,
     },
     /// The file system has no room; nothing has changed.
-    #[error("no room left to {deed} in the outbox {path}")]
+    #[error("no room left to {operation} in the outbox {path}")]
     Full {
         /// The database.
         path: PathBuf,
         /// What was being done.
-        deed: &'static str,
+        operation: &'static str,
     },
     /// The file system refuses writes; nothing has changed.
-    #[error("cannot {deed} in the outbox {path}: it cannot be written ({text})")]
+    #[error("cannot {operation} in the outbox {path}: it cannot be written ({text})")]
     ReadOnly {
         /// The database.
         path: PathBuf,
         /// What was being done.
-        deed: &'static str,
+        operation: &'static str,
         /// What SQLite said.
         text: String,
     },
@@ -86,12 +86,12 @@ pub enum OutboxError {
         path: PathBuf,
     },
     /// The device failed: what was last written may or may not be there.
-    #[error("cannot {deed} in the outbox {path}: {text}")]
+    #[error("cannot {operation} in the outbox {path}: {text}")]
     Io {
         /// The database.
         path: PathBuf,
         /// What was being done.
-        deed: &'static str,
+        operation: &'static str,
         /// What the system said.
         text: String,
     },
@@ -104,12 +104,12 @@ pub enum OutboxError {
         text: String,
     },
     /// Anything else that SQLite reports.
-    #[error("cannot {deed} in the outbox {path}: {source}")]
+    #[error("cannot {operation} in the outbox {path}: {source}")]
     Sqlite {
         /// The database.
         path: PathBuf,
         /// What was being done.
-        deed: &'static str,
+        operation: &'static str,
         /// What SQLite said.
         source: rusqlite::Error,
     },
@@ -120,32 +120,32 @@ pub enum OutboxError {
 
 impl OutboxError {
     /// Classifies what SQLite reports, once, so that nobody downstream looks at its codes.
-    pub(super) fn sqlite(path: &Path, deed: &'static str, source: rusqlite::Error) -> OutboxError {
+    pub(super) fn sqlite(path: &Path, operation: &'static str, source: rusqlite::Error) -> OutboxError {
         use rusqlite::ErrorCode::*;
         let path = path.to_owned();
         let text = source.to_string();
         match source.sqlite_error_code() {
-            Some(DiskFull) => OutboxError::Full { path, deed },
-            Some(ReadOnly) => OutboxError::ReadOnly { path, deed, text },
-            Some(SystemIoFailure) => OutboxError::Io { path, deed, text },
+            Some(DiskFull) => OutboxError::Full { path, operation },
+            Some(ReadOnly) => OutboxError::ReadOnly { path, operation, text },
+            Some(SystemIoFailure) => OutboxError::Io { path, operation, text },
             Some(PermissionDenied) => OutboxError::Denied { path },
-            _ => OutboxError::Sqlite { path, deed, source },
+            _ => OutboxError::Sqlite { path, operation, source },
         }
     }
 
     /// The same for the operating system's errors.
-    pub(super) fn io(path: &Path, deed: &'static str, source: &std::io::Error) -> OutboxError {
+    pub(super) fn io(path: &Path, operation: &'static str, source: &std::io::Error) -> OutboxError {
         use std::io::ErrorKind::*;
         let path = path.to_owned();
         match source.kind() {
-            StorageFull | QuotaExceeded => OutboxError::Full { path, deed },
-            ReadOnlyFilesystem => OutboxError::ReadOnly { path, deed, text: source.to_string() },
+            StorageFull | QuotaExceeded => OutboxError::Full { path, operation },
+            ReadOnlyFilesystem => OutboxError::ReadOnly { path, operation, text: source.to_string() },
             PermissionDenied => OutboxError::Denied { path },
-            _ => OutboxError::Io { path, deed, text: source.to_string() },
+            _ => OutboxError::Io { path, operation, text: source.to_string() },
         }
     }
 
-    /// Whether the files do not hold what they must: a new start salvages what can be read.
+    /// Whether the files do not hold what they must: a new start recovers what can be read.
     pub fn is_damage(&self) -> bool {
         use rusqlite::Error::{
             FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error,
@@ -189,7 +189,7 @@ impl OutboxError {
     }
 
     /// Whether the same call can succeed later: there was no room, no right to write, or somebody else wrote.
-    pub fn is_passing(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         match self {
             OutboxError::Full { .. } | OutboxError::ReadOnly { .. } => true,
             OutboxError::Sqlite { source, .. } => {

@@ -1,10 +1,10 @@
 //! What the tests of the outbox and of those who read it begin with.
 
-use super::{Fate, ItemFate, NewEvent, NewItem};
+use super::{Addressee, NewEvent, NewItem};
 use crate::clock::Timestamp;
 use crate::config::{self, Environment, Options, load};
 use crate::event::{Digest, MessageId};
-use crate::item::Lane;
+use crate::item::{Disposition, OrderingKey};
 use std::path::Path;
 
 /// The settings of an outbox in that folder.
@@ -17,7 +17,7 @@ pub(crate) fn settings(dir: &Path) -> config::Outbox {
 /// An event that is to be sent.
 pub(crate) fn event(id: String, body: String) -> NewEvent {
     NewEvent {
-        message_id: MessageId::remembered(id),
+        message_id: MessageId::from_stored(id),
         digest: Digest::from_bytes([0; 16]),
         kind: None,
         name: None,
@@ -25,14 +25,14 @@ pub(crate) fn event(id: String, body: String) -> NewEvent {
         place: 1,
         spooled_at: Timestamp(0),
         body,
-        fate: to_send(Lane(0), "p"),
+        disposition: to_send(OrderingKey(0), "p"),
     }
 }
 
 /// It is sent as this person's.
-pub(crate) fn to_send(lane: Lane, person: &str) -> Fate {
-    Fate::Send(vec![NewItem {
+pub(crate) fn to_send(ordering_key: OrderingKey, person: &str) -> Disposition<Vec<NewItem>> {
+    Disposition::Send(vec![NewItem {
         mapping: "Track Calls".into(),
-        fate: ItemFate::Send { lane, person: person.to_owned() },
+        disposition: Disposition::Send(Addressee { ordering_key, person: person.to_owned() }),
     }])
 }

@@ -47,14 +47,14 @@ pub(super) struct Ids {
     pub(super) made: usize,
     indexed: i64,
     merged: i64,
-    pass: Option<Pass>,
+    pass: Option<IndexPass>,
     merge: Option<Merge>,
     limits: Limits,
 }
 
 /// All ids that were new when it began are taken into `recent_ids`, some in each transaction.
 #[derive(Debug)]
-struct Pass {
+struct IndexPass {
     /// Those that are not, in order, the first last.
     left: Vec<(Id, i64)>,
     /// Up to this event all are, at the end.
@@ -208,7 +208,7 @@ impl Store {
         if self.ids.pass.is_none() && !self.ids.are_indexed() {
             let mut left: Vec<(Id, i64)> = self.ids.new.iter().map(|(id, seq)| (*id, *seq)).collect();
             left.sort_unstable_by(|a, b| b.cmp(a));
-            self.ids.pass = Some(Pass { left, upto: self.next_seq - 1 });
+            self.ids.pass = Some(IndexPass { left, upto: self.next_seq - 1 });
         }
     }
 
@@ -264,14 +264,14 @@ impl Store {
 pub(super) mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::outbox::{Appended, NewEvent, Settings, fixture, salvage};
+    use crate::outbox::{Appended, NewEvent, Settings, fixture, recovery};
     use std::path::Path;
 
     /// The store in that folder, made if there is none, with small limits.
     pub(in crate::outbox) fn open(dir: &Path) -> Store {
         let settings = Settings::from(&fixture::settings(dir));
         if !settings.path.exists() {
-            salvage::make(&settings.path, &settings, |_| Ok(())).unwrap();
+            recovery::make(&settings.path, &settings, |_| Ok(())).unwrap();
         }
         let mut store = Store::open(&settings).unwrap();
         store.ids.limits = Limits { new: 20, recent: 60 };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 const NAME: &str = "incident";
 /// How long an incident is told of that has left no files to be looked at.
-const TOLD_FOR: Duration = Duration::from_secs(7 * 86_400);
+const SHOWN_FOR: Duration = Duration::from_secs(7 * 86_400);
 
 impl Store {
     /// Keeps an incident, in place of the one before.
@@ -35,7 +35,7 @@ impl Reader {
         let incident: Option<Incident> = kept.and_then(|text| serde_json::from_str(&text).ok());
         Ok(incident.filter(|incident| match &incident.files {
             Some(files) => files.exists(),
-            None => now.since(incident.at) < TOLD_FOR,
+            None => now.since(incident.at) < SHOWN_FOR,
         }))
     }
 }

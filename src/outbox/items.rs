@@ -1,19 +1,20 @@
 //! Events of which several mappings make something: a row in `pending` for each item that waits. The event is settled
 //! with the last of them: failed if one failed, else delivered if one was.
 
-use super::row::{ItemFate, NewItem, State};
+use super::row::{Addressee, NewItem, State};
 use super::settle::Settled;
 use super::store::{LAST_SEQ, Store};
 use crate::clock::Timestamp;
+use crate::item::Disposition;
 use crate::reason::{Code, Reason};
 use rusqlite::params;
 
-impl From<&ItemFate> for Settled {
-    fn from(fate: &ItemFate) -> Settled {
-        match fate {
-            ItemFate::Send { .. } => Settled::Delivered,
-            ItemFate::Skip(reason) => Settled::Skipped(reason.clone()),
-            ItemFate::Fail(reason) => Settled::Failed(reason.clone()),
+impl From<&Disposition<Addressee>> for Settled {
+    fn from(disposition: &Disposition<Addressee>) -> Settled {
+        match disposition {
+            Disposition::Send(_) => Settled::Delivered,
+            Disposition::Skip(reason) => Settled::Skipped(reason.clone()),
+            Disposition::Fail(reason) => Settled::Failed(reason.clone()),
         }
     }
 }

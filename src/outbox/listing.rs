@@ -220,8 +220,8 @@ impl Reader {
         self.connection()
             .query_row(
                 &format!(
-                    "SELECT count(*) FILTER (WHERE o.lane = p.lane), count(*)
-                       FROM pending p JOIN (SELECT lane FROM pending WHERE seq < ?1 AND {} ORDER BY seq DESC LIMIT {}) o
+                    "SELECT count(*) FILTER (WHERE o.ordering_key = p.ordering_key), count(*)
+                       FROM pending p JOIN (SELECT ordering_key FROM pending WHERE seq < ?1 AND {} ORDER BY seq DESC LIMIT {}) o
                       WHERE p.seq = (SELECT min(seq) FROM pending WHERE seq = ?1 OR {})",
                     self.waits, LOOKED_THROUGH, self.of_event
                 ),

@@ -1,9 +1,9 @@
 //! The outbox: every event between its spool file and its delivery, in an ordinary SQLite file.
 //!
 //! ```text
-//!   intake ──append──▶ ┌────────┐                        ┌────────┐ ──gather──▶ courier
+//!   intake ──append──▶ ┌────────┐                        ┌────────┐ ──gather──▶ sender
 //!                      │ Writer │──▶ outbox.db (WAL) ──▶ │ Reader │
-//!   courier ─settle──▶ └────────┘   one connection       └────────┘ ──list, show──▶ commands
+//!   sender ─settle──▶ └────────┘   one connection       └────────┘ ──list, show──▶ commands
 //!                                   that writes
 //! ```
 //!
@@ -12,60 +12,60 @@
 //! and the load decides how large a commit is. All SQL stands in this module.
 //!
 //! A commit under load only appends: what belongs at random places is brought there later, many rows at once and in
-//! order. Until then deliveries are noted in the order in which they come (`marks`), and new ids are read from their
+//! order. Until then deliveries are noted in the order in which they come (`acks`), and new ids are read from their
 //! events (`ids`).
 
+mod ack_log;
+mod ack_map;
 mod admin;
 mod append;
-mod backlog;
-mod ballast;
 mod erase;
 mod error;
 mod files;
 #[cfg(test)]
 pub(crate) mod fixture;
-mod gauge;
 mod ids;
 mod incident;
+mod integrity;
 mod items;
-mod keep;
 mod listing;
 mod lock;
-mod marks;
-mod owner;
 mod person;
+mod queue_reader;
 mod reader;
-mod readers;
-mod rescue;
+mod recovery;
+mod replaced_files;
+mod reserve;
+mod retention;
 mod row;
-mod salvage;
 mod schema;
 mod settle;
-mod soundness;
+mod stats;
 mod store;
-mod times;
+mod wal_readers;
 mod writer;
+mod writer_thread;
 
-pub use admin::{Admin, Kept};
+pub use admin::{Admin, Retained};
 pub use append::{Appended, Reused, Waiting};
-pub use backlog::{Backlog, Gathered};
-pub use erase::Named;
+pub use erase::EventReference;
 pub use error::OutboxError;
 pub use files::Progress;
-pub use gauge::{Flow, Gauge};
 pub use listing::{Attempt, Detail, Filter, Listed, Listing};
 pub use lock::holder;
+pub use queue_reader::{Gathered, QueueReader};
 pub use reader::{Counts, Reader};
-pub use row::{Fate, ItemFate, NewEvent, NewItem, PendingItem, State};
+pub use row::{Addressee, NewEvent, NewItem, PendingItem, State};
 pub use settle::Settled;
+pub use stats::{OutboxStats, Throughput};
 pub use writer::{Answer, Settlement, Writer};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::status::Incident;
-use ballast::Ballast;
 use lock::{Before, Lock};
-use salvage::Survey;
+use recovery::Inspection;
+use reserve::ReserveFile;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -112,7 +112,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Opens the outbox and starts its writer; makes the file and its folder if they are not there, and salvages what
+    /// Opens the outbox and starts its writer; makes the file and its folder if they are not there, and recovers what
     /// can be read of a damaged one. When this returns `Ok`, this process alone writes it.
     ///
     /// # Errors
@@ -133,29 +133,30 @@ impl Outbox {
         let path = settings.path.clone();
         let (lock, before) = Lock::take(&path)?;
         let lock = Arc::new(lock);
-        let mut ballast = Ballast::beside(&path);
+        let mut reserve = ReserveFile::beside(&path);
         let mut store = match open_store(&settings, &lock, before, clock.now()) {
             // Even to open takes room.
-            Err(e) if e.is_full() && ballast.give_up() => open_store(&settings, &lock, before, clock.now())?,
+            Err(e) if e.is_full() && reserve.release() => open_store(&settings, &lock, before, clock.now())?,
             opened => opened?,
         };
-        ballast.make();
-        if ballast.missing() > 0 {
+        reserve.make();
+        if reserve.missing() > 0 {
             // Nothing is to be sent that could not be marked.
             store.transaction(|store| store.set_meta(store::OPENED, clock.now().0))?;
         }
         let progress = store.progress()?;
-        let is_small = store.size()?.0 <= soundness::SMALL;
-        let (writer, thread) = owner::start(store, lock.clone(), ballast, clock.clone())?;
-        let check = if is_small { None } else { Some(soundness::check_aside(&path, writer.alarm_bell())?) };
+        let is_small = store.size()?.0 <= integrity::SMALL;
+        let (writer, thread) = writer_thread::start(store, lock.clone(), reserve, clock.clone())?;
+        let check =
+            if is_small { None } else { Some(integrity::check_in_background(&path, writer.alarm_bell())?) };
         Ok(Outbox { writer, progress, path, clock, thread, check, _lock: lock })
     }
 
-    /// Notes that the outbox is damaged, if that is what the error says: the next [`Outbox::open`] salvages what can be
+    /// Notes that the outbox is damaged, if that is what the error says: the next [`Outbox::open`] recovers what can be
     /// read.
-    pub fn condemn(&self, why: &OutboxError) {
+    pub fn mark_corrupt(&self, why: &OutboxError) {
         if why.is_damage()
-            && let Err(e) = salvage::begin(&self.path, &why.damage(), self.clock.now())
+            && let Err(e) = recovery::begin(&self.path, &why.damage(), self.clock.now())
         {
             tracing::error!("{e}");
         }
@@ -172,7 +173,7 @@ impl Outbox {
     }
 }
 
-/// Opens what is there, makes what is not, and salvages what is damaged.
+/// Opens what is there, makes what is not, and recovers what is damaged.
 fn open_store(
     settings: &Settings,
     lock: &Lock,
@@ -180,31 +181,31 @@ fn open_store(
     now: Timestamp,
 ) -> Result<Store, OutboxError> {
     let path = &settings.path;
-    // A salvage has told what became of the log.
-    let before = if salvage::go_on(path, settings, lock)? { Before::EmptyLog } else { before };
+    // A recovery has told what became of the log.
+    let before = if recovery::go_on(path, settings, lock)? { Before::EmptyLog } else { before };
     let mut incident = None;
-    match salvage::survey(path)? {
-        Survey::Database => {}
-        Survey::WithoutLog if before == Before::Log => {
+    match recovery::inspect(path)? {
+        Inspection::Database => {}
+        Inspection::WithoutLog if before == Before::Log => {
             incident = Some(
                 "its write-ahead log was empty or gone when the agent started: unless another program has copied it \
                  into the database, what was committed only there is lost",
             );
         }
-        Survey::WithoutLog => {}
-        Survey::Damaged(why) => salvage::begin(path, why, now)?,
-        Survey::Nothing => {
-            salvage::make(path, settings, |_| Ok(()))?;
+        Inspection::WithoutLog => {}
+        Inspection::Damaged(why) => recovery::begin(path, why, now)?,
+        Inspection::Nothing => {
+            recovery::make(path, settings, |_| Ok(()))?;
             if before != Before::Nobody {
                 incident = Some("the outbox that was here is gone, and this is a new one");
             }
         }
     }
-    salvage::go_on(path, settings, lock)?;
+    recovery::go_on(path, settings, lock)?;
     let mut store = match open_sound(settings) {
         Err(e) if e.is_damage() => {
-            salvage::begin(path, &e.damage(), now)?;
-            salvage::go_on(path, settings, lock)?;
+            recovery::begin(path, &e.damage(), now)?;
+            recovery::go_on(path, settings, lock)?;
             incident = None;
             open_sound(settings)?
         }
@@ -215,7 +216,7 @@ fn open_store(
         let incident = Incident { at: now, text: text.to_owned(), files: None };
         match store.transaction(|store| store.set_incident(&incident)) {
             // On a full disk the log alone tells of it.
-            Err(e) if !e.is_passing() => return Err(e),
+            Err(e) if !e.is_transient() => return Err(e),
             _ => {}
         }
     }
@@ -225,8 +226,8 @@ fn open_store(
 /// Opens the database; a small one is looked through first.
 fn open_sound(settings: &Settings) -> Result<Store, OutboxError> {
     let store = Store::open(settings)?;
-    if store.size()?.0 <= soundness::SMALL {
-        soundness::check(&store.conn, &store.path)?;
+    if store.size()?.0 <= integrity::SMALL {
+        integrity::check(&store.conn, &store.path)?;
     }
     Ok(store)
 }

@@ -1,14 +1,14 @@
--- Deliveries whose rows are still in pending. A person's events lie all over the backlog, so to move each row at once
+-- Deliveries whose rows are still in pending. A person's events lie all over the queue, so to move each row at once
 -- rewrites a page or two for it: a commit notes them here instead, and the rows are moved in order, a page at a time.
-CREATE TABLE marks (
+CREATE TABLE acks (
     n    INTEGER PRIMARY KEY,
     at   INTEGER NOT NULL,                      -- when they were delivered
     seqs TEXT NOT NULL                          -- a JSON array; rows that have been moved meanwhile may still stand in it
 ) STRICT;
-CREATE VIEW marked AS SELECT CAST(s.value AS INTEGER) AS seq, m.at AS at FROM marks m, json_each(m.seqs) s;
+CREATE VIEW acked AS SELECT CAST(s.value AS INTEGER) AS seq, m.at AS at FROM acks m, json_each(m.seqs) s;
 
 -- Whose events wait is known to the agent, which reads it once: an index by person is written at random places.
-DROP INDEX pending_by_lane;
+DROP INDEX pending_by_ordering_key;
 
 -- One row an event, as before; found by its seq without a search.
 DROP VIEW outbox_events;
@@ -30,7 +30,7 @@ CREATE VIEW outbox_events AS
               FROM pending p
              WHERE p.event_seq IS NOT NULL
                AND p.seq = (SELECT min(q.seq) FROM pending q WHERE q.event_seq = p.event_seq)) w
-      LEFT JOIN marked m ON m.seq = w.event_seq
+      LEFT JOIN acked m ON m.seq = w.event_seq
     UNION ALL
     SELECT s.seq, s.message_id, s.type, s.event, s.state, s.person,
            strftime('%Y-%m-%dT%H:%M:%SZ', s.received_at / 1000, 'unixepoch'),

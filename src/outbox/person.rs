@@ -25,7 +25,7 @@ impl PersonKey {
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(|e| OutboxError::Io {
             path: path.to_owned(),
-            deed: "make a key for persons",
+            operation: "make a key for persons",
             text: e.to_string(),
         })?;
         let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate).map_err(sql)?;

@@ -1,5 +1,5 @@
 //! The connection that reads, and the counters. A reader never blocks the writer and never changes the file. What the
-//! courier reads stands in `backlog`, what the commands ask about events in `listing`.
+//! sender reads stands in `queue`, what the commands ask about events in `listing`.
 
 use super::store::{self, BUSY_TIMEOUT};
 use super::{OutboxError, State, schema};
@@ -113,8 +113,8 @@ impl Reader {
         &self.conn
     }
 
-    pub(super) fn error(&self, deed: &'static str, source: rusqlite::Error) -> OutboxError {
-        OutboxError::sqlite(&self.path, deed, source)
+    pub(super) fn error(&self, operation: &'static str, source: rusqlite::Error) -> OutboxError {
+        OutboxError::sqlite(&self.path, operation, source)
     }
 
     /// A number that changes with every commit of another connection.

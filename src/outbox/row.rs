@@ -2,8 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::event::{Digest, MessageId};
-use crate::item::Lane;
-use crate::reason::Reason;
+use crate::item::{Disposition, OrderingKey};
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -60,40 +59,22 @@ impl State {
     }
 }
 
-/// What the mappings in force make of an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fate {
-    /// There is something to send: an item for each mapping that takes the event, one or more.
-    Send(Vec<NewItem>),
-    /// There is nothing to send.
-    Skip(Reason),
-    /// No request can be made of it.
-    Fail(Reason),
-}
-
 /// What one mapping makes of an event of which there is something to send.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewItem {
     /// The mapping's name.
     pub mapping: Arc<str>,
     /// What is to become of the item.
-    pub fate: ItemFate,
+    pub disposition: Disposition<Addressee>,
 }
 
-/// What is to become of one item of an event.
+/// Whose an item is that is to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ItemFate {
-    /// It is sent, for this person or account.
-    Send {
-        /// Items of one lane are sent in order, one request at a time.
-        lane: Lane,
-        /// As people know them: an email, a profile id, a domain.
-        person: String,
-    },
-    /// There is nothing to send.
-    Skip(Reason),
-    /// No request can be made of it.
-    Fail(Reason),
+pub struct Addressee {
+    /// Items of one ordering key are sent in order, one request at a time.
+    pub ordering_key: OrderingKey,
+    /// As people know them: an email, a profile id, a domain.
+    pub person: String,
 }
 
 /// An event on its way into the outbox.
@@ -116,10 +97,10 @@ pub struct NewEvent {
     /// The event's text as it came.
     pub body: String,
     /// What is to become of it.
-    pub fate: Fate,
+    pub disposition: Disposition<Vec<NewItem>>,
 }
 
-/// A pending item as the courier reads it: what one mapping makes of an event.
+/// A pending item as the sender reads it: what one mapping makes of an event.
 #[derive(Debug, Clone)]
 pub struct PendingItem<'a> {
     /// Its place in the order of the spool.

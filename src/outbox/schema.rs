@@ -62,7 +62,7 @@ pub(super) fn of_event(version: i64) -> &'static str {
 
 /// The condition on a pending row that it is not delivered. Before the fourth version a row moved with its delivery.
 pub(super) fn waits(version: i64) -> &'static str {
-    if version < 4 { "true" } else { "seq NOT IN (SELECT seq FROM marked)" }
+    if version < 4 { "true" } else { "seq NOT IN (SELECT seq FROM acked)" }
 }
 
 /// Where the event of the messageId `?2` is found, whose id is `?1`. Before the fourth version there was one place.

@@ -5,10 +5,10 @@ CREATE TABLE meta (
 ) STRICT, WITHOUT ROWID;
 
 -- Everything that waits, with its body. Rows are inserted at the end and deleted when they are settled, so
--- the table is as large as the backlog, and its pages are used again.
+-- the table is as large as the queue, and its pages are used again.
 CREATE TABLE pending (
     seq         INTEGER PRIMARY KEY,            -- the order of the spool, never used again
-    lane        INTEGER NOT NULL,               -- whose event: one request at a time for one lane
+    ordering_key INTEGER NOT NULL,              -- whose event: one request at a time for one key
     message_id  TEXT NOT NULL,
     type        TEXT,
     event       TEXT,
@@ -20,7 +20,7 @@ CREATE TABLE pending (
     received_at INTEGER NOT NULL,
     body        TEXT NOT NULL
 ) STRICT;
-CREATE INDEX pending_by_lane ON pending (lane, seq);
+CREATE INDEX pending_by_ordering_key ON pending (ordering_key, seq);
 
 -- Everything that is settled and still remembered.
 CREATE TABLE settled (

@@ -1,8 +1,9 @@
 //! How events leave the pending, and come back to them: each along a legal arrow, counted as it goes.
 
-use super::row::{ItemFate, NewItem, State};
+use super::row::{Addressee, NewItem, State};
 use super::store::Store;
 use crate::clock::Timestamp;
+use crate::item::Disposition;
 use crate::reason::{Code, Reason};
 use rusqlite::{OptionalExtension, params};
 
@@ -57,16 +58,16 @@ impl Store {
     }
 
     /// Settles pending items, and with its last item an event; those that are not pending any more are left as they
-    /// are. `is_sure`: those that are delivered are pending, each all that is made of its event.
+    /// are. `is_read_version`: those that are delivered are pending, each all that is made of its event.
     pub(super) fn settle(
         &mut self,
         rows: &[(i64, Settled)],
-        is_sure: bool,
+        is_read_version: bool,
         now: Timestamp,
     ) -> Result<(), rusqlite::Error> {
         for (seq, settled) in rows {
             debug_assert!(State::Pending.may_become(settled.state()));
-            if is_sure && *settled == Settled::Delivered {
+            if is_read_version && *settled == Settled::Delivered {
                 self.mark(*seq, now);
                 continue;
             }
@@ -74,7 +75,7 @@ impl Store {
                 .cached("SELECT person, event_seq, mapping FROM pending WHERE seq = ?")?
                 .query_row([seq], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)))
                 .optional()?;
-            let Some((mut person, event_seq, mapping)) = row.filter(|_| !self.marks.contains(*seq)) else {
+            let Some((mut person, event_seq, mapping)) = row.filter(|_| !self.acks.contains(*seq)) else {
                 continue;
             };
             if event_seq.is_none() && *settled == Settled::Delivered {
@@ -155,7 +156,7 @@ impl Store {
 
     /// Puts a settled event whose body was kept back among the pending: those of its items that were not delivered, or
     /// all of an event that was. `false`: it is not settled, may not go back, or has no body any more.
-    pub(super) fn readmit(
+    pub(super) fn requeue(
         &mut self,
         seq: i64,
         items: &[NewItem],
@@ -171,27 +172,27 @@ impl Store {
         let again = if state == State::Delivered { "true" } else { "state <> 'delivered'" };
         self.cached(&format!("DELETE FROM settled_items WHERE seq = ? AND {again}"))?.execute([seq])?;
         let left = self.undelivered(seq, items)?;
-        let waiting = left.iter().filter(|item| matches!(item.fate, ItemFate::Send { .. })).count();
+        let waiting = left.iter().filter(|item| matches!(item.disposition, Disposition::Send(_))).count();
         if waiting == 0 {
             return Ok(false);
         }
         let event_seq = (items.len() > 1).then_some(seq);
         let mut n = 0;
         for item in left {
-            let ItemFate::Send { lane, person } = &item.fate else {
-                self.settle_item(seq, &item.mapping, &Settled::from(&item.fate), now)?;
+            let Disposition::Send(Addressee { ordering_key, person }) = &item.disposition else {
+                self.settle_item(seq, &item.mapping, &Settled::from(&item.disposition), now)?;
                 continue;
             };
             let place = self.place_for_item(seq, n)?;
             n += 1;
             self.cached(
-                "INSERT INTO pending (seq, lane, message_id, type, event, person, digest, file, place,
+                "INSERT INTO pending (seq, ordering_key, message_id, type, event, person, digest, file, place,
                                       spooled_at, received_at, body, mapping, event_seq)
                  SELECT ?2, ?3, s.message_id, s.type, s.event, ?4, s.digest, s.file, s.place, s.spooled_at,
                         s.received_at, b.body, ?5, ?6
                    FROM settled s JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?1",
             )?
-            .execute(params![seq, place, lane.0, person, &*item.mapping, event_seq])?;
+            .execute(params![seq, place, ordering_key.0, person, &*item.mapping, event_seq])?;
         }
         self.cached("DELETE FROM settled WHERE seq = ?")?.execute([seq])?;
         self.cached("DELETE FROM bodies WHERE seq = ?")?.execute([seq])?;

@@ -4,10 +4,10 @@
 //! Each change keeps three things true together, in one transaction: the rows, the counters, and how far the
 //! spool's files have been taken.
 
+use super::ack_log::AckLog;
 use super::ids::Ids;
-use super::marks::Marks;
 use super::person::PersonKey;
-use super::rescue::{FileId, file_at};
+use super::replaced_files::{FileId, file_at};
 use super::{OutboxError, Reader, Settings, beside, schema};
 use crate::clock::Timestamp;
 use crate::disk;
@@ -27,12 +27,12 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The name of the counter of duplicates, which are no rows.
 pub(super) const DUPLICATES: &str = "duplicate";
-pub(super) const KICKS: &str = "kicks";
+pub(super) const RETRY_REQUESTS: &str = "retry_requests";
 /// The last number that an event had when something was forgotten.
 pub(super) const LAST_SEQ: &str = "last_seq";
-/// When it was last opened without a ballast.
+/// When it was last opened without a reserve file.
 pub(super) const OPENED: &str = "opened";
-pub(super) const NOT_BEFORE: &str = "not_before";
+pub(super) const RETRY_AFTER_DEADLINE: &str = "retry_after_deadline";
 
 /// The connection that writes, and what only its owner may know.
 pub(super) struct Store {
@@ -44,7 +44,7 @@ pub(super) struct Store {
     pub(super) next_seq: i64,
     pub(super) person_key: PersonKey,
     pub(super) counted: Counted,
-    pub(super) marks: Marks,
+    pub(super) acks: AckLog,
     pub(super) ids: Ids,
     /// Up to there delivered events have been looked at whose time may be up.
     pub(super) expired_to: i64,
@@ -52,7 +52,7 @@ pub(super) struct Store {
     /// are to be read again.
     seen: Option<i64>,
     /// How often something of others was noticed.
-    pub(super) others: u64,
+    pub(super) external_commits: u64,
     /// Pages in the write-ahead log, as of the last commit.
     log_pages: Arc<AtomicU64>,
 }
@@ -109,11 +109,11 @@ impl Store {
             next_seq: 1,
             person_key,
             counted: Counted::default(),
-            marks: Marks::default(),
+            acks: AckLog::default(),
             ids: Ids::default(),
             expired_to: 0,
             seen: None,
-            others: 0,
+            external_commits: 0,
             log_pages,
         })
     }
@@ -122,8 +122,8 @@ impl Store {
         self.settings = Settings { path: self.path.clone(), ..settings };
     }
 
-    pub(super) fn error(&self, deed: &'static str, source: rusqlite::Error) -> OutboxError {
-        OutboxError::sqlite(&self.path, deed, source)
+    pub(super) fn error(&self, operation: &'static str, source: rusqlite::Error) -> OutboxError {
+        OutboxError::sqlite(&self.path, operation, source)
     }
 
     /// Runs `work` in one transaction. When this returns `Ok`, all that it did is on the disk; when it
@@ -140,7 +140,7 @@ impl Store {
             work(self)
         });
         let done = done.and_then(|value| {
-            self.note_marks()?;
+            self.append_ack()?;
             self.flush_counters()?;
             self.claim_room()?;
             self.run("COMMIT")?;
@@ -148,7 +148,7 @@ impl Store {
         });
         let value = done.map_err(|e| {
             self.counted.0.clear();
-            (self.seen, self.marks) = (None, Marks::default());
+            (self.seen, self.acks) = (None, AckLog::default());
             self.drop_ids();
             if !self.conn.is_autocommit() {
                 // If this fails as well, the error below says enough.
@@ -161,7 +161,7 @@ impl Store {
 
     /// Moves some of what is not yet where it belongs, and the more of it the more this transaction has added to it.
     pub(super) fn move_on(&mut self, at_least: usize, now: Timestamp) -> Result<(), rusqlite::Error> {
-        self.fold(at_least.max(2 * self.marks.made()), now)?;
+        self.compact(at_least.max(2 * self.acks.made()), now)?;
         self.move_ids(at_least.max(3 * self.ids.made))
     }
 
@@ -174,12 +174,12 @@ impl Store {
 
     /// Whether there is anything left to move.
     pub(super) fn is_moving(&self) -> bool {
-        self.marks.are_moving() || self.ids.are_moving()
+        self.acks.are_moving() || self.ids.are_moving()
     }
 
     /// Brings everything where it belongs.
     pub(super) fn tidy_up(&mut self) -> Result<(), rusqlite::Error> {
-        self.fold_all()?;
+        self.compact_all()?;
         self.index_all_ids()
     }
 
@@ -188,10 +188,10 @@ impl Store {
         let version = self.cached("PRAGMA data_version")?.query_row([], |r| r.get(0))?;
         if self.seen != Some(version) {
             let free = self.cached(FREE_SEQ)?.query_row([], |r| r.get(0))?;
-            self.read_marks()?;
-            self.next_seq = self.next_seq.max(free).max(self.marks.free_seq());
+            self.read_acks()?;
+            self.next_seq = self.next_seq.max(free).max(self.acks.free_seq());
             self.read_ids()?;
-            self.others += 1;
+            self.external_commits += 1;
             self.seen = Some(version);
         }
         Ok(())

@@ -2,8 +2,8 @@
 
 use super::append::Appended;
 use super::files::Progress;
-use super::gauge::Gauge;
 use super::settle::Settled;
+use super::stats::OutboxStats;
 use super::{NewEvent, OutboxError, Settings};
 use crate::clock::Timestamp;
 use crate::config;
@@ -17,10 +17,10 @@ use tokio::sync::{oneshot, watch};
 #[derive(Debug, Clone)]
 pub struct Writer {
     commands: Sender<Command>,
-    gauge: Arc<Gauge>,
-    kicks: watch::Receiver<i64>,
+    stats: Arc<OutboxStats>,
+    retry_requests: watch::Receiver<i64>,
     alarm: Alarm,
-    not_before: Option<Timestamp>,
+    retry_after_deadline: Option<Timestamp>,
 }
 
 /// Why the outbox can be used no longer, once that is so.
@@ -41,7 +41,7 @@ pub(super) enum Command {
     },
     /// Done with the next commit; it is worth none of its own.
     Forget(Vec<FileIdentity>),
-    NotBefore(Option<Timestamp>),
+    RetryAfterDeadline(Option<Timestamp>),
     Settings(Settings),
     /// Another process may have committed something.
     Look,
@@ -66,9 +66,9 @@ pub struct Settlement {
     pub rows: Vec<(i64, Settled)>,
     /// Those that were answered otherwise, and wait on.
     pub attempts: Vec<(Vec<i64>, Reason)>,
-    /// [`Gauge::others`] as it was before those that are delivered were read, if each was all that is made of its event;
+    /// [`OutboxStats::external_commits`] as it was before those that are delivered were read, if each was all that is made of its event;
     /// then none needs to be looked at again.
-    pub seen: Option<u64>,
+    pub read_version: Option<u64>,
     /// Nothing is kept up by it: a few milliseconds later will do, in one commit with others.
     pub may_wait: bool,
 }
@@ -79,7 +79,7 @@ impl From<Vec<(i64, Settled)>> for Settlement {
     }
 }
 
-/// What a call of the writer comes to; awaited by the courier, waited for by the intake's thread.
+/// What a call of the writer comes to; awaited by the sender, waited for by the intake's thread.
 #[derive(Debug)]
 pub struct Answer<T>(oneshot::Receiver<Result<T, Arc<OutboxError>>>);
 
@@ -104,12 +104,12 @@ impl<T> Answer<T> {
 impl Writer {
     pub(super) fn new(
         commands: Sender<Command>,
-        gauge: Arc<Gauge>,
-        kicks: watch::Receiver<i64>,
+        stats: Arc<OutboxStats>,
+        retry_requests: watch::Receiver<i64>,
         alarm: Alarm,
-        not_before: Option<Timestamp>,
+        retry_after_deadline: Option<Timestamp>,
     ) -> Writer {
-        Writer { commands, gauge, kicks, alarm, not_before }
+        Writer { commands, stats, retry_requests, alarm, retry_after_deadline }
     }
 
     /// Adds events and notes how far their files are taken, all or nothing. When the answer is
@@ -135,13 +135,13 @@ impl Writer {
 
     /// Keeps the receiver's own wish not to be asked again before a moment: the only wait that outlives a
     /// restart.
-    pub fn set_not_before(&self, at: Option<Timestamp>) {
-        self.tell(Command::NotBefore(at));
+    pub fn set_retry_after_deadline(&self, at: Option<Timestamp>) {
+        self.tell(Command::RetryAfterDeadline(at));
     }
 
     /// That wish, as it stood when the outbox was opened.
-    pub fn not_before(&self) -> Option<Timestamp> {
-        self.not_before
+    pub fn retry_after_deadline(&self) -> Option<Timestamp> {
+        self.retry_after_deadline
     }
 
     /// Looks at once for what other processes have committed. The writer comes round at least once after this.
@@ -155,13 +155,13 @@ impl Writer {
     }
 
     /// Figures about the database.
-    pub fn gauge(&self) -> Arc<Gauge> {
-        self.gauge.clone()
+    pub fn stats(&self) -> Arc<OutboxStats> {
+        self.stats.clone()
     }
 
     /// Changes when a command has put events back among the pending.
-    pub fn kicks(&self) -> watch::Receiver<i64> {
-        self.kicks.clone()
+    pub fn retry_requests(&self) -> watch::Receiver<i64> {
+        self.retry_requests.clone()
     }
 
     /// Tells when the outbox can be used no longer: its files are gone or damaged, or the device fails. Nothing is

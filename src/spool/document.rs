@@ -52,7 +52,7 @@ pub fn split(text: &str) -> Result<Document<'_>, Flaw> {
             Ok(Document { form: Form::Array, items: elements(text)?, context: None, integrations: None })
         }
         _ => {
-            let event = Event::outline(text).map_err(|flaw| hint_at_lines(text, flaw))?;
+            let event = Event::parse_shallow(text).map_err(|flaw| hint_at_lines(text, flaw))?;
             let batch =
                 event.get("batch").filter(|b| event.get("type").is_none() && b.get().starts_with('['));
             let Some(batch) = batch else {
@@ -122,7 +122,7 @@ fn place_of(before: &[u8]) -> (usize, usize) {
 fn hint_at_lines(text: &str, mut flaw: Flaw) -> Flaw {
     let more_follows = flaw.code == Code::NotJson && !flaw.incomplete && flaw.line > 1;
     let mut lines = text.lines().filter(|l| !l.trim().is_empty());
-    if more_follows && lines.next().is_some_and(|first| Event::outline(first).is_ok()) {
+    if more_follows && lines.next().is_some_and(|first| Event::parse_shallow(first).is_ok()) {
         flaw.text.push_str("; for an event a line, name the file .jsonl");
     }
     flaw

@@ -9,7 +9,7 @@ mod drop;
 mod entry;
 mod lines;
 mod names;
-mod reject;
+mod rejected;
 mod remove;
 mod watch;
 
@@ -19,7 +19,7 @@ pub use entry::{Entry, FileIdentity, FileKey};
 pub use lines::{Line, Lines};
 pub use names::{Format, format_of};
 pub(crate) use names::{is_finished_name, is_reason};
-pub use reject::{Rejected, Rejects, Why, rejects_of};
+pub use rejected::{Rejected, RejectedFolder, Rejection, rejected_beside};
 pub use remove::Removal;
 pub use watch::Watcher;
 
@@ -53,7 +53,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// Read ahead of a file: a line of ordinary size comes in one read.
 const READ_BUFFER: usize = 64 << 10;
 
-/// An error of the spool folder, naming the path, the deed and the mend.
+/// An error of the spool folder, naming the path, the operation and the fix.
 #[derive(Debug, thiserror::Error)]
 pub enum SpoolError {
     /// The folder is not there.
@@ -64,33 +64,33 @@ pub enum SpoolError {
     },
     /// The folder refuses us.
     #[error(
-        "cannot {deed} in the spool {}: permission denied; its owner must be the agent's user (see packaging/tmpfiles.d)",
+        "cannot {operation} in the spool {}: permission denied; its owner must be the agent's user (see packaging/tmpfiles.d)",
         shown(path)
     )]
     Denied {
         /// The folder or file.
         path: PathBuf,
         /// What was being done.
-        deed: &'static str,
+        operation: &'static str,
     },
     /// Anything else the system says.
-    #[error("cannot {deed} in the spool {}: {source}", shown(path))]
+    #[error("cannot {operation} in the spool {}: {source}", shown(path))]
     Io {
         /// The folder or file.
         path: PathBuf,
         /// What was being done.
-        deed: &'static str,
+        operation: &'static str,
         /// What the system said.
         source: io::Error,
     },
 }
 
 impl SpoolError {
-    pub(crate) fn new(path: &Path, deed: &'static str, source: io::Error) -> SpoolError {
+    pub(crate) fn new(path: &Path, operation: &'static str, source: io::Error) -> SpoolError {
         let path = path.to_owned();
         match source.kind() {
-            io::ErrorKind::PermissionDenied => SpoolError::Denied { path, deed },
-            _ => SpoolError::Io { path, deed, source },
+            io::ErrorKind::PermissionDenied => SpoolError::Denied { path, operation },
+            _ => SpoolError::Io { path, operation, source },
         }
     }
 
@@ -142,7 +142,7 @@ impl Spool {
             Ok(_) => {
                 return Err(SpoolError::Io {
                     path: dir.to_owned(),
-                    deed: "read files",
+                    operation: "read files",
                     source: io::ErrorKind::NotADirectory.into(),
                 });
             }
@@ -193,8 +193,8 @@ impl Spool {
     }
 
     /// The files that were set aside.
-    pub fn rejects(&self) -> Rejects {
-        Rejects::new(self.dir.join(REJECTED))
+    pub fn rejected_folder(&self) -> RejectedFolder {
+        RejectedFolder::new(self.dir.join(REJECTED))
     }
 
     /// Looks at the folder.

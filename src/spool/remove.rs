@@ -43,7 +43,7 @@ impl Spool {
         }
     }
 
-    /// Moves the file that was read, and no other, to where no producer reaches it. A crash after that is mended at the
+    /// Moves the file that was read, and no other, to where no producer reaches it. A crash after that is fixed at the
     /// next start: the file goes back.
     pub(super) fn claim(&self, read: &Entry) -> io::Result<Claim> {
         let (from, aside) = (self.dir.join(&read.name), self.dir.join(REMOVING).join(&read.name));

@@ -1,7 +1,7 @@
 //! What the outbox remembers of an event, and for how long.
 
 use crate::common::setup::{World, event};
-use koala_agent::outbox::{Backlog, Filter, Outbox, Settled, Settlement, State};
+use koala_agent::outbox::{QueueReader, Filter, Outbox, Settled, Settlement, State};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ fn what_is_known_already_is_not_counted_as_taken() {
     for _ in 0..2 {
         outbox.writer.append(events(), vec![]).block().unwrap();
     }
-    assert_eq!(outbox.writer.gauge().flow().taken, 2);
+    assert_eq!(outbox.writer.stats().flow().taken, 2);
     outbox.close();
     assert_eq!(world.reader().counts().unwrap().duplicates, 2);
 }
@@ -122,7 +122,7 @@ fn what_is_delivered_while_older_events_wait_is_delivered_for_everybody_at_once(
     outbox.close();
     let world = crashed;
     let outbox = world.agent();
-    assert_eq!(Backlog::new(world.reader(), Arc::default()).unwrap().marked().unwrap(), [b, d].into());
+    assert_eq!(QueueReader::new(world.reader(), Arc::default()).unwrap().marked().unwrap(), [b, d].into());
     assert_eq!((states(&world).as_str(), counted(&world)), ("a:p b:d c:p d:d", (2, 2)));
     // Delivered twice is delivered once.
     deliver(&outbox, &[d]);
@@ -169,8 +169,8 @@ fn rows_and_ids_come_where_they_belong_when_nothing_else_is_to_do() {
     outbox.close();
 }
 
-fn backlog(world: &World, outbox: &Outbox) -> Backlog {
-    Backlog::new(world.reader(), outbox.writer.gauge()).unwrap()
+fn backlog(world: &World, outbox: &Outbox) -> QueueReader {
+    QueueReader::new(world.reader(), outbox.writer.stats()).unwrap()
 }
 
 #[test]

@@ -8,14 +8,14 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a benchmark")]
 
 use koala_agent::agent::destination::Destination;
-use koala_agent::agent::dispatch::{Dispatch, Next};
+use koala_agent::agent::scheduler::{Next, Scheduler};
 use koala_agent::clock::{Moment, Timestamp};
 use koala_agent::config::Concurrency;
 use koala_agent::event::Event;
-use koala_agent::item::{Item, Lane};
+use koala_agent::item::{Disposition, Item, OrderingKey};
 use koala_agent::koala::Verdict;
 use koala_agent::koala::batch::Batch;
-use koala_agent::mapping::{Mappings, Outcome};
+use koala_agent::mapping::Mappings;
 use std::hint::black_box;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -122,7 +122,7 @@ fn item(mappings: &Mappings, text: &str) -> Item {
     let event = Event::parse(text).unwrap();
     let id = event.message_id().unwrap().unwrap();
     match mappings.map_by("", &event, &id, Timestamp(0)) {
-        Outcome::Send(item) => *item,
+        Disposition::Send(item) => *item,
         other => panic!("{other:?}"),
     }
 }
@@ -132,23 +132,23 @@ fn settle(events: usize) {
     let moment = Moment { wall: Timestamp(0), mono: Duration::ZERO };
     let rng = || fastrand::Rng::with_seed(1);
     let destination = Destination::new(Concurrency::Fixed(8), None, moment, rng());
-    let mut dispatch = Dispatch::new(destination, rng());
+    let mut scheduler = Scheduler::new(destination, rng());
     let mut found = 0;
     loop {
-        match dispatch.next(moment) {
+        match scheduler.next(moment) {
             Next::Discover => {
                 for seq in found + 1..=(found + 1_000).min(events) {
-                    dispatch.discovered(seq as i64, Lane((seq % (events / OF_A_PERSON)) as i64));
+                    scheduler.discovered(seq as i64, OrderingKey((seq % (events / OF_A_PERSON)) as i64));
                 }
                 found = (found + 1_000).min(events);
-                dispatch.exhausted(found == events);
+                scheduler.exhausted(found == events);
             }
-            Next::Launch(order) => {
-                let seqs = dispatch.events(order);
-                let ticket = dispatch.sent(order, seqs, 1_000, moment.mono);
-                let outcome = dispatch.answered(ticket, Verdict::Accepted, moment);
+            Next::Start(plan) => {
+                let seqs = scheduler.events(plan);
+                let in_flight = scheduler.sent(plan, seqs, 1_000, moment.mono);
+                let outcome = scheduler.answered(in_flight, Verdict::Accepted, moment);
                 let seqs: Vec<i64> = outcome.rows.iter().map(|(seq, _)| *seq).collect();
-                dispatch.settled(&outcome.lanes, &seqs);
+                scheduler.settled(&outcome.keys, &seqs);
             }
             Next::Wait(_) => return assert_eq!(found, events),
         }

@@ -17,7 +17,7 @@ pub struct UnderWay {
     pub unmarked: usize,
 }
 
-/// The courier's own limits.
+/// The sender's own limits.
 pub const UNDER_WAY: UnderWay = UnderWay { in_flight: Concurrency::MOST, unmarked: 400 };
 
 /// A receiver that takes longer than this to see that its sender is gone does not see it.

@@ -1,6 +1,6 @@
 //! An agent's places in a temporary folder, and the binary run on them.
 
-use koala_agent::agent::triage;
+use koala_agent::agent::disposition;
 use koala_agent::clock::{Clock, Timestamp};
 use koala_agent::config::{Config, Environment, Options, load};
 use koala_agent::event::{Event, MessageId};
@@ -140,7 +140,7 @@ pub fn event(id: &str, json: &str, file: &str) -> NewEvent {
     let parsed = Event::parse(json).unwrap();
     let message_id = MessageId::new(id.to_owned()).unwrap();
     let spooled_at = Timestamp::parse(SPOOLED_AT).unwrap();
-    let fate: Fate = triage(&Mappings::presets(), &parsed, &message_id, spooled_at);
+    let fate: Fate = disposition(&Mappings::presets(), &parsed, &message_id, spooled_at);
     NewEvent {
         digest: parsed.digest(),
         kind: parsed.kind().map(Into::into),

@@ -31,9 +31,9 @@ pub fn kill_at_each(scale: &Scale) -> Played {
     let mut rng = scale.rng();
     let mut figures = Figures::default();
     let mut struck = Vec::new();
-    for deed in DEEDS {
+    for operation in DEEDS {
         let mut strikes = 0;
-        for call in deed.iter().filter(|call| made.contains_key(**call)) {
+        for call in operation.iter().filter(|call| made.contains_key(**call)) {
             let most = made[*call];
             let mut strike = |n| {
                 let (hit, round) = kill_at(call, n);
@@ -51,8 +51,8 @@ pub fn kill_at_each(scale: &Scale) -> Played {
                 }
             }
         }
-        assert!(strikes > 0, "none of {deed:?} was struck: {made:?}");
-        struck.push(format!("{} {strikes}", deed[0]));
+        assert!(strikes > 0, "none of {operation:?} was struck: {made:?}");
+        struck.push(format!("{} {strikes}", operation[0]));
     }
     figures.note(format!("struck at {}", struck.join(", "))).into()
 }
@@ -93,7 +93,7 @@ fn kill_at(call: &str, n: u64) -> (bool, Figures) {
     let mut ended = None;
     place.until("its end, or rest", |place| {
         ended = place.daemon.ended();
-        ended.is_some() || place.is_at_rest()
+        ended.is_some() || place.is_idle()
     });
     let ended = ended.unwrap_or_else(|| {
         place.daemon.signal(Signal::SIGTERM);

@@ -89,7 +89,7 @@ fn kills(place: &mut Place, scale: &Scale, rounds: u64) -> Vec<Kill> {
 
 /// Waits closely for a figure, or until nothing waits any more: what is lost never comes.
 fn until(place: &mut Place, figure: usize, reached: fn(&Place, usize) -> bool) {
-    while !reached(place, figure) && !place.is_at_rest() {
+    while !reached(place, figure) && !place.is_idle() {
         thread::sleep(Duration::from_millis(1));
     }
 }

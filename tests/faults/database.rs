@@ -24,7 +24,7 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "10-page", title: "a page of it overwritten", alone: false, play: damage::pages },
     Fault { name: "10-wal", title: "its log damaged or gone", alone: false, play: damage::logs },
     Fault { name: "10-other", title: "something else in its place", alone: false, play: damage::others },
-    Fault { name: "10-kill", title: "SIGKILL while it is salvaged", alone: false, play: damage::kills },
+    Fault { name: "10-kill", title: "SIGKILL while it is recovered", alone: false, play: damage::kills },
     Fault { name: "11", title: "the database gone, while idle", alone: false, play: removal::idle },
     Fault { name: "11-load", title: "the same under load", alone: false, play: removal::under_load },
     Fault { name: "12", title: "a newer schema", alone: false, play: version::newer },

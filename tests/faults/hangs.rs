@@ -34,7 +34,7 @@ pub fn stopped(scale: &Scale) -> Played {
     figures.note(format!("{held} were delivered before, all {:.1} s after", took.as_secs_f64())).into()
 }
 
-/// The disk takes a flush and does not answer: the pulses end, and the service manager ends the process.
+/// The disk takes a flush and does not answer: the heartbeats end, and the service manager ends the process.
 pub fn hung_flush(_: &Scale) -> Played {
     const WATCHDOG: Duration = Duration::from_secs(3);
     let mut place = Place::new(Faults { latency_ms: 20, ..Faults::default() });
@@ -66,7 +66,7 @@ pub fn hung_flush(_: &Scale) -> Played {
     place.daemon.start();
     manager.wait_for("READY=1");
     let figures = place.end();
-    figures.note(format!("the pulses had ended {:.1} s after the hang", took.as_secs_f64())).into()
+    figures.note(format!("the heartbeats had ended {:.1} s after the hang", took.as_secs_f64())).into()
 }
 
 /// What the agent sees of a service manager: its socket.
@@ -85,7 +85,7 @@ impl Manager {
         while self.hear(Duration::from_secs(60)).unwrap_or_else(|| panic!("not in time: {word}")) != word {}
     }
 
-    /// Returns when no pulse has come for so long, and after how long that was.
+    /// Returns when no heartbeat has come for so long, and after how long that was.
     fn until_silent_for(&self, time: Duration) -> Duration {
         let began = Instant::now();
         let mut last = began;

@@ -183,10 +183,10 @@ impl Place {
 
     /// Waits until nothing waits any more: the spool is empty, and no event pending.
     pub fn until_at_rest(&mut self) {
-        self.until("nothing waits", |place| place.is_at_rest());
+        self.until("nothing waits", |place| place.is_idle());
     }
 
-    pub fn is_at_rest(&self) -> bool {
+    pub fn is_idle(&self) -> bool {
         self.waiting_files() == 0 && self.daemon.pending().is_empty()
     }
 

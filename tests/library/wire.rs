@@ -463,7 +463,7 @@ fn at_length() -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_breaks_an_http_2_request_is_trouble_and_the_next_one_has_another_connection() {
-    for (name, deed, code, tries) in DEEDS {
+    for (name, operation, code, tries) in DEEDS {
         let (processed, connections) = (Processed::default(), AtomicUsize::new(0));
         let seen = processed.clone();
         let server = http2(move |talk| {
@@ -471,7 +471,7 @@ async fn what_breaks_an_http_2_request_is_trouble_and_the_next_one_has_another_c
             while let Some((stream, body)) = talk.request() {
                 processed.lock().unwrap().push((body, number));
                 match number {
-                    0 => deed(talk, stream),
+                    0 => operation(talk, stream),
                     _ => talk.accept(stream),
                 }
             }

@@ -31,7 +31,7 @@ pub struct Field(Node);
 pub struct FieldError {
     /// Where in it, as in `/@if/exists`; empty for the whole.
     pub path: String,
-    /// What is wrong, and the mend.
+    /// What is wrong, and the fix.
     pub text: String,
 }
 

@@ -10,7 +10,7 @@ impl Path {
     /// A path that begins with `$.` or at once with a member of the event.
     ///
     /// # Errors
-    /// It means something else to Segment than it says; a clause with the mend.
+    /// It means something else to Segment than it says; a clause with the fix.
     pub fn parse(text: &str) -> Result<Path, String> {
         let rest = text.strip_prefix("$.").unwrap_or(text);
         if rest == "$" || rest.contains("$.") {

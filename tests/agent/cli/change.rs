@@ -53,11 +53,11 @@ fn all_of_a_state_go_back_but_those_that_cannot_be_sent() {
 fn a_running_agent_learns_of_a_retry() {
     let world = World::with_events();
     let outbox = world.agent();
-    let kicks = outbox.writer.kicks();
-    let before = *kicks.borrow();
+    let retry_requests = outbox.writer.retry_requests();
+    let before = *retry_requests.borrow();
     assert_eq!(world.run(&["retry", "refused"]).code, 0);
     let since = std::time::Instant::now();
-    while *kicks.borrow() == before {
+    while *retry_requests.borrow() == before {
         assert!(since.elapsed().as_secs() < 10, "the agent was not told");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }

@@ -225,7 +225,7 @@ fn what_was_set_aside_is_listed_with_its_reason() {
     let flaw =
         Flaw { code: Code::NotJson, text: "trailing comma".into(), line: 1, column: 23, incomplete: false };
     let now = Timestamp::parse("2026-01-02T03:04:05Z").unwrap();
-    spool.rejects().set_aside_file(&spool, &entry, &flaw, now).unwrap();
+    spool.rejected_folder().reject_file(&spool, &entry, &flaw, now).unwrap();
     assert_says(
         &world.run(&["list", "--rejected"]).out,
         &["2026-01-02T03:04:05Z", "bad.json", "1:23", "not_json: trailing comma"],

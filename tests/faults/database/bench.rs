@@ -35,7 +35,7 @@ struct Row {
     body: Option<String>,
 }
 
-/// A place whose database is damaged, and mended by a fresh copy, again and again.
+/// A place whose database is damaged, and fixed by a fresh copy, again and again.
 pub struct Bench {
     place: Place,
     /// Of a daemon that was stopped.

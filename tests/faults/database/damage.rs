@@ -126,7 +126,7 @@ pub fn pages(scale: &Scale) -> Played {
     })
 }
 
-/// SIGKILL at the Nth call of each kind that changes a file, while a salvage is under way: the next start goes on.
+/// SIGKILL at the Nth call of each kind that changes a file, while a recovery is under way: the next start goes on.
 pub fn kills(scale: &Scale) -> Played {
     if let Err(why) = can_trace() {
         return Played::Skipped(why);
@@ -136,8 +136,8 @@ pub fn kills(scale: &Scale) -> Played {
     for (call, step) in [("rename", 2), ("unlink", 4), ("fsync", 5), ("fdatasync", 5), ("pwrite64", 40)] {
         for n in (1..).step_by(scale.of(step, 1)) {
             let name = format!("{call} {n}");
-            let salvaged = damage(name, Kill, Runs, |s, r| garbage(s, "", 0, 20 * PAGE, r));
-            let round = bench.round_after(&salvaged, &mut rng, |place| kill_at(place, call, n));
+            let recovered = damage(name, Kill, Runs, |s, r| garbage(s, "", 0, 20 * PAGE, r));
+            let round = bench.round_after(&recovered, &mut rng, |place| kill_at(place, call, n));
             let Some(round) = round else { break };
             figures.add(Figures { notes: Vec::new(), ..round });
             killed += 1;

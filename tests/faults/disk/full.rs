@@ -200,7 +200,7 @@ fn fills_amid_requests(place: &mut Place, mount: &Mount, log: Log, scale: &Scale
     all
 }
 
-/// What the mapping in force makes nothing of is settled when there is room, and the courier hears a stop until then.
+/// What the mapping in force makes nothing of is settled when there is room, and the sender hears a stop until then.
 pub fn unsent(_: &Scale) -> Played {
     let mut place = Place::new(OFFLINE);
     let state = place.daemon.path("state");
@@ -219,7 +219,7 @@ pub fn unsent(_: &Scale) -> Played {
         place.until("it cannot settle", |place| place.daemon.log().contains("nothing more is sent"));
         let began = Instant::now();
         place.daemon.stop();
-        assert!(began.elapsed() < Duration::from_secs(9), "the courier did not hear the stop");
+        assert!(began.elapsed() < Duration::from_secs(9), "the sender did not hear the stop");
         assert!(!place.daemon.log().contains("did not answer in time"), "{}", place.daemon.log());
         mount.relieve();
         place.daemon.start();

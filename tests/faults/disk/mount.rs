@@ -70,7 +70,7 @@ impl Mount {
     /// What an administrator does about that. Nobody may have anything open there.
     pub fn repair(&self) {
         run(Command::new("umount").arg(&self.at)).unwrap();
-        // 1 says that errors were mended.
+        // 1 says that errors were fixed.
         let image = self.image.as_ref().unwrap().path().join("ext4");
         let mended = Command::new("fsck.ext4").args(["-f", "-p"]).arg(image).output().unwrap();
         assert!(mended.status.code().is_some_and(|code| code <= 1), "{mended:?}");

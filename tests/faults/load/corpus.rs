@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::time::{Duration, SystemTime};
 
-/// Events of one person, so that requests fill and lanes are many.
+/// Events of one person, so that requests fill and ordering keys are many.
 const EVENTS_A_PERSON: usize = 440;
 /// Single files between two packs, and the events of a pack.
 const SINGLES_A_PACK: usize = 200;

@@ -2,7 +2,7 @@
 
 use super::corpus::{Corpus, Good, Reject};
 use koala_agent::receiver::{Held, Receiver};
-use koala_agent::spool::rejects_of;
+use koala_agent::spool::rejected_beside;
 use koala_agent::status::Status;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -63,7 +63,7 @@ pub fn set_aside(spool: &Path, corpus: &Corpus) {
     let mut left: Vec<_> = fs::read_dir(spool).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, [".removing", "rejected"]);
-    let got = rejects_of(spool).list().unwrap().into_iter().map(|rejected| {
+    let got = rejected_beside(spool).list().unwrap().into_iter().map(|rejected| {
         let why = rejected.why.unwrap_or_else(|| panic!("no reason for {:?}", rejected.name));
         let bytes = fs::read(spool.join("rejected").join(&rejected.name)).unwrap();
         (why.file, why.place, why.code, why.line, why.column, bytes)

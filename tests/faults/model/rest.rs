@@ -8,7 +8,7 @@ use super::world::World;
 use koala_agent::outbox::State;
 use koala_agent::reason::Code;
 use koala_agent::receiver::Request;
-use koala_agent::spool::rejects_of;
+use koala_agent::spool::rejected_beside;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -105,7 +105,7 @@ impl World {
     }
 
     fn rejected(&self) -> Vec<Reject> {
-        let rejects = rejects_of(&self.spool()).list().unwrap();
+        let rejects = rejected_beside(&self.spool()).list().unwrap();
         let found = rejects.into_iter().filter_map(|file| {
             let why = file.why?;
             let content = fs::read(self.spool().join("rejected").join(file.name)).ok()?;

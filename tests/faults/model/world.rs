@@ -5,7 +5,7 @@ use super::agent::{self, Process};
 use super::books::{Books, Parcel};
 use super::outbox::Outbox;
 use super::script::{File, Step, Way, Weather};
-use koala_agent::agent::triage;
+use koala_agent::agent::disposition;
 use koala_agent::clock::Timestamp;
 use koala_agent::event::Event;
 use koala_agent::mapping::Mappings;
@@ -204,8 +204,8 @@ impl World {
         let Some(Ok(kept)) = admin.kept(&id).unwrap() else { return };
         let event = Event::parse(&kept.body).unwrap();
         let now = self.wall;
-        if let Fate::Send(items) = triage(&Mappings::presets(), &event, &kept.message_id, kept.spooled_at)
-            && admin.readmit(&[(kept.seq, items)], now).unwrap() > 0
+        if let Fate::Send(items) = disposition(&Mappings::presets(), &event, &kept.message_id, kept.spooled_at)
+            && admin.requeue(&[(kept.seq, items)], now).unwrap() > 0
         {
             self.put_back.insert(id.clone());
             self.books.retried.insert(id);

@@ -5,7 +5,7 @@ use crate::place::Place;
 use crate::stage::{Figures, Played, Scale};
 use flate2::{Compression, write::GzEncoder};
 use koala_agent::reason::Code;
-use koala_agent::spool::rejects_of;
+use koala_agent::spool::rejected_beside;
 use std::io::Write;
 
 /// What a text must become.
@@ -100,7 +100,7 @@ pub fn kinds(_: &Scale) -> Played {
             Aside(code, column) => {
                 let end = if *extension == "jsonl" { ".1.jsonl" } else { ".json" };
                 let name = format!("{n}{end}");
-                let why = rejects_of(&place.daemon.spool()).why(name.as_ref());
+                let why = rejected_beside(&place.daemon.spool()).why(name.as_ref());
                 let why = why.unwrap_or_else(|| panic!("{name} is not set aside"));
                 let start = String::from_utf8_lossy(&text[..text.len().min(200)]).into_owned();
                 assert_eq!((why.code, why.line, why.column), (*code, 1, *column), "{name}: {start}: {why:?}");
@@ -183,7 +183,7 @@ pub fn bombs(_: &Scale) -> Played {
         ("twice.json.gz", inner),
     ] {
         let took = memory_for(&mut place, name, &bomb);
-        assert!(rejects_of(&place.daemon.spool()).why(name.as_ref()).is_some(), "{name} is not set aside");
+        assert!(rejected_beside(&place.daemon.spool()).why(name.as_ref()).is_some(), "{name} is not set aside");
         assert!(took <= 2 * LIMIT + BESIDE, "{name} took {} MiB", took >> 20);
         figures =
             figures.note(format!("{name}: {} KiB packed, {} MiB of memory", bomb.len() >> 10, took >> 20));

@@ -1,12 +1,13 @@
-//! A document of the spool, from its bytes to the request that it makes, as the intake and the courier go.
+//! A document of the spool, from its bytes to the request that it makes, as the intake and the sender go.
 
 #![no_main]
 
-use koala_agent::agent::triage;
+use koala_agent::item::Disposition;
+use koala_agent::agent::disposition;
 use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, Flaw, MessageId, merge_envelope};
 use koala_agent::koala::batch::Batch;
-use koala_agent::mapping::{Mappings, Outcome};
+use koala_agent::mapping::Mappings;
 use koala_agent::reason::Code;
 use koala_agent::spool::{Form, Places, split, text_of};
 use libfuzzer_sys::fuzz_target;
@@ -69,9 +70,9 @@ fn judge(text: &str) {
     let id = given.unwrap_or_else(|| MessageId::derived(b"name", 1, event.raw().as_bytes()));
     let at = Timestamp(1_800_000_000_000);
     let mappings = Mappings::presets();
-    triage(&mappings, &event, &id, at);
+    disposition(&mappings, &event, &id, at);
     for mapped in mappings.map(&event, &id, at).into_iter().flatten() {
-        let Outcome::Send(item) = mapped.outcome else { continue };
+        let Disposition::Send(item) = mapped.disposition else { continue };
         let batch = Batch::new(*item);
         let body = batch.body();
         assert_eq!(body.len(), batch.size());

@@ -1,0 +1,112 @@
+use crate::clock::{Clock, Timestamp};
+use crate::event::Digest;
+use crate::item::OrderingKey;
+use crate::outbox::fixture::{self, settings, to_send};
+use crate::outbox::{NewEvent, Outbox, Reader, State};
+use std::fs;
+use std::path::Path;
+
+const EVENTS: usize = 300;
+
+fn clock() -> Clock {
+    Clock::manual(Timestamp(1_800_000_000_000))
+}
+
+fn event(n: usize) -> NewEvent {
+    // Some bodies are longer than a page.
+    let body = format!(r#"{{"n":{n},"pad":"{}"}}"#, "x".repeat(if n.is_multiple_of(20) { 9_000 } else { n }));
+    NewEvent {
+        digest: Digest::from_bytes([n as u8; 16]),
+        kind: Some("track".to_owned()),
+        place: n as u64,
+        disposition: to_send(OrderingKey(n as i64 % 7), &format!("p{}@acme.dev", n % 7)),
+        ..fixture::event(format!("event-{n}"), body)
+    }
+}
+
+/// An outbox whose log holds the newest events, as after a SIGKILL: its files are copied while it is open.
+fn outbox(dir: &Path) {
+    let open = dir.join("open");
+    fs::create_dir(&open).unwrap();
+    let outbox = Outbox::open(&settings(&open), clock()).unwrap();
+    let append = |range: std::ops::Range<usize>| {
+        outbox.writer.append(range.map(event).collect::<Vec<_>>(), Vec::new()).block().unwrap()
+    };
+    append(0..EVENTS / 2);
+    outbox.close();
+    let outbox = Outbox::open(&settings(&open), clock()).unwrap();
+    outbox.writer.append((EVENTS / 2..EVENTS).map(event).collect::<Vec<_>>(), Vec::new()).block().unwrap();
+    for suffix in ["", "-wal"] {
+        fs::copy(open.join(format!("outbox.db{suffix}")), dir.join(format!("outbox.db{suffix}"))).unwrap();
+    }
+    outbox.close();
+}
+
+fn opened(dir: &Path) -> (Vec<(String, Option<String>)>, Option<String>) {
+    let settings = settings(dir);
+    Outbox::open(&settings, clock()).unwrap().close();
+    let reader = Reader::open(&settings.path).unwrap();
+    let events: Result<Vec<_>, _> = (0..EVENTS).map(|n| reader.show(&format!("event-{n}"))).collect();
+    let events = match events {
+        Ok(events) => events.into_iter().flatten(),
+        Err(e) => {
+            // What no look at the pages can find is found by who reads the event.
+            assert!(e.is_damage(), "{e}");
+            let outbox = Outbox::open(&settings, clock()).unwrap();
+            outbox.mark_corrupt(&e);
+            outbox.close();
+            return opened(dir);
+        }
+    };
+    let events: Vec<_> = events.map(|detail| (detail.row.message_id, detail.body)).collect();
+    assert_eq!(reader.counts().unwrap().of(State::Pending), events.len() as u64);
+    (events, reader.incident(Timestamp(1_800_000_000_000)).unwrap().map(|incident| incident.text))
+}
+
+#[test]
+fn a_database_without_its_first_page_is_read_from_its_other_pages() {
+    let dir = tempfile::tempdir().unwrap();
+    outbox(dir.path());
+    // In the log there is a newer first page, which SQLite itself would take.
+    fs::remove_file(dir.path().join("outbox.db")).unwrap();
+    let (events, incident) = opened(dir.path());
+    assert!(!events.is_empty());
+    assert!(incident.unwrap().contains("the database is gone, and its write-ahead log is not"));
+    for (id, body) in events {
+        let n: usize = id.trim_start_matches("event-").parse().unwrap();
+        assert_eq!(body.unwrap(), event(n).body, "the text of {id}");
+    }
+}
+
+#[test]
+fn whichever_bytes_are_damaged_it_opens_and_what_can_be_read_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    outbox(dir.path());
+    let mut rng = fastrand::Rng::with_seed(3);
+    let (mut told, mut most) = (0, 0);
+    for round in 0..60 {
+        let damaged = tempfile::tempdir().unwrap();
+        for suffix in ["", "-wal"] {
+            let name = format!("outbox.db{suffix}");
+            let mut bytes = fs::read(dir.path().join(&name)).unwrap();
+            let wounds = if (suffix.is_empty()) == (round % 2 == 0) { rng.usize(1..4) } else { 0 };
+            for _ in 0..wounds {
+                let at = rng.usize(..bytes.len());
+                let end = (at + rng.usize(1..5_000)).min(bytes.len());
+                bytes[at..end].iter_mut().for_each(|byte| *byte = rng.u8(..));
+            }
+            if rng.u8(..8) == 0 {
+                bytes.truncate(rng.usize(..bytes.len()));
+            }
+            fs::write(damaged.path().join(&name), bytes).unwrap();
+        }
+        let (events, incident) = opened(damaged.path());
+        told += usize::from(incident.is_some());
+        most = most.max(events.len());
+        assert!(events.len() <= EVENTS);
+        // A second start finds a sound outbox.
+        assert_eq!(opened(damaged.path()).0, events);
+    }
+    assert!(told >= 20, "{told} of 60 were told of");
+    assert_eq!(most, EVENTS);
+}
