@@ -142,7 +142,7 @@ fn a_command_finds_every_row_where_it_belongs() {
     deliver(&outbox, &[d]);
     assert_eq!(world.run(&["discard", "a"]).code, 0);
     assert_eq!(states(&world), "a:d b:p c:p d:d");
-    assert_eq!(number(&world, "SELECT count(*) FROM marks"), 0);
+    assert_eq!(number(&world, "SELECT count(*) FROM acks"), 0);
     assert_eq!(number(&world, "SELECT count(*) FROM settled"), 2);
     // The agent goes on with what the command has left.
     let again = event("d", r#"{"type":"track","event":"E","email":"ana@acme.dev"}"#, "a.json");
@@ -156,7 +156,7 @@ fn rows_and_ids_come_where_they_belong_when_nothing_else_is_to_do() {
     let world = World::new();
     let (outbox, [_, b, ..]) = four(&world);
     deliver(&outbox, &[b]);
-    let left = "SELECT (SELECT count(*) FROM marks) + (SELECT count(*) FROM unindexed)";
+    let left = "SELECT (SELECT count(*) FROM acks) + (SELECT count(*) FROM unindexed)";
     assert!(number(&world, left) > 0);
     let began = std::time::Instant::now();
     while number(&world, left) > 0 {
@@ -180,7 +180,7 @@ fn many_requests_are_gathered_from_one_view_of_the_outbox() {
     let mut backlog = backlog(&world, &outbox);
     let mut gone = |seqs: &[i64], ms, let_go| -> Vec<i64> {
         if let_go {
-            backlog.let_go().unwrap();
+            backlog.release().unwrap();
         }
         backlog.gather(seqs, Duration::from_millis(ms), |_| true).unwrap().gone
     };

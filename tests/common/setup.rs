@@ -4,8 +4,9 @@ use koala_agent::agent::disposition;
 use koala_agent::clock::{Clock, Timestamp};
 use koala_agent::config::{Config, Environment, Options, load};
 use koala_agent::event::{Event, MessageId};
+use koala_agent::item::Disposition;
 use koala_agent::mapping::Mappings;
-use koala_agent::outbox::{Fate, NewEvent, Outbox, Reader, Settled, Settlement};
+use koala_agent::outbox::{NewEvent, NewItem, Outbox, Reader, Settled, Settlement};
 use koala_agent::reason::{Code, Reason};
 use serde_json::Value;
 use std::fs;
@@ -150,7 +151,7 @@ pub fn event(id: &str, json: &str, file: &str) -> NewEvent {
         place: 1,
         spooled_at,
         body: json.to_owned(),
-        fate,
+        disposition,
     }
 }
 

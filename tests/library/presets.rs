@@ -3,6 +3,7 @@
 use crate::common::vectors::map;
 use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, MessageId};
+use koala_agent::item::Disposition;
 use koala_agent::koala::batch::Batch;
 use koala_agent::mapping::Outcome;
 
@@ -10,9 +11,9 @@ use koala_agent::mapping::Outcome;
 fn sent(event: &str) -> String {
     let event = Event::parse(event).unwrap();
     match map(&event, &MessageId::new("m".into()).unwrap(), Timestamp(0)) {
-        Outcome::Send(item) => Batch::new(*item).body(),
-        Outcome::Skip(reason) => reason.code.to_string(),
-        Outcome::Invalid(reason) => reason.text,
+        Disposition::Send(item) => Batch::new(*item).body(),
+        Disposition::Skip(reason) => reason.code.to_string(),
+        Disposition::Fail(reason) => reason.text,
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::common::vectors::map;
 use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, MAX_DEPTH};
-use koala_agent::item::{Item, ItemKind};
+use koala_agent::item::{Disposition, Item, ItemKind};
 use koala_agent::koala::batch::{Batch, MAX_OF_A_KIND};
 use koala_agent::mapping::Outcome;
 use proptest::prelude::*;
@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 fn items(text: &str) -> Vec<Item> {
     let event = Event::parse(text).unwrap();
     match map(&event, &event.message_id().unwrap().unwrap(), Timestamp(0)) {
-        Outcome::Send(item) => vec![*item],
+        Disposition::Send(item) => vec![*item],
         other => panic!("{other:?}"),
     }
 }

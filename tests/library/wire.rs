@@ -438,7 +438,7 @@ fn headers(talk: &mut Talk, stream: u32, fields: usize) {
     talk.send(CONTINUATION, END_HEADERS, stream, b"");
 }
 
-/// What a server does to a request, in its words and in deed; the trouble that it is, and how often the request comes.
+/// What a server does to a request, in its words and in operation; the trouble that it is, and how often the request comes.
 type Deed = (&'static str, fn(&mut Talk, u32), Code, usize);
 
 const DEEDS: [Deed; 12] = [
