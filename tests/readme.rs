@@ -2,13 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test")]
 
-#[allow(dead_code, reason = "no test needs all of it")]
-#[path = "common/setup.rs"]
-mod world;
+#[path = "common/mod.rs"]
+mod common;
 
+use common::setup::{Setup, assert_says};
 use serde_json::{Value, json};
 use std::fs;
-use world::{World, assert_says};
 
 const README: &str = include_str!("../README.md");
 const PACKAGED: &str = include_str!("../packaging/config.toml");
@@ -27,13 +26,13 @@ fn examples(text: &str) -> impl Iterator<Item = &str> {
 
 /// What `map` prints with that at the end of the configuration.
 fn mapped(example: &str, events: &[&str]) -> Vec<Value> {
-    let world = World::new();
-    let config = fs::read_to_string(world.path("config.toml")).unwrap();
-    fs::write(world.path("hash-key"), "0123456789abcdef").unwrap();
-    let key = format!("hash_key_file = \"{}\"", world.path("hash-key").display());
-    fs::write(world.path("config.toml"), format!("{config}\n{key}\n{example}")).unwrap();
+    let setup = Setup::new();
+    let config = fs::read_to_string(setup.config_file()).unwrap();
+    fs::write(setup.path("hash-key"), "0123456789abcdef").unwrap();
+    let key = format!("koala.hash_key_file = \"{}\"", setup.path("hash-key").display());
+    fs::write(setup.config_file(), format!("{config}\n{key}\n{example}")).unwrap();
     let lines: String = events.iter().map(|event| event.replace('\n', " ") + "\n").collect();
-    let ran = world.run_with(&["map"], &lines);
+    let ran = setup.run_with(&["map"], &lines);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{example}");
     ran.lines()
 }
@@ -99,6 +98,6 @@ fn what_the_readme_says_in_a_line_holds() {
         .collect();
     assert_eq!(ids, ["m-1", "m-1-2"]);
 
-    let consent = format!("consent_categories = [\"advertising\"]\n{accounts}");
+    let consent = format!("koala.consent_categories = [\"advertising\"]\n{accounts}");
     assert_eq!(mapped(&consent, &[group])[0]["skipped"]["code"], "no_consent");
 }

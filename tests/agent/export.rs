@@ -1,6 +1,6 @@
 //! Mappings as Segment exports them, run as they are, by the real program.
 
-use crate::common::setup::{World, assert_says};
+use crate::common::setup::{Setup, assert_says};
 use serde_json::{Value, json};
 use std::fs;
 
@@ -18,19 +18,18 @@ const EVENTS: [&str; 7] = [
 ];
 
 /// An agent whose `mappings_file` has that text.
-fn with(export: &str) -> World {
-    let world = World::new();
-    fs::write(world.path("mappings.json"), export).unwrap();
-    let config = fs::read_to_string(world.path("config.toml")).unwrap();
-    fs::write(world.path("config.toml"), format!("mappings_file = \"mappings.json\"\n{config}")).unwrap();
-    world
+fn with(export: &str) -> Setup {
+    let mut setup = Setup::new();
+    fs::write(setup.path("mappings.json"), export).unwrap();
+    setup.set("mappings_file = \"mappings.json\"");
+    setup
 }
 
 /// The bodies of the requests that each event makes with that text as `mappings_file`; of one that is skipped its
 /// reason.
 fn mapped(export: &str) -> Vec<Value> {
-    let world = with(export);
-    let ran = world.run_with(&["map"], &EVENTS.join("\n"));
+    let setup = with(export);
+    let ran = setup.run_with(&["map"], &EVENTS.join("\n"));
     assert_eq!(ran.code, 0, "{ran:?}");
     let outcome = |line: &Value| match line["requests"].as_array() {
         Some(requests) => requests.iter().map(|request| request["body"].clone()).collect(),
@@ -102,8 +101,8 @@ fn an_export_that_cannot_be_followed_is_refused_with_its_place() {
         ("\"trigger\": \"type = \\\"identify\\\"\",", "", "mapping 2: trigger is missing"),
         ("{\n", "", "not JSON"),
     ] {
-        let world = with(&EXPORT.replacen(from, to, 1));
-        let ran = world.run(&["check", "--config-only"]);
+        let setup = with(&EXPORT.replacen(from, to, 1));
+        let ran = setup.run(&["check", "--config-only"]);
         assert_eq!(ran.code, 1, "{ran:?}");
         assert_says(&ran.out, &["FAIL  configuration", "mappings.json", said]);
     }

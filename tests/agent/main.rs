@@ -11,7 +11,6 @@ mod common;
 mod delivery;
 mod erase;
 mod export;
-mod log;
 mod mappings;
 mod migration;
 mod outbox;

@@ -1,8 +1,8 @@
 //! The spool's promises, in one process: what is taken, what is set aside and why, and nothing twice or lost.
 
-use crate::common::world::{World, names, track};
-use flate2::{Compression, write::GzEncoder};
-use koala_agent::agent::Agent;
+use crate::common::agent::TestAgent;
+use crate::common::events::{gzip, track};
+use crate::common::setup::names_in;
 use koala_agent::clock::Timestamp;
 use koala_agent::receiver::Faults;
 use koala_agent::spool::Spool;
@@ -11,12 +11,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::time::{Duration, SystemTime};
-
-fn packed(text: &str) -> Vec<u8> {
-    let mut gz = GzEncoder::new(Vec::new(), Compression::default());
-    gz.write_all(text.as_bytes()).unwrap();
-    gz.finish().unwrap()
-}
 
 /// A track without a messageId; `what` tells it from others.
 fn nameless(what: &str) -> String {
@@ -33,9 +27,9 @@ type Place = (String, u64, u64);
 type Reasons = Vec<(&'static str, Place)>;
 
 /// What is in `rejected/`, by name.
-fn rejected(world: &World) -> BTreeMap<String, Place> {
-    let folder = world.spool().join("rejected");
-    let files = names(&folder).into_iter().filter(|n| !n.ends_with(".why") && !n.starts_with('.'));
+fn rejected(agent: &TestAgent) -> BTreeMap<String, Place> {
+    let folder = agent.spool().join("rejected");
+    let files = names_in(&folder).into_iter().filter(|n| !n.ends_with(".why") && !n.starts_with('.'));
     let why = |name: &str| -> Value {
         serde_json::from_slice(&fs::read(folder.join(format!("{name}.why"))).unwrap()).unwrap()
     };
@@ -45,30 +39,30 @@ fn rejected(world: &World) -> BTreeMap<String, Place> {
     files.map(|n| (n.clone(), place(why(&n)))).collect()
 }
 
-fn left(world: &World) -> Vec<String> {
-    names(&world.spool()).into_iter().filter(|n| n != "rejected" && n != ".removing").collect()
+fn left(agent: &TestAgent) -> Vec<String> {
+    names_in(&agent.spool()).into_iter().filter(|n| n != "rejected" && n != ".removing").collect()
 }
 
-async fn started(settings: &[&str]) -> World {
-    let mut world = World::new(Faults::default()).await;
+fn started(settings: &[&str]) -> TestAgent {
+    let mut agent = TestAgent::in_process(Faults::default());
     for line in ["spool.scan_interval = \"200ms\"", "spool.settle = \"100ms\""].iter().chain(settings) {
-        world.set(line);
+        agent.set(line);
     }
-    world.start().await;
-    world
+    agent.start();
+    agent
 }
 
 /// Waits until nothing is left in the folder and all that is stored is delivered.
-async fn until_taken(world: &World) {
-    world
-        .until("the spool is empty", |w| left(w).is_empty() && names(&w.spool().join(".removing")).is_empty())
-        .await;
-    world.until("all is delivered", |w| w.status().outbox.pending == 0).await;
+fn until_taken(agent: &mut TestAgent) {
+    agent.until("the spool is empty", |agent| {
+        left(agent).is_empty() && names_in(&agent.spool().join(".removing")).is_empty()
+    });
+    agent.until_status("all is delivered", |status| status.outbox.pending == 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn every_form_is_taken_packed_or_not() {
-    let mut world = started(&[]).await;
+#[test]
+fn every_form_is_taken_packed_or_not() {
+    let mut agent = started(&[]);
     let event = |id: &str| track(id, "ana@acme.dev");
     let forms = |n: u32| {
         [
@@ -83,51 +77,50 @@ async fn every_form_is_taken_packed_or_not() {
         ]
     };
     for (name, text) in forms(1) {
-        world.drop_file(name, text);
+        agent.drop_file(name, text);
     }
     for (name, text) in forms(2) {
-        world.drop_file(&format!("{name}.gz"), packed(&text));
+        agent.drop_file(&format!("{name}.gz"), gzip(&text));
     }
     // Two packed files one after the other are one text.
-    world.drop_file("cat.jsonl.gz", [packed(&lines([event("c1")])), packed(&lines([event("c2")]))].concat());
-    world.until_held(16).await;
-    until_taken(&world).await;
-    assert!(rejected(&world).is_empty());
-    world.stop().await;
+    agent.drop_file("cat.jsonl.gz", [gzip(&lines([event("c1")])), gzip(&lines([event("c2")]))].concat());
+    agent.until_held(16);
+    until_taken(&mut agent);
+    assert!(rejected(&agent).is_empty());
+    agent.stop();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_whole_of_files_that_were_there_before_the_agent_is_taken_at_once() {
-    let mut world = World::manual(Faults::default()).await;
-    world.set("spool.settle = \"1h\"");
+#[test]
+fn what_is_whole_of_files_that_were_there_before_the_agent_is_taken_at_once() {
+    let mut agent = TestAgent::on_manual_clock(Faults::default());
+    agent.set("spool.settle = \"1h\"");
     let event = |id: &str| track(id, "ana@acme.dev");
     let last = event("l3");
     let (begun, rest) = last.split_at(30);
-    world.drop_file("1.json", format!("[{},\n{}]", event("a1"), event("a2")));
-    world.drop_file("2.json.gz", packed(&event("b")));
-    world.drop_file("3.jsonl", format!("{}\n{}\n{begun}", event("l1"), event("l2")));
-    world.drop_file("4.json", event("behind"));
-    world.clock.step(Timestamp::from_system(SystemTime::now() + Duration::from_secs(1)));
-    world.start().await;
-    world.until_held(5).await;
-    world.until("they are removed", |world| left(world) == ["3.jsonl", "4.json"]).await;
+    agent.drop_file("1.json", format!("[{},\n{}]", event("a1"), event("a2")));
+    agent.drop_file("2.json.gz", gzip(&event("b")));
+    agent.drop_file("3.jsonl", format!("{}\n{}\n{begun}", event("l1"), event("l2")));
+    agent.drop_file("4.json", event("behind"));
+    agent.clock.step(Timestamp::from_system(SystemTime::now() + Duration::from_secs(1)));
+    agent.start();
+    agent.until_held(5);
+    agent.until("they are removed", |agent| left(agent) == ["3.jsonl", "4.json"]);
     // Whoever writes them says that they are finished.
     for (name, rest) in [("3.jsonl", rest), ("4.json", "\n")] {
-        let mut file = File::options().append(true).open(world.spool().join(name)).unwrap();
+        let mut file = File::options().append(true).open(agent.spool().join(name)).unwrap();
         file.write_all(rest.as_bytes()).unwrap();
     }
-    world.until_held(7).await;
-    until_taken(&world).await;
-    assert!(rejected(&world).is_empty());
-    let ids: Vec<_> = world.receiver.events().into_iter().map(|held| held.message_id).collect();
+    agent.until_held(7);
+    until_taken(&mut agent);
+    assert!(rejected(&agent).is_empty());
+    let ids: Vec<_> = agent.receiver.events().into_iter().map(|held| held.message_id).collect();
     assert_eq!(ids.join(" "), "a1 a2 b l1 l2 l3 behind");
-    world.stop().await;
+    agent.stop();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_taken_is_set_aside_with_line_and_column() {
-    let mut world =
-        started(&["spool.max_file_bytes = \"100KiB\"", "spool.incomplete_after = \"300ms\""]).await;
+#[test]
+fn what_cannot_be_taken_is_set_aside_with_line_and_column() {
+    let mut agent = started(&["spool.max_file_bytes = \"100KiB\"", "spool.incomplete_after = \"300ms\""]);
     let good = |id: &str| track(id, "ana@acme.dev");
     let code = |code: &str, line, column| (code.to_owned(), line, column);
     let cases: [(&str, Vec<u8>, Reasons); 16] = [
@@ -146,7 +139,7 @@ async fn what_cannot_be_taken_is_set_aside_with_line_and_column() {
             vec![("f.json", code("too_deep", 1, 125))],
         ),
         ("g.json", " ".repeat(200_000).into(), vec![("g.json", code("too_large", 1, 1))]),
-        ("h.json.gz", packed(&" ".repeat(9_000_000)), vec![("h.json.gz", code("too_large", 1, 1))]),
+        ("h.json.gz", gzip(&" ".repeat(9_000_000)), vec![("h.json.gz", code("too_large", 1, 1))]),
         ("i.jsonl.gz", b"no gzip".into(), vec![("i.jsonl.gz", code("not_json", 1, 1))]),
         ("j.txt", good("j").into(), vec![("j.txt", code("not_json", 1, 1))]),
         ("k.why", good("k").into(), vec![("k.why_", code("not_json", 1, 1))]),
@@ -174,95 +167,95 @@ async fn what_cannot_be_taken_is_set_aside_with_line_and_column() {
     ];
     let mut want = BTreeMap::new();
     for (name, text, reasons) in cases {
-        world.drop_file(name, text);
+        agent.drop_file(name, text);
         want.extend(reasons.into_iter().map(|(name, why)| (name.to_owned(), why)));
     }
-    world.until_held(5).await;
-    until_taken(&world).await;
-    assert_eq!(rejected(&world), want);
-    world.until("they are counted", |w| w.status().spool.rejected_files == want.len() as u64).await;
-    world.stop().await;
+    agent.until_held(5);
+    until_taken(&mut agent);
+    assert_eq!(rejected(&agent), want);
+    agent.until_status("they are counted", |status| status.spool.rejected_files == want.len() as u64);
+    agent.stop();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_grows_whole_after_it_was_set_aside_is_taken_once() {
-    let mut world = started(&["spool.incomplete_after = \"200ms\""]).await;
+#[test]
+fn what_grows_whole_after_it_was_set_aside_is_taken_once() {
+    let mut agent = started(&["spool.incomplete_after = \"200ms\""]);
     // Written in two parts, so that the lines of the first can be read before the second is there.
-    let (first, second) = (packed(&lines([nameless("1"), nameless("2")])), packed(&lines([nameless("3")])));
-    let mut events = File::create(world.spool().join("events.jsonl.gz")).unwrap();
-    let mut one = File::create(world.spool().join("one.json")).unwrap();
+    let (first, second) = (gzip(&lines([nameless("1"), nameless("2")])), gzip(&lines([nameless("3")])));
+    let mut events = File::create(agent.spool().join("events.jsonl.gz")).unwrap();
+    let mut one = File::create(agent.spool().join("one.json")).unwrap();
     events.write_all(&first).unwrap();
     events.write_all(&second[..12]).unwrap();
     one.write_all(&nameless("4").as_bytes()[..30]).unwrap();
-    world.until("both are set aside", |w| rejected(w).len() == 2).await;
-    world.until_held(2).await;
+    agent.until("both are set aside", |agent| rejected(agent).len() == 2);
+    agent.until_held(2);
     events.write_all(&second[12..]).unwrap();
     one.write_all(&nameless("4").as_bytes()[30..]).unwrap();
     drop((events, one));
-    world.until_held(4).await;
-    until_taken(&world).await;
-    assert_eq!((world.receiver.stats().events, rejected(&world).len()), (4, 0));
-    assert_eq!(world.status().spool.duplicates, 0);
-    world.stop().await;
+    agent.until_held(4);
+    until_taken(&mut agent);
+    assert_eq!((agent.receiver.stats().events, rejected(&agent).len()), (4, 0));
+    assert_eq!(agent.status().spool.duplicates, 0);
+    agent.stop();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_that_a_crash_left_half_removed_keeps_its_ids_when_its_name_is_used_again() {
-    let mut world = started(&[]).await;
+#[test]
+fn a_file_that_a_crash_left_half_removed_keeps_its_ids_when_its_name_is_used_again() {
+    let mut agent = started(&[]);
     let day = lines([nameless("1"), nameless("2"), nameless("3")]);
     let (first, rest) = day.split_at(day.len() - 20);
-    world.drop_file("day.jsonl", first);
-    world.until_held(2).await;
-    world.stop().await;
-    let aside = world.spool().join(".removing/day.jsonl");
-    fs::rename(world.spool().join("day.jsonl"), &aside).unwrap();
+    agent.drop_file("day.jsonl", first);
+    agent.until_held(2);
+    agent.stop();
+    let aside = agent.spool().join(".removing/day.jsonl");
+    fs::rename(agent.spool().join("day.jsonl"), &aside).unwrap();
     File::options().append(true).open(&aside).unwrap().write_all(rest.as_bytes()).unwrap();
-    world.drop_file("day.jsonl", lines([nameless("1")]));
-    world.start().await;
-    world.until_held(4).await;
-    until_taken(&world).await;
-    assert_eq!((world.receiver.stats().events, world.status().spool.duplicates), (4, 0));
-    world.stop().await;
+    agent.drop_file("day.jsonl", lines([nameless("1")]));
+    agent.start();
+    agent.until_held(4);
+    until_taken(&mut agent);
+    assert_eq!((agent.receiver.stats().events, agent.status().spool.duplicates), (4, 0));
+    agent.stop();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_file_renamed_over_a_bad_one_is_read_and_not_blamed() {
-    let mut world = started(&[]).await;
+#[test]
+fn a_file_renamed_over_a_bad_one_is_read_and_not_blamed() {
+    let mut agent = started(&[]);
     for n in 0..300 {
-        world.drop_file("day.json", if n % 2 == 0 { "{bad".to_owned() } else { nameless(&n.to_string()) });
-        tokio::time::sleep(Duration::from_millis(n % 7 * 10)).await;
+        agent.drop_file("day.json", if n % 2 == 0 { "{bad".to_owned() } else { nameless(&n.to_string()) });
+        agent.sleep(Duration::from_millis(n % 7 * 10));
     }
-    until_taken(&world).await;
-    for name in rejected(&world).keys() {
-        assert_eq!(fs::read(world.spool().join("rejected").join(name)).unwrap(), b"{bad", "{name}");
+    until_taken(&mut agent);
+    for name in rejected(&agent).keys() {
+        assert_eq!(fs::read(agent.spool().join("rejected").join(name)).unwrap(), b"{bad", "{name}");
     }
-    assert!(world.receiver.stats().held > 0);
-    assert_eq!(world.status().spool.duplicates, 0);
-    world.stop().await;
+    assert!(agent.receiver.stats().held > 0);
+    assert_eq!(agent.status().spool.duplicates, 0);
+    agent.stop();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_producer_may_finish_its_file_under_a_name_of_its_own_or_link_it_to_its_place() {
-    let mut world = World::new(Faults::default()).await;
-    world.set("spool.scan_interval = \"10m\"");
-    world.set("spool.settle = \"300ms\"");
-    world.start().await;
-    let at = |name: &str| world.spool().join(name);
+#[test]
+fn a_producer_may_finish_its_file_under_a_name_of_its_own_or_link_it_to_its_place() {
+    let mut agent = TestAgent::in_process(Faults::default());
+    agent.set("spool.scan_interval = \"10m\"");
+    agent.set("spool.settle = \"300ms\"");
+    agent.start();
+    let at = |name: &str| agent.spool().join(name);
     for n in 0..20 {
         let (own, its) = (at(&format!("{n}.json.part")), at(&format!("{n}.json")));
         fs::write(&own, nameless(&n.to_string())).unwrap();
-        tokio::time::sleep(Duration::from_millis(n)).await;
+        agent.sleep(Duration::from_millis(n));
         fs::rename(own, its).unwrap();
         let (own, its) = (at(&format!(".{n}")), at(&format!("{n}-linked.json")));
         fs::write(&own, nameless(&format!("{n}-linked"))).unwrap();
         fs::hard_link(&own, its).unwrap();
-        tokio::time::sleep(Duration::from_millis(n)).await;
+        agent.sleep(Duration::from_millis(n));
         fs::remove_file(own).unwrap();
     }
-    world.until_held(40).await;
-    until_taken(&world).await;
-    assert_eq!(rejected(&world).len(), 0);
-    world.stop().await;
+    agent.until_held(40);
+    until_taken(&mut agent);
+    assert_eq!(rejected(&agent).len(), 0);
+    agent.stop();
 }
 
 #[test]
@@ -291,12 +284,12 @@ fn nothing_is_stamped_with_less_than_the_time_that_the_spool_told() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_file_goes_once_the_database_was_taken_from_under_the_agent() {
-    let mut world = World::new(Faults { offline: true, ..Faults::default() }).await;
-    let mut agent = Agent::start(world.config(), world.clock.clone()).await.unwrap();
-    fs::remove_file(world.dir.path().join("state/outbox.db")).unwrap();
-    world.track("m-1", "ana@acme.dev");
-    assert!(agent.failed().await.to_string().contains("outbox.db"));
-    assert_eq!(left(&world).len(), 1);
+#[test]
+fn no_file_goes_once_the_database_was_taken_from_under_the_agent() {
+    let mut agent = TestAgent::in_process(Faults { offline: true, ..Faults::default() });
+    agent.start();
+    fs::remove_file(agent.outbox()).unwrap();
+    agent.drop_track("m-1", "ana@acme.dev");
+    assert!(agent.wait_for_failure().contains("outbox.db"));
+    assert_eq!(left(&agent).len(), 1);
 }

@@ -2,18 +2,19 @@
 
 use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, MessageId};
+use koala_agent::item::{Disposition, Item};
 use koala_agent::koala::batch::Batch;
-use koala_agent::mapping::{Mappings, Outcome};
+use koala_agent::mapping::Mappings;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// What the presets make of an event; no event is for two of them.
-pub fn map(event: &Event, message_id: &MessageId, timestamp: Timestamp) -> Outcome {
+pub fn map(event: &Event, message_id: &MessageId, timestamp: Timestamp) -> Disposition<Box<Item>> {
     match Mappings::presets().map(event, message_id, timestamp) {
-        Ok(mut mapped) => mapped.remove(0).outcome,
-        Err(reason) => Outcome::Skip(reason),
+        Ok(mut mapped) => mapped.remove(0).disposition,
+        Err(reason) => Disposition::Skip(reason),
     }
 }
 
@@ -57,15 +58,15 @@ pub fn vectors() -> Vec<Vector<'static>> {
 /// The moment that a completed event has.
 pub const COMPLETED_AT: Timestamp = Timestamp(1_709_647_629_123);
 
-pub fn outcome(event: &RawValue) -> Outcome {
+pub fn outcome(event: &RawValue) -> Disposition<Box<Item>> {
     let event = Event::parse(event.get()).unwrap();
     let id = event.message_id().unwrap().unwrap_or_else(|| MessageId::new("completed".into()).unwrap());
     map(&event, &id, COMPLETED_AT)
 }
 
 /// The requests' bodies, one event a request, as they go out.
-pub fn bodies(outcome: Outcome) -> Vec<String> {
-    let Outcome::Send(item) = outcome else { panic!("nothing to send: {outcome:?}") };
+pub fn bodies(outcome: Disposition<Box<Item>>) -> Vec<String> {
+    let Disposition::Send(item) = outcome else { panic!("nothing to send: {outcome:?}") };
     vec![Batch::new(*item).body()]
 }
 

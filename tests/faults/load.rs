@@ -4,35 +4,34 @@
 //! files again, and kills at the same shares.
 
 mod corpus;
-mod dropping;
-mod verify;
 
-use crate::common::daemon::Daemon;
+use crate::common::agent::TestAgent;
 use crate::common::kills::{Kill, UNDER_WAY, repeats};
-use crate::stage::{Fault, Figures, Played, Scale};
-use corpus::Corpus;
-use dropping::{dropping, prepare};
-use koala_agent::receiver::{Faults, Options, Receiver};
+use crate::common::ledger::{Expected, number_of};
+use crate::common::setup::names_in;
+use crate::runner::{Fault, Figures, Outcome, Scale};
+use corpus::{Corpus, File};
+use koala_agent::receiver::{Faults, Held};
 use koala_agent::status::DestinationState;
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A fact that takes longer than this is not coming.
-const PATIENCE: Duration = Duration::from_secs(240);
-/// How often a fact is asked for.
-const LOOK: Duration = Duration::from_millis(20);
+/// A fact that takes longer than this, with all the files of the full scale, is not coming.
+const TIMEOUT: Duration = Duration::from_secs(240);
 const KILLS: usize = 10;
 
 pub const FAULTS: &[Fault] = &[
-    Fault { name: "load", title: "the main job, the receiver in trouble", alone: false, play: no_kill },
-    Fault { name: "load-kills", title: "the same, killed ten times", alone: false, play: ten_kills },
+    Fault { name: "load", title: "the main job, the receiver in trouble", alone: false, run: no_kill },
+    Fault { name: "load-kills", title: "the same, killed ten times", alone: false, run: ten_kills },
 ];
 
-fn no_kill(scale: &Scale) -> Played {
+fn no_kill(scale: &Scale) -> Outcome {
     run(scale, &[])
 }
 
-fn ten_kills(scale: &Scale) -> Played {
+fn ten_kills(scale: &Scale) -> Outcome {
     // Some while files are taken and the receiver is offline, some while it takes events.
     let mut rng = scale.rng();
     let mut kills: Vec<f64> = (0..KILLS).map(|_| 0.02 + 0.9 * rng.f64()).collect();
@@ -50,32 +49,25 @@ enum Moment {
     Held(f64),
 }
 
-/// One run: its parts, and what is told of it at the end.
+/// One run: its parts, and what its figures are made of.
 struct Run {
     corpus: Corpus,
-    daemon: Daemon,
-    receiver: Receiver,
+    agent: TestAgent,
     rng: fastrand::Rng,
     kills: Vec<Kill>,
     began: Instant,
 }
 
-fn run(scale: &Scale, moments: &[Moment]) -> Played {
+fn run(scale: &Scale, moments: &[Moment]) -> Outcome {
     let (singles, lines) = scale.of((2_000, 20_000), (20_000, 200_000));
     let mut rng = scale.rng();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let options = Options {
-        faults: Faults { offline: true, ..Faults::default() },
-        seed: Some(rng.u64(..)),
-        ..Options::default()
-    };
-    let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
-    let daemon = Daemon::new(&receiver.endpoint());
+    let mut agent = TestAgent::program(Faults { offline: true, ..Faults::default() });
     let corpus = Corpus::new(singles, lines, rng.u64(..));
-    prepare(&daemon, &corpus.files);
-    let mut run = Run { corpus, daemon, receiver, rng, kills: Vec::new(), began: Instant::now() };
+    agent.ledger = corpus.ledger.clone();
+    write_beside_spool(&agent, &corpus.files);
+    let mut run = Run { corpus, agent, rng, kills: Vec::new(), began: Instant::now() };
     run.play(moments);
-    run.until("all is settled and told", |run| verify::adds_up(&run.daemon.status(), &run.corpus));
+    run.until("all is settled and told", |agent| agent.ledger.agrees_with(&agent.status()));
     let took = run.began.elapsed();
     let repeated = run.check();
     run.figures(repeated, took).into()
@@ -86,20 +78,20 @@ impl Run {
     fn play(&mut self, moments: &[Moment]) {
         // A part is there at the start, the rest comes while the agent runs.
         let (first, rest) = self.corpus.files.split_at(self.corpus.files.len() / 4);
-        dropping(&self.daemon, first)();
-        let rest = dropping(&self.daemon, rest);
+        into_spool(&self.agent, first)();
+        let rest = into_spool(&self.agent, rest);
         self.began = Instant::now();
-        self.daemon.start();
+        self.agent.start();
         let dropping = thread::spawn(rest);
         let is_taking = |moment: &&Moment| matches!(moment, Moment::Stored(_));
         for moment in moments.iter().filter(is_taking) {
             self.kill_at(*moment);
         }
-        self.until("the receiver is seen as offline", |run| {
-            run.daemon.status().destination.state == DestinationState::Backoff
+        self.until("the receiver is seen as offline", |agent| {
+            agent.status().destination.state == DestinationState::Backoff
         });
         self.until_stored(0.25);
-        self.receiver.set_faults(Faults { latency_ms: 20, ..Faults::default() });
+        self.agent.receiver.set_faults(Faults { latency_ms: 20, ..Faults::default() });
         let mut sending = moments.iter().filter(|moment| !is_taking(moment)).copied().peekable();
         while let Some(early) =
             sending.next_if(|moment| matches!(moment, Moment::Held(share) if *share < 0.25))
@@ -107,24 +99,24 @@ impl Run {
             self.kill_at(early);
         }
         self.until_held(0.25);
-        self.receiver.set_faults(Faults { fail_share: 0.1, ..Faults::default() });
+        self.agent.receiver.set_faults(Faults { fail_share: 0.1, ..Faults::default() });
         for moment in sending {
             self.kill_at(moment);
         }
         dropping.join().unwrap();
     }
 
-    fn until_stored(&self, share: f64) {
+    fn until_stored(&mut self, share: f64) {
         let want = (share * self.good() as f64) as u64;
-        self.until("events stored", |run| {
-            let outbox = run.daemon.status().outbox;
+        self.until("events stored", |agent| {
+            let outbox = agent.status().outbox;
             outbox.pending + outbox.delivered >= want
         });
     }
 
-    fn until_held(&self, share: f64) {
+    fn until_held(&mut self, share: f64) {
         let want = (share * self.good() as f64) as usize;
-        self.until("events held", |run| run.receiver.stats().held >= want);
+        self.until("events held", |agent| agent.receiver.stats().held >= want);
     }
 
     /// SIGKILL at a random moment after that one, and a new start at once.
@@ -134,60 +126,94 @@ impl Run {
             Moment::Held(share) => self.until_held(share),
         }
         thread::sleep(Duration::from_millis(self.rng.u64(..50)));
-        self.daemon.kill();
-        self.kills.push(Kill::of(&self.daemon, &self.receiver));
-        self.daemon.start();
+        self.agent.kill();
+        self.kills.push(Kill::of(&self.agent));
+        self.agent.start();
     }
 
-    /// Stops the agent and looks at everything that it has left. Returns how many events came to the receiver again.
+    /// Stops the agent, and checks everything that it has left. Returns how many events came to the receiver again.
     fn check(&mut self) -> u64 {
-        self.daemon.stop();
-        let status = self.daemon.status();
-        assert!(verify::adds_up(&status, &self.corpus), "stopped: {status:#?}");
-        verify::arrived(&self.receiver, &self.corpus);
-        verify::set_aside(&self.daemon.path("spool"), &self.corpus);
-        repeats(&self.receiver, &self.kills, UNDER_WAY)
+        self.agent.stop();
+        let (ledger, status) = (&self.agent.ledger, self.agent.status());
+        assert!(ledger.agrees_with(&status), "stopped: {status:#?}");
+        self.check_arrived(&self.agent.receiver.events());
+        assert_eq!(names_in(&self.agent.spool()), [".removing", "rejected"]);
+        ledger.check_rejects(&self.agent.spool()).unwrap_or_else(|why| panic!("{why}"));
+        let reasons = names_in(&self.agent.spool().join("rejected"));
+        let reasons = reasons.iter().filter(|name| name.ends_with(".why")).count();
+        assert_eq!(reasons, ledger.rejects.len(), "a reason without its file");
+        repeats(&self.agent.receiver, &self.kills, UNDER_WAY)
+    }
+
+    /// Each event that was to be delivered has arrived, once and as its person's, in the order of the spool, under the id
+    /// that it was given or one that the agent has derived.
+    fn check_arrived(&self, accepted: &[Held]) {
+        let ledger = &self.agent.ledger;
+        ledger.check_order(accepted, &Default::default()).unwrap_or_else(|why| panic!("{why}"));
+        let ids = ledger.ids(accepted, []).unwrap_or_else(|why| panic!("{why}"));
+        let persons: BTreeMap<u64, String> =
+            accepted.iter().map(|held| (number_of(held), person_of(held))).collect();
+        for (n, event) in ledger.dropped.iter().filter(|(_, event)| event.expected == Expected::Delivered) {
+            let ids = ids.get(n).unwrap_or_else(|| panic!("event {n} has not arrived: {event:?}"));
+            assert!(
+                ids.len() == 1 && (event.id.is_some() || ids.iter().all(|id| is_derived(id))),
+                "{n}: {ids:?}"
+            );
+            assert_eq!(persons[n], event.person, "event {n}");
+        }
+        assert_eq!(accepted.len() as u64, ledger.count(|expected| expected == Expected::Delivered));
     }
 
     fn figures(&self, repeated: u64, took: Duration) -> Figures {
-        let (stats, corpus) = (self.receiver.stats(), &self.corpus);
-        Figures { rounds: 1, events: corpus.dropped, repeated, ..Figures::default() }.note(format!(
-            "{} files: {} delivered, {} duplicates, {} set aside, {} skipped, {} failed; {} requests, {:.1} s",
-            corpus.files.len(),
+        let (stats, ledger) = (self.agent.receiver.stats(), &self.agent.ledger);
+        let skipped = ledger.count(|expected| matches!(expected, Expected::Skipped(_)));
+        let failed = ledger.count(|expected| expected == Expected::Invalid);
+        Figures { rounds: 1, events: self.corpus.pieces, repeated, ..Figures::default() }.note(format!(
+            "{} files: {} delivered, {} duplicates, {} rejected, {skipped} skipped, {failed} failed; {} requests, {:.1} s",
+            self.corpus.files.len(),
             self.good(),
-            corpus.duplicates,
-            corpus.rejects.len(),
-            corpus.skipped,
-            corpus.failed,
+            ledger.duplicates,
+            ledger.rejects.len(),
             stats.requests,
             took.as_secs_f64()
         ))
     }
 
-    fn good(&self) -> usize {
-        self.corpus.good.values().map(Vec::len).sum()
+    /// How many events are to be delivered.
+    fn good(&self) -> u64 {
+        self.agent.ledger.count(|expected| expected == Expected::Delivered)
     }
 
-    fn until(&self, fact: &str, holds: impl Fn(&Run) -> bool) {
-        let began = Instant::now();
-        while !holds(self) {
-            if began.elapsed() > PATIENCE {
-                let log = self.daemon.log();
-                let tail = log.lines().rev().take(20).collect::<Vec<_>>().join("\n");
-                let corpus = &self.corpus;
-                panic!(
-                    "not in time: {fact}\n{} good, {} skipped, {} failed, {} duplicates, {} set aside of {}\n{:#?}\n{:#?}\n{tail}",
-                    self.good(),
-                    corpus.skipped,
-                    corpus.failed,
-                    corpus.duplicates,
-                    corpus.rejects.len(),
-                    corpus.dropped,
-                    self.daemon.status(),
-                    self.receiver.stats()
-                );
-            }
-            thread::sleep(LOOK);
+    fn until(&mut self, fact: &str, holds: impl FnMut(&mut TestAgent) -> bool) {
+        self.agent.until_within(TIMEOUT, fact, holds);
+    }
+}
+
+/// Writes files beside the spool, with their times.
+fn write_beside_spool(agent: &TestAgent, files: &[File]) {
+    for file in files {
+        let path = agent.path("beside").join(&file.name);
+        fs::write(&path, &file.bytes).unwrap();
+        OpenOptions::new().write(true).open(path).unwrap().set_modified(file.modified).unwrap();
+    }
+}
+
+/// Returns what renames those files into the spool, one after the other.
+fn into_spool(agent: &TestAgent, files: &[File]) -> impl FnOnce() + Send + 'static {
+    let (beside, spool) = (agent.path("beside"), agent.spool());
+    let names: Vec<_> = files.iter().map(|file| file.name.clone()).collect();
+    move || {
+        for name in names {
+            fs::rename(beside.join(&name), spool.join(&name)).unwrap();
         }
     }
+}
+
+fn person_of(held: &Held) -> String {
+    held.top("profile_id").or_else(|| held.top("email")).unwrap().trim_matches('"').to_owned()
+}
+
+/// Whether the agent has derived this id from the event.
+fn is_derived(id: &str) -> bool {
+    uuid::Uuid::parse_str(id).is_ok_and(|uuid| uuid.get_version_num() == 8)
 }

@@ -12,7 +12,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
-mod books;
 mod calls;
 #[path = "../common/mod.rs"]
 mod common;
@@ -21,21 +20,20 @@ mod crash;
 mod database;
 mod disk;
 mod hangs;
-mod hours;
 mod load;
-mod log;
+mod machine;
 mod model;
-mod place;
 mod power;
 mod receiver;
+mod runner;
 mod secrets;
 mod service;
 mod soak;
 mod spool;
-mod stage;
 mod steps;
+mod tracer;
 
-use stage::Fault;
+use runner::Fault;
 
 /// All faults, in the order of the table.
 const GROUPS: &[(&str, &[Fault])] = &[
@@ -50,6 +48,6 @@ const GROUPS: &[(&str, &[Fault])] = &[
 ];
 
 fn main() -> std::process::ExitCode {
-    // The model starts this program again as the agent that it crashes.
-    model::run_agent().unwrap_or_else(|| stage::play(GROUPS))
+    // Some faults start this program again as an agent of its own process.
+    common::driven::run_if_driven().unwrap_or_else(|| runner::run(GROUPS))
 }

@@ -1,17 +1,17 @@
-//! A model of the agent: random scripts of files, crashes, answers and clocks, played by the core itself, and held
-//! against simple books of what must become of each event.
+//! A model of the agent: random scripts of files, crashes, answers and clocks are run by a real agent, and what comes of
+//! each event is checked against the ledger.
 //!
 //! ```text
-//!   script ──▶ world ──files──▶ spool ──▶ agent (a process) ──▶ receiver
-//!                │                          ▲        │             │
-//!                │        SIGKILL, clock ───┘      outbox          │
-//!                ▼                                   ▼             ▼
-//!              books ═══════════ must agree with ════╧═════════════╛   at rest; the outbox with itself, always
+//!   script ──▶ run ──files──▶ spool ──▶ agent (a process) ──▶ receiver
+//!               │                         ▲        │             │
+//!               │       SIGKILL, clock ───┘      outbox          │
+//!               ▼                                  ▼             ▼
+//!             ledger ═══════ must agree with ══════╧═════════════╛   at rest; the outbox with itself, always
 //! ```
 //!
-//! - Every event is at the receiver once under its one id, or where the books have it, for the right reason.
+//! - Every event is at the receiver once under its one id, or where the ledger expects it, for the right reason.
 //! - A person's events come in the order of the spool.
-//! - States change along legal arrows, and the counters are those of the rows, whenever somebody looks.
+//! - States change along legal arrows, and the counters are those of the rows, whenever somebody reads them.
 //! - At rest no file is left, and no note of one.
 //!
 //! ```sh
@@ -19,37 +19,35 @@
 //! PROPTEST_CASES=1000 cargo test --test faults -- model
 //! ```
 //!
-//! A script that fails is made shorter, shown, and kept beside this file, to be played first from then on. A crash
-//! strikes at the mercy of the machine's load, so a shorter script is played more than once before it is believed.
+//! A script that fails is made shorter, shown, and kept in `model/`, to be run first from then on. When exactly a crash
+//! strikes depends on the machine's load, so a shorter script is run several times before it counts as one that holds.
 
-mod agent;
-mod books;
+mod files;
 mod outbox;
 mod rest;
+mod run;
 mod script;
-mod world;
 
-use crate::stage::{Fault, Figures, Played as Row, Scale};
-pub use agent::live as run_agent;
+use crate::runner::{Fault, Figures, Outcome, Scale};
 use proptest::test_runner::{
     Config, FileFailurePersistence, RngAlgorithm, TestCaseError, TestRng, TestRunner,
 };
+use run::Run;
 use script::Step;
 use std::cell::Cell;
-use world::World;
 
 pub const FAULTS: &[Fault] =
-    &[Fault { name: "model", title: "random scripts against a model", alone: true, play: scripts }];
+    &[Fault { name: "model", title: "random scripts against a model", alone: true, run: scripts }];
 
-/// How often a script is played that is a shorter one of one that has failed.
-const PLAYS: u32 = 8;
-/// Milliseconds spent on finding the shortest.
+/// How often a shorter one of a script that has failed is run.
+const RUNS: u32 = 8;
+/// Milliseconds spent on finding the shortest script that fails.
 const SHRINK: u32 = 180_000;
 
-/// What came of a script or a part of it.
-type Played = Result<(), TestCaseError>;
+/// Whether a script, or a part of it, held.
+type Checked = Result<(), TestCaseError>;
 
-fn scripts(scale: &Scale) -> Row {
+fn scripts(scale: &Scale) -> Outcome {
     let given = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
     let kept = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/model/script.proptest-regressions");
     let config = Config {
@@ -66,8 +64,8 @@ fn scripts(scale: &Scale) -> Row {
     let ended = TestRunner::new_with_rng(config, rng).run(&script::script(), |script| {
         scripts.set(scripts.get() + 1);
         steps.set(steps.get() + script.len());
-        for _ in 0..if failed.get() { PLAYS } else { 1 } {
-            play(&script).inspect_err(|_| failed.set(true))?;
+        for _ in 0..if failed.get() { RUNS } else { 1 } {
+            run(&script).inspect_err(|_| failed.set(true))?;
         }
         Ok(())
     });
@@ -83,10 +81,10 @@ fn seed_bytes(seed: u64) -> [u8; 32] {
     bytes
 }
 
-fn play(script: &[Step]) -> Played {
-    let mut world = World::new();
+fn run(script: &[Step]) -> Checked {
+    let mut run = Run::new();
     for step in script {
-        world.play(step)?;
+        run.step(step)?;
     }
-    world.rest()
+    run.rest()
 }

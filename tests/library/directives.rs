@@ -84,7 +84,7 @@ fn a_definition_that_multiplies_an_event_is_given_up() {
         let field = Field::parse(&definition).unwrap();
         let fault = field.resolve(&Source::new(&event, None)).expect_err("it is given up");
         assert!(fault.contains("1 MiB") || fault.contains("simpler"), "{fault}");
-        assert!(began.elapsed().as_secs() < 10, "{:?} for {:.60}", began.elapsed(), definition);
+        assert!(began.elapsed().as_secs() < 60, "{:?} for {:.60}", began.elapsed(), definition);
     }
     let told = Field::parse(r#"{"@template":{"@path":"$.braces"}}"#).unwrap();
     assert!(told.resolve(&Source::new(&event, None)).is_ok());

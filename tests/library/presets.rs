@@ -5,7 +5,6 @@ use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, MessageId};
 use koala_agent::item::Disposition;
 use koala_agent::koala::batch::Batch;
-use koala_agent::mapping::Outcome;
 
 /// What becomes of the event: the request's body, the code of a skip, the text of what is wrong.
 fn sent(event: &str) -> String {

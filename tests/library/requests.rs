@@ -5,7 +5,6 @@ use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, MAX_DEPTH};
 use koala_agent::item::{Disposition, Item, ItemKind};
 use koala_agent::koala::batch::{Batch, MAX_OF_A_KIND};
-use koala_agent::mapping::Outcome;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 

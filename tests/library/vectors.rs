@@ -2,7 +2,7 @@
 //! by a departure that this file names, vector by vector; everything else must agree.
 
 use crate::common::vectors::{COMPLETED, Expect, bodies, body, outcome, vectors};
-use koala_agent::mapping::Outcome;
+use koala_agent::item::Disposition;
 use koala_agent::reason::Code;
 use serde_json::{Value, json};
 
@@ -45,8 +45,8 @@ fn the_vectors_agree_but_for_the_departures() {
             let want = completed(name);
             assert!(matches!(vector.expect, Expect::Invalid(_)), "{name}");
             match (want, got) {
-                (Ok(want), Outcome::Send(_)) => assert_eq!(body(vector.event), want, "{name}"),
-                (Err(want), Outcome::Skip(reason)) => assert_eq!(reason.code, want, "{name}"),
+                (Ok(want), Disposition::Send(_)) => assert_eq!(body(vector.event), want, "{name}"),
+                (Err(want), Disposition::Skip(reason)) => assert_eq!(reason.code, want, "{name}"),
                 (_, got) => panic!("{name}: {got:?}"),
             }
             departed += 1;
@@ -54,16 +54,16 @@ fn the_vectors_agree_but_for_the_departures() {
         }
         match (vector.expect, got) {
             // Departure 3, in a test of its own.
-            (Expect::Requests(_), Outcome::Send(_)) if name.starts_with("jsnum-") => departed += 1,
-            (Expect::Requests(requests), Outcome::Send(_)) => {
+            (Expect::Requests(_), Disposition::Send(_)) if name.starts_with("jsnum-") => departed += 1,
+            (Expect::Requests(requests), Disposition::Send(_)) => {
                 assert_eq!(requests.len(), 1, "{name}");
                 assert_eq!(requests[0].path, "/web/projects/pk_test_123/batch");
                 let want = requests.into_iter().next().unwrap().body;
                 assert_eq!(body(vector.event), with_own_source(want), "{name}");
                 same += 1;
             }
-            (Expect::Skipped(true), Outcome::Skip(_)) => same += 1,
-            (Expect::Invalid(_), Outcome::Invalid(reason)) => {
+            (Expect::Skipped(true), Disposition::Skip(_)) => same += 1,
+            (Expect::Invalid(_), Disposition::Fail(reason)) => {
                 assert_eq!(reason.code, Code::InvalidField);
                 same += 1;
             }
@@ -91,7 +91,7 @@ fn every_fault_of_an_invalid_vector_is_told_by_the_events_own_member() {
     let said: Vec<_> = vectors()
         .iter()
         .filter_map(|v| match outcome(v.event) {
-            Outcome::Invalid(reason) => Some((v.name.clone(), reason.text)),
+            Disposition::Fail(reason) => Some((v.name.clone(), reason.text)),
             _ => None,
         })
         .collect();

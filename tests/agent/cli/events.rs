@@ -1,6 +1,7 @@
 //! send and map: events from any form of input.
 
-use crate::common::setup::{World, assert_says, event};
+use crate::common::events::new_event;
+use crate::common::setup::{Setup, assert_says};
 use koala_agent::outbox::{NewEvent, Settled};
 use koala_agent::reason::{Code, Reason};
 use serde_json::{Value, json};
@@ -11,20 +12,20 @@ use std::time::{Duration, Instant};
 const ANA: &str = r#"{"type":"track","event":"Signed Up","properties":{"email":"ana@acme.dev"}}"#;
 
 /// What is in the spool: names and contents.
-fn spooled(world: &World) -> Vec<(String, String)> {
-    let files = fs::read_dir(world.path("spool")).unwrap().map(Result::unwrap);
+fn spooled(setup: &Setup) -> Vec<(String, String)> {
+    let files = fs::read_dir(setup.spool()).unwrap().map(Result::unwrap);
     files.map(|f| (f.file_name().into_string().unwrap(), fs::read_to_string(f.path()).unwrap())).collect()
 }
 
 #[test]
 fn events_are_stored_as_they_came_with_an_id_each() {
-    let world = World::new();
+    let setup = Setup::new();
     let text = "{\"type\":\"track\", \"n\": 9007199254740993,\n \"messageId\":null,\"event\":\"a\\nb\"}";
-    let ran = world.run_with(&["send"], text);
+    let ran = setup.run_with(&["send"], text);
     assert_eq!(ran.code, 0, "{ran:?}");
     let id = ran.out.trim();
     assert_eq!(id.len(), 36);
-    let files = spooled(&world);
+    let files = spooled(&setup);
     let (name, content) = &files[0];
     assert!(name.starts_with("send-") && name.ends_with(".jsonl"), "{name}");
     assert_eq!(
@@ -33,9 +34,9 @@ fn events_are_stored_as_they_came_with_an_id_each() {
             "{{\"type\":\"track\", \"n\": 9007199254740993,  \"messageId\":null,\"event\":\"a\\nb\",\"messageId\":\"{id}\"}}\n"
         )
     );
-    let mode = fs::metadata(world.path("spool").join(name)).unwrap().permissions().mode();
+    let mode = fs::metadata(setup.spool().join(name)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o640);
-    let spool = world.path("spool").display().to_string();
+    let spool = setup.spool().display().to_string();
     assert_says(
         &ran.err,
         &["1 event in the spool", &spool, "config.toml", "warning: 1 event will be skipped", "no_identity"],
@@ -44,11 +45,11 @@ fn events_are_stored_as_they_came_with_an_id_each() {
 
 #[test]
 fn every_form_of_input_becomes_one_file() {
-    let world = World::new();
-    fs::write(world.path("a.json"), format!("{{\"batch\":[{ANA},{ANA}],\"context\":{{\"ip\":\"::1\"}}}}"))
+    let setup = Setup::new();
+    fs::write(setup.path("a.json"), format!("{{\"batch\":[{ANA},{ANA}],\"context\":{{\"ip\":\"::1\"}}}}"))
         .unwrap();
     fs::write(
-        world.path("b.ndjson"),
+        setup.path("b.ndjson"),
         format!(
             "{}\n\n{ANA}\n",
             ANA.replace('{', "{\"messageId\":\"m-1\",").replacen(
@@ -59,18 +60,18 @@ fn every_form_of_input_becomes_one_file() {
         ),
     )
     .unwrap();
-    let (a, b) = (world.path("a.json"), world.path("b.ndjson"));
-    let ran = world.run_with(&["send", a.to_str().unwrap(), b.to_str().unwrap(), "-"], &format!("[{ANA}]"));
+    let (a, b) = (setup.path("a.json"), setup.path("b.ndjson"));
+    let ran = setup.run_with(&["send", a.to_str().unwrap(), b.to_str().unwrap(), "-"], &format!("[{ANA}]"));
     assert_eq!((ran.code, ran.out.lines().count()), (0, 5), "{ran:?}");
     assert_eq!(ran.out.lines().nth(2), Some("m-1"));
-    let files = spooled(&world);
+    let files = spooled(&setup);
     assert_eq!((files.len(), files[0].1.lines().count()), (1, 5));
     assert!(files[0].1.lines().next().unwrap().contains(r#""context":{"ip":"::1"}"#));
 }
 
 #[test]
 fn a_bad_event_is_told_with_its_place_and_nothing_is_stored() {
-    let world = World::new();
+    let setup = Setup::new();
     let long = format!("{ANA}\n{}", ANA.replace("Signed", &"x".repeat(33_000)));
     for (input, code, said) in [
         (format!("{ANA}\n{{\"type\":}}\n"), 65, "stdin:2:9: "),
@@ -88,14 +89,14 @@ fn a_bad_event_is_told_with_its_place_and_nothing_is_stored() {
         ("x\n".repeat(12), 65, "… and 2 more"),
         (String::new(), 65, "there is no event in the input"),
     ] {
-        let ran = world.run_with(&["send"], &input);
+        let ran = setup.run_with(&["send"], &input);
         assert_eq!((ran.code, ran.out.as_str()), (code, ""), "{input:.80}");
         assert_says(&ran.err, &[said, "nothing is stored"]);
     }
-    assert_eq!(spooled(&world), []);
-    assert_eq!(world.run(&["send", "/nonexistent.json"]).code, 66);
-    fs::remove_dir(world.path("spool")).unwrap();
-    let ran = world.run_with(&["send"], ANA);
+    assert_eq!(spooled(&setup), []);
+    assert_eq!(setup.run(&["send", "/nonexistent.json"]).code, 66);
+    fs::remove_dir(setup.spool()).unwrap();
+    let ran = setup.run_with(&["send"], ANA);
     assert_eq!(ran.code, 73);
     assert_says(&ran.err, &["there is no spool folder", "spool.dir"]);
 }
@@ -108,20 +109,20 @@ fn waiting_ends_with_the_events() {
         (Some(refused()), 65, "answered 400: no"),
         (None, 75, "is pending"),
     ] {
-        let world = World::new();
-        let outbox = world.agent();
+        let setup = Setup::new();
+        let outbox = setup.open_outbox();
         let limit = if settled.is_some() { "--wait=30s" } else { "--wait=1s" };
         let ran = std::thread::scope(|scope| {
-            let sending = scope.spawn(|| world.run_with(&["send", limit], ANA));
+            let sending = scope.spawn(|| setup.run_with(&["send", limit], ANA));
             let (name, content) =
-                soon(|| spooled(&world).into_iter().find(|(name, _)| !name.starts_with('.')));
+                soon(|| spooled(&setup).into_iter().find(|(name, _)| !name.starts_with('.')));
             let body: Value = serde_json::from_str(&content).unwrap();
             let id = body["messageId"].as_str().unwrap();
-            let new = NewEvent { body: content.clone(), ..event(id, content.trim(), &name) };
+            let new = NewEvent { body: content.clone(), ..new_event(id, content.trim(), &name) };
             outbox.writer.append(vec![new], vec![]).block().unwrap();
-            fs::remove_file(world.path("spool").join(name)).unwrap();
+            fs::remove_file(setup.spool().join(name)).unwrap();
             if let Some(settled) = settled {
-                let seq = world.reader().show(id).unwrap().unwrap().row.seq;
+                let seq = setup.reader().show(id).unwrap().unwrap().row.seq;
                 outbox.writer.settle(vec![(seq, settled)]).block().unwrap();
             }
             sending.join().unwrap()
@@ -130,7 +131,7 @@ fn waiting_ends_with_the_events() {
         assert_says(&ran.err, &[said]);
         outbox.close();
     }
-    let ran = World::new().run_with(&["send", "--wait=100ms"], ANA);
+    let ran = Setup::new().run_with(&["send", "--wait=100ms"], ANA);
     assert_eq!(ran.code, 75);
     assert_says(&ran.err, &["they wait in the spool", "the agent does not run"]);
 }
@@ -141,14 +142,14 @@ fn soon<T>(mut find: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = find() {
             return found;
         }
-        assert!(since.elapsed() < Duration::from_secs(20), "not in time");
+        assert!(since.elapsed() < Duration::from_secs(60), "not in time");
         std::thread::sleep(Duration::from_millis(10));
     }
 }
 
 #[test]
 fn a_dry_run_tells_of_each_event_in_order() {
-    let world = World::new();
+    let setup = Setup::new();
     let input = [
         r#"{"type":"track","event":"A","messageId":"m-1","timestamp":"2026-01-02T03:04:05Z","properties":{"email":"ana@acme.dev","n":1e21}}"#,
         "oops",
@@ -157,7 +158,7 @@ fn a_dry_run_tells_of_each_event_in_order() {
         ANA,
     ]
     .join("\n");
-    let ran = world.run_with(&["map"], &input);
+    let ran = setup.run_with(&["map"], &input);
     assert_eq!(ran.code, 0);
     let lines = ran.lines();
     assert_eq!(
@@ -181,9 +182,9 @@ fn a_dry_run_tells_of_each_event_in_order() {
         (&json!("m-3"), &json!("invalid_field"))
     );
     assert_eq!(lines[4]["message_id"], lines[4]["requests"][0]["body"]["events"][0]["message_id"]);
-    assert_eq!(world.run_with(&["map"], &input).lines()[4]["message_id"], lines[4]["message_id"]);
-    assert_eq!(world.run(&["map", "/nonexistent.json"]).code, 66);
-    assert!(!world.path("outbox.db").exists());
+    assert_eq!(setup.run_with(&["map"], &input).lines()[4]["message_id"], lines[4]["message_id"]);
+    assert_eq!(setup.run(&["map", "/nonexistent.json"]).code, 66);
+    assert!(!setup.outbox().exists());
 }
 
 const MAPPINGS: &str = r#"
@@ -197,21 +198,20 @@ preset = "Group Calls"
 fields = { domain = { "@path" = "$.traits.website" } }
 "#;
 
-fn with_mappings(text: &str) -> World {
-    let world = World::new();
-    let config = std::fs::read_to_string(world.path("config.toml")).unwrap();
-    std::fs::write(world.path("config.toml"), config + text).unwrap();
-    world
+fn with_mappings(text: &str) -> Setup {
+    let mut setup = Setup::new();
+    setup.set_tables(text);
+    setup
 }
 
 #[test]
 fn map_says_which_mappings_match_and_why_the_others_do_not() {
-    let world = with_mappings(MAPPINGS);
+    let setup = with_mappings(MAPPINGS);
     let events = r#"{"type":"track","event":"Pricing Viewed","messageId":"a","properties":{"email":"ana@acme.dev"}}
 {"type":"track","event":"Other","messageId":"b","integrations":{"Koala":false}}
 {"type":"group","messageId":"c","groupId":"g","traits":{"website":{"no":"text"}}}
 "#;
-    let ran = world.run_with(&["map"], events);
+    let ran = setup.run_with(&["map"], events);
     let lines = ran.lines();
     assert_eq!(lines[0]["requests"][0]["mapping"], "Pricing");
     assert_eq!(lines[0]["mappings"][0]["matched"], true);
@@ -226,28 +226,28 @@ fn map_says_which_mappings_match_and_why_the_others_do_not() {
 
 #[test]
 fn map_compares_with_what_a_team_expects() {
-    let world = with_mappings(MAPPINGS);
+    let setup = with_mappings(MAPPINGS);
     let event = |email: &str| {
         format!(
             r#"{{"type":"track","event":"Pricing Viewed","messageId":"a","timestamp":"2026-01-02T03:04:05Z","properties":{{"email":"{email}"}}}}"#
         )
     };
-    let expected = world.path("expected.jsonl");
+    let expected = setup.path("expected.jsonl");
     let expect = ["map", "--expect", expected.to_str().unwrap()];
-    std::fs::write(&expected, world.run_with(&["map"], &event("ana@acme.dev")).out).unwrap();
-    let ran = world.run_with(&expect, &event("ana@acme.dev"));
+    std::fs::write(&expected, setup.run_with(&["map"], &event("ana@acme.dev")).out).unwrap();
+    let ran = setup.run_with(&expect, &event("ana@acme.dev"));
     assert_eq!((ran.code, ran.out.as_str()), (0, "1 event as expected\n"));
-    let ran = world.run_with(&expect, &event("bo@acme.dev"));
+    let ran = setup.run_with(&expect, &event("bo@acme.dev"));
     assert_eq!(ran.code, 1);
     assert_says(
         &ran.out,
         &["line 1, a: requests[0].body", "-   \"email\": \"ana@acme.dev\"", "+   \"email\": \"bo@"],
     );
     std::fs::write(&expected, "\n{half").unwrap();
-    let ran = world.run_with(&expect, &event("ana@acme.dev"));
+    let ran = setup.run_with(&expect, &event("ana@acme.dev"));
     assert_eq!(ran.code, 65);
     assert_says(&ran.err, &["expected.jsonl:2: not JSON"]);
-    let ran = world.run_with(&["map", "--expect", "/none"], "");
+    let ran = setup.run_with(&["map", "--expect", "/none"], "");
     assert_eq!(ran.code, 66, "{ran:?}");
 }
 

@@ -1,6 +1,7 @@
 //! status, list and show: who asks where an event is.
 
-use crate::common::setup::{World, assert_says, event};
+use crate::common::events::new_event;
+use crate::common::setup::{Setup, assert_says};
 use koala_agent::clock::Timestamp;
 use koala_agent::event::Flaw;
 use koala_agent::reason::{Code, Reason};
@@ -11,20 +12,20 @@ use std::fs;
 use std::process::Stdio;
 
 /// What an agent of this process would publish.
-fn published(world: &World, change: impl FnOnce(&mut Status)) {
-    let mut status: Status = serde_json::from_value(world.run(&["status", "--json"]).json()).unwrap();
+fn published(setup: &Setup, change: impl FnOnce(&mut Status)) {
+    let mut status: Status = serde_json::from_value(setup.run(&["status", "--json"]).json()).unwrap();
     status.now = Timestamp::from_system(std::time::SystemTime::now());
     status.agent.running = true;
     status.agent.pid = Some(std::process::id());
     status.agent.since = Timestamp::parse("2026-01-02T00:00:00Z");
     change(&mut status);
-    status.write(&world.config().status_file).unwrap();
+    status.write(&setup.config().status_file).unwrap();
 }
 
 #[test]
 fn before_the_first_run_the_status_is_all_zeros() {
-    let world = World::new();
-    let status = world.run(&["status", "--json"]);
+    let setup = Setup::new();
+    let status = setup.run(&["status", "--json"]);
     assert_eq!(status.code, 0);
     let status = status.json();
     assert_eq!(status["agent"], json!({"version": "0.1.0", "running": false, "pid": null, "since": null}));
@@ -37,9 +38,9 @@ fn before_the_first_run_the_status_is_all_zeros() {
         (&status["outbox"]["pending"], &status["outbox"]["oldest_pending"]),
         (&json!(0), &Value::Null)
     );
-    let text = world.run(&["status"]);
+    let text = setup.run(&["status"]);
     assert_eq!(text.code, 0);
-    let config = world.path("config.toml").display().to_string();
+    let config = setup.config_file().display().to_string();
     assert_says(
         &text.out,
         &["not run yet", &config, "0 pending", &format!("koala-agent --config {config} run")],
@@ -48,14 +49,14 @@ fn before_the_first_run_the_status_is_all_zeros() {
 
 #[test]
 fn the_status_counts_what_is_in_the_outbox_while_the_agent_is_down() {
-    let world = World::with_events();
-    published(&world, |status| {
+    let setup = Setup::with_events();
+    published(&setup, |status| {
         status.agent.running = false;
         status.agent.pid = None;
         status.outbox.pending = 99;
     });
-    fs::write(world.path("spool/new.json"), "{}").unwrap();
-    let status = world.run(&["status", "--json"]).json();
+    fs::write(setup.path("spool/new.json"), "{}").unwrap();
+    let status = setup.run(&["status", "--json"]).json();
     let outbox = &status["outbox"];
     let counts =
         ["pending", "delivered", "skipped", "failed", "discarded"].map(|state| outbox[state].clone());
@@ -77,45 +78,45 @@ fn the_status_counts_what_is_in_the_outbox_while_the_agent_is_down() {
     assert_eq!((&status["agent"]["running"], &status["agent"]["pid"]), (&json!(false), &Value::Null));
     assert!(status["agent"]["since"].is_string());
     assert_says(
-        &world.run(&["status"]).out,
+        &setup.run(&["status"]).out,
         &["not running since", "1 failed: refused", "list --state failed"],
     );
 }
 
 #[test]
 fn a_spool_that_is_gone_is_told_with_its_mend() {
-    let world = World::with_events();
-    let spool = world.path("spool");
+    let setup = Setup::with_events();
+    let spool = setup.spool();
     fs::remove_dir_all(&spool).unwrap();
     let says = [&format!("there is no spool folder {}", spool.display()), "blocked", "mkdir -p"];
-    let outbox = world.agent();
-    published(&world, |status| {
+    let outbox = setup.open_outbox();
+    published(&setup, |status| {
         let text = format!("{}: create it, or set spool.dir", says[0]);
         status.intake =
             Intake { state: IntakeState::Blocked, reason: Some(Reason::new(Code::Unreadable, text)) };
     });
-    let running = world.run(&["status"]).out;
+    let running = setup.run(&["status"]).out;
     assert_says(&running, &says);
     assert!(!running.contains("chmod g+r"), "{running}");
     outbox.close();
-    published(&world, |status| {
+    published(&setup, |status| {
         status.agent.running = false;
         status.intake = Intake { state: IntakeState::Open, reason: None };
     });
-    let status = world.run(&["status", "--json"]).json();
+    let status = setup.run(&["status", "--json"]).json();
     assert_eq!(
         (&status["intake"]["state"], &status["intake"]["reason"]["code"]),
         (&json!("blocked"), &json!("unreadable"))
     );
-    assert_says(&world.run(&["status"]).out, &says);
+    assert_says(&setup.run(&["status"]).out, &says);
 }
 
 #[test]
 fn the_status_of_a_running_agent_says_why_nothing_moves_and_what_to_do() {
-    let world = World::with_events();
-    let outbox = world.agent();
+    let setup = Setup::with_events();
+    let outbox = setup.open_outbox();
     let now = Timestamp::from_system(std::time::SystemTime::now());
-    published(&world, |status| {
+    published(&setup, |status| {
         status.spool.rejected_files = 3;
         status.spool.unreadable_files = 1;
         status.intake = Intake {
@@ -130,14 +131,14 @@ fn the_status_of_a_running_agent_says_why_nothing_moves_and_what_to_do() {
             ..status.destination.clone()
         };
     });
-    let status = world.run(&["status", "--json"]).json();
+    let status = setup.run(&["status", "--json"]).json();
     assert_eq!(
         (&status["agent"]["running"], &status["agent"]["pid"]),
         (&json!(true), &json!(std::process::id()))
     );
     assert_eq!(status["destination"]["reason"]["code"], "key_refused");
-    let text = world.run(&["status"]).out;
-    let key = world.path("key").display().to_string();
+    let text = setup.run(&["status"]).out;
+    let key = setup.path("key").display().to_string();
     assert_says(
         &text,
         &[
@@ -159,12 +160,12 @@ fn the_status_of_a_running_agent_says_why_nothing_moves_and_what_to_do() {
     );
     assert!(!text.contains('\u{1b}'), "colours in a pipe, or a stranger's: {text:?}");
     outbox.close();
-    assert_eq!(world.run(&["status", "--json"]).json()["agent"]["running"], false);
+    assert_eq!(setup.run(&["status", "--json"]).json()["agent"]["running"], false);
 }
 
 #[test]
 fn rows_are_listed_newest_first_and_filtered() {
-    let world = World::with_events();
+    let setup = Setup::with_events();
     for (arguments, want) in [
         (&["--limit", "2"][..], &["invalid", "nobody"][..]),
         (&["--state", "failed"], &["invalid", "refused"]),
@@ -176,12 +177,12 @@ fn rows_are_listed_newest_first_and_filtered() {
         (&["--until", "1h"], &[]),
         (&["--since", "2999-01-01"], &[]),
     ] {
-        let ran = world.run(&[&["list", "--json"], arguments].concat());
+        let ran = setup.run(&[&["list", "--json"], arguments].concat());
         let rows = ran.lines();
         let ids: Vec<_> = rows.iter().map(|row| row["message_id"].as_str().unwrap()).collect();
         assert_eq!((ran.code, ids.as_slice()), (0, want), "{arguments:?}");
     }
-    let row = &world.run(&["list", "--json", "--event", "Paid"]).lines()[0];
+    let row = &setup.run(&["list", "--json", "--event", "Paid"]).lines()[0];
     let names: Vec<_> = row.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(
         names,
@@ -205,52 +206,52 @@ fn rows_are_listed_newest_first_and_filtered() {
 
 #[test]
 fn the_table_says_how_many_more_there_are() {
-    let world = World::with_events();
-    let text = world.run(&["list", "--limit", "4"]).out;
+    let setup = Setup::with_events();
+    let text = setup.run(&["list", "--limit", "4"]).out;
     assert_eq!(text.lines().count(), 6);
     assert_says(
         &text,
         &["MESSAGE ID", "… and 3 more", "bob@acme.dev", "refused: the receiver answered 400: no\\u001b[2J"],
     );
-    assert_eq!(world.run(&["list", "--event", "None"]).out, "no events\n");
+    assert_eq!(setup.run(&["list", "--event", "None"]).out, "no events\n");
 }
 
 #[test]
 fn what_was_set_aside_is_listed_with_its_reason() {
-    let world = World::new();
-    assert_eq!(world.run(&["list", "--rejected"]).out, "no rejected files\n");
-    let spool = Spool::open(&world.path("spool")).unwrap();
-    fs::write(world.path("spool/bad.json"), "{\"messageId\":\"lost-1\",}").unwrap();
+    let setup = Setup::new();
+    assert_eq!(setup.run(&["list", "--rejected"]).out, "no rejected files\n");
+    let spool = Spool::open(&setup.spool()).unwrap();
+    fs::write(setup.path("spool/bad.json"), "{\"messageId\":\"lost-1\",}").unwrap();
     let entry = spool.entry("bad.json".as_ref()).unwrap();
     let flaw =
         Flaw { code: Code::NotJson, text: "trailing comma".into(), line: 1, column: 23, incomplete: false };
     let now = Timestamp::parse("2026-01-02T03:04:05Z").unwrap();
     spool.rejected_folder().reject_file(&spool, &entry, &flaw, now).unwrap();
     assert_says(
-        &world.run(&["list", "--rejected"]).out,
+        &setup.run(&["list", "--rejected"]).out,
         &["2026-01-02T03:04:05Z", "bad.json", "1:23", "not_json: trailing comma"],
     );
-    let row = &world.run(&["list", "--rejected", "--json"]).lines()[0];
+    let row = &setup.run(&["list", "--rejected", "--json"]).lines()[0];
     assert_eq!(
         (&row["name"], &row["code"], &row["line"]),
         (&json!("bad.json"), &json!("not_json"), &json!(1))
     );
 
-    world.agent().close();
-    let ran = world.run(&["show", "lost-1"]);
+    setup.open_outbox().close();
+    let ran = setup.run(&["show", "lost-1"]);
     assert_eq!(ran.code, 66);
     assert_says(&ran.err, &["lost-1", "rejected/bad.json", "trailing comma"]);
 
-    let ran = world.run(&["retry", "--rejected", "bad.json"]);
+    let ran = setup.run(&["retry", "--rejected", "bad.json"]);
     assert_eq!(ran.code, 0, "{ran:?}");
-    assert!(world.path("spool/bad.json").exists());
-    assert_eq!(world.run(&["retry", "--rejected", "bad.json"]).code, 66);
+    assert!(setup.path("spool/bad.json").exists());
+    assert_eq!(setup.run(&["retry", "--rejected", "bad.json"]).code, 66);
 }
 
 #[test]
 fn an_event_is_shown_with_its_history_and_its_request() {
-    let world = World::with_events();
-    let shown = world.run(&["show", "behind", "--json"]).json();
+    let setup = Setup::with_events();
+    let shown = setup.run(&["show", "behind", "--json"]).json();
     assert_eq!((&shown["state"], &shown["file"]), (&json!("pending"), &json!("a.jsonl")));
     assert_says(
         shown["next"]["text"].as_str().unwrap(),
@@ -258,7 +259,7 @@ fn an_event_is_shown_with_its_history_and_its_request() {
     );
     assert_eq!(shown["spooled_at"], "2026-01-02T03:04:05Z");
 
-    let ran = world.run(&["show", "refused", "--json"]);
+    let ran = setup.run(&["show", "refused", "--json"]);
     let shown = ran.json();
     assert_eq!((&shown["next"], shown["history"].as_array().unwrap().len()), (&Value::Null, 2));
     assert_eq!(shown["history"][1]["code"], "refused");
@@ -276,22 +277,22 @@ fn an_event_is_shown_with_its_history_and_its_request() {
         ("nobody", &["skipped", "no request: skipped", "no_identity"]),
         ("invalid", &["failed", "no request can be made", "invalid_field"]),
     ] {
-        let ran = world.run(&["show", id]);
+        let ran = setup.run(&["show", id]);
         assert_eq!(ran.code, 0);
         assert_says(&ran.out, pieces);
         assert!(!ran.out.contains('\u{1b}'));
     }
-    assert_eq!(world.run(&["show", "unknown"]).code, 66);
+    assert_eq!(setup.run(&["show", "unknown"]).code, 66);
 }
 
 #[test]
 fn a_reader_that_goes_away_ends_a_command_quietly() {
-    let world = World::new();
-    let outbox = world.agent();
+    let setup = Setup::new();
+    let outbox = setup.open_outbox();
     let json = r#"{"type":"track","event":"x","properties":{"email":"ana@acme.dev"}}"#;
-    let events = (0..2000).map(|n| event(&format!("e-{n}"), json, "a")).collect::<Vec<_>>();
+    let events = (0..2000).map(|n| new_event(&format!("e-{n}"), json, "a")).collect::<Vec<_>>();
     outbox.writer.append(events, vec![]).block().unwrap();
-    let mut child = world.command();
+    let mut child = setup.program();
     let child =
         child.args(["list", "--json", "--limit", "2000"]).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = child.spawn().unwrap();

@@ -1,13 +1,13 @@
 //! Usage, configuration, check: whether everything is in its place.
 
-use crate::common::setup::{World, assert_says, ran};
+use crate::common::setup::{Setup, assert_says, run_command};
 use koala_agent::receiver::{Options, Receiver};
 use std::fs;
 use std::process::Command;
 
 #[test]
 fn usage_and_configuration_have_their_exit_codes() {
-    let world = World::new();
+    let mut setup = Setup::new();
     for (arguments, code) in [
         (&["--help"][..], 0),
         (&["--version"], 0),
@@ -29,31 +29,31 @@ fn usage_and_configuration_have_their_exit_codes() {
         (&["list"], 66),
         (&["receiver", "--fail", "2"], 64),
     ] {
-        assert_eq!(world.run(arguments).code, code, "{arguments:?}");
+        assert_eq!(setup.run(arguments).code, code, "{arguments:?}");
     }
-    assert_says(&world.run(&["man"]).out, &["EXIT STATUS", "FILES", "ENVIRONMENT", ".SS list"]);
-    assert!(!world.run(&["--help"]).out.contains("completions"));
-    assert_says(&world.run(&["list", "--reason", "bored"]).err, &["no_identity"]);
+    assert_says(&setup.run(&["man"]).out, &["EXIT STATUS", "FILES", "ENVIRONMENT", ".SS list"]);
+    assert!(!setup.run(&["--help"]).out.contains("completions"));
+    assert_says(&setup.run(&["list", "--reason", "bored"]).err, &["no_identity"]);
 
-    world.configure("endpiont = 1");
-    let ran = world.run(&["status"]);
+    setup.set("koala.endpiont = 1");
+    let ran = setup.run(&["status"]);
     assert_eq!(ran.code, 78);
     assert_says(&ran.err, &["endpiont", "config.toml"]);
-    fs::remove_file(world.path("config.toml")).unwrap();
-    assert_eq!(world.run(&["status"]).code, 78);
+    fs::remove_file(setup.config_file()).unwrap();
+    assert_eq!(setup.run(&["status"]).code, 78);
 }
 
 #[test]
 fn a_check_names_what_is_wrong_and_the_mend() {
-    let world = World::new();
-    let ran = world.run(&["check", "--offline"]);
+    let mut setup = Setup::new();
+    let ran = setup.run(&["check", "--offline"]);
     assert_eq!(ran.code, 1);
-    let key = world.path("key").display().to_string();
+    let key = setup.path("key").display().to_string();
     assert_says(&ran.out, &["FAIL  key", &format!("put the public key of your Koala workspace into {key}")]);
-    assert_eq!(world.run(&["check", "--config-only"]).code, 0);
+    assert_eq!(setup.run(&["check", "--config-only"]).code, 0);
 
-    write_key(&world, "pk_5ecret");
-    let ran = world.run(&["check", "--offline"]);
+    write_key(&setup, "pk_5ecret");
+    let ran = setup.run(&["check", "--offline"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_says(
         &ran.out,
@@ -61,21 +61,22 @@ fn a_check_names_what_is_wrong_and_the_mend() {
     );
     assert!(!ran.out.contains("pk_5ecret"));
 
-    let ran = world.run(&["check"]);
+    let ran = setup.run(&["check"]);
     assert_eq!(ran.code, 1);
     assert_says(&ran.out, &["FAIL  receiver", "connect: ", "curl -I http://127.0.0.1:9"]);
 
-    fs::remove_dir(world.path("spool")).unwrap();
-    let ran = world.run(&["check", "--offline"]);
+    fs::remove_dir(setup.spool()).unwrap();
+    let ran = setup.run(&["check", "--offline"]);
     assert_eq!(ran.code, 1);
     assert_says(&ran.out, &["FAIL  spool", "mkdir -p"]);
 
-    fs::write(world.path("outbox.db"), "this is no database, and long enough to be told from one").unwrap();
-    assert_says(&world.run(&["check", "--offline"]).out, &["FAIL  outbox"]);
+    fs::create_dir_all(setup.state()).unwrap();
+    fs::write(setup.outbox(), "this is no database, and long enough to be told from one").unwrap();
+    assert_says(&setup.run(&["check", "--offline"]).out, &["FAIL  outbox"]);
 
-    world.configure("endpiont = 1");
+    setup.set("koala.endpiont = 1");
     for arguments in [&["check"][..], &["check", "--config-only"]] {
-        let ran = world.run(arguments);
+        let ran = setup.run(arguments);
         assert_eq!(ran.code, 1);
         assert_says(&ran.out, &["FAIL  configuration", "endpiont"]);
     }
@@ -86,13 +87,13 @@ fn a_check_asks_the_receiver_about_the_key() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let options = Options { expected_key: Some("pk_good".into()), ..Options::default() };
     let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
-    let world = World::new();
-    world.configure(&format!("endpoint = \"{}\"", receiver.endpoint()));
+    let mut setup = Setup::new();
+    setup.set(&format!("koala.endpoint = \"{}\"", receiver.endpoint()));
     for (key, code, said) in
         [("pk_good", 0, "takes the key"), ("pk_wrong", 1, "put the right public key into")]
     {
-        write_key(&world, key);
-        let ran = world.run(&["check"]);
+        write_key(&setup, key);
+        let ran = setup.run(&["check"]);
         assert_eq!(ran.code, code, "{ran:?}");
         assert_says(&ran.out, &[said]);
         assert!(!ran.out.contains(key));
@@ -102,11 +103,10 @@ fn a_check_asks_the_receiver_about_the_key() {
 
 #[test]
 fn a_configuration_that_everybody_can_read_with_the_key_in_it_fails() {
-    let world = World::new();
-    let text = fs::read_to_string(world.path("config.toml")).unwrap();
-    let text = text.lines().filter(|line| !line.contains("public_key_file")).collect::<Vec<_>>().join("\n");
-    fs::write(world.path("config.toml"), text + "\npublic_key = \"pk_5ecret\"\n").unwrap();
-    let ran = world.run(&["check", "--config-only"]);
+    let mut setup = Setup::new();
+    setup.unset("koala.public_key_file");
+    setup.set("koala.public_key = \"pk_5ecret\"");
+    let ran = setup.run(&["check", "--config-only"]);
     assert_eq!(ran.code, 1);
     assert_says(&ran.out, &["FAIL  key", "chmod o-r"]);
     assert!(!ran.out.contains("pk_5ecret"));
@@ -114,13 +114,13 @@ fn a_configuration_that_everybody_can_read_with_the_key_in_it_fails() {
 
 #[test]
 fn a_user_has_an_agent_of_their_own() {
-    let world = World::new();
-    let home = world.path("home");
+    let setup = Setup::new();
+    let home = setup.path("home");
     let state = home.join(".local/state/koala-agent");
     fs::create_dir_all(state.join("spool")).unwrap();
     let user = |arguments: &[&str], stdin: &str| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_koala-agent"));
-        ran(command.env_clear().env("HOME", &home).arg("--user").args(arguments), stdin)
+        run_command(command.env_clear().env("HOME", &home).arg("--user").args(arguments), stdin)
     };
     let status = user(&["status", "--json"], "").json();
     assert_eq!(status["config"], home.join(".config/koala-agent/config.toml").display().to_string());
@@ -135,16 +135,16 @@ fn a_user_has_an_agent_of_their_own() {
 
 #[test]
 fn why_the_daemon_does_not_start_is_an_error_in_the_journal() {
-    let world = World::new();
-    let _first = world.agent();
-    let ran = ran(world.command().env("JOURNAL_STREAM", "8:1").arg("run"), "");
+    let setup = Setup::new();
+    let _first = setup.open_outbox();
+    let ran = run_command(setup.program().env("JOURNAL_STREAM", "8:1").arg("run"), "");
     assert_eq!(ran.code, 75, "{ran:?}");
     assert!(ran.err.lines().any(|line| line.starts_with("<3>the outbox")), "{ran:?}");
     assert!(ran.err.lines().all(|line| line.starts_with('<')), "{ran:?}");
 }
 
-fn write_key(world: &World, key: &str) {
+fn write_key(setup: &Setup, key: &str) {
     use std::os::unix::fs::PermissionsExt;
-    fs::write(world.path("key"), key).unwrap();
-    fs::set_permissions(world.path("key"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(setup.path("key"), key).unwrap();
+    fs::set_permissions(setup.path("key"), fs::Permissions::from_mode(0o600)).unwrap();
 }

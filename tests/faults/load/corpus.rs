@@ -1,9 +1,8 @@
 //! What is dropped into the spool, and what must become of each piece of it.
 
-use flate2::{Compression, write::GzEncoder};
+use crate::common::events::gzip;
+use crate::common::ledger::{Dropped, Expected, Ledger, Reject};
 use koala_agent::reason::Code;
-use std::collections::BTreeMap;
-use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 /// Events of one person, so that requests fill and ordering keys are many.
@@ -22,28 +21,13 @@ pub struct File {
     pub modified: SystemTime,
 }
 
-/// An event that must arrive.
-#[derive(Debug, PartialEq)]
-pub struct Good {
-    /// Its number, which stands in its properties or traits.
-    pub n: u64,
-    /// Its messageId, if its producer gave one.
-    pub id: Option<String>,
-}
-
-/// A piece that must be set aside: file, place, code, line, column, and its bytes.
-pub type Reject = (String, u64, Code, usize, usize, Vec<u8>);
-
-/// Everything that is dropped, in the order of the spool, and the books that are kept of it.
+/// Everything that is dropped, in the order of the spool.
 pub struct Corpus {
     pub files: Vec<File>,
-    /// By person, in the order of the spool.
-    pub good: BTreeMap<String, Vec<Good>>,
-    pub rejects: Vec<Reject>,
-    pub duplicates: u64,
-    pub skipped: u64,
-    pub failed: u64,
-    pub dropped: u64,
+    /// What is expected of it.
+    pub ledger: Ledger,
+    /// Pieces of every kind.
+    pub pieces: u64,
     rng: fastrand::Rng,
     people: usize,
     /// Events whose ids may come again.
@@ -100,12 +84,8 @@ impl Corpus {
     pub fn new(singles: usize, lines: usize, seed: u64) -> Corpus {
         let mut corpus = Corpus {
             files: Vec::new(),
-            good: BTreeMap::new(),
-            rejects: Vec::new(),
-            duplicates: 0,
-            skipped: 0,
-            failed: 0,
-            dropped: 0,
+            ledger: Ledger::default(),
+            pieces: 0,
             rng: fastrand::Rng::with_seed(seed),
             people: (singles + lines).div_ceil(EVENTS_A_PERSON),
             known: Vec::new(),
@@ -138,7 +118,8 @@ impl Corpus {
         let packed = piece.ending.is_none() && ending.ends_with("gz");
         let name = self.file(ending, if packed { gzip(&piece.bytes) } else { piece.bytes });
         if let (Some((code, column)), Some(file)) = (piece.flaw, self.files.last()) {
-            self.rejects.push((name, 0, code, 1, column, file.bytes.clone()));
+            let (position, content) = (Some((1, column)), file.bytes.clone());
+            self.ledger.rejects.push(Reject { file: name, place: 0, code, position, content });
         }
     }
 
@@ -163,16 +144,20 @@ impl Corpus {
                     (_, Code::MessageIdReused) => 1,
                     _ => place + 1,
                 };
-                flawed.push((place as u64, code, line, column, [piece.bytes, b"\n".into()].concat()));
+                let content = [piece.bytes, b"\n".into()].concat();
+                flawed.push((place as u64, code, Some((line, column)), content));
             }
         }
         bytes.extend(close);
         let name = self.file(ending, if ending.ends_with("gz") { gzip(&bytes) } else { bytes });
-        let rejects = flawed.into_iter();
-        self.rejects.extend(
-            rejects
-                .map(|(place, code, line, column, bytes)| (name.clone(), place, code, line, column, bytes)),
-        );
+        let rejects = flawed.into_iter().map(|(place, code, position, content)| Reject {
+            file: name.clone(),
+            place,
+            code,
+            position,
+            content,
+        });
+        self.ledger.rejects.extend(rejects);
     }
 
     /// Three files at a time have one modification time, so that the name decides; the times differ by a
@@ -186,8 +171,8 @@ impl Corpus {
     }
 
     fn piece(&mut self, form: Form) -> Piece {
-        let n = self.dropped;
-        self.dropped += 1;
+        let n = self.pieces;
+        self.pieces += 1;
         // What an envelope says for all makes another content of a known event.
         let repeats = form != Form::Envelope && !self.known.is_empty();
         match self.rng.u32(..1000) {
@@ -220,14 +205,14 @@ impl Corpus {
         };
         let (person, dated) = (self.rng.usize(..self.people), self.rng.u32(..20) > 0);
         let spec = Spec { n, id, kind, person, dated };
-        match kind {
-            Kind::Page | Kind::Nobody => self.skipped += 1,
-            Kind::Nameless => self.failed += 1,
-            Kind::Track | Kind::Identify => {
-                let id = matches!(id, Id::Of(_)).then(|| format!("load-{n}"));
-                self.good.entry(name_of(person)).or_default().push(Good { n, id });
-            }
-        }
+        let expected = match kind {
+            Kind::Page => Expected::Skipped(Code::NoMapping),
+            Kind::Nobody => Expected::Skipped(Code::NoIdentity),
+            Kind::Nameless => Expected::Invalid,
+            Kind::Track | Kind::Identify => Expected::Delivered,
+        };
+        let given = matches!(id, Id::Of(_)).then(|| format!("load-{n}"));
+        self.ledger.dropped.insert(n, Dropped { person: name_of(person), id: given, expected });
         if matches!(id, Id::Of(_)) && form != Form::Envelope {
             self.known.push(spec);
         }
@@ -241,7 +226,7 @@ impl Corpus {
         if self.rng.bool() {
             text.insert_str(1, "\"sentAt\": \"2026-01-02T03:04:06Z\",");
         }
-        self.duplicates += 1;
+        self.ledger.duplicates += 1;
         Piece { bytes: text.into(), flaw: None, ending: None }
     }
 
@@ -310,10 +295,4 @@ fn name_of(person: usize) -> String {
         true => format!("00000000-0000-4000-8000-{person:012}"),
         false => format!("p{person}@load.dev"),
     }
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut packed = GzEncoder::new(Vec::new(), Compression::fast());
-    packed.write_all(bytes).unwrap();
-    packed.finish().unwrap()
 }

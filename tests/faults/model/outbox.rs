@@ -1,6 +1,7 @@
-//! The outbox as others read it, and what must hold of it at any moment.
+//! The outbox as others read it, and what must hold of it at any moment: its tables with one another, and its states with
+//! those before. The model is the one reader of its tables outside `src/outbox`, as only a crash at any moment tries them.
 
-use super::Played;
+use super::Checked;
 use koala_agent::outbox::State;
 use koala_agent::reason::Code;
 use proptest::prelude::*;
@@ -24,8 +25,8 @@ pub struct Outbox {
     /// By messageId.
     pub rows: BTreeMap<String, Row>,
     pub duplicates: u64,
-    /// Files of which it is noted how far they are taken.
-    pub ledger: u64,
+    /// Files of which the outbox has noted how far they are taken.
+    pub noted_files: u64,
 }
 
 impl Outbox {
@@ -61,7 +62,7 @@ impl Outbox {
         let strays = "SELECT (SELECT count(*) FROM attempts WHERE seq NOT IN (SELECT seq FROM outbox_events))
                            + (SELECT count(*) FROM bodies WHERE seq NOT IN (SELECT seq FROM settled))";
         prop_assert_eq!(number(strays), 0, "attempts and bodies of no event");
-        Ok(Outbox { rows, duplicates, ledger: number("SELECT count(*) FROM spool_files") })
+        Ok(Outbox { rows, duplicates, noted_files: number("SELECT count(*) FROM spool_files") })
     }
 
     pub fn pending_ids(&self) -> BTreeSet<&str> {
@@ -75,7 +76,7 @@ impl Outbox {
 
     /// From what was seen before, each event has come along legal arrows: one, or two over `pending` for those that
     /// were put back by hand meanwhile. None is gone.
-    pub fn follows(&self, before: &Outbox, put_back: &BTreeSet<String>) -> Played {
+    pub fn follows(&self, before: &Outbox, put_back: &BTreeSet<String>) -> Checked {
         for (id, was) in &before.rows {
             let Some(is) = self.rows.get(id) else {
                 return Err(TestCaseError::fail(format!("{id} was {:?} and is gone", was.state)));

@@ -1,14 +1,13 @@
 //! What must hold when all has come to rest: the receiver is well, time has passed, nothing waits.
 
-use super::Played;
-use super::books::{Event, Fate, Reject};
+use super::Checked;
 use super::outbox::{Outbox, Row};
+use super::run::Run;
 use super::script::Weather;
-use super::world::World;
+use crate::common::ledger::{Dropped, Expected, numbers, numbers_of, rejects_in};
 use koala_agent::outbox::State;
 use koala_agent::reason::Code;
-use koala_agent::receiver::Request;
-use koala_agent::spool::rejected_beside;
+use koala_agent::receiver::{Held, Request};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -24,11 +23,11 @@ const LOOK: Duration = Duration::from_millis(3);
 /// The longest that time passes at once: the longest wait of a receiver that refuses.
 const LONGEST: Duration = Duration::from_secs(15 * 60);
 
-impl World {
-    /// Brings everything to rest, and holds it against the books.
-    pub fn rest(mut self) -> Played {
+impl Run {
+    /// Brings everything to rest, and checks it against the ledger.
+    pub fn rest(mut self) -> Checked {
         self.finish();
-        self.receiver.set_faults(Weather::Well.faults());
+        self.agent.receiver.set_faults(Weather::Well.faults());
         self.start();
         let mut time = Duration::from_secs(20);
         let (mut before, mut since, mut rounds) = (String::new(), Instant::now(), 0u32);
@@ -41,42 +40,37 @@ impl World {
             let (long, many) = PATIENCE;
             prop_assert!(
                 since.elapsed() < long || rounds < many,
-                "it does not come to rest: {}; {}",
+                "it does not come to rest: {}; {:?}",
                 before,
-                self.told()
+                self.agent.status()
             );
             rounds += 1;
-            self.pass(time);
+            self.agent.advance(time);
             time = (time * 3 / 2).min(LONGEST);
-            // What is in doubt waits for somebody to be compared with.
-            if rounds % 4 == 3 && self.look()?.pending() > 0 {
-                let passer_by = self.books.passer_by();
-                self.deliver(&passer_by);
+            // An event that was refused alone waits for proof that the receiver takes others.
+            if rounds % 4 == 3 && self.read_outbox()?.pending() > 0 {
+                let stranger = self.files.stranger(&mut self.agent.ledger);
+                self.drop_whole(&stranger);
             }
         }
         self.stop();
         // A file that was taken, and replaced before it could be removed, may be thought there until the next start.
-        let notes = self.look()?.ledger;
-        let replaced = self.books.replaced.len() as u64;
+        let notes = self.read_outbox()?.noted_files;
+        let replaced = self.files.replaced.len() as u64;
         prop_assert!(notes <= replaced, "{} files are gone and not forgotten", notes);
         if notes > 0 {
             self.start();
             self.stop();
         }
-        prop_assert_eq!(self.complaints(), "", "the agent's complaints");
+        prop_assert_eq!(self.panics(), "", "the agent has panicked");
         self.balance()
     }
 
-    /// What the agent tells of itself.
-    fn told(&self) -> String {
-        fs::read_to_string(self.status_file()).unwrap_or_default()
-    }
-
     /// Returns once nothing moves.
-    fn calm(&mut self) -> Played {
+    fn calm(&mut self) -> Checked {
         let (mut before, mut looks) = (None, 0);
         while looks < LOOKS {
-            let now = (self.receiver.stats().requests, self.look()?.pending(), self.left());
+            let now = (self.agent.receiver.stats().requests, self.read_outbox()?.pending(), self.left());
             looks = if before.as_ref() == Some(&now) { looks + 1 } else { 0 };
             before = Some(now);
             sleep(LOOK);
@@ -86,134 +80,98 @@ impl World {
 
     /// What there is still to wait for.
     fn waits(&mut self) -> Result<Option<String>, TestCaseError> {
-        let (left, found, expected) = (self.left(), self.rejected().len(), self.books.rejects.len());
-        let outbox = self.look()?;
+        let (left, found, expected) =
+            (self.left(), rejects_in(&self.agent.spool()).len(), self.agent.ledger.rejects.len());
+        let outbox = self.read_outbox()?;
         let pending = outbox.pending_ids();
         let rest = left.is_empty() && pending.is_empty() && found == expected;
         // By their names: one that goes while another comes is no rest.
-        Ok((!rest).then(|| format!("{pending:?} pending, {left:?}, {found} set aside of {expected}")))
+        Ok((!rest).then(|| format!("{pending:?} pending, {left:?}, {found} rejected of {expected}")))
     }
 
     /// Files that are still in the spool.
     fn left(&self) -> BTreeSet<String> {
         let names = |folder: &str| {
-            let entries = fs::read_dir(self.spool().join(folder)).unwrap();
+            let entries = fs::read_dir(self.agent.spool().join(folder)).unwrap();
             entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
         };
         let own = ["rejected", ".removing"];
         names("").filter(|name| !own.contains(&name.as_str())).chain(names(".removing")).collect()
     }
 
-    fn rejected(&self) -> Vec<Reject> {
-        let rejects = rejected_beside(&self.spool()).list().unwrap();
-        let found = rejects.into_iter().filter_map(|file| {
-            let why = file.why?;
-            let content = fs::read(self.spool().join("rejected").join(file.name)).ok()?;
-            Some(Reject { file: why.file, place: why.place, code: why.code, content })
-        });
-        found.collect()
-    }
-
-    fn balance(mut self) -> Played {
-        let (mut found, mut expected) = (self.rejected(), std::mem::take(&mut self.books.rejects));
-        found.sort_unstable();
-        expected.sort_unstable();
-        prop_assert_eq!(&found, &expected, "what is set aside");
-        let outbox = self.look()?;
-        prop_assert_eq!(outbox.ledger, 0, "files that are gone and not forgotten");
-        let least = self.books.duplicates;
-        let most = least + self.books.perhaps_duplicates;
-        prop_assert!(
-            (least..=most).contains(&outbox.duplicates),
-            "{} duplicates, not {}",
-            outbox.duplicates,
-            least
-        );
-        let repeats = self.receiver.stats().repeats;
+    fn balance(mut self) -> Checked {
+        let outbox = self.read_outbox()?;
+        let ledger = &self.agent.ledger;
+        ledger.check_rejects(&self.agent.spool()).map_err(TestCaseError::fail)?;
+        prop_assert_eq!(outbox.noted_files, 0, "files that are gone and not forgotten");
+        let duplicates = ledger.duplicates..=ledger.duplicates + self.files.perhaps_duplicates;
+        prop_assert!(duplicates.contains(&outbox.duplicates), "{} duplicates", outbox.duplicates);
+        let repeats = self.agent.receiver.stats().repeats;
         prop_assert!(self.may_repeat || repeats == 0, "{} events were sent twice by our doing", repeats);
-        let taken = self.taken();
-        let ids = self.ids(&outbox, &taken)?;
-        let held: BTreeSet<&str> = taken.iter().map(|(_, id)| id.as_str()).collect();
-        let requests = self.receiver.requests();
-        for (n, event) in self.books.events.iter().enumerate() {
-            match ids.get(&n) {
-                None => {
-                    let replaced = self.books.replaced.iter().any(|version| version.contains(&n));
-                    prop_assert!(event.fate == Fate::SetAside || replaced, "{} is lost: {:?}", n, event);
-                }
-                Some(id) => {
-                    let Some(row) = outbox.rows.get(id) else {
-                        return Err(TestCaseError::fail(format!("{n}, sent as {id}, is not in the outbox")));
-                    };
-                    let discarded = self.books.discarded.contains(id);
-                    let fits =
-                        fits(event, row, held.contains(id.as_str()), discarded, || is_proven(&requests, id));
-                    prop_assert!(fits, "{}, {:?} is {:?}", n, event, row);
-                }
-            }
+        let accepted = self.agent.receiver.events();
+        let ids = self.ids(&outbox, &accepted)?;
+        let held = numbers_of(&accepted);
+        let requests = self.agent.receiver.requests();
+        for (n, event) in &ledger.dropped {
+            let Some(id) = ids.get(n) else {
+                let replaced = self.files.replaced.iter().any(|version| version.contains(n));
+                prop_assert!(event.expected == Expected::Rejected || replaced, "{} is lost: {:?}", n, event);
+                continue;
+            };
+            let Some(row) = outbox.rows.get(id) else {
+                return Err(TestCaseError::fail(format!("{n}, sent as {id}, is not in the outbox")));
+            };
+            let discarded = self.discarded.contains(id);
+            let fits = fits(event, row, held.contains(n), discarded, || is_proven(&requests, id));
+            prop_assert!(fits, "{}, {:?} is {:?}", n, event, row);
         }
-        for version in &self.books.replaced {
-            let there = version.clone().filter(|n| ids.contains_key(n)).count();
-            prop_assert!(there == 0 || there == version.len(), "{:?} was torn", version);
+        for version in &self.files.replaced {
+            let there = version.clone().filter(|n| ids.contains_key(n)).count() as u64;
+            prop_assert!(there == 0 || there == version.end - version.start, "{:?} was torn", version);
         }
-        self.order(&taken)
-    }
-
-    /// What the receiver took, in the order of the first time: number and id.
-    fn taken(&self) -> Vec<(usize, String)> {
-        let held = self.receiver.events();
-        held.iter().map(|held| (number(held.item.get()), held.message_id.to_string())).collect()
+        ledger.check_order(&accepted, &self.retried).map_err(TestCaseError::fail)
     }
 
     /// By the number of each event that came further than the spool, its one id.
-    fn ids(
-        &self,
-        outbox: &Outbox,
-        taken: &[(usize, String)],
-    ) -> Result<BTreeMap<usize, String>, TestCaseError> {
-        let own = self.books.events.iter().enumerate().filter(|(_, event)| event.fate != Fate::SetAside);
-        let mut numbers: HashMap<&str, usize> =
-            own.filter_map(|(n, event)| Some((event.id.as_deref()?, n))).collect();
-        numbers.extend(taken.iter().map(|(n, id)| (id.as_str(), *n)));
-        let mut ids: BTreeMap<usize, String> = BTreeMap::new();
-        let kept = outbox.rows.iter().map(|(id, row)| {
-            let n = row.body.as_deref().map(number).or_else(|| numbers.get(id.as_str()).copied());
-            (n, id)
-        });
-        for (n, id) in kept.chain(taken.iter().map(|(n, id)| (Some(*n), id))) {
-            let Some(event) = n.and_then(|n| self.books.events.get(n)) else {
+    fn ids(&self, outbox: &Outbox, accepted: &[Held]) -> Result<BTreeMap<u64, String>, TestCaseError> {
+        let ledger = &self.agent.ledger;
+        let own = ledger.dropped.iter().filter(|(_, event)| event.expected != Expected::Rejected);
+        let mut known: HashMap<String, u64> =
+            own.filter_map(|(n, event)| Some((event.id.clone()?, *n))).collect();
+        for held in accepted {
+            known.extend(
+                numbers(held.item.get().as_bytes()).first().map(|n| (held.message_id.to_string(), *n)),
+            );
+        }
+        // Of a row whose body is gone, its id tells which event it is.
+        let mut stored = Vec::new();
+        for (id, row) in &outbox.rows {
+            let by_body = row.body.as_ref().and_then(|body| numbers(body.as_bytes()).first().copied());
+            let Some(n) = by_body.or_else(|| known.get(id).copied()) else {
                 return Err(TestCaseError::fail(format!("nobody dropped {id}")));
             };
-            let n = n.unwrap_or_default();
-            let first = ids.entry(n).or_insert_with(|| id.clone());
-            prop_assert_eq!(&*first, id, "two ids of {}", n);
-            prop_assert!(event.id.as_ref().is_none_or(|own| own == id), "{} is not {:?}", id, event);
+            stored.push((n, id.clone()));
+        }
+        let mut ids = BTreeMap::new();
+        for (n, of_event) in ledger.ids(accepted, stored).map_err(TestCaseError::fail)? {
+            prop_assert_eq!(of_event.len(), 1, "ids of {}: {:?}", n, of_event);
+            ids.extend(of_event.into_iter().map(|id| (n, id)));
         }
         Ok(ids)
-    }
-
-    /// A person's events came in the order of the spool, but for those that were put back by hand.
-    fn order(&self, taken: &[(usize, String)]) -> Played {
-        let mut last: HashMap<&str, usize> = HashMap::new();
-        for (n, id) in taken.iter().filter(|(_, id)| !self.books.retried.contains(id)) {
-            let before = last.insert(&self.books.events[*n].person, *n);
-            prop_assert!(before < Some(*n), "{} ({}) came after {:?} of its person", n, id, before);
-        }
-        Ok(())
     }
 }
 
 /// Whether the event has become what it must.
-fn fits(event: &Event, row: &Row, held: bool, discarded: bool, refused: impl Fn() -> bool) -> bool {
+fn fits(event: &Dropped, row: &Row, held: bool, discarded: bool, refused: impl Fn() -> bool) -> bool {
     let failed = row.state == State::Failed;
     let by_receiver = failed && matches!(row.code, Some(Code::Refused | Code::TooLarge)) && refused();
-    match event.fate {
+    match event.expected {
         _ if discarded => row.state == State::Discarded,
-        Fate::Delivered => (row.state == State::Delivered && held) || by_receiver,
-        Fate::Refused => by_receiver && !held,
-        Fate::Skipped(code) => row.state == State::Skipped && row.code == Some(code) && !held,
-        Fate::Invalid => failed && row.code == Some(Code::InvalidField) && !held,
-        Fate::SetAside => false,
+        Expected::Delivered => (row.state == State::Delivered && held) || by_receiver,
+        Expected::Refused => by_receiver && !held,
+        Expected::Skipped(code) => row.state == State::Skipped && row.code == Some(code) && !held,
+        Expected::Invalid => failed && row.code == Some(Code::InvalidField) && !held,
+        Expected::Rejected => false,
     }
 }
 
@@ -224,11 +182,4 @@ fn is_proven(requests: &[Request], id: &str) -> bool {
         .position(|request| matches!(request.status, Some(400 | 413)) && request.message_ids.iter().eq([id]));
     let taken = |request: &Request| request.why.is_none() && !request.message_ids.is_empty();
     refused.is_some_and(|at| requests[at..].iter().any(taken))
-}
-
-/// The number that stands in an event's text; none has so many that this is one of them.
-fn number(text: &str) -> usize {
-    let digits = text.split_once(r#""n":"#).map_or("", |(_, rest)| rest);
-    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
-    digits[..end].parse().unwrap_or(usize::MAX)
 }

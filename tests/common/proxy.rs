@@ -1,70 +1,70 @@
-//! What stands before the receiver: it passes requests on, and each meets a fate.
+//! A proxy before the receiver: it passes requests on, and treats each of them as the test says.
 
-use crate::common::server::{self, Server};
+use super::server::{self, Server};
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// What becomes of a request whose first byte has come; `Err`: its connection is over.
-pub type Fate = Arc<dyn Fn(&mut Passage) -> io::Result<()> + Send + Sync>;
+/// What is done to a request whose first byte has come; `Err`: its connection is over.
+pub type Treatment = Arc<dyn Fn(&mut Exchange) -> io::Result<()> + Send + Sync>;
 
-/// Passes requests on to a receiver. Each meets the next fate of the list, then the last resort.
-pub struct Front {
+/// Treats each request in turn by a list, and those after its end by a last resort.
+pub struct Proxy {
     server: Server,
-    fates: Arc<Mutex<VecDeque<Fate>>>,
+    treatments: Arc<Mutex<VecDeque<Treatment>>>,
 }
 
-/// The way of one request.
-pub struct Passage {
+/// One request and its answer.
+pub struct Exchange {
     pub stream: TcpStream,
     receiver: SocketAddr,
 }
 
-impl Front {
-    /// Before that receiver. Where no fate is set, `otherwise` is met.
-    pub fn before(receiver: SocketAddr, otherwise: Fate) -> Front {
-        let fates = Arc::new(Mutex::new(VecDeque::<Fate>::new()));
-        let next = fates.clone();
+impl Proxy {
+    /// Before that receiver. Requests after the end of the list are treated by `otherwise`.
+    pub fn before(receiver: SocketAddr, otherwise: Treatment) -> Proxy {
+        let treatments = Arc::new(Mutex::new(VecDeque::<Treatment>::new()));
+        let listed = treatments.clone();
         let server = Server::start(move |stream| {
-            let mut passage = Passage { stream: stream.try_clone().unwrap(), receiver };
-            while passage.stream.peek(&mut [0]).is_ok_and(|n| n > 0) {
-                let fate = next.lock().unwrap().pop_front().unwrap_or_else(|| otherwise.clone());
-                if fate(&mut passage).is_err() {
+            let mut exchange = Exchange { stream: stream.try_clone().unwrap(), receiver };
+            while exchange.stream.peek(&mut [0]).is_ok_and(|n| n > 0) {
+                let next = listed.lock().unwrap().pop_front().unwrap_or_else(|| otherwise.clone());
+                if next(&mut exchange).is_err() {
                     break;
                 }
             }
             Vec::new()
         });
-        Front { server, fates }
+        Proxy { server, treatments }
     }
 
     pub fn endpoint(&self) -> String {
         self.server.endpoint()
     }
 
-    /// The next requests meet this.
-    pub fn next(&self, requests: usize, fate: &Fate) {
-        self.fates.lock().unwrap().extend(std::iter::repeat_n(fate.clone(), requests));
+    /// The next requests are treated so.
+    pub fn next(&self, requests: usize, treatment: &Treatment) {
+        self.treatments.lock().unwrap().extend(std::iter::repeat_n(treatment.clone(), requests));
     }
 
-    /// Fates that no request has met yet.
+    /// Treatments that no request has had yet.
     pub fn left(&self) -> usize {
-        self.fates.lock().unwrap().len()
+        self.treatments.lock().unwrap().len()
     }
 }
 
-/// A fate that is a function.
-pub fn fate(met: impl Fn(&mut Passage) -> io::Result<()> + Send + Sync + 'static) -> Fate {
-    Arc::new(met)
+/// A treatment that is a function.
+pub fn treat(by: impl Fn(&mut Exchange) -> io::Result<()> + Send + Sync + 'static) -> Treatment {
+    Arc::new(by)
 }
 
-/// The fate of requests that are not spoilt.
-pub fn unspoilt() -> Fate {
-    fate(Passage::pass)
+/// The request is passed on, and its answer passed back.
+pub fn pass_on() -> Treatment {
+    treat(Exchange::pass)
 }
 
-impl Passage {
+impl Exchange {
     /// The request, whole.
     pub fn request(&mut self) -> io::Result<Vec<u8>> {
         server::message(&mut self.stream).ok_or_else(gone)

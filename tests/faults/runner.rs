@@ -1,5 +1,6 @@
-//! The stage: plays the faults, a few side by side, and prints the table.
+//! The runner: runs the faults, a few side by side, and prints the table.
 
+pub use crate::common::ledger::Figures;
 use std::any::Any;
 use std::collections::VecDeque;
 use std::io::{IsTerminal, Write};
@@ -9,11 +10,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// Faults that are played side by side; most of them wait most of the time.
+/// Faults that are run side by side; most of them wait most of the time.
 const SIDE_BY_SIDE: usize = 4;
 
 /// Those that take the longest begin first, so that the others end beside them.
-const LONGEST: [&str; 6] = ["6-control", "3-control", "1-control", "2", "22-cpu", "soak"];
+const LONGEST: [&str; 6] = ["6-control", "3-control", "1-control", "2", "22-calls", "soak"];
 
 /// One fault.
 pub struct Fault {
@@ -21,58 +22,25 @@ pub struct Fault {
     pub name: &'static str,
     /// What strikes.
     pub title: &'static str,
-    /// Whether it changes the machine, or measures time: then nothing else is played beside it.
+    /// Whether it changes the machine, or measures time: then nothing else is run beside it.
     pub alone: bool,
-    pub play: fn(&Scale) -> Played,
+    pub run: fn(&Scale) -> Outcome,
 }
 
 /// What a fault came to.
-pub enum Played {
+pub enum Outcome {
     Done(Figures),
-    /// Why this machine cannot play it.
+    /// Why this machine cannot run it.
     Skipped(String),
 }
 
-impl From<Figures> for Played {
-    fn from(figures: Figures) -> Played {
-        Played::Done(figures)
+impl From<Figures> for Outcome {
+    fn from(figures: Figures) -> Outcome {
+        Outcome::Done(figures)
     }
 }
 
-/// The figures of one fault; those of several rounds add up.
-#[derive(Debug, Default, Clone)]
-pub struct Figures {
-    pub rounds: u64,
-    pub events: u64,
-    /// Events that are nowhere any more.
-    pub lost: u64,
-    /// Events that the receiver was sent again.
-    pub repeated: u64,
-    /// Events that the receiver holds, or will, under two ids.
-    pub doubled: u64,
-    /// What else is worth saying.
-    pub notes: Vec<String>,
-    /// The agent was spoilt, and must have lost something.
-    pub control: bool,
-}
-
-impl Figures {
-    pub fn add(&mut self, other: Figures) {
-        self.rounds += other.rounds;
-        self.events += other.events;
-        self.lost += other.lost;
-        self.repeated += other.repeated;
-        self.doubled += other.doubled;
-        self.notes.extend(other.notes);
-    }
-
-    pub fn note(mut self, note: impl Into<String>) -> Figures {
-        self.notes.push(note.into());
-        self
-    }
-}
-
-/// How much is played.
+/// How much is run.
 pub struct Scale {
     full: bool,
     pub seed: u64,
@@ -93,12 +61,12 @@ impl Scale {
 struct Row<'a> {
     at: usize,
     fault: &'a Fault,
-    played: Result<Played, String>,
+    outcome: Result<Outcome, String>,
     took: Duration,
 }
 
-/// Plays what the command line asks for.
-pub fn play(groups: &'static [(&str, &[Fault])]) -> ExitCode {
+/// Runs what the command line asks for.
+pub fn run(groups: &'static [(&str, &[Fault])]) -> ExitCode {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let full = std::env::var("KOALA_TEST_SCALE").is_ok_and(|scale| scale == "full");
     let seed = std::env::var("KOALA_TEST_SEED")
@@ -125,8 +93,9 @@ pub fn play(groups: &'static [(&str, &[Fault])]) -> ExitCode {
     let rows = Mutex::new(Vec::new());
     let perform = |(at, fault): (usize, &'static Fault)| {
         let began = Instant::now();
-        let played = catch_unwind(AssertUnwindSafe(|| (fault.play)(&Scale { full, seed })));
-        let row = Row { at, fault, played: played.map_err(|why| said(why.as_ref())), took: began.elapsed() };
+        let outcome = catch_unwind(AssertUnwindSafe(|| (fault.run)(&Scale { full, seed })));
+        let row =
+            Row { at, fault, outcome: outcome.map_err(|why| said(why.as_ref())), took: began.elapsed() };
         let mut rows = rows.lock().unwrap();
         show(&row);
         rows.push(row);
@@ -159,7 +128,7 @@ fn end(mut rows: Vec<Row>) -> ExitCode {
         rows.iter().for_each(show);
     }
     let failed: Vec<_> = rows.iter().filter(|row| row.failed().is_some()).map(|row| row.fault.name).collect();
-    let skipped = rows.iter().filter(|row| matches!(row.played, Ok(Played::Skipped(_)))).count();
+    let skipped = rows.iter().filter(|row| matches!(row.outcome, Ok(Outcome::Skipped(_)))).count();
     println!(
         "\nfaults: {} passed, {} failed{}, {skipped} skipped",
         rows.len() - failed.len() - skipped,
@@ -171,13 +140,13 @@ fn end(mut rows: Vec<Row>) -> ExitCode {
 
 impl Row<'_> {
     fn failed(&self) -> Option<String> {
-        match &self.played {
+        match &self.outcome {
             Err(why) => Some(why.clone()),
-            Ok(Played::Skipped(_)) => None,
-            Ok(Played::Done(f)) if f.control => {
+            Ok(Outcome::Skipped(_)) => None,
+            Ok(Outcome::Done(f)) if f.control => {
                 (f.lost == 0).then(|| "the control has lost nothing, so the fault proves nothing".to_owned())
             }
-            Ok(Played::Done(f)) => {
+            Ok(Outcome::Done(f)) => {
                 (f.lost > 0 || f.doubled > 0).then(|| format!("{} lost, {} doubled", f.lost, f.doubled))
             }
         }
@@ -195,16 +164,16 @@ fn show(row: &Row) {
     let name = format!("{:<14} {}", row.fault.name, row.fault.title);
     let took = format!("{:.1} s", row.took.as_secs_f64());
     let mut out = std::io::stdout().lock();
-    let told = match &row.played {
-        Ok(Played::Skipped(why)) => format!("{name:<58} skipped: {why}"),
+    let told = match &row.outcome {
+        Ok(Outcome::Skipped(why)) => format!("{name:<58} skipped: {why}"),
         Err(_) => format!("{name:<58} FAILED {took:>46}"),
-        Ok(Played::Done(f)) => format!(
+        Ok(Outcome::Done(f)) => format!(
             "{name:<58} {:>7} {:>9} {:>6} {:>9} {:>8} {took:>8}",
             f.rounds, f.events, f.lost, f.repeated, f.doubled
         ),
     };
     let _ = writeln!(out, "{told}");
-    if let Ok(Played::Done(figures)) = &row.played {
+    if let Ok(Outcome::Done(figures)) = &row.outcome {
         figures.notes.iter().for_each(|note| drop(writeln!(out, "{:<14}   {note}", "")));
     }
     if let Some(why) = row.failed() {

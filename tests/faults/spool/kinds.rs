@@ -1,8 +1,8 @@
 //! Texts that are hardly JSON, or more of it than anybody expects.
 
 use super::{brisk, rejected};
-use crate::place::Place;
-use crate::stage::{Figures, Played, Scale};
+use crate::common::agent::TestAgent;
+use crate::runner::{Figures, Outcome, Scale};
 use flate2::{Compression, write::GzEncoder};
 use koala_agent::reason::Code;
 use koala_agent::spool::rejected_beside;
@@ -16,15 +16,15 @@ enum Fate {
     Aside(Code, usize),
 }
 
-pub fn kinds(_: &Scale) -> Played {
+pub fn texts(_: &Scale) -> Outcome {
     use Fate::{Aside, Taken};
-    let mut place = brisk();
-    place.daemon.set("spool.max_event_bytes = \"1MiB\"");
+    let mut agent = brisk();
+    agent.set("spool.max_event_bytes = \"1MiB\"");
     let mut cases: Vec<(&str, Vec<u8>, Fate)> = Vec::new();
     let mut person = 0;
     let mut event = |members: &str| {
         person += 1;
-        place.books.event_with(person, &format!("m-{person}"), members)
+        agent.ledger.event_with(person, &format!("m-{person}"), members)
     };
     for kept in [
         r#""big":123456789012345678901234567890"#,
@@ -80,35 +80,35 @@ pub fn kinds(_: &Scale) -> Played {
     for (given, written) in [("123456789012345678901234567890", ""), ("a\r\nb", r#""a\r\nb""#)] {
         let written = if written.is_empty() { given } else { written };
         person += 1;
-        let text = place.books.event_with(person, given, r#""id":1,"#);
+        let text = agent.ledger.event_with(person, given, r#""id":1,"#);
         let text = text.replace(&format!("\"messageId\":\"{given}\""), &format!("\"messageId\":{written}"));
         cases.push(("json", text.into(), Taken(r#""id":1"#)));
     }
 
-    place.daemon.start();
+    agent.start();
     for (n, (extension, text, _)) in cases.iter().enumerate() {
-        place.drop_as(format!("{n}.{extension}"), text);
+        agent.drop_file(format!("{n}.{extension}"), text);
     }
     let taken = cases.iter().filter(|(_, _, fate)| matches!(fate, Taken(_))).count();
-    place.until("the good ones", |place| place.receiver.stats().held >= taken);
-    place.until("the others are set aside", |place| rejected(place).len() == cases.len() - taken);
-    place.until_status("all is marked", |status| status.outbox.delivered == taken as u64);
-    let items: Vec<_> = place.receiver.events().iter().map(|held| held.item.get().to_owned()).collect();
+    agent.until("the good ones", |agent| agent.receiver.stats().held >= taken);
+    agent.until("the others are set aside", |agent| rejected(agent).len() == cases.len() - taken);
+    agent.until_status("all is marked", |status| status.outbox.delivered == taken as u64);
+    let items: Vec<_> = agent.receiver.events().iter().map(|held| held.item.get().to_owned()).collect();
     for (n, (extension, text, fate)) in cases.iter().enumerate() {
         match fate {
             Taken(kept) => assert!(items.iter().any(|item| item.contains(kept)), "{kept}"),
             Aside(code, column) => {
                 let end = if *extension == "jsonl" { ".1.jsonl" } else { ".json" };
                 let name = format!("{n}{end}");
-                let why = rejected_beside(&place.daemon.spool()).why(name.as_ref());
+                let why = rejected_beside(&agent.spool()).why(name.as_ref());
                 let why = why.unwrap_or_else(|| panic!("{name} is not set aside"));
                 let start = String::from_utf8_lossy(&text[..text.len().min(200)]).into_owned();
                 assert_eq!((why.code, why.line, why.column), (*code, 1, *column), "{name}: {start}: {why:?}");
             }
         }
     }
-    place.daemon.stop();
-    place.balance().note(format!("{taken} taken as written, {} set aside", cases.len() - taken)).into()
+    agent.stop();
+    agent.balance().note(format!("{taken} taken as written, {} set aside", cases.len() - taken)).into()
 }
 
 /// Where that begins, counted from 1.
@@ -120,33 +120,34 @@ fn at(text: &str, what: &str) -> usize {
 const BESIDE: u64 = 20 << 20;
 
 /// Drops a file and waits until it is gone. Returns how much more memory that took than the agent had before.
-fn memory_for(place: &mut Place, name: &str, text: &[u8]) -> u64 {
+fn memory_for(agent: &mut TestAgent, name: &str, text: &[u8]) -> u64 {
     // Of memory that it has had before, nobody could tell whether it is used again.
-    if place.daemon.runs() {
-        place.daemon.stop();
+    if agent.is_started() {
+        agent.stop();
     }
-    place.daemon.start();
-    place.until_status("it runs", |status| status.agent.running && status.spool.scanned_at.is_some());
-    let before = place.daemon.resident_memory();
-    place.drop_as(name, text);
-    place.until(name, |place| {
-        let left = [name.to_owned(), format!(".removing/{name}")].map(|name| place.daemon.spool().join(name));
+    agent.start();
+    agent.until_status("it runs", |status| status.agent.running && status.spool.scanned_at.is_some());
+    let before = agent.process().resident_memory();
+    agent.drop_file(name, text);
+    agent.until(name, |agent| {
+        let left = [name.to_owned(), format!(".removing/{name}")].map(|name| agent.spool().join(name));
         !left.iter().any(|path| path.exists())
     });
-    place.daemon.peak_memory().saturating_sub(before)
+    agent.process().peak_memory().saturating_sub(before)
 }
 
 /// Memory goes up by no more than twice the document.
-pub fn large(scale: &Scale) -> Played {
-    let mut place = brisk();
-    place.daemon.set("spool.max_file_bytes = \"128MiB\"");
+pub fn large(scale: &Scale) -> Outcome {
+    let mut agent = brisk();
+    agent.set("spool.max_file_bytes = \"128MiB\"");
     let long = "x".repeat(32 << 20);
     let escaped = "\\n".repeat(16 << 20);
-    let string = place.books.event_with(0, "long", &format!(r#""long":"{long}","#));
-    let line = place.books.event_with(0, "line", &format!(r#""long":"{long}","#)) + "\n";
-    let key = place.books.event_with(0, "key", &format!(r#""{escaped}":1,"#)).replace("\"properties\":{", "");
+    let string = agent.ledger.event_with(0, "long", &format!(r#""long":"{long}","#));
+    let line = agent.ledger.event_with(0, "line", &format!(r#""long":"{long}","#)) + "\n";
+    let key =
+        agent.ledger.event_with(0, "key", &format!(r#""{escaped}":1,"#)).replace("\"properties\":{", "");
     let events = scale.of(10_000, 1_000_000);
-    let array: Vec<_> = (0..events).map(|n| place.books.event(n % 100)).collect();
+    let array: Vec<_> = (0..events).map(|n| agent.ledger.event(n % 100)).collect();
     let documents = [
         ("array.json", format!("[{}]", array.join(",\n"))),
         ("string.json", string),
@@ -157,21 +158,21 @@ pub fn large(scale: &Scale) -> Played {
     ];
     let mut notes = Vec::new();
     for (name, text) in documents {
-        let took = memory_for(&mut place, name, text.as_bytes());
+        let took = memory_for(&mut agent, name, text.as_bytes());
         let limit = 2 * text.len() as u64 + BESIDE;
         notes.push(format!("{name}: {} MiB for {} MiB", took >> 20, text.len() >> 20));
         assert!(took <= limit, "{}", notes.join(", "));
     }
-    place.until_status("all is marked", |status| status.outbox.pending == 0);
-    place.daemon.stop();
-    place.balance().note(notes.join(", ")).into()
+    agent.until_status("all is marked", |status| status.outbox.pending == 0);
+    agent.stop();
+    agent.balance().note(notes.join(", ")).into()
 }
 
 /// 10 GiB in a few MiB.
-pub fn bombs(_: &Scale) -> Played {
+pub fn bombs(_: &Scale) -> Outcome {
     const LIMIT: u64 = 16 << 20;
-    let mut place = brisk();
-    place.daemon.set("spool.max_file_bytes = \"16MiB\"");
+    let mut agent = brisk();
+    agent.set("spool.max_file_bytes = \"16MiB\"");
     let mut figures = Figures::default();
     let one = packed(&[b' '; 1 << 20]);
     let spaces = one.repeat(10 << 10);
@@ -182,14 +183,14 @@ pub fn bombs(_: &Scale) -> Played {
         ("string.json.gz", [packed(b"{\"a\":\""), packed(&[b'x'; 1 << 20]).repeat(10 << 10)].concat()),
         ("twice.json.gz", inner),
     ] {
-        let took = memory_for(&mut place, name, &bomb);
-        assert!(rejected_beside(&place.daemon.spool()).why(name.as_ref()).is_some(), "{name} is not set aside");
+        let took = memory_for(&mut agent, name, &bomb);
+        assert!(rejected_beside(&agent.spool()).why(name.as_ref()).is_some(), "{name} is not set aside");
         assert!(took <= 2 * LIMIT + BESIDE, "{name} took {} MiB", took >> 20);
         figures =
             figures.note(format!("{name}: {} KiB packed, {} MiB of memory", bomb.len() >> 10, took >> 20));
     }
-    place.drop_events(100, 10);
-    figures.add(place.end());
+    agent.drop_events(100, 10);
+    figures.add(agent.end());
     figures.into()
 }
 

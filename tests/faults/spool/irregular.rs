@@ -1,7 +1,9 @@
 //! What is no file of events, beside files that are.
 
-use super::{as_nobody, brisk, held, lines_with, needs, rejected};
-use crate::stage::{Played, Scale};
+use super::{as_nobody, brisk, held, rejected};
+use crate::machine::needs;
+use crate::runner::{Outcome, Scale};
+use crate::tracer::Calls;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
@@ -11,52 +13,52 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
-/// An event that nobody has dropped: the books do not know its number.
+/// An event that nobody has dropped: the ledger do not know its number.
 const SECRET: &str = r#"{"type":"track","event":"Secret","messageId":"secret","properties":{"n":999999,"email":"ana@acme.dev"}}"#;
 /// The line says 2 s; the rest is what a loaded machine may need.
 const SOON: Duration = Duration::from_secs(2 + 8);
-/// The share of a processor that odd files may cost.
-const SHARE: f64 = 0.05;
+/// System calls in a second that irregular files may cost; the spool is scanned twice in that time.
+const CALLS: u64 = 400;
 
-pub fn zoo(scale: &Scale) -> Played {
-    let mut place = brisk();
-    if let Err(why) = as_nobody(&mut place) {
-        return Played::Skipped(why);
+pub fn files(scale: &Scale) -> Outcome {
+    let mut agent = brisk();
+    if let Err(why) = as_nobody(&mut agent) {
+        return Outcome::Skipped(why);
     }
-    place.daemon.start();
-    place.drop_events(1, 1);
-    place.until_delivered();
-    let (spool, ground) = (place.daemon.spool(), place.daemon.path("ground"));
+    agent.start();
+    agent.drop_events(1, 1);
+    agent.until_delivered();
+    let (spool, ground) = (agent.spool(), agent.path("ground"));
     let left = keep_animals(&spool, &ground);
     for (n, name) in
         [&b"line\nend.json"[..], b"esc\x1b[31m.json", b"bad-\xff\xfe.json", b"-rf.json"].iter().enumerate()
     {
         // By people of their own: files of one tick stand in the order of their names.
-        let event = place.books.event(80 + n as u64);
-        place.drop_as(OsStr::from_bytes(name), event.as_bytes());
+        let event = agent.ledger.event(80 + n as u64);
+        agent.drop_file(OsStr::from_bytes(name), event.as_bytes());
     }
     let large = [("sparse.json", "too_large"), ("sparse.ndjson", "too_large")];
     for (name, _) in large {
         File::create(spool.join(name)).unwrap().set_len(10 << 30).unwrap();
     }
-    let private = place.books.event(90);
+    let private = agent.ledger.event(90);
     fs::write(ground.join("private.json"), private).unwrap();
     fs::set_permissions(ground.join("private.json"), fs::Permissions::from_mode(0o000)).unwrap();
     fs::rename(ground.join("private.json"), spool.join("private.json")).unwrap();
-    place.drop_events(100, 50);
-    let all = place.books.dropped.len() - 1;
+    agent.drop_events(100, 50);
+    let all = agent.ledger.dropped.len() - 1;
     let began = Instant::now();
-    place.until_within(SOON, "the good ones", |place| place.receiver.stats().held >= all);
+    agent.until_within(SOON, "the good ones", |agent| agent.receiver.stats().held >= all);
     let took = began.elapsed();
-    place.until_status("the large ones are set aside", |status| {
+    agent.until_status("the large ones are set aside", |status| {
         (status.spool.rejected_files, status.spool.unreadable_files) == (2, 1)
     });
-    let (before, began) = (place.daemon.cpu().unwrap(), Instant::now());
-    std::thread::sleep(Duration::from_secs(scale.of(3, 30)));
-    let share = (place.daemon.cpu().unwrap() - before).as_secs_f64() / began.elapsed().as_secs_f64();
-    assert!(share < SHARE, "{:.1} % of a processor", share * 100.0);
+    let time = Duration::from_secs(scale.of(3, 30));
+    let calls = Calls::during(&agent, time);
+    eprintln!("ODD {calls:?}");
+    assert!(calls.total() <= CALLS * time.as_secs(), "{} calls in {time:?}: {calls:?}", calls.total());
 
-    let log = place.daemon.log();
+    let log = agent.log();
     for (name, said) in left.iter().chain(&[("private.json", "cannot be read")]).chain(&large) {
         let lines: Vec<_> =
             log.lines().filter(|line| line.split_whitespace().any(|word| is(word, name))).collect();
@@ -70,15 +72,19 @@ pub fn zoo(scale: &Scale) -> Played {
         assert_eq!(fs::read_to_string(ground.join(target)).unwrap(), SECRET);
     }
     fs::set_permissions(spool.join("private.json"), fs::Permissions::from_mode(0o644)).unwrap();
-    place.until_delivered();
-    // The books read every file.
+    agent.until_delivered();
+    // The ledger read every file.
     for (name, _) in large {
         File::options().write(true).open(spool.join("rejected").join(name)).unwrap().set_len(0).unwrap();
     }
-    place.daemon.stop();
-    let figures = place.balance();
+    agent.stop();
+    let figures = agent.balance();
     figures
-        .note(format!("the good ones after {:.2} s, {:.1} % CPU then", took.as_secs_f64(), share * 100.0))
+        .note(format!(
+            "the good ones after {:.2} s, {} system calls in {time:?} then",
+            took.as_secs_f64(),
+            calls.total()
+        ))
         .into()
 }
 
@@ -127,7 +133,7 @@ fn keep_animals(spool: &Path, ground: &Path) -> Vec<(&'static str, &'static str)
     left
 }
 
-/// What takes the place of a file between its commit and its removal.
+/// What takes the agent of a file between its commit and its removal.
 const SWAPS: [Swap; 4] = [Swap::File, Swap::Link, Swap::Folder, Swap::HardLink];
 
 #[derive(Debug, Clone, Copy)]
@@ -139,38 +145,38 @@ enum Swap {
 }
 
 /// Every removal takes half a second longer, and in that time something else takes the file's name.
-pub fn swapped(scale: &Scale) -> Played {
+pub fn swapped(scale: &Scale) -> Outcome {
     if let Err(why) = needs("strace") {
-        return Played::Skipped(why);
+        return Outcome::Skipped(why);
     }
-    let mut place = brisk();
+    let mut agent = brisk();
     let slow = "inject=renameat2:delay_enter=500000";
-    place.daemon.under(["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2", "-e", slow]);
-    place.daemon.start();
-    place.drop_events(1, 1);
-    place.until_delivered();
-    let (spool, ground) = (place.daemon.spool(), place.daemon.path("ground"));
+    agent.run_under(["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=renameat2", "-e", slow]);
+    agent.start();
+    agent.drop_events(1, 1);
+    agent.until_delivered();
+    let (spool, ground) = (agent.spool(), agent.path("ground"));
     fs::create_dir(&ground).unwrap();
     let (mut hits, rounds) = (0, scale.of(3, 30));
     let mut left = Vec::new();
     for round in 0..rounds {
         let names = SWAPS.map(|swap| (swap, format!("{swap:?}-{round}.json")));
         let inodes = names.clone().map(|(_, name)| {
-            let person = place.books.dropped.len() as u64;
-            let event = place.books.event(person);
-            place.drop_as(&name, event.as_bytes());
+            let person = agent.ledger.dropped.len() as u64;
+            let event = agent.ledger.event(person);
+            agent.drop_file(&name, event.as_bytes());
             fs::metadata(spool.join(name)).map_or(0, |meta| meta.ino())
         });
-        place.until_delivered();
+        agent.until_delivered();
         for ((swap, name), inode) in names.into_iter().zip(inodes) {
             let path = spool.join(&name);
             hits += usize::from(fs::metadata(&path).is_ok_and(|meta| meta.ino() == inode));
             let (target, aside) = (ground.join(&name), spool.join(".aside"));
             match swap {
                 Swap::File => {
-                    let person = place.books.dropped.len() as u64;
-                    let event = place.books.event(person);
-                    place.drop_as(&name, event.as_bytes());
+                    let person = agent.ledger.dropped.len() as u64;
+                    let event = agent.ledger.event(person);
+                    agent.drop_file(&name, event.as_bytes());
                     continue;
                 }
                 Swap::Link => {
@@ -190,24 +196,24 @@ pub fn swapped(scale: &Scale) -> Played {
             left.push((path, target));
         }
     }
-    place.until_delivered();
-    place.until_status("all is taken", |status| status.spool.waiting_files == 0);
+    agent.until_delivered();
+    agent.until_status("all is taken", |status| status.spool.waiting_files == 0);
     // No removal is still under way.
-    place.until("the odd ones are where they were", |_| {
+    agent.until("the odd ones are where they were", |_| {
         left.iter().all(|(path, _)| fs::symlink_metadata(path).is_ok())
     });
     for (_, target) in &left {
         assert!(!target.exists() || fs::read_to_string(target).unwrap() == SECRET);
     }
     assert!(hits >= rounds, "only {hits} of {} were swapped in time", rounds * SWAPS.len());
-    assert!(rejected(&place).is_empty());
-    place.daemon.stop();
-    place.balance().note(format!("{hits} of {} swapped in time", rounds * SWAPS.len())).into()
+    assert!(rejected(&agent).is_empty());
+    agent.stop();
+    agent.balance().note(format!("{hits} of {} swapped in time", rounds * SWAPS.len())).into()
 }
 
 /// Times before 1970 and after 2100, and names as long as they can be; good ones, bad ones and swapped ones.
-pub fn times_and_names(_: &Scale) -> Played {
-    let mut place = brisk();
+pub fn times_and_names(_: &Scale) -> Outcome {
+    let mut agent = brisk();
     let year = Duration::from_secs(365 * 24 * 3600);
     let epoch = SystemTime::UNIX_EPOCH;
     let times =
@@ -215,44 +221,42 @@ pub fn times_and_names(_: &Scale) -> Played {
     for (n, time) in times.into_iter().enumerate() {
         // The order of their names is against that of their times.
         let name = format!("{}.json", 9 - n);
-        let event = place.books.event(0);
-        place.drop_as(&name, event.as_bytes());
-        let file = File::options().write(true).open(place.daemon.spool().join(name)).unwrap();
+        let event = agent.ledger.event(0);
+        agent.drop_file(&name, event.as_bytes());
+        let file = File::options().write(true).open(agent.spool().join(name)).unwrap();
         file.set_modified(time).unwrap();
     }
-    place.daemon.start();
-    place.until_delivered();
+    agent.start();
+    agent.until_delivered();
     for (n, end) in ["a.json", "b.jsonl", "c.json.gz", "d.unknown", "e.json"].into_iter().enumerate() {
-        let event = place.books.event(1 + n as u64);
+        let event = agent.ledger.event(1 + n as u64);
         let bad = n >= 2;
         let event = if n == 4 { event.replace("\"type\"", "type") } else { event };
         let name = format!("{}{end}", "x".repeat(255 - end.len()));
-        place.drop_as(&name, event.as_bytes());
+        agent.drop_file(&name, event.as_bytes());
         if bad {
-            place.until("it is set aside", |place| rejected(place).len() == n - 1);
+            agent.until("it is set aside", |agent| rejected(agent).len() == n - 1);
         } else {
-            let all = place.books.dropped.len();
-            place.until("it is taken", |place| place.receiver.stats().held >= all);
+            let all = agent.ledger.dropped.len();
+            agent.until("it is taken", |agent| agent.receiver.stats().held >= all);
         }
     }
-    place.until_status("all is marked", |status| status.outbox.pending == 0);
-    for properties in held(&place) {
+    agent.until_status("all is marked", |status| status.outbox.pending == 0);
+    for properties in held(&agent) {
         assert!(properties["n"].as_u64().is_some());
     }
     // A crash has left one half removed, and a producer has used its name again.
     let name = format!("{}.json", "y".repeat(250));
-    place.daemon.stop();
-    let event = place.books.event(100);
-    fs::write(place.daemon.spool().join(".removing").join(&name), event).unwrap();
-    let event = place.books.event(101);
-    place.drop_as(&name, event.as_bytes());
-    place.daemon.start();
-    let all = place.books.dropped.len() - 3;
-    place.until("both are taken", |place| place.receiver.stats().held >= all);
-    place.until_status("all is marked", |status| {
-        status.outbox.pending == 0 && status.spool.waiting_files == 0
-    });
-    assert_eq!(lines_with(&place, "cannot"), 0, "{}", place.daemon.log());
-    place.daemon.stop();
-    place.balance().into()
+    agent.stop();
+    let event = agent.ledger.event(100);
+    fs::write(agent.spool().join(".removing").join(&name), event).unwrap();
+    let event = agent.ledger.event(101);
+    agent.drop_file(&name, event.as_bytes());
+    agent.start();
+    let all = agent.ledger.dropped.len() - 3;
+    agent.until("both are taken", |agent| agent.receiver.stats().held >= all);
+    agent.until_settled();
+    assert_eq!(agent.log_lines_with(&["cannot"]), 0, "{}", agent.log());
+    agent.stop();
+    agent.balance().into()
 }

@@ -1,95 +1,59 @@
-//! What the model expects: each event that was dropped, and what must become of it.
+//! The files of a script: their bytes, and what the ledger expects of each piece in them.
 
 use super::script::{File, Flaw, Form, Kind, Piece, Way};
-use flate2::{Compression, write::GzEncoder};
+use crate::common::events::gzip;
+use crate::common::ledger::{Dropped, Expected, Ledger, Reject};
 use koala_agent::event::MAX_DEPTH;
 use koala_agent::reason::Code;
-use std::collections::BTreeSet;
-use std::io::Write;
 use std::ops::Range;
 
 /// Above `spool.max_event_bytes`.
 const TOO_LARGE: usize = 33 << 10;
 
-/// What must become of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    Delivered,
-    /// Refused by the receiver, and kept.
-    Refused,
-    Skipped(Code),
-    /// Failed without having been sent.
-    Invalid,
-    /// It goes to `rejected/`, and is never an event of the outbox.
-    SetAside,
-}
-
-/// One event. Its number is its place in [`Books::events`], and stands in its properties or traits as `n`.
-#[derive(Debug)]
-pub struct Event {
-    pub person: String,
-    /// The messageId that its producer gave it.
-    pub id: Option<String>,
-    pub fate: Fate,
-    text: String,
-}
-
-/// What must be found in `rejected/`.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Reject {
-    pub file: String,
-    pub place: u64,
-    pub code: Code,
-    pub content: Vec<u8>,
-}
-
 /// A file to be dropped.
-pub struct Parcel {
+pub struct SpoolFile {
     pub name: String,
     pub bytes: Vec<u8>,
     /// How much of it comes at first.
     pub first: usize,
 }
 
+/// Enters files into the ledger as a script describes them.
 #[derive(Debug, Default)]
-pub struct Books {
-    pub events: Vec<Event>,
-    pub rejects: Vec<Reject>,
-    /// Pieces that came before.
-    pub duplicates: u64,
+pub struct Files {
+    /// The texts of the events, by number.
+    texts: Vec<String>,
     /// Pieces of files that were touched: read twice, they count as duplicates or not.
     pub perhaps_duplicates: u64,
     /// Events, by number, of files that another may have replaced before they were read.
-    pub replaced: Vec<Range<usize>>,
-    pub discarded: BTreeSet<String>,
-    pub retried: BTreeSet<String>,
+    pub replaced: Vec<Range<u64>>,
     /// Events that others may follow by their ids: by number.
-    known: Vec<usize>,
+    known: Vec<u64>,
     /// The last file of each name that is used again.
-    over: [Option<Range<usize>>; 2],
+    over: [Option<Range<u64>>; 2],
     files: u64,
     /// The last file and its pieces, if it is nothing but new events.
     pub last: Option<(String, u64)>,
 }
 
-impl Books {
+impl Files {
     /// The known event so many back.
-    pub fn known(&self, back: u8) -> Option<&Event> {
+    pub fn known<'a>(&self, ledger: &'a Ledger, back: u8) -> Option<(u64, &'a Dropped)> {
         let back = usize::from(back) % self.known.len().max(1);
-        self.known.iter().rev().nth(back).map(|n| &self.events[*n])
+        self.known.iter().rev().nth(back).map(|n| (*n, &ledger.dropped[n]))
     }
 
-    /// An event in a file of its own, by nobody who was seen before.
-    pub fn passer_by(&mut self) -> Parcel {
+    /// An event in a file of its own, by a person who has no other.
+    pub fn stranger(&mut self, ledger: &mut Ledger) -> SpoolFile {
         self.files += 1;
         let name = format!("{:06}.json", self.files);
-        let person = format!("passer-by-{}", self.files);
-        let text = self.event(Kind::Track, person, true);
-        Parcel { name, first: text.len(), bytes: text.into() }
+        let person = format!("stranger-{}", self.files);
+        let text = self.event(ledger, Kind::Track, person, true);
+        SpoolFile { name, first: text.len(), bytes: text.into() }
     }
 
     /// Enters a file, and all that must become of it.
-    pub fn enter(&mut self, file: &File) -> Parcel {
+    pub fn enter(&mut self, ledger: &mut Ledger, file: &File) -> SpoolFile {
         self.files += 1;
         let whole = matches!(file.way, Way::Renamed);
         let form = match (file.form, file.way) {
@@ -104,8 +68,8 @@ impl Books {
             _ => format!("{:06}.{ending}", self.files),
         };
         let pieces = if form == Form::Single { &file.pieces[..1] } else { &file.pieces };
-        let (first, duplicates, known) = (self.events.len(), self.duplicates, self.known.len());
-        let rejects = self.rejects.len();
+        let (first, duplicates, known) = (ledger.next(), ledger.duplicates, self.known.len());
+        let rejects = ledger.rejects.len();
         let mut texts = Vec::new();
         for (piece, place) in pieces.iter().zip(1..) {
             let place = if form == Form::Single { 0 } else { place };
@@ -113,7 +77,7 @@ impl Books {
             // Who writes slowly may be overtaken, and what is replaced may never be read: no other piece builds on it.
             let piece = if whole { *piece } else { alone(*piece) };
             let person = (!whole).then(|| format!("writer-{}", self.files));
-            texts.push(self.piece(piece, person, at));
+            texts.push(self.piece(ledger, piece, person, at));
         }
         let text = match form {
             Form::Single => texts.concat(),
@@ -121,15 +85,15 @@ impl Books {
             Form::Envelope => format!(r#"{{"sentAt":1,"batch":[{}]}}"#, texts.join(",")),
             Form::Lines => texts.join("\n") + "\n",
         };
-        let bytes = if packed { gzip(text.as_bytes()) } else { text.clone().into_bytes() };
-        for reject in &mut self.rejects[rejects..] {
+        let bytes = if packed { gzip(&text) } else { text.clone().into_bytes() };
+        for reject in &mut ledger.rejects[rejects..] {
             match reject.place {
                 0 => reject.content.clone_from(&bytes),
                 _ => reject.content.push(b'\n'),
             }
         }
-        let events = first..self.events.len();
-        let new = duplicates == self.duplicates && rejects == self.rejects.len();
+        let events = first..ledger.next();
+        let new = duplicates == ledger.duplicates && rejects == ledger.rejects.len();
         self.last = (new && !matches!(file.way, Way::Cut { .. } | Way::Begun { .. }))
             .then(|| (name.clone(), texts.len() as u64));
         let mut first = bytes.len();
@@ -142,74 +106,69 @@ impl Books {
             Way::InPlace { share } | Way::Begun { share } => first = part(form, packed, &text, &bytes, share),
             Way::Cut { share } => {
                 first = part(form, packed, &text, &bytes, share);
-                self.events[events].iter_mut().for_each(|event| event.fate = Fate::SetAside);
+                let cut = ledger.dropped.range_mut(events);
+                cut.for_each(|(_, event)| event.expected = Expected::Rejected);
                 let content = bytes[..first].to_vec();
-                self.rejects.push(Reject { file: name.clone(), place: 0, code: Code::NotJson, content });
+                ledger.rejects.push(reject(&name, 0, Code::NotJson, content));
             }
         }
         if !whole {
             self.known.truncate(known);
         }
-        Parcel { name, bytes, first }
+        SpoolFile { name, bytes, first }
     }
 
-    fn piece(&mut self, piece: Piece, person: Option<String>, at: At) -> String {
+    fn piece(&mut self, ledger: &mut Ledger, piece: Piece, person: Option<String>, at: At) -> String {
         match piece {
             Piece::New { kind, person: p, named } => {
                 // A poison is told by its id; and of what is off nothing but its id is kept.
                 let named = named || matches!(kind, Kind::Poison | Kind::Off);
-                self.event(kind, person.unwrap_or_else(|| format!("p{p}")), named)
+                self.event(ledger, kind, person.unwrap_or_else(|| format!("p{p}")), named)
             }
-            Piece::Again(back) => match self.known(back) {
-                Some(known) => {
-                    let text = known.text.clone();
-                    self.duplicates += 1;
-                    text
+            Piece::Again(back) => match self.known(ledger, back) {
+                Some((n, _)) => {
+                    ledger.duplicates += 1;
+                    self.texts[n as usize].clone()
                 }
-                None => self.event(Kind::Track, "p0".into(), true),
+                None => self.event(ledger, Kind::Track, "p0".into(), true),
             },
-            Piece::Reused(back) => match self.known(back).and_then(|known| known.id.clone()) {
+            Piece::Reused(back) => match self.known(ledger, back).and_then(|(_, known)| known.id.clone()) {
                 Some(id) => {
-                    let text = text(self.events.len(), Kind::Track, "p0", Some(&id));
-                    let event =
-                        Event { person: "p0".into(), id: Some(id), fate: Fate::SetAside, text: text.clone() };
-                    self.events.push(event);
-                    self.set_aside(Code::MessageIdReused, &text, at);
+                    let text = text(ledger.next(), Kind::Track, "p0", Some(&id));
+                    ledger.enter("p0", Some(id), Expected::Rejected);
+                    self.texts.push(text.clone());
+                    ledger.rejects.push(at.reject(Code::MessageIdReused, &text));
                     text
                 }
-                None => self.event(Kind::Track, "p0".into(), true),
+                None => self.event(ledger, Kind::Track, "p0".into(), true),
             },
             Piece::Bad(flaw) => {
                 let (text, code) = bad(flaw, at.form);
-                self.set_aside(code, &text, at);
+                ledger.rejects.push(at.reject(code, &text));
                 text
             }
         }
     }
 
-    fn event(&mut self, kind: Kind, person: String, named: bool) -> String {
-        let n = self.events.len();
+    fn event(&mut self, ledger: &mut Ledger, kind: Kind, person: String, named: bool) -> String {
+        let n = ledger.next();
         let poison = if kind == Kind::Poison { "-poison" } else { "" };
         let id = named.then(|| format!("e-{n}{poison}"));
-        let fate = match kind {
-            Kind::Track | Kind::Identify => Fate::Delivered,
-            Kind::Poison => Fate::Refused,
-            Kind::Nobody => Fate::Skipped(Code::NoIdentity),
-            Kind::Page => Fate::Skipped(Code::NoMapping),
-            Kind::Off => Fate::Skipped(Code::IntegrationsOff),
-            Kind::Nameless => Fate::Invalid,
+        let expected = match kind {
+            Kind::Track | Kind::Identify => Expected::Delivered,
+            Kind::Poison => Expected::Refused,
+            Kind::Nobody => Expected::Skipped(Code::NoIdentity),
+            Kind::Page => Expected::Skipped(Code::NoMapping),
+            Kind::Off => Expected::Skipped(Code::IntegrationsOff),
+            Kind::Nameless => Expected::Invalid,
         };
         let text = text(n, kind, &person, id.as_deref());
         if named {
             self.known.push(n);
         }
-        self.events.push(Event { person, id, fate, text: text.clone() });
+        ledger.enter(person, id, expected);
+        self.texts.push(text.clone());
         text
-    }
-
-    fn set_aside(&mut self, code: Code, text: &str, at: At) {
-        let (file, content) = (at.name.to_owned(), text.as_bytes().to_vec());
-        self.rejects.push(Reject { file, place: at.place, code, content });
     }
 }
 
@@ -221,6 +180,16 @@ struct At<'a> {
     form: Form,
 }
 
+impl At<'_> {
+    fn reject(self, code: Code, text: &str) -> Reject {
+        reject(self.name, self.place, code, text.as_bytes().to_vec())
+    }
+}
+
+fn reject(file: &str, place: u64, code: Code, content: Vec<u8>) -> Reject {
+    Reject { file: file.to_owned(), place, code, position: None, content }
+}
+
 /// The piece, or a new event in its place where it is about others or bad.
 fn alone(piece: Piece) -> Piece {
     match piece {
@@ -229,7 +198,7 @@ fn alone(piece: Piece) -> Piece {
     }
 }
 
-fn text(n: usize, kind: Kind, person: &str, id: Option<&str>) -> String {
+fn text(n: u64, kind: Kind, person: &str, id: Option<&str>) -> String {
     let id = id.map_or(String::new(), |id| format!(r#""messageId":"{id}","#));
     let about = format!(r#"{{"n":{n},"email":"{person}@acme.dev"}}"#);
     match kind {
@@ -261,12 +230,6 @@ fn bad(flaw: Flaw, form: Form) -> (String, Code) {
             (format!(r#"{{"type":"track","event":"{}"}}"#, "x".repeat(TOO_LARGE)), Code::TooLarge)
         }
     }
-}
-
-fn gzip(text: &[u8]) -> Vec<u8> {
-    let mut gz = GzEncoder::new(Vec::new(), Compression::fast());
-    gz.write_all(text).unwrap();
-    gz.finish().unwrap()
 }
 
 /// So many bytes that what they are is not whole: within the last line, or anywhere but at the ends.
