@@ -56,7 +56,10 @@ async fn obey(config: &Path, clock: Clock) {
             ("advance", ms) => clock.advance(Duration::from_millis(ms.parse().unwrap())),
             ("step", ms) => clock.step(Timestamp(ms.parse().unwrap())),
             ("status", _) => {
-                println!("{}", serde_json::to_string(&agent.status().unwrap()).unwrap());
+                let status = agent.status().unwrap();
+                // In JSON a time has whole seconds.
+                let retry_at = status.destination.retry_at.map_or(-1, |at| at.0);
+                println!("{retry_at} {}", serde_json::to_string(&status).unwrap());
                 continue;
             }
             _ => {
@@ -114,7 +117,11 @@ impl Driven {
 
     pub fn status(&mut self) -> Status {
         self.tell("status");
-        serde_json::from_str(&self.answer()).unwrap()
+        let answer = self.answer();
+        let (retry_at, status) = answer.split_once(' ').unwrap();
+        let mut status: Status = serde_json::from_str(status).unwrap();
+        status.destination.retry_at = retry_at.parse().ok().filter(|ms| *ms >= 0).map(Timestamp);
+        status
     }
 
     /// When this returns, it has ended well.

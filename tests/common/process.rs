@@ -78,13 +78,6 @@ impl Process {
     pub fn descriptors(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
     }
-
-    /// How often its threads have gone to wait (proc(5): voluntary_ctxt_switches), those that have ended aside.
-    pub fn waits(&self) -> u64 {
-        let threads = fs::read_dir(format!("/proc/{}/task", self.pid())).into_iter().flatten().flatten();
-        let status = threads.map(|thread| thread.path().join("status"));
-        status.map(|file| number_in(&file.display().to_string(), "voluntary_ctxt_switches:")).sum()
-    }
 }
 
 /// The number behind a name in a file of proc(5).

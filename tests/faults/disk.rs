@@ -8,7 +8,7 @@ mod small;
 
 use crate::common::agent::TestAgent;
 use crate::runner::{Fault, Figures, Outcome};
-use crate::tracer::Calls;
+use crate::tracer::{Calls, Tracer};
 use koala_agent::receiver::Faults;
 use koala_agent::status::{IntakeState, Status};
 use nix::sys::signal::Signal;
@@ -28,14 +28,14 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "6-new", title: "no byte free at the first start", alone: false, run: full::first_start },
     Fault {
         name: "6-bare",
-        title: "no byte free at start, and no ballast",
+        title: "no byte free at start, and no reserve file",
         alone: false,
         run: full::bare_start,
     },
     Fault { name: "6-marks", title: "no byte free while requests are out", alone: false, run: full::marks },
     Fault {
         name: "6-control",
-        title: "the same without ballast or claimed room",
+        title: "the same without a reserve file or claimed room",
         alone: false,
         run: full::unmarked,
     },
@@ -94,19 +94,42 @@ fn is_blocked(status: &Status) -> bool {
     status.intake.state == IntakeState::Blocked && status.intake.reason.is_some()
 }
 
-/// System calls of an agent in a second that only waits and tries again in order. One that spins makes a hundred times as
-/// many.
-const CALM: u64 = 400;
+/// System calls in a second of an agent that waits, and tries again from time to time what it cannot do. One that spins makes
+/// tens of thousands, also under the tracer that counts them.
+const CALM: u64 = 2_000;
+/// Lines of the log in a few seconds of that.
+const FEW_LINES: usize = 5;
+/// Calls in a second that fail, of an agent that tries again once a second.
+const RETRIES: u64 = 5;
 
-/// For so long it neither ends, nor spins, nor fills the log.
+/// What was begun before is over soon, such as the copy of the write-ahead log into the database; from then on, for so long,
+/// it neither ends, nor spins, nor fills the log.
 fn stays_calm(agent: &mut TestAgent, time: Duration) {
+    let during = |agent: &TestAgent, time| Calls::during(agent, time).unwrap();
+    agent.until("it comes to rest", |agent| during(agent, Duration::from_secs(1)).total() <= CALM);
     let lines = agent.log().lines().count();
-    let calls = Calls::during(agent, time);
+    let calls = during(agent, time);
     assert_eq!(agent.exit_status(), None, "it ended:\n{}", agent.log());
-    eprintln!("CALM {} in {time:?} {calls:?}", calls.total());
     assert!(calls.total() <= CALM * time.as_secs(), "{} calls in {time:?}: {calls:?}", calls.total());
-    let said = agent.log().lines().count() - lines;
-    assert!(said <= 5, "{said} lines in {time:?}:\n{}", agent.log());
+    let logged = agent.log().lines().count() - lines;
+    assert!(logged <= FEW_LINES, "{logged} lines in {time:?}:\n{}", agent.log());
+}
+
+/// The same under a tracer that lets calls fail: the agent does not try them again and again.
+fn stays_calm_under(tracer: &Tracer, agent: &mut TestAgent, time: Duration) {
+    let failing = |time: Duration| {
+        let before = tracer.injected();
+        std::thread::sleep(time);
+        (tracer.injected() - before) as u64
+    };
+    // What arrives is tried at once.
+    agent.until("it comes to rest", |_| failing(Duration::from_secs(1)) <= RETRIES);
+    let lines = agent.log().lines().count();
+    let failed = failing(time);
+    assert_eq!(agent.exit_status(), None, "it ended:\n{}", agent.log());
+    assert!(failed <= RETRIES * time.as_secs(), "{failed} calls have failed in {time:?}");
+    let logged = agent.log().lines().count() - lines;
+    assert!(logged <= FEW_LINES, "{logged} lines in {time:?}:\n{}", agent.log());
 }
 
 /// The log names what the trouble is with.

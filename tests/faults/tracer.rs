@@ -9,7 +9,11 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-pub struct Tracer(Child);
+pub struct Tracer {
+    strace: Child,
+    /// What it has written of the calls that it changed.
+    trace: tempfile::NamedTempFile,
+}
 
 impl Tracer {
     /// From now on these calls of that agent on that file come to this: `fsync:error=EIO`.
@@ -18,7 +22,7 @@ impl Tracer {
     /// Why nobody can be traced here.
     pub fn inject_on(agent: &TestAgent, file: &Path, injection: &str) -> Result<Tracer, String> {
         let mut strace = Command::new("strace");
-        strace.args(["-o", "/dev/null", "-P"]).arg(file).args(["-e", &format!("inject={injection}")]);
+        strace.arg("-P").arg(file).args(["-e", &format!("inject={injection}")]);
         Tracer::attach(strace, agent.pid())
     }
 
@@ -28,19 +32,20 @@ impl Tracer {
     /// Why nobody can be traced here.
     pub fn hang(agent: &TestAgent, calls: &str) -> Result<Tracer, String> {
         let mut strace = Command::new("strace");
-        strace.args(["-o", "/dev/null", "--trace", calls, &format!("--inject={calls}:delay_enter=60s")]);
+        strace.args(["--trace", calls, &format!("--inject={calls}:delay_enter=60s")]);
         Tracer::attach(strace, agent.pid())
     }
 
     /// When this returns, all threads of the process are traced.
     fn attach(mut strace: Command, pid: i32) -> Result<Tracer, String> {
-        strace.args(["-f", "-qq", "-p", &pid.to_string()]).stderr(Stdio::null());
+        let trace = tempfile::NamedTempFile::new().unwrap();
+        strace.arg("-o").arg(trace.path()).args(["-f", "-qq", "-p", &pid.to_string()]).stderr(Stdio::null());
         let strace = strace.spawn().map_err(|e| format!("strace: {e}"))?;
-        let mut tracer = Tracer(strace);
+        let mut tracer = Tracer { strace, trace };
         let began = Instant::now();
         // The agent may end of what it is told as soon as its first thread is traced.
         while is_traced(pid).is_some_and(|all| !all) {
-            if let Some(ended) = tracer.0.try_wait().unwrap() {
+            if let Some(ended) = tracer.strace.try_wait().unwrap() {
                 return Err(format!("strace cannot trace here: {ended}"));
             }
             assert!(began.elapsed() < Duration::from_secs(30), "strace does not attach");
@@ -49,15 +54,28 @@ impl Tracer {
         Ok(tracer)
     }
 
+    /// How many calls have come to what was injected.
+    pub fn injected(&self) -> usize {
+        let trace = fs::read(self.trace.path()).unwrap();
+        memchr::memmem::find_iter(&trace, b"(INJECTED").count()
+    }
+
     /// The calls come to what they did before.
     pub fn detach(self) {}
+
+    /// Ends it. Returns what it has written.
+    fn end(mut self) -> tempfile::NamedTempFile {
+        let trace = std::mem::replace(&mut self.trace, tempfile::NamedTempFile::new().unwrap());
+        drop(self);
+        trace
+    }
 }
 
 impl Drop for Tracer {
     fn drop(&mut self) {
         // It lets go of what it traces on its way out; killed, it might leave it stopped.
-        let _ = kill(Pid::from_raw(self.0.id().cast_signed()), Signal::SIGTERM);
-        let _ = self.0.wait();
+        let _ = kill(Pid::from_raw(self.strace.id().cast_signed()), Signal::SIGTERM);
+        let _ = self.strace.wait();
     }
 }
 
@@ -77,27 +95,15 @@ pub struct Calls(pub BTreeMap<String, u64>);
 
 impl Calls {
     /// What the agent calls in that time, by all of its threads.
-    pub fn during(agent: &TestAgent, time: Duration) -> Calls {
-        if is_traced(agent.pid()) == Some(false)
-            && let Some(calls) = Calls::counted(agent, time)
-        {
-            return calls;
-        }
-        // Where another tracer stops it at the begin and the end of each call, or none can be had, the kernel's count of
-        // its threads' waits says as much.
-        let before = agent.process().waits();
-        std::thread::sleep(time);
-        Calls(BTreeMap::from([("waits".to_owned(), agent.process().waits().saturating_sub(before))]))
-    }
-
-    fn counted(agent: &TestAgent, time: Duration) -> Option<Calls> {
-        let summary = agent.path("calls");
+    ///
+    /// # Errors
+    /// Why nobody can be traced here.
+    pub fn during(agent: &TestAgent, time: Duration) -> Result<Calls, String> {
         let mut strace = Command::new("strace");
-        strace.args(["-c", "-U", "calls,name", "-o"]).arg(&summary);
-        let tracer = Tracer::attach(strace, agent.pid()).ok()?;
+        strace.args(["-c", "-U", "calls,name"]);
+        let tracer = Tracer::attach(strace, agent.pid())?;
         std::thread::sleep(time);
-        tracer.detach();
-        Some(Calls::read(&summary))
+        Ok(Calls::read(tracer.end().path()))
     }
 
     /// Reads the summary that `strace -c -U calls,name` has written.

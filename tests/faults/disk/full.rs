@@ -3,7 +3,7 @@
 use super::mount::Mount;
 use super::{OFFLINE, log_says, long_lines, online, skipped, stays_calm};
 use crate::common::agent::TestAgent;
-use crate::control::{Control, NO_BALLAST, NO_CLAIM};
+use crate::control::{Control, NO_CLAIM, NO_RESERVE};
 use crate::runner::{Figures, Outcome, Scale};
 use koala_agent::receiver::Faults;
 use std::fs;
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// What the disk's last room is in.
 #[derive(Clone, Copy)]
 enum Log {
-    /// Just copied: only the ballast is there to pay for a mark.
+    /// Just copied: only the reserve file is there to pay for a mark.
     Empty,
     /// It waits to be copied into the database, whose pages have no agent there but what was claimed for them.
     Long,
@@ -24,13 +24,13 @@ enum Log {
 const SCENES: usize = 3;
 
 /// Agents that keep no room to mark what was delivered.
-const NO_ROOM_KEPT: [(Log, Control); 2] = [(Log::Empty, NO_BALLAST), (Log::Long, NO_CLAIM)];
+const NO_ROOM_KEPT: [(Log, Control); 2] = [(Log::Empty, NO_RESERVE), (Log::Long, NO_CLAIM)];
 
 /// A agent whose state is on a mount of its own, with so many events in the outbox, some of them only in the log.
 fn with_pending(agent: &mut TestAgent, events: u64) {
     agent.start();
     let text = long_lines(agent, events);
-    agent.drop_file("ndjson", text.as_bytes());
+    agent.drop_next("ndjson", text.as_bytes());
     agent.until_status("they are stored", |s| s.outbox.pending == events);
     agent.kill();
 }
@@ -49,7 +49,7 @@ pub fn start(scale: &Scale) -> Outcome {
         assert_eq!((status.outbox.delivered, agent.receiver.stats().held as u64), (pending, pending));
         mount.fill();
         agent.drop_events(100, 7);
-        agent.until("it says why", |agent| agent.log().contains("no more files are taken"));
+        agent.until("it says why", |agent| agent.log().contains("no more files are"));
         stays_calm(&mut agent, Duration::from_secs(2));
         agent.kill();
         agent.start();
@@ -78,13 +78,13 @@ pub fn first_start(_: &Scale) -> Outcome {
     })
 }
 
-/// Somebody has deleted the ballast, too.
+/// Somebody has deleted the reserve file, too.
 pub fn bare_start(scale: &Scale) -> Outcome {
     let mut agent = TestAgent::program(OFFLINE);
     let state = agent.state();
     skipped(Mount::tmpfs(&state, "size=32m"), |mount| {
         with_pending(&mut agent, scale.of(1_000, 5_000));
-        fs::remove_file(state.join("outbox.db.ballast")).unwrap();
+        fs::remove_file(state.join("outbox.db.reserve")).unwrap();
         mount.fill();
         agent.receiver.set_faults(Faults::default());
         agent.start();
@@ -207,7 +207,7 @@ pub fn unsent(_: &Scale) -> Outcome {
         drop(outbox);
         agent.start();
         agent.until_visible();
-        fs::remove_file(state.join("outbox.db.ballast")).unwrap();
+        fs::remove_file(state.join("outbox.db.reserve")).unwrap();
         mount.fill();
         online(&agent);
         agent.until("it cannot settle", |agent| agent.log().contains("nothing more is sent"));

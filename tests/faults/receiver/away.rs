@@ -12,7 +12,7 @@ use tokio::net::TcpSocket;
 const EVENTS: u64 = 10_000;
 const LINES: usize = 10;
 /// System calls in a second that waiting for the receiver may cost.
-const CALLS: u64 = 400;
+const CALLS: u64 = 200;
 /// The longest wait after trouble.
 const LONGEST: Duration = Duration::from_secs(60);
 
@@ -61,8 +61,10 @@ pub fn refused_for_real(scale: &Scale) -> Outcome {
     agent.until("an agent at rest", |_| std::fs::metadata(&log).is_ok_and(|log| log.len() == 0));
     std::thread::sleep(Duration::from_secs(2));
 
-    let calls = Calls::during(&agent, time);
-    eprintln!("AWAY {calls:?}");
+    let calls = match Calls::during(&agent, time) {
+        Ok(calls) => calls,
+        Err(why) => return Outcome::Skipped(why),
+    };
     let attempts = calls.of("connect");
     // The first ten seconds have seven attempts or so; later ones are half a minute apart.
     assert!(attempts <= 20 + time.as_secs() / 10, "{attempts} attempts in {time:?}: {calls:?}");

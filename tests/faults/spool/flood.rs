@@ -50,7 +50,6 @@ fn flood(files: u64) -> (Figures, u64) {
     // The tracer writes it when the program has gone.
     agent.until("the calls are counted", |_| Calls::read(&summary).total() > 0);
     let calls = Calls::read(&summary);
-    eprintln!("FLOOD {files} {calls:?}");
     let note = format!(
         "{files} files: first delivery after {:.1} s, all after {:.1} s; {} system calls, {} MiB",
         first.as_secs_f64(),
@@ -71,8 +70,7 @@ pub fn bad_ones(scale: &Scale) -> Outcome {
         agent.drop_file(format!("bad-{n}.json"), event.as_bytes());
     }
     agent.until_status("they are set aside", |status| status.spool.rejected_files == files);
-    let calls = Calls::during(&agent, Duration::from_secs(3)).total();
-    eprintln!("KEEP {calls}");
+    let calls = Calls::during(&agent, Duration::from_secs(3)).unwrap().total();
     for n in 1..=3 {
         let event = agent.ledger.event(0).replace("\"type\"", "type");
         agent.drop_file("day.json", event.as_bytes());
