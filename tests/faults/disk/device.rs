@@ -32,7 +32,7 @@ pub fn no_space(scale: &Scale) -> Outcome {
         };
         agent.drop_events(300, 20);
         agent.until_status("the intake is blocked", is_blocked);
-        stays_calm_under(&tracer, &mut agent, Duration::from_secs(2));
+        stays_calm_under(&tracer, &mut agent, Duration::from_secs(6));
         let sent = agent.receiver.stats().events;
         std::thread::sleep(Duration::from_secs(2));
         assert_eq!(agent.receiver.stats().events, sent, "it sends what it cannot mark");
@@ -96,7 +96,7 @@ pub fn spool_read(_: &Scale) -> Outcome {
     agent.drop_next("json", event.as_bytes());
     agent.drop_events(99, 10);
     agent.until("the others are delivered", |agent| agent.receiver.stats().held == 99);
-    stays_calm_under(&tracer, &mut agent, Duration::from_secs(2));
+    stays_calm_under(&tracer, &mut agent, Duration::from_secs(6));
     assert!(bad.exists());
     log_says(&agent, "000000001.json");
     tracer.detach();
