@@ -80,10 +80,10 @@ fn every_form_is_taken_packed_or_not() {
         agent.drop_file(name, text);
     }
     for (name, text) in forms(2) {
-        agent.drop_file(&format!("{name}.gz"), gzip(&text));
+        agent.drop_file(format!("{name}.gz"), gzip(text));
     }
     // Two packed files one after the other are one text.
-    agent.drop_file("cat.jsonl.gz", [gzip(&lines([event("c1")])), gzip(&lines([event("c2")]))].concat());
+    agent.drop_file("cat.jsonl.gz", [gzip(lines([event("c1")])), gzip(lines([event("c2")]))].concat());
     agent.until_held(16);
     until_taken(&mut agent);
     assert!(rejected(&agent).is_empty());
@@ -98,7 +98,7 @@ fn what_is_whole_of_files_that_were_there_before_the_agent_is_taken_at_once() {
     let last = event("l3");
     let (begun, rest) = last.split_at(30);
     agent.drop_file("1.json", format!("[{},\n{}]", event("a1"), event("a2")));
-    agent.drop_file("2.json.gz", gzip(&event("b")));
+    agent.drop_file("2.json.gz", gzip(event("b")));
     agent.drop_file("3.jsonl", format!("{}\n{}\n{begun}", event("l1"), event("l2")));
     agent.drop_file("4.json", event("behind"));
     agent.clock.step(Timestamp::from_system(SystemTime::now() + Duration::from_secs(1)));
@@ -139,7 +139,7 @@ fn what_cannot_be_taken_is_set_aside_with_line_and_column() {
             vec![("f.json", code("too_deep", 1, 125))],
         ),
         ("g.json", " ".repeat(200_000).into(), vec![("g.json", code("too_large", 1, 1))]),
-        ("h.json.gz", gzip(&" ".repeat(9_000_000)), vec![("h.json.gz", code("too_large", 1, 1))]),
+        ("h.json.gz", gzip(" ".repeat(9_000_000)), vec![("h.json.gz", code("too_large", 1, 1))]),
         ("i.jsonl.gz", b"no gzip".into(), vec![("i.jsonl.gz", code("not_json", 1, 1))]),
         ("j.txt", good("j").into(), vec![("j.txt", code("not_json", 1, 1))]),
         ("k.why", good("k").into(), vec![("k.why_", code("not_json", 1, 1))]),
@@ -181,7 +181,7 @@ fn what_cannot_be_taken_is_set_aside_with_line_and_column() {
 fn what_grows_whole_after_it_was_set_aside_is_taken_once() {
     let mut agent = started(&["spool.incomplete_after = \"200ms\""]);
     // Written in two parts, so that the lines of the first can be read before the second is there.
-    let (first, second) = (gzip(&lines([nameless("1"), nameless("2")])), gzip(&lines([nameless("3")])));
+    let (first, second) = (gzip(lines([nameless("1"), nameless("2")])), gzip(lines([nameless("3")])));
     let mut events = File::create(agent.spool().join("events.jsonl.gz")).unwrap();
     let mut one = File::create(agent.spool().join("one.json")).unwrap();
     events.write_all(&first).unwrap();

@@ -28,7 +28,7 @@ fn the_vectors_come_out_of_the_agent_as_the_mapping_makes_them() {
         let name = vector.name.as_str();
         let mut agent = TestAgent::in_process(Faults::default());
         agent.start();
-        agent.drop_file(&format!("{name}.json"), vector.event.get());
+        agent.drop_file(format!("{name}.json"), vector.event.get());
         agent.until(name, |agent| agent.status().reasons.len() + agent.receiver.events().len() > 0);
         match outcome(vector.event) {
             Disposition::Send(_) => {

@@ -47,7 +47,7 @@ enum Mode {
 }
 
 enum Running {
-    InProcess(Agent),
+    InProcess(Box<Agent>),
     Program(Process),
     /// It is asked through its pipes, also by those who only look.
     Driven(RefCell<Driven>),
@@ -192,7 +192,7 @@ impl TestAgent {
         self.running = Some(match self.mode {
             Mode::InProcess => {
                 let started = self.runtime.block_on(Agent::start(self.config(), self.clock.clone()));
-                Running::InProcess(started.unwrap())
+                Running::InProcess(Box::new(started.unwrap()))
             }
             Mode::Program => {
                 let mut command = self.wrapped_program(&self.wrapper);

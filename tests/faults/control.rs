@@ -108,7 +108,7 @@ fn build() -> Result<PathBuf, String> {
     fs::write(copy.join("Cargo.lock"), renamed("Cargo.lock")).unwrap();
     // Tests and benchmarks are not copied.
     let manifest = renamed("Cargo.toml").replace("[lib]", "[lib]\nname = \"koala_agent\"");
-    let manifest = manifest.split("# It prints a table of its own.").next().unwrap();
+    let manifest = manifest.split("# Tests and benchmarks:").next().unwrap();
     fs::write(copy.join("Cargo.toml"), manifest).unwrap();
     let change = |file: &str, change: &dyn Fn(String) -> String| {
         let file = copy.join("src").join(file);

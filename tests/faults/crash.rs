@@ -79,7 +79,7 @@ fn kills(agent: &mut TestAgent, scale: &Scale, rounds: u64) -> Vec<Kill> {
         }
         thread::sleep(Duration::from_millis(rng.u64(..if round % 3 == 2 { 250 } else { 15 })));
         agent.kill();
-        kills.push(Kill::of(&agent));
+        kills.push(Kill::of(agent));
     }
     agent.start_and_wait();
     agent.until_empty();

@@ -76,7 +76,7 @@ fn event_every_ten_seconds(
     holds: impl Fn(&TestAgent) -> bool,
 ) -> Duration {
     let mut passed = Duration::ZERO;
-    while !holds(&agent) {
+    while !holds(agent) {
         assert!(passed <= most, "not within {most:?}: {:#?}", agent.status().destination);
         let event = agent.ledger.event(1);
         agent.drop_next("ndjson", event);

@@ -54,7 +54,7 @@ pub fn for_hours(scale: &Scale) -> Outcome {
         events: FILES + 1,
         lost: FILES + 1 - held,
         repeated: stats.repeats,
-        doubled: stats.events as u64 - held,
+        doubled: stats.events - held,
         ..Figures::default()
     };
     figures.note(format!("{hours} hours of a test's clock")).into()
