@@ -12,7 +12,7 @@ use crate::config::{self, Bytes, Config, ConfigError, Scope};
 use crate::disk;
 use crate::event::Event;
 use crate::koala::{Client, Verdict};
-use crate::mapping::names_the_browsers;
+use crate::mapping::turns_off_only_browser;
 use crate::outbox::{Filter, OutboxError, Reader, holder};
 use crate::reason::Reason;
 use crate::spool::REJECTED;
@@ -163,7 +163,7 @@ fn check_mappings(config: &Config, report: &mut Report) {
 /// Events whose integrations turn off another destination than their author may think.
 fn check_integrations(reader: &Reader, report: &mut Report) -> Result<(), OutboxError> {
     let bodies = reader.newest_pending(LOOKED_THROUGH)?;
-    let odd = |body: &&String| Event::parse(body).is_ok_and(|event| names_the_browsers(&event));
+    let odd = |body: &&String| Event::parse(body).is_ok_and(|event| turns_off_only_browser(&event));
     let n = bodies.iter().filter(odd).count();
     if n > 0 {
         let events = output::count(n as u64, "waiting event");
@@ -263,7 +263,7 @@ fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
 fn check_room(config: &Config, report: &mut Report) {
     let path = &config.outbox.path;
     let folder = folder_of(path);
-    let Some(disk::Disk { free, total }) = disk::of(path) else { return };
+    let Some(disk::DiskSpace { free, total }) = disk::space_of(path) else { return };
     let floor = config.outbox.min_free;
     let what = format!("{} free at {}, outbox.min_free is {floor}", Bytes(free), folder.display());
     match free < floor.bytes(total) {

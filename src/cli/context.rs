@@ -2,13 +2,13 @@
 
 use super::{CliError, output};
 use crate::clock::Clock;
-use crate::config::{self, Config, Environment, Options, Scope};
+use crate::config::{self, Config, ConfigOptions, Environment, Scope};
 use std::ffi::{OsStr, OsString};
 
 /// The process as the commands see it.
 pub struct Context {
     /// `--config` and `--user`.
-    pub options: Options,
+    pub options: ConfigOptions,
     /// The environment variables.
     pub environment: Environment,
     /// The machine's clock.
@@ -21,7 +21,7 @@ impl Context {
     /// That of this process, its options still unread.
     pub fn of_process() -> Context {
         Context {
-            options: Options::default(),
+            options: ConfigOptions::default(),
             environment: Environment::of_process(),
             clock: Clock::system(),
             arguments: std::env::args_os().collect(),

@@ -3,9 +3,9 @@
 use super::output::{BOLD, DIM, GOOD, paint, print};
 use super::{CliError, Context, ExitCode};
 use crate::agent::Agent;
-use crate::config::{Environment, Options, load};
+use crate::config::{ConfigOptions, Environment, load};
 use crate::receiver::{Faults, Receiver};
-use crate::spool::{drop_in, rejected_beside};
+use crate::spool::{RejectedFolder, drop_file};
 use crate::status::{DestinationState, Status};
 use clap::Args;
 use std::collections::BTreeMap;
@@ -68,14 +68,14 @@ async fn demo(context: &Context) -> Result<ExitCode, CliError> {
     let spool = folder.path().join("spool");
     std::fs::create_dir(&spool)?;
     let offline = Faults { offline: true, ..Faults::default() };
-    let options = crate::receiver::Options { faults: offline, ..Default::default() };
+    let options = crate::receiver::ReceiverOptions { faults: offline, ..Default::default() };
     let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), options).await?;
     let agent = start(context, folder.path(), &receiver.endpoint()).await?;
 
     step("1. Programs drop files into a spool folder and forget them.")?;
     say(&format!("spool {}, receiver {} (it is offline)", spool.display(), receiver.endpoint()))?;
     for (name, content) in DROPPED {
-        drop_in(&spool, OsStr::new(name), content.as_bytes())?;
+        drop_file(&spool, OsStr::new(name), content.as_bytes())?;
         say(&format!(
             "{name:<19} {}",
             content.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(84).collect::<String>()
@@ -91,7 +91,7 @@ async fn demo(context: &Context) -> Result<ExitCode, CliError> {
     for reason in &stored.reasons {
         say(&format!("{} {}: {}", reason.events, reason.state, meaning(&reason.code)))?;
     }
-    for set_aside in rejected_beside(&spool).list()? {
+    for set_aside in RejectedFolder::of_spool(&spool).list()? {
         if let Some(why) = set_aside.why {
             say(&format!(
                 "rejected/{}: {} (line {}, column {})",
@@ -161,7 +161,7 @@ async fn start(context: &Context, folder: &Path, endpoint: &str) -> Result<Agent
     std::fs::write(&file, text)?;
     // The caller's environment may hold settings of a real agent.
     let nothing: Environment = std::iter::empty::<(&str, &str)>().collect();
-    let config = load(&Options { config: Some(file), user: false }, &nothing)?;
+    let config = load(&ConfigOptions { config: Some(file), user: false }, &nothing)?;
     Ok(Agent::start(config, context.clock.clone()).await?)
 }
 

@@ -8,7 +8,7 @@ use crate::agent::Agent;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::outbox::{Admin, EventReference, State, holder};
-use crate::spool::{format_of, rejected_beside, unpacked};
+use crate::spool::{RejectedFolder, format_of, unpacked};
 use crate::subject::Subject;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
@@ -181,7 +181,7 @@ fn events_in(path: &Path, config: &Config, subject: &Subject) -> u64 {
     let source = Source::open(path, &Clock::system()).ok();
     if let Some(mut events) = source.and_then(|source| source.events(&config.spool).ok()) {
         while let Ok(Some(found)) = events.next() {
-            named += u64::from(found.event.is_ok_and(|text| subject.is_in(&text)));
+            named += u64::from(found.event.is_ok_and(|text| subject.is_named_in(&text)));
         }
     }
     match named {
@@ -192,13 +192,13 @@ fn events_in(path: &Path, config: &Config, subject: &Subject) -> u64 {
 
 fn stands_in(path: &Path, subject: &Subject) -> bool {
     let name = path.file_name().unwrap_or_default();
-    if subject.names_file(&name.to_string_lossy()) {
+    if subject.is_in_file_name(&name.to_string_lossy()) {
         return true;
     }
     let gz = format_of(name).is_some_and(|(_, gz)| gz);
     let Ok(file) = File::open(path) else { return false };
     let mut lines = BufReader::new(unpacked(file, gz)).split(b'\n');
-    lines.any(|line| line.is_ok_and(|line| subject.stands_in(&String::from_utf8_lossy(&line))))
+    lines.any(|line| line.is_ok_and(|line| subject.has_address_in(&String::from_utf8_lossy(&line))))
 }
 
 /// Takes what waits in the spool into the outbox, as the agent would, but sends nothing.
@@ -224,7 +224,7 @@ fn await_gone(files: &[Waiting]) {
 
 /// Deletes the files in `rejected/` that name the person; their names.
 fn erase_rejected(config: &Config, subject: &Subject) -> Result<Vec<String>, CliError> {
-    let rejects = rejected_beside(&config.spool.dir);
+    let rejects = RejectedFolder::of_spool(&config.spool.dir);
     let mut gone = Vec::new();
     for file in super::list::all_rejected(config)? {
         let path = rejects.path_of(&file.name);

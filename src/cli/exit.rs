@@ -31,20 +31,20 @@ pub enum ExitCode {
 }
 
 impl ExitCode {
-    /// Every code with what it means, for the manual.
-    pub const ALL: [(ExitCode, &str); 12] = [
-        (ExitCode::Success, "done"),
-        (ExitCode::No, "the answer is no: check or demo failed"),
-        (ExitCode::Usage, "the command line is wrong"),
-        (ExitCode::BadData, "an event is wrong, was refused, or cannot be changed like that"),
-        (ExitCode::NotFound, "no such file or messageId"),
-        (ExitCode::Unavailable, "something that is needed cannot be had"),
-        (ExitCode::Bug, "a bug of koala-agent"),
-        (ExitCode::CannotCreate, "a file cannot be made, as where there is no spool folder"),
-        (ExitCode::Io, "reading or writing failed"),
-        (ExitCode::TryAgain, "not now: another agent runs, no room, or not settled yet"),
-        (ExitCode::NoPermission, "no permission; the line that would work is printed"),
-        (ExitCode::Configuration, "the configuration is wrong"),
+    /// Every code.
+    pub const ALL: [ExitCode; 12] = [
+        ExitCode::Success,
+        ExitCode::No,
+        ExitCode::Usage,
+        ExitCode::BadData,
+        ExitCode::NotFound,
+        ExitCode::Unavailable,
+        ExitCode::Bug,
+        ExitCode::CannotCreate,
+        ExitCode::Io,
+        ExitCode::TryAgain,
+        ExitCode::NoPermission,
+        ExitCode::Configuration,
     ];
 }
 

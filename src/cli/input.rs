@@ -5,7 +5,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::event::{Event, Flaw, merge_envelope};
 use crate::reason::Code;
-use crate::spool::{Form, Format, Line, Lines, Places, format_of, split, text_of};
+use crate::spool::{Document, Form, Format, ItemPositions, Line, Lines, format_of, utf8_text};
 use flate2::read::MultiGzDecoder;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read};
@@ -62,7 +62,7 @@ impl Source {
     ///
     /// # Errors
     /// It cannot be read, or is packed and damaged.
-    pub fn events(self, limits: &config::Spool) -> Result<Events, CliError> {
+    pub fn events(self, limits: &config::SpoolConfig) -> Result<Events, CliError> {
         let name = self.name.clone();
         events(self, limits).map_err(|source| CliError::Input { name, source })
     }
@@ -104,11 +104,11 @@ impl Events {
             };
             let line = lines.place as usize + 1;
             let event = match lines.next_line()? {
-                Line::Text(text) | Line::Unended(text) if text.is_empty() => continue,
-                Line::Text(text) | Line::Unended(text) => text_of(&text)
+                Line::Text(text) | Line::Unterminated(text) if text.is_empty() => continue,
+                Line::Text(text) | Line::Unterminated(text) => utf8_text(&text)
                     .and_then(|text| checked(text, self.max_event).map(|_| text.to_owned()))
                     .map_err(|flaw| Flaw { line, ..flaw }),
-                Line::Endless => {
+                Line::TooLong => {
                     self.rest = Rest::Nothing;
                     Err(Flaw { line, ..too_large("the line does not end".to_owned()) })
                 }
@@ -122,7 +122,7 @@ impl Events {
     }
 }
 
-fn events(source: Source, limits: &config::Spool) -> io::Result<Events> {
+fn events(source: Source, limits: &config::SpoolConfig) -> io::Result<Events> {
     let mut content = BufReader::new(source.content);
     let packed = content.fill_buf()?.starts_with(&GZIP);
     let content: Box<dyn Read> =
@@ -147,7 +147,10 @@ fn events(source: Source, limits: &config::Spool) -> io::Result<Events> {
 }
 
 /// The events of a document, or, as the error, the same content for a reading line by line.
-fn by_look(content: Box<dyn Read>, limits: &config::Spool) -> io::Result<Result<Vec<Found>, Box<dyn Read>>> {
+fn by_look(
+    content: Box<dyn Read>,
+    limits: &config::SpoolConfig,
+) -> io::Result<Result<Vec<Found>, Box<dyn Read>>> {
     let mut content = BufReader::new(content);
     let mut head = Vec::new();
     while head.trim_ascii().is_empty() {
@@ -156,7 +159,7 @@ fn by_look(content: Box<dyn Read>, limits: &config::Spool) -> io::Result<Result<
         }
     }
     // The beginning of a document, or a line by itself?
-    let first = text_of(&head).and_then(Event::parse_shallow);
+    let first = utf8_text(&head).and_then(Event::parse_shallow);
     let document = match &first {
         _ if head.trim_ascii().starts_with(b"[") => true,
         Ok(event) => event.get("type").is_none() && event.get("batch").is_some(),
@@ -180,21 +183,21 @@ fn by_look(content: Box<dyn Read>, limits: &config::Spool) -> io::Result<Result<
 
 fn begins_with_event(rest: &[u8]) -> bool {
     let mut lines = rest.split(|&b| b == b'\n').filter(|line| !line.trim_ascii().is_empty());
-    lines.next().is_some_and(|line| text_of(line).and_then(Event::parse_shallow).is_ok())
+    lines.next().is_some_and(|line| utf8_text(line).and_then(Event::parse_shallow).is_ok())
 }
 
 /// The events of a document.
 fn elements(bytes: &[u8], max_event: u64) -> Result<Vec<Found>, Flaw> {
-    let text = text_of(bytes)?;
-    let document = split(text)?;
-    let mut places = Places::of(text);
+    let text = utf8_text(bytes)?;
+    let document = Document::parse(text)?;
+    let mut places = ItemPositions::new(text);
     let mut found = Vec::with_capacity(document.items.len());
     for (i, item) in document.items.enumerate() {
-        let (line, _) = places.start(item);
+        let (line, _) = places.position_of(item);
         let event = checked(item, max_event)
             .map(|event| merge_envelope(&event, document.context, document.integrations))
             .and_then(|event| checked(&event, max_event).map(|_| ()).map(|()| event))
-            .map_err(|flaw| places.place(item, flaw));
+            .map_err(|flaw| places.locate(item, flaw));
         let place = if document.form == Form::Single { 0 } else { i as u64 + 1 };
         found.push(Found { place, line, event });
     }
@@ -213,7 +216,7 @@ fn checked(text: &str, max_event: u64) -> Result<Event<'_>, Flaw> {
 }
 
 /// The size that a single event may have, with what was added to it.
-pub fn fits(event: &str, limits: &config::Spool) -> Result<(), Flaw> {
+pub fn fits(event: &str, limits: &config::SpoolConfig) -> Result<(), Flaw> {
     checked(event, limits.max_event_bytes).map(|_| ())
 }
 
@@ -243,7 +246,7 @@ mod tests {
             format: name.and_then(|name| format_of(name.as_ref())).map(|(format, _)| format),
             content: Box::new(Cursor::new(content.to_vec())),
         };
-        let mut events = source.events(&config::Spool::default()).unwrap();
+        let mut events = source.events(&config::SpoolConfig::default()).unwrap();
         let mut all = Vec::new();
         while let Some(Found { place, line, event }) = events.next().unwrap() {
             all.push((place, line, event.map_err(|flaw| (flaw.line, flaw.column))));

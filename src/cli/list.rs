@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::outbox::{Filter, Listed, Reader, State};
 use crate::reason::Code;
-use crate::spool::{Rejected, rejected_beside};
+use crate::spool::{RejectedFile, RejectedFolder};
 use crate::subject::Subject;
 use anstyle::Style;
 use clap::Args;
@@ -208,8 +208,8 @@ struct RejectedRow {
     column: Option<usize>,
 }
 
-impl From<Rejected> for RejectedRow {
-    fn from(rejected: Rejected) -> RejectedRow {
+impl From<RejectedFile> for RejectedRow {
+    fn from(rejected: RejectedFile) -> RejectedRow {
         let why = rejected.why.as_ref();
         RejectedRow {
             name: rejected.name.to_string_lossy().into_owned(),
@@ -229,8 +229,8 @@ impl From<Rejected> for RejectedRow {
 ///
 /// # Errors
 /// The folder cannot be read; that it is not there means that there are none.
-pub fn all_rejected(config: &Config) -> Result<Vec<Rejected>, CliError> {
-    let mut files = match rejected_beside(&config.spool.dir).list() {
+pub fn all_rejected(config: &Config) -> Result<Vec<RejectedFile>, CliError> {
+    let mut files = match RejectedFolder::of_spool(&config.spool.dir).list() {
         Ok(files) => files,
         Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
         Err(source) => {

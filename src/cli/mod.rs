@@ -34,7 +34,7 @@ pub use context::Context;
 pub use error::CliError;
 pub use exit::ExitCode;
 
-use crate::config::Options;
+use crate::config::ConfigOptions;
 use clap::{Parser, Subcommand};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -70,9 +70,8 @@ enum Command {
     Receiver(receiver::ReceiverArgs),
     #[command(hide = true)]
     Completions(completions::CompletionsArgs),
-    /// Print the manual page
     #[command(hide = true)]
-    Man,
+    Man(man::ManArgs),
 }
 
 /// The program: arguments and environment of the process in, exit code out.
@@ -96,7 +95,7 @@ fn command_line(mut context: Context) -> ExitCode {
             return if answer.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
         }
     };
-    context.options = Options { config: cli.config, user: cli.user };
+    context.options = ConfigOptions { config: cli.config, user: cli.user };
     run(&context, cli.command).unwrap_or_else(|error| {
         tell(&context, &error);
         error.exit_code()
@@ -118,7 +117,7 @@ fn run(context: &Context, command: Command) -> Result<ExitCode, CliError> {
         Command::Check(args) => check::run(context, &args),
         Command::Receiver(args) => run_receiver(args),
         Command::Completions(args) => completions::run(&args),
-        Command::Man => man::run(),
+        Command::Man(args) => man::run(&args),
     }
 }
 

@@ -4,7 +4,7 @@ use crate::clock::Timestamp;
 use crate::event::{Event, MessageId};
 use crate::item::Disposition;
 use crate::koala::batch::Batch;
-use crate::mapping::{Mapped, Mapping, Mappings, names_the_browsers};
+use crate::mapping::{Mapped, Mapping, Mappings, turns_off_only_browser};
 use crate::reason::{Code, Reason};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -75,7 +75,7 @@ pub fn prospect(
     message_id: &MessageId,
     written: Timestamp,
 ) -> MappingTrace {
-    let warning = names_the_browsers(event).then_some(BROWSERS);
+    let warning = turns_off_only_browser(event).then_some(BROWSERS);
     let judge = |(mapping, unmet): (&Mapping, Option<&str>)| MappingTraces {
         mapping: mapping.name().to_string(),
         matched: unmet.is_none(),
@@ -83,7 +83,7 @@ pub fn prospect(
         skipped: None,
         invalid: None,
     };
-    let mut judged: Vec<MappingTraces> = mappings.judge(event).map(judge).collect();
+    let mut judged: Vec<MappingTraces> = mappings.unmet_conditions(event).map(judge).collect();
     let mapped = match mappings.map(event, message_id, written) {
         Ok(mapped) => mapped,
         Err(reason) => {

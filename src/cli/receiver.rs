@@ -1,7 +1,8 @@
 //! `koala-agent receiver`: a local Koala at the terminal.
 
 use super::ExitCode;
-use crate::receiver::{Faults, Notice, Options, Receiver, SUSPENDED};
+use crate::reason::SUSPENDED;
+use crate::receiver::{Faults, Notice, Receiver, ReceiverOptions};
 use clap::Args;
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, ErrorKind, Write};
@@ -131,11 +132,11 @@ pub async fn receiver(args: ReceiverArgs, out: &mut dyn Write) -> Result<(), Rec
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let screen = Arc::new(Screen::default());
     let teller = screen.clone();
-    let options = Options {
+    let options = ReceiverOptions {
         expected_key: args.key.clone(),
         faults: faults.clone(),
         on_notice: Some(Box::new(move |notice| teller.tell(notice))),
-        ..Options::default()
+        ..ReceiverOptions::default()
     };
     let receiver = Receiver::start(args.listen, options).await.map_err(|e| match e.kind() {
         ErrorKind::AddrInUse => ReceiverError::InUse(args.listen),

@@ -1,7 +1,7 @@
 //! What a person can do about each reason, in one place.
 
 use super::context::{ours, quoted, service};
-use crate::config::{Config, Scope, Spool};
+use crate::config::{Config, Scope, SpoolConfig};
 use crate::reason::Code;
 
 /// What a person can do where the spool is not there, or not the agent's to use.
@@ -9,7 +9,7 @@ pub fn remedy_for_spool(config: &Config) -> String {
     let (dir, restart) = (quoted(config.spool.dir.as_os_str()), service(config, "restart"));
     let operation = match config.scope {
         // Its owners and its ACL come with it. A service sees the folder that was there when it started.
-        Scope::System if config.spool.dir == Spool::default().dir => {
+        Scope::System if config.spool.dir == SpoolConfig::default().dir => {
             format!("systemd-tmpfiles --create && {restart}")
         }
         Scope::System => {

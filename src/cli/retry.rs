@@ -13,7 +13,7 @@ use crate::event::Event;
 use crate::item::Disposition;
 use crate::outbox::{Admin, Filter, NewItem, Retained, State};
 use crate::reason::{Code, Reason};
-use crate::spool::{SpoolError, rejected_beside};
+use crate::spool::{RejectedFolder, SpoolError};
 use clap::{ArgGroup, Args};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -167,7 +167,7 @@ fn worse(end: ExitCode, other: ExitCode) -> ExitCode {
 }
 
 fn put_back(config: &Config, names: &[OsString]) -> Result<ExitCode, CliError> {
-    let rejects = rejected_beside(&config.spool.dir);
+    let rejects = RejectedFolder::of_spool(&config.spool.dir);
     for name in names {
         let shown = name.to_string_lossy();
         let back = rejects.put_back(name).map_err(|error| match error {

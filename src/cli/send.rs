@@ -13,7 +13,7 @@ use crate::event::{Digest, Event, Flaw, MessageId};
 use crate::item::Disposition;
 use crate::outbox::holder;
 use crate::reason::{Code, Reason};
-use crate::spool::drop_in;
+use crate::spool::drop_file;
 use crate::status::{IntakeState, Status};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -60,7 +60,7 @@ pub fn run(context: &Context, args: &SendArgs) -> Result<ExitCode, CliError> {
     parcel.warn();
     let waiter = args.wait.map(|limit| Waiter::new(&config, limit));
     let name = file_name(context);
-    drop_in(&config.spool.dir, &name, parcel.content.as_bytes())?;
+    drop_file(&config.spool.dir, &name, parcel.content.as_bytes())?;
     output::print(&parcel.ids.iter().map(|id| format!("{}\n", plain(id))).collect::<String>())?;
     hint(format_args!(
         "{} in the spool {} (configuration {})",

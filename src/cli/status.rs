@@ -6,9 +6,10 @@ use crate::config::Config;
 use crate::disk;
 use crate::outbox::{OutboxError, Reader, State, holder};
 use crate::reason::{Code, Reason};
-use crate::spool::{REJECTED, SpoolError, is_finished_name, is_reason};
+use crate::spool::{REJECTED, SpoolError, is_finished_name, is_reason_name};
 use crate::status::{
-    Agent, Destination, DestinationState, Incident, Intake, IntakeState, ReasonCount, SCHEMA, Spool, Status,
+    AgentStatus, DestinationState, DestinationStatus, Incident, IntakeState, IntakeStatus, ReasonCount,
+    SCHEMA, SpoolStatus, Status,
 };
 use clap::Args;
 use nix::errno::Errno;
@@ -81,22 +82,22 @@ fn blank(config: &Config) -> Status {
         schema: SCHEMA,
         now: Timestamp(0),
         config: config.path.clone(),
-        agent: Agent {
+        agent: AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             running: false,
             pid: None,
             since: None,
         },
-        spool: Spool { dir: config.spool.dir.clone(), ..Spool::default() },
-        intake: Intake { state: IntakeState::Open, reason: None },
-        outbox: crate::status::Outbox { max_bytes: config.outbox.max_bytes, ..Default::default() },
+        spool: SpoolStatus { dir: config.spool.dir.clone(), ..SpoolStatus::default() },
+        intake: IntakeStatus { state: IntakeState::Open, reason: None },
+        outbox: crate::status::OutboxStatus { max_bytes: config.outbox.max_bytes, ..Default::default() },
         reasons: Vec::new(),
         destination: destination(config),
     }
 }
 
-fn destination(config: &Config) -> Destination {
-    Destination {
+fn destination(config: &Config) -> DestinationStatus {
+    DestinationStatus {
         kind: "koala".to_owned(),
         endpoint: config.koala.endpoint.clone(),
         state: DestinationState::Unknown,
@@ -110,7 +111,7 @@ fn destination(config: &Config) -> Destination {
 /// The counts of this moment, where this user may read them.
 fn read_outbox(status: &mut Status, config: &Config) -> bool {
     let path = &config.outbox.path;
-    status.outbox.disk_free = disk::of(path).map_or(0, |disk| disk.free);
+    status.outbox.disk_free = disk::space_of(path).map_or(0, |disk| disk.free);
     let read = || {
         let reader = Reader::open(path)?;
         Ok((reader.counts()?, reader.bytes()?, reader.incident(status.now)?))
@@ -165,7 +166,7 @@ fn is_stopped(status: &mut Status, config: &Config, published_at: Option<Timesta
     // Before its first run an agent of one's own has none, and needs none.
     if published_at.is_some() && fs::metadata(&path).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
         let reason = Reason::new(Code::Unreadable, SpoolError::Missing { path }.to_string());
-        status.intake = Intake { state: IntakeState::Blocked, reason: Some(reason) };
+        status.intake = IntakeStatus { state: IntakeState::Blocked, reason: Some(reason) };
     }
 }
 
@@ -179,7 +180,7 @@ fn count_files(dir: &Path) -> Option<(u64, u64)> {
         let Ok(item) = item else { continue };
         let Ok(meta) = item.metadata() else { continue };
         let name = item.file_name();
-        if meta.is_file() && is_finished_name(&name) && !is_reason(&name) {
+        if meta.is_file() && is_finished_name(&name) && !is_reason_name(&name) {
             (files, bytes) = (files + 1, bytes + meta.len());
         }
     }
@@ -210,14 +211,15 @@ fn started(pid: u32) -> Option<Timestamp> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Environment, Options, load};
+    use crate::config::{ConfigOptions, Environment, load};
 
     #[test]
     fn a_process_that_came_later_is_not_the_one_that_published() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.toml");
         fs::write(&file, "").unwrap();
-        let config = load(&Options { config: Some(file), user: false }, &Environment::default()).unwrap();
+        let config =
+            load(&ConfigOptions { config: Some(file), user: false }, &Environment::default()).unwrap();
         let mut status = blank(&config);
         for (running, pid, now, want) in [
             (true, Some(std::process::id()), Clock::system().now(), true),
@@ -226,7 +228,7 @@ mod tests {
             (true, None, Timestamp(i64::MAX), false),
             (true, Some(i32::MAX as u32), Timestamp(i64::MAX), false),
         ] {
-            status.agent = Agent { running, pid, ..status.agent };
+            status.agent = AgentStatus { running, pid, ..status.agent };
             status.now = now;
             assert_eq!(alive(&status), want, "{:?} at {now}", status.agent);
         }

@@ -11,7 +11,7 @@ use super::{CliError, Context, ExitCode};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::outbox::{OutboxError, Reader};
-use crate::spool::rejected_beside;
+use crate::spool::RejectedFolder;
 use crate::status::Status;
 use std::ffi::OsStr;
 use std::fs;
@@ -119,7 +119,7 @@ fn failed(status: &Status) -> u64 {
 
 /// What the agent has set aside of that spool file, where this user may see it.
 fn rejected(config: &Config, name: &OsStr) -> Vec<String> {
-    let files = rejected_beside(&config.spool.dir).list().unwrap_or_default();
+    let files = RejectedFolder::of_spool(&config.spool.dir).list().unwrap_or_default();
     let of_ours = files.into_iter().filter_map(|file| file.why).filter(|why| OsStr::new(&why.file) == name);
     of_ours.map(|why| format!("set aside: {}: {}", why.code, plain(&why.text))).collect()
 }

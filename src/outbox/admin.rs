@@ -33,7 +33,7 @@ impl Admin {
     ///
     /// # Errors
     /// [`OutboxError::Missing`], [`OutboxError::Denied`], [`OutboxError::NewerSchema`], and SQLite's.
-    pub fn open(config: &config::Outbox) -> Result<Admin, OutboxError> {
+    pub fn open(config: &config::OutboxConfig) -> Result<Admin, OutboxError> {
         let reader = Reader::open(&config.path)?;
         let mut store = Store::open(&Settings::from(config))?;
         // So that what is looked at stands where it belongs.

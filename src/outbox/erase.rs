@@ -85,9 +85,9 @@ impl Reader {
             let texts: [Option<String>; 3] = [r.get("message_id")?, r.get("event")?, r.get("reason")?];
             let file: String = r.get("file")?;
             let named = person.is_some() && person == known_as
-                || body.is_some_and(|body| subject.is_in(&body))
-                || subject.names_file(&file)
-                || texts.iter().flatten().any(|text| subject.stands_in(text));
+                || body.is_some_and(|body| subject.is_named_in(&body))
+                || subject.is_in_file_name(&file)
+                || texts.iter().flatten().any(|text| subject.has_address_in(text));
             if !named {
                 continue;
             }
@@ -133,7 +133,7 @@ impl Admin {
     /// # Errors
     /// SQLite's.
     pub fn suppress(&mut self, subject: &Subject, now: Timestamp) -> Result<(), OutboxError> {
-        self.store.transaction(|store| store.set_meta(&store.ack_of(&subject.name()), now.0))
+        self.store.transaction(|store| store.set_meta(&store.ack_of(&subject.key()), now.0))
     }
 
     /// Lets the person's events be stored again. Returns whether they were kept out.
@@ -142,7 +142,7 @@ impl Admin {
     /// SQLite's.
     pub fn unsuppress(&mut self, subject: &Subject) -> Result<bool, OutboxError> {
         self.store.transaction(|store| {
-            let mark = store.ack_of(&subject.name());
+            let mark = store.ack_of(&subject.key());
             Ok(store.cached("DELETE FROM meta WHERE name = ?")?.execute([mark])? > 0)
         })
     }
@@ -196,7 +196,7 @@ impl Store {
     fn forget_names(&mut self, subject: &Subject) -> Result<(), rusqlite::Error> {
         let mut taken = self.cached("SELECT DISTINCT name FROM spool_files WHERE finished = 1")?;
         let names = taken.query_map([], |r| r.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
-        for name in names.iter().filter(|name| subject.names_file(&String::from_utf8_lossy(name))) {
+        for name in names.iter().filter(|name| subject.is_in_file_name(&String::from_utf8_lossy(name))) {
             self.cached("UPDATE spool_files SET name = x'' WHERE finished = 1 AND name = ?")?
                 .execute([name])?;
         }
@@ -211,7 +211,7 @@ impl Store {
     pub(super) fn suppressed(&self, body: &str) -> Result<Option<Timestamp>, rusqlite::Error> {
         let Ok(event) = Event::parse(body) else { return Ok(None) };
         let mut since = self.cached("SELECT value FROM meta WHERE name = ?")?;
-        for name in subject::names(&event) {
+        for name in subject::subject_keys(&event) {
             if let Some(since) = since.query_row([self.ack_of(&name)], |r| r.get(0)).optional()? {
                 return Ok(Some(Timestamp(since)));
             }

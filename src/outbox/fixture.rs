@@ -2,16 +2,16 @@
 
 use super::{Addressee, NewEvent, NewItem};
 use crate::clock::Timestamp;
-use crate::config::{self, Environment, Options, load};
+use crate::config::{self, ConfigOptions, Environment, load};
 use crate::event::{Digest, MessageId};
 use crate::item::{Disposition, OrderingKey};
 use std::path::Path;
 
 /// The settings of an outbox in that folder.
-pub(crate) fn settings(dir: &Path) -> config::Outbox {
+pub(crate) fn settings(dir: &Path) -> config::OutboxConfig {
     let file = dir.join("config.toml");
     std::fs::write(&file, format!("outbox.path = \"{}/outbox.db\"", dir.display())).unwrap();
-    load(&Options { config: Some(file), user: false }, &Environment::default()).unwrap().outbox
+    load(&ConfigOptions { config: Some(file), user: false }, &Environment::default()).unwrap().outbox
 }
 
 /// An event that is to be sent.

@@ -88,8 +88,8 @@ pub struct Settings {
     keep_failed: Duration,
 }
 
-impl From<&config::Outbox> for Settings {
-    fn from(c: &config::Outbox) -> Settings {
+impl From<&config::OutboxConfig> for Settings {
+    fn from(c: &config::OutboxConfig) -> Settings {
         Settings {
             path: c.path.clone(),
             keep_delivered: c.keep_delivered,
@@ -120,7 +120,7 @@ impl Outbox {
     /// # Errors
     /// Held by another agent, a newer schema, another program's file, a network file system, an old SQLite, and the
     /// system's errors.
-    pub fn open(config: &config::Outbox, clock: Clock) -> Result<Outbox, OutboxError> {
+    pub fn open(config: &config::OutboxConfig, clock: Clock) -> Result<Outbox, OutboxError> {
         refuse_old_sqlite()?;
         let mut settings = Settings::from(config);
         if let Some(folder) = settings.path.parent() {

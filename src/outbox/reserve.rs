@@ -26,7 +26,7 @@ impl ReserveFile {
 
     /// Makes it if it is not there and there is room for twice as much: it does not take what is needed now.
     pub(super) fn make(&mut self) {
-        if self.held || disk::of(&self.path).is_none_or(|disk| disk.free < 2 * BYTES) {
+        if self.held || disk::space_of(&self.path).is_none_or(|disk| disk.free < 2 * BYTES) {
             return;
         }
         self.held = self.write().is_ok();

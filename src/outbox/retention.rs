@@ -192,7 +192,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut store = open(dir.path());
         let erased = Subject::Email("ana@acme.dev".to_owned());
-        let mark = store.ack_of(&erased.name());
+        let mark = store.ack_of(&erased.key());
         store.transaction(|store| store.set_meta(&mark, BEGAN.0)).unwrap();
         let body = r#"{"type":"track","properties":{"email":"ana@acme.dev"}}"#.to_owned();
         let id = MessageId::from_stored("ana@acme.dev-1".to_owned());

@@ -295,7 +295,7 @@ impl Store {
             return Ok(());
         }
         // As much again goes into the WAL.
-        let full = || disk::of(&self.path).is_some_and(|disk| disk.free < 2 * lacking);
+        let full = || disk::space_of(&self.path).is_some_and(|disk| disk.free < 2 * lacking);
         let no_room = || rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_FULL), None);
         if full() {
             return Err(no_room());

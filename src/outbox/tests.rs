@@ -14,7 +14,7 @@ const SOON: Duration = Duration::from_secs(60);
 /// The folder of an outbox that this process may open.
 struct Home {
     folder: tempfile::TempDir,
-    settings: config::Outbox,
+    settings: config::OutboxConfig,
 }
 
 impl Home {

@@ -150,7 +150,7 @@ impl Writer {
     }
 
     /// Takes over changed settings; the path stays as it is.
-    pub fn reconfigure(&self, config: &config::Outbox) {
+    pub fn reconfigure(&self, config: &config::OutboxConfig) {
         self.tell(Command::Settings(Settings::from(config)));
     }
 

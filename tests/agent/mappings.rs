@@ -4,7 +4,7 @@ use crate::common::agent::TestAgent;
 use crate::common::events::track;
 use crate::common::kills::Kill;
 use koala_agent::outbox::Reader;
-use koala_agent::receiver::{Faults, Kind, Receiver};
+use koala_agent::receiver::{Faults, HeldKind, Receiver};
 use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -161,7 +161,7 @@ fn accounts_have_requests_of_their_own() {
         .map(|held| {
             let item = held.item.get().to_owned();
             (
-                held.kind == Kind::Identify,
+                held.kind == HeldKind::Identify,
                 held.top("domain").map(str::to_owned),
                 held.top("account_id").map(str::to_owned),
                 item,
@@ -300,7 +300,7 @@ fn too_many_mappings_and_two_of_one_name_are_refused() {
         (1..=51).map(|n| format!("[[mapping]]\npreset = \"Track Calls\"\nname = \"n{n}\"\n")).collect();
     let twins = "[[mapping]]\npreset = \"Track Calls\"\n".repeat(2);
     for (mappings, said) in [
-        (fifty_one, "there are 51 mappings; at most 50 may be"),
+        (fifty_one, "there are 51 mappings; at most 50 are allowed"),
         (twins, "there is another mapping \"Track Calls\""),
     ] {
         let agent = program(&mappings, Faults::default());

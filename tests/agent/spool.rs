@@ -269,7 +269,7 @@ fn nothing_is_stamped_with_less_than_the_time_that_the_spool_told() {
     let mut told_apart = 0;
     while told_apart < 500 {
         let first = written("1");
-        let time = spool.time().unwrap();
+        let time = spool.file_system_time().unwrap();
         if first.changed >= time {
             // Its tick is not over.
             continue;

@@ -4,18 +4,18 @@ use crate::common::agent::TestAgent;
 use crate::common::setup::Setup;
 use crate::common::vectors::{COMPLETED, body, outcome, vectors};
 use koala_agent::item::Disposition;
-use koala_agent::receiver::{Faults, Held, Kind};
+use koala_agent::receiver::{Faults, HeldItem, HeldKind};
 use serde_json::{Value, json};
 
 /// A request's body as the receiver got it, from the one item in it.
-fn received(held: &Held) -> Value {
+fn received(held: &HeldItem) -> Value {
     let mut body = serde_json::Map::new();
     for name in ["profile_id", "email", "traits", "ip"] {
         if let Some(json) = held.top(name) {
             body.insert(name.into(), serde_json::from_str(json).unwrap());
         }
     }
-    let items = if held.kind == Kind::Identify { "identifies" } else { "events" };
+    let items = if held.kind == HeldKind::Identify { "identifies" } else { "events" };
     body.insert(items.into(), json!([serde_json::from_str::<Value>(held.item.get()).unwrap()]));
     Value::Object(body)
 }

@@ -13,7 +13,7 @@
 
 mod floors;
 
-use koala_agent::receiver::{Faults, Options, Receiver};
+use koala_agent::receiver::{Faults, Receiver, ReceiverOptions};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -118,8 +118,10 @@ fn run(events: usize, mappings: &str, faults: Faults, floors: &[(f64, &str)], fi
     let spool = dir.path().join("spool");
     fs::create_dir(&spool).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let receiver = runtime
-        .block_on(Receiver::start(([127, 0, 0, 1], 0).into(), Options { faults, ..Options::default() }));
+    let receiver = runtime.block_on(Receiver::start(
+        ([127, 0, 0, 1], 0).into(),
+        ReceiverOptions { faults, ..ReceiverOptions::default() },
+    ));
     let receiver = receiver.unwrap();
     fill(&spool);
     let bytes: u64 = fs::read_dir(&spool).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();

@@ -15,8 +15,8 @@ use super::setup::{KEY, Setup};
 use koala_agent::agent::Agent;
 use koala_agent::clock::{Clock, Timestamp};
 use koala_agent::config::Config;
-use koala_agent::receiver::{Faults, Held, Options, Receiver};
-use koala_agent::spool::drop_in;
+use koala_agent::receiver::{Faults, HeldItem, Receiver, ReceiverOptions};
+use koala_agent::spool::drop_file;
 use koala_agent::status::{DestinationState, Status};
 use nix::sys::signal::Signal;
 use std::cell::RefCell;
@@ -492,7 +492,7 @@ impl TestAgent {
         self.files += 1;
         let name = format!("{:09}.{extension}", self.files);
         if self.durable {
-            drop_in(&self.spool(), name.as_ref(), content.as_ref()).unwrap();
+            drop_file(&self.spool(), name.as_ref(), content.as_ref()).unwrap();
             return Ok(());
         }
         self.try_drop_file(name, content)
@@ -650,7 +650,7 @@ impl TestAgent {
     }
 
     /// The same where another receiver has taken events as well.
-    pub fn end_settled_beside(&mut self, elsewhere: Vec<Held>) -> Figures {
+    pub fn end_settled_beside(&mut self, elsewhere: Vec<HeldItem>) -> Figures {
         self.until_status("nothing is pending", |status| status.outbox.pending == 0);
         self.stop();
         let mut accepted = self.receiver.events();
@@ -677,7 +677,7 @@ impl TestAgent {
 }
 
 fn start_receiver(runtime: &Runtime, at: SocketAddr, faults: Faults) -> Receiver {
-    let options = Options { faults, seed: Some(1), ..Options::default() };
+    let options = ReceiverOptions { faults, seed: Some(1), ..ReceiverOptions::default() };
     runtime.block_on(Receiver::start(at, options)).unwrap()
 }
 

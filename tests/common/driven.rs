@@ -6,7 +6,7 @@
 use super::process::{Process, append_to};
 use koala_agent::agent::Agent;
 use koala_agent::clock::{Clock, Timestamp};
-use koala_agent::config::{Environment, Options, load};
+use koala_agent::config::{ConfigOptions, Environment, load};
 use koala_agent::status::Status;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -39,7 +39,7 @@ pub fn run_if_driven() -> Option<ExitCode> {
 
 /// Does what it is told, line by line, and answers each line.
 async fn obey(config: &Path, clock: Clock) {
-    let options = Options { config: Some(config.to_owned()), user: false };
+    let options = ConfigOptions { config: Some(config.to_owned()), user: false };
     let config = load(&options, &Environment::default()).unwrap();
     let mut agent = Agent::start(config, clock.clone()).await.unwrap();
     println!("started");
@@ -69,7 +69,7 @@ async fn obey(config: &Path, clock: Clock) {
             }
         }
         // The intake waits by the machine's clock: it is told that time has passed.
-        agent.look();
+        agent.scan_now();
         println!("done");
     }
 }

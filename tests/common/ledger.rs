@@ -6,8 +6,8 @@
 use super::setup::Setup;
 use koala_agent::outbox::{Filter, Reader, State};
 use koala_agent::reason::Code;
-use koala_agent::receiver::Held;
-use koala_agent::spool::rejected_beside;
+use koala_agent::receiver::HeldItem;
+use koala_agent::spool::RejectedFolder;
 use koala_agent::status::Status;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
@@ -158,7 +158,7 @@ impl Ledger {
     ///
     /// # Errors
     /// Which did not.
-    pub fn check_order(&self, accepted: &[Held], put_back: &BTreeSet<String>) -> Result<(), String> {
+    pub fn check_order(&self, accepted: &[HeldItem], put_back: &BTreeSet<String>) -> Result<(), String> {
         let mut last: HashMap<&str, u64> = HashMap::new();
         for held in accepted.iter().filter(|held| !put_back.contains(&*held.message_id)) {
             let n = number_of(held);
@@ -178,7 +178,7 @@ impl Ledger {
     /// An event has another id than its producer's, or nobody dropped it.
     pub fn ids(
         &self,
-        accepted: &[Held],
+        accepted: &[HeldItem],
         stored: impl IntoIterator<Item = (u64, String)>,
     ) -> Result<BTreeMap<u64, BTreeSet<String>>, String> {
         let accepted = accepted.iter().map(|held| (number_of(held), held.message_id.to_string()));
@@ -222,7 +222,7 @@ impl Ledger {
     /// Balances a stopped agent's files, and what receivers accepted, in that order, against the ledger. One round.
     ///
     /// Panics where an event is under another id than its producer's, or where a person's events came out of order.
-    pub fn balance(&self, setup: &Setup, accepted: &[Held]) -> Figures {
+    pub fn balance(&self, setup: &Setup, accepted: &[HeldItem]) -> Figures {
         self.check_order(accepted, &BTreeSet::new()).unwrap_or_else(|why| panic!("{why}"));
         let ids = self.ids(accepted, stored(&setup.outbox())).unwrap_or_else(|why| panic!("{why}"));
         let rejected = numbers_in_files(&setup.spool().join("rejected"));
@@ -263,7 +263,7 @@ fn stored(outbox: &Path) -> Vec<(u64, String)> {
 
 /// The pieces in `rejected/`, each as its reason tells it.
 pub fn rejects_in(spool: &Path) -> Vec<Reject> {
-    let rejected = rejected_beside(spool).list().unwrap();
+    let rejected = RejectedFolder::of_spool(spool).list().unwrap();
     let found = rejected.into_iter().filter_map(|file| {
         let why = file.why?;
         let content = fs::read(spool.join("rejected").join(file.name)).ok()?;
@@ -291,11 +291,11 @@ pub fn numbers(text: &[u8]) -> Vec<u64> {
 }
 
 /// The number of an event at the receiver.
-pub fn number_of(held: &Held) -> u64 {
+pub fn number_of(held: &HeldItem) -> u64 {
     *numbers(held.item.get().as_bytes()).first().expect("an event without a number at the receiver")
 }
 
 /// The numbers of what was accepted.
-pub fn numbers_of(accepted: &[Held]) -> HashSet<u64> {
+pub fn numbers_of(accepted: &[HeldItem]) -> HashSet<u64> {
     accepted.iter().map(number_of).collect()
 }

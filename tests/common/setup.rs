@@ -2,7 +2,7 @@
 
 use super::events::{EVENTS, new_event};
 use koala_agent::clock::Clock;
-use koala_agent::config::{Config, Environment, Options, load};
+use koala_agent::config::{Config, ConfigOptions, Environment, load};
 use koala_agent::outbox::{Outbox, Reader, Settled, Settlement};
 use koala_agent::reason::{Code, Reason};
 use serde_json::Value;
@@ -146,7 +146,7 @@ impl Setup {
 
     /// The configuration as the program would load it.
     pub fn config(&self) -> Config {
-        let options = Options { config: Some(self.config_file()), user: false };
+        let options = ConfigOptions { config: Some(self.config_file()), user: false };
         load(&options, &Environment::default()).unwrap()
     }
 

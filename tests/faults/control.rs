@@ -48,8 +48,8 @@ pub const CARELESS_COMMIT: Control = Control {
 pub const NO_RESERVE: Control = Control {
     name: "no-reserve",
     file: "outbox/reserve.rs",
-    line: "if self.held || disk::of(&self.path)",
-    spoilt: r#"if crate::is_spoilt("no-reserve") || self.held || disk::of(&self.path)"#,
+    line: "if self.held || disk::space_of(&self.path)",
+    spoilt: r#"if crate::is_spoilt("no-reserve") || self.held || disk::space_of(&self.path)"#,
 };
 
 /// Gives the database no room before it commits.

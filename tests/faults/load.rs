@@ -11,7 +11,7 @@ use crate::common::ledger::{Expected, number_of};
 use crate::common::setup::names_in;
 use crate::runner::{Fault, Figures, Outcome, Scale};
 use corpus::{Corpus, File};
-use koala_agent::receiver::{Faults, Held};
+use koala_agent::receiver::{Faults, HeldItem};
 use koala_agent::status::DestinationState;
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
@@ -38,7 +38,7 @@ fn ten_kills(scale: &Scale) -> Outcome {
     kills.sort_by(f64::total_cmp);
     let (even, odd): (Vec<_>, Vec<_>) = kills.iter().enumerate().partition(|(i, _)| i % 2 == 0);
     let while_taking = even.into_iter().map(|(_, share)| Moment::Stored(*share));
-    let while_sending = odd.into_iter().map(|(_, share)| Moment::Held(*share));
+    let while_sending = odd.into_iter().map(|(_, share)| Moment::HeldItem(*share));
     run(scale, &while_taking.chain(while_sending).collect::<Vec<_>>())
 }
 
@@ -46,7 +46,7 @@ fn ten_kills(scale: &Scale) -> Outcome {
 #[derive(Debug, Clone, Copy)]
 enum Moment {
     Stored(f64),
-    Held(f64),
+    HeldItem(f64),
 }
 
 /// One run: its parts, and what its figures are made of.
@@ -94,7 +94,7 @@ impl Run {
         self.agent.receiver.set_faults(Faults { latency_ms: 20, ..Faults::default() });
         let mut sending = moments.iter().filter(|moment| !is_taking(moment)).copied().peekable();
         while let Some(early) =
-            sending.next_if(|moment| matches!(moment, Moment::Held(share) if *share < 0.25))
+            sending.next_if(|moment| matches!(moment, Moment::HeldItem(share) if *share < 0.25))
         {
             self.kill_at(early);
         }
@@ -123,7 +123,7 @@ impl Run {
     fn kill_at(&mut self, moment: Moment) {
         match moment {
             Moment::Stored(share) => self.until_stored(share),
-            Moment::Held(share) => self.until_held(share),
+            Moment::HeldItem(share) => self.until_held(share),
         }
         thread::sleep(Duration::from_millis(self.rng.u64(..50)));
         self.agent.kill();
@@ -147,7 +147,7 @@ impl Run {
 
     /// Each event that was to be delivered has arrived, once and as its person's, in the order of the spool, under the id
     /// that it was given or one that the agent has derived.
-    fn check_arrived(&self, accepted: &[Held]) {
+    fn check_arrived(&self, accepted: &[HeldItem]) {
         let ledger = &self.agent.ledger;
         ledger.check_order(accepted, &Default::default()).unwrap_or_else(|why| panic!("{why}"));
         let ids = ledger.ids(accepted, []).unwrap_or_else(|why| panic!("{why}"));
@@ -209,7 +209,7 @@ fn into_spool(agent: &TestAgent, files: &[File]) -> impl FnOnce() + Send + 'stat
     }
 }
 
-fn person_of(held: &Held) -> String {
+fn person_of(held: &HeldItem) -> String {
     held.top("profile_id").or_else(|| held.top("email")).unwrap().trim_matches('"').to_owned()
 }
 

@@ -1,7 +1,7 @@
 //! What Segment's own code makes of a hundred and twenty-one mappings, and what is made of them here: the same, or a
 //! refusal where the mapping is a trap or wrong.
 
-use koala_agent::mapping::directive::{Field, Source};
+use koala_agent::mapping::directive::{Evaluator, Field};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::Value;
@@ -36,7 +36,7 @@ fn the_answer_is_segments_or_a_refusal() {
                 continue;
             }
         };
-        match (field.resolve(&Source::new(vector.payload.get(), None)), vector.expect) {
+        match (field.evaluate(&Evaluator::new(vector.payload.get(), None)), vector.expect) {
             (Ok(json), Some(want)) => {
                 let value: Value = serde_json::from_str(&json.unwrap()).unwrap();
                 assert_eq!(value, want, "{name}");
@@ -82,12 +82,12 @@ fn a_definition_that_multiplies_an_event_is_given_up() {
     ] {
         let began = std::time::Instant::now();
         let field = Field::parse(&definition).unwrap();
-        let fault = field.resolve(&Source::new(&event, None)).expect_err("it is given up");
+        let fault = field.evaluate(&Evaluator::new(&event, None)).expect_err("it is given up");
         assert!(fault.contains("1 MiB") || fault.contains("simpler"), "{fault}");
         assert!(began.elapsed().as_secs() < 60, "{:?} for {:.60}", began.elapsed(), definition);
     }
     let told = Field::parse(r#"{"@template":{"@path":"$.braces"}}"#).unwrap();
-    assert!(told.resolve(&Source::new(&event, None)).is_ok());
+    assert!(told.evaluate(&Evaluator::new(&event, None)).is_ok());
 }
 
 /// Were it refused without a word, the preset's field would stand in its place.

@@ -1,6 +1,7 @@
 //! The built-in receiver as a sender sees it: raw HTTP, no client in between.
 
-use koala_agent::receiver::{Faults, Options, Receiver, SUSPENDED};
+use koala_agent::reason::SUSPENDED;
+use koala_agent::receiver::{Faults, Receiver, ReceiverOptions};
 use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -35,14 +36,14 @@ impl Reply {
 }
 
 fn world() -> World {
-    with(Options { seed: Some(7), ..Options::default() })
+    with(ReceiverOptions { seed: Some(7), ..ReceiverOptions::default() })
 }
 
 fn faulty(faults: Faults) -> World {
-    with(Options { seed: Some(7), faults, ..Options::default() })
+    with(ReceiverOptions { seed: Some(7), faults, ..ReceiverOptions::default() })
 }
 
-fn with(options: Options) -> World {
+fn with(options: ReceiverOptions) -> World {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
     World { runtime, receiver }
@@ -211,7 +212,7 @@ fn every_request_of_the_vectors_keeps_the_rules() {
 
 #[test]
 fn a_request_is_judged_by_its_head_too() {
-    let world = with(Options { expected_key: Some("pk_test".into()), ..Options::default() });
+    let world = with(ReceiverOptions { expected_key: Some("pk_test".into()), ..ReceiverOptions::default() });
     let good = ana(&[track("a")]).to_string();
     for (method, path, headers, status, error) in [
         ("POST", BATCH, "", 400, "User-Agent must be there"),
@@ -316,7 +317,7 @@ fn a_fault_answers_in_the_place_of_koala() {
     let none = Faults::default;
     let good = ana(&[track("a")]);
     for (faults, status, body) in [
-        (Faults { fail_share: 1.0, ..none() }, 503, "in trouble"),
+        (Faults { fail_share: 1.0, ..none() }, 503, "unavailable, on purpose"),
         (Faults { rate_limited: 1.0, ..none() }, 429, "too many requests"),
         (
             Faults { refuse_all: Some(SUSPENDED.into()), ..none() },
@@ -325,7 +326,7 @@ fn a_fault_answers_in_the_place_of_koala() {
         ),
         (Faults { status: Some(410), ..none() }, 410, "on purpose"),
         (Faults { html: true, ..none() }, 200, "<!DOCTYPE html>"),
-        (Faults { too_large: Some(50), ..none() }, 413, "50 are the most"),
+        (Faults { too_large: Some(50), ..none() }, 413, "more than 50"),
         (Faults { poison: Some("a".into()), ..none() }, 400, "\\\"a\\\" is poisoned"),
     ] {
         let world = faulty(faults.clone());
@@ -395,11 +396,11 @@ fn faults_are_replaced_at_run_time() {
     assert_eq!(world.get("/receiver/faults").json(), serde_json::to_value(&now).unwrap());
     for (faults, error) in [
         (r#"{"latency": 5}"#, "unknown field `latency`, expected one of `latency_ms`, `offline`"),
-        (r#"{"fail_share": 1.5}"#, "fail_share must be a share between 0 and 1"),
-        (r#"{"drop_after_accept": -0.5}"#, "drop_after_accept must be a share"),
-        (r#"{"status": 100}"#, "status must be between 200 and 599"),
-        (r#"{"latency_ms": 18446744073709551615}"#, "latency_ms must be at most 3600000"),
-        ("{\"retry_after\": \"a\\nb\"}", "retry_after must be the text of a header"),
+        (r#"{"fail_share": 1.5}"#, "fail_share wants a share from 0 to 1, not 1.5"),
+        (r#"{"drop_after_accept": -0.5}"#, "drop_after_accept wants a share from 0"),
+        (r#"{"status": 100}"#, "status wants a number from 200 to 599"),
+        (r#"{"latency_ms": 18446744073709551615}"#, "latency_ms wants at most 3600000"),
+        ("{\"retry_after\": \"a\\nb\"}", "retry_after wants the value of an HTTP header"),
         ("", "EOF"),
     ] {
         let reply = world.put_faults(faults);
@@ -446,7 +447,7 @@ fn stopping_takes_a_second_at_most_and_frees_the_address() {
     let start = Instant::now();
     runtime.block_on(receiver.stop());
     assert!(start.elapsed() < Duration::from_millis(7_500));
-    let again = runtime.block_on(Receiver::start(addr, Options::default())).unwrap();
+    let again = runtime.block_on(Receiver::start(addr, ReceiverOptions::default())).unwrap();
     drop((idle, again));
 }
 
@@ -455,7 +456,7 @@ fn what_is_worth_showing_is_told() {
     use koala_agent::receiver::Notice;
     let (tell, told) = std::sync::mpsc::channel();
     let on_notice = move |notice| tell.send(notice).unwrap();
-    let world = with(Options { on_notice: Some(Box::new(on_notice)), ..Options::default() });
+    let world = with(ReceiverOptions { on_notice: Some(Box::new(on_notice)), ..ReceiverOptions::default() });
     world.post(BATCH, json!({"profile_id": "u-1", "anonymous": 1, "events": [track("a")]}));
     world.post(BATCH, json!({"email": "a", "events": [track("a")]}));
     world.post(BATCH, "{}");

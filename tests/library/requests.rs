@@ -3,8 +3,9 @@
 use crate::common::vectors::map;
 use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, MAX_DEPTH};
+use koala_agent::item::MAX_OF_A_KIND;
 use koala_agent::item::{Disposition, Item, ItemKind};
-use koala_agent::koala::batch::{Batch, MAX_OF_A_KIND};
+use koala_agent::koala::batch::Batch;
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 

@@ -78,7 +78,7 @@ fn a_refusal_names_the_column_and_the_way_to_write_it() {
         ("event.name = \"x\"", 1, "no members"),
         ("properties.items[0].sku = \"x\"", 17, "array"),
         ("properties.items.0.sku = \"x\"", 18, "digit"),
-        ("properties.a\\.b = 1", 12, "told"),
+        ("properties.a\\.b = 1", 12, "in its name"),
         ("properties.toString != null", 12, "JavaScript"),
         ("properties.price > 12.", 20, "number"),
         ("properties.price > 1e5", 21, "space"),
@@ -140,8 +140,8 @@ fn values_compare_as_in_javascript() {
 #[test]
 fn what_can_never_hold_and_what_does_not_hold_is_told() {
     let trigger = Trigger::parse("type = \"track\" and event = \"A\" and type = \"page\"").unwrap();
-    assert_eq!(trigger.never().unwrap(), "type = \"track\" and type = \"page\" never hold both");
-    assert_eq!(Trigger::parse("type = \"track\" or type = \"page\"").unwrap().never(), None);
+    assert_eq!(trigger.contradiction().unwrap(), "type = \"track\" and type = \"page\" never both hold");
+    assert_eq!(Trigger::parse("type = \"track\" or type = \"page\"").unwrap().contradiction(), None);
     let event = Event::parse(r#"{"type":"track","event":"B"}"#).unwrap();
     assert_eq!(trigger.unmet(&event), Some("event = \"A\""));
 }

@@ -11,7 +11,7 @@ use hyper::header::USER_AGENT;
 use hyper::{Method, Request, Version};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use koala_agent::clock::{Clock, Timestamp};
-use koala_agent::config::{Config, Environment, Options, load};
+use koala_agent::config::{Config, ConfigOptions, Environment, load};
 use koala_agent::item::Endpoint;
 use koala_agent::koala::{Client, Verdict};
 use koala_agent::reason::{Code, Reason};
@@ -32,7 +32,8 @@ fn config(lines: &str) -> Config {
     let timeout = if lines.contains("koala.timeout") { "" } else { "koala.timeout = \"2s\"" };
     std::fs::write(&file, format!("koala.public_key = \"{KEY}\"\n{timeout}\n{lines}\n")).unwrap();
     let nothing: [(&str, &str); 0] = [];
-    load(&Options { config: Some(file), user: false }, &nothing.into_iter().collect::<Environment>()).unwrap()
+    load(&ConfigOptions { config: Some(file), user: false }, &nothing.into_iter().collect::<Environment>())
+        .unwrap()
 }
 
 fn client(endpoint: &str, lines: &str) -> Client {

@@ -28,7 +28,7 @@ pub(super) const READER_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Free bytes of that file's disk; all there could be where nobody can tell.
 pub(super) fn free_beside(path: &Path) -> u64 {
-    disk::of(path).map_or(u64::MAX, |disk| disk.free)
+    disk::space_of(path).map_or(u64::MAX, |disk| disk.free)
 }
 
 impl WriterThread {

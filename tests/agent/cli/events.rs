@@ -80,7 +80,7 @@ fn a_bad_event_is_told_with_its_place_and_nothing_is_stored() {
             65,
             "stdin:2:3: an event is an object but this is a number (not_an_event)",
         ),
-        (long, 65, "stdin:2:1: the event is larger than spool.max_event_bytes, 32.0 KiB (too_large)"),
+        (long, 65, "stdin:2:1: the event is larger than spool.max_event_bytes, 32 KiB (too_large)"),
         (
             "{\"messageId\":\"m\",\"a\":1}\n{\"messageId\":\"m\",\"a\":2}\n".into(),
             65,
@@ -274,7 +274,7 @@ fields = { domain = "" }
     assert_says(
         &ran.out,
         &[
-            "\"Never\": it never matches: event = \"a\" and event = \"b\" never hold both",
+            "\"Never\": it never matches: event = \"a\" and event = \"b\" never both hold",
             "its field event is always empty, and track needs it",
             "its field message_id is the same for every event",
             "its field properties must be an object, and is a string",

@@ -6,7 +6,7 @@ use koala_agent::clock::Timestamp;
 use koala_agent::event::Flaw;
 use koala_agent::reason::{Code, Reason};
 use koala_agent::spool::Spool;
-use koala_agent::status::{Destination, DestinationState, Intake, IntakeState, Status};
+use koala_agent::status::{DestinationState, DestinationStatus, IntakeState, IntakeStatus, Status};
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Stdio;
@@ -93,7 +93,7 @@ fn a_spool_that_is_gone_is_told_with_its_mend() {
     published(&setup, |status| {
         let text = format!("{}: create it, or set spool.dir", says[0]);
         status.intake =
-            Intake { state: IntakeState::Blocked, reason: Some(Reason::new(Code::Unreadable, text)) };
+            IntakeStatus { state: IntakeState::Blocked, reason: Some(Reason::new(Code::Unreadable, text)) };
     });
     let running = setup.run(&["status"]).out;
     assert_says(&running, &says);
@@ -101,7 +101,7 @@ fn a_spool_that_is_gone_is_told_with_its_mend() {
     outbox.close();
     published(&setup, |status| {
         status.agent.running = false;
-        status.intake = Intake { state: IntakeState::Open, reason: None };
+        status.intake = IntakeStatus { state: IntakeState::Open, reason: None };
     });
     let status = setup.run(&["status", "--json"]).json();
     assert_eq!(
@@ -119,11 +119,11 @@ fn the_status_of_a_running_agent_says_why_nothing_moves_and_what_to_do() {
     published(&setup, |status| {
         status.spool.rejected_files = 3;
         status.spool.unreadable_files = 1;
-        status.intake = Intake {
+        status.intake = IntakeStatus {
             state: IntakeState::Blocked,
             reason: Some(Reason::new(Code::MaxBytes, "the outbox has reached its limit")),
         };
-        status.destination = Destination {
+        status.destination = DestinationStatus {
             state: DestinationState::Refused,
             since: Timestamp::parse("2026-01-02T03:04:05Z"),
             reason: Some(Reason::new(Code::KeyRefused, "the receiver answered 401: \u{1b}[31mno")),

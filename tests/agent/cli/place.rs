@@ -1,7 +1,7 @@
 //! Usage, configuration, check: whether everything is in its place.
 
 use crate::common::setup::{Setup, assert_says, run_command};
-use koala_agent::receiver::{Options, Receiver};
+use koala_agent::receiver::{Receiver, ReceiverOptions};
 use std::fs;
 use std::process::Command;
 
@@ -14,6 +14,8 @@ fn usage_and_configuration_have_their_exit_codes() {
         (&["send", "--help"], 0),
         (&["completions", "bash"], 0),
         (&["man"], 0),
+        (&["man", "spool"], 0),
+        (&["man", "nonsense"], 64),
         (&[], 64),
         (&["nonsense"], 64),
         (&["list", "--state", "lost"], 64),
@@ -31,7 +33,8 @@ fn usage_and_configuration_have_their_exit_codes() {
     ] {
         assert_eq!(setup.run(arguments).code, code, "{arguments:?}");
     }
-    assert_says(&setup.run(&["man"]).out, &["EXIT STATUS", "FILES", "ENVIRONMENT", ".SS list"]);
+    assert_says(&setup.run(&["man"]).out, &["EXIT STATUS", "FILES", "ENVIRONMENT", ".Ss list"]);
+    assert_says(&setup.run(&["man", "nonsense"]).err, &["agent, toml, spool, guarantees, mappings"]);
     assert!(!setup.run(&["--help"]).out.contains("completions"));
     assert_says(&setup.run(&["list", "--reason", "bored"]).err, &["no_identity"]);
 
@@ -85,7 +88,7 @@ fn a_check_names_what_is_wrong_and_the_mend() {
 #[test]
 fn a_check_asks_the_receiver_about_the_key() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let options = Options { expected_key: Some("pk_good".into()), ..Options::default() };
+    let options = ReceiverOptions { expected_key: Some("pk_good".into()), ..ReceiverOptions::default() };
     let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
     let mut setup = Setup::new();
     setup.set(&format!("koala.endpoint = \"{}\"", receiver.endpoint()));

@@ -49,7 +49,7 @@ pub fn start(scale: &Scale) -> Outcome {
         assert_eq!((status.outbox.delivered, agent.receiver.stats().held as u64), (pending, pending));
         mount.fill();
         agent.drop_events(100, 7);
-        agent.until("it says why", |agent| agent.log().contains("no more files are"));
+        agent.until("it says why", |agent| agent.log().contains("the intake is blocked"));
         stays_calm(&mut agent, Duration::from_secs(2));
         agent.kill();
         agent.start();

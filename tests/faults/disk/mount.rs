@@ -98,7 +98,7 @@ impl Mount {
 
     /// Bytes that are free.
     pub fn free(&self) -> u64 {
-        koala_agent::disk::of(&self.filler()).unwrap().free
+        koala_agent::disk::space_of(&self.filler()).unwrap().free
     }
 }
 

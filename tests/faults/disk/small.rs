@@ -24,7 +24,7 @@ pub fn state(scale: &Scale) -> Outcome {
         stays_calm(&mut agent, Duration::from_secs(3));
         let full = agent.status();
         assert!(is_blocked(&full) && full.spool.waiting_files > 0, "{full:?}");
-        log_says(&agent, "no more files are");
+        log_says(&agent, "the intake is blocked");
         mount.remount("size=20m");
         agent.until_status("it takes more with more room", |s| s.outbox.pending > full.outbox.pending);
         agent.until_status("the intake is blocked again", is_blocked);

@@ -7,7 +7,7 @@ use super::script::Weather;
 use crate::common::ledger::{Dropped, Expected, numbers, numbers_of, rejects_in};
 use koala_agent::outbox::State;
 use koala_agent::reason::Code;
-use koala_agent::receiver::{Held, Request};
+use koala_agent::receiver::{HeldItem, ReceivedRequest};
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -133,7 +133,7 @@ impl Run {
     }
 
     /// By the number of each event that came further than the spool, its one id.
-    fn ids(&self, outbox: &Outbox, accepted: &[Held]) -> Result<BTreeMap<u64, String>, TestCaseError> {
+    fn ids(&self, outbox: &Outbox, accepted: &[HeldItem]) -> Result<BTreeMap<u64, String>, TestCaseError> {
         let ledger = &self.agent.ledger;
         let own = ledger.dropped.iter().filter(|(_, event)| event.expected != Expected::Rejected);
         let mut known: HashMap<String, u64> =
@@ -176,10 +176,10 @@ fn fits(event: &Dropped, row: &Row, held: bool, discarded: bool, refused: impl F
 }
 
 /// The receiver refused it alone, and took another after that.
-fn is_proven(requests: &[Request], id: &str) -> bool {
+fn is_proven(requests: &[ReceivedRequest], id: &str) -> bool {
     let refused = requests
         .iter()
         .position(|request| matches!(request.status, Some(400 | 413)) && request.message_ids.iter().eq([id]));
-    let taken = |request: &Request| request.why.is_none() && !request.message_ids.is_empty();
+    let taken = |request: &ReceivedRequest| request.why.is_none() && !request.message_ids.is_empty();
     refused.is_some_and(|at| requests[at..].iter().any(taken))
 }

@@ -1,7 +1,8 @@
 //! What happens to an agent, drawn at random: a list of steps that says all of it, so that one that fails can be made
 //! shorter and be played again.
 
-use koala_agent::receiver::{Faults, SUSPENDED};
+use koala_agent::reason::SUSPENDED;
+use koala_agent::receiver::Faults;
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -32,10 +32,10 @@ pub fn untrusted(_: &Scale) -> Outcome {
     let mut reasons = BTreeSet::new();
     // The authority of good.pem is not the system's, so it is the unknown one until it is trusted.
     for (certificate, lines, why) in [
-        ("good.pem", "koala.concurrency = 8", "nobody who is trusted"),
+        ("good.pem", "koala.concurrency = 8", "an authority that is not trusted"),
         ("expired.pem", &trusted, "has expired"),
         ("other.pem", &trusted, "for another name"),
-        ("selfsigned.pem", &trusted, "nobody who is trusted"),
+        ("selfsigned.pem", &trusted, "an authority that is not trusted"),
         ("", &trusted, "does not speak TLS"),
     ] {
         let server = match certificate {

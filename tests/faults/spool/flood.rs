@@ -80,6 +80,6 @@ pub fn bad_ones(scale: &Scale) -> Outcome {
     let of_one_name =
         rejected(&agent).iter().filter(|name| name.to_string_lossy().starts_with("day")).count();
     assert_eq!((of_one_name, rejected(&agent).len() as u64), (3, files + 3));
-    assert_eq!(agent.log_lines_with(&[" set aside ("]), files as usize + 3);
+    assert_eq!(agent.log_lines_with(&[" rejected ("]), files as usize + 3);
     agent.balance().note(format!("{calls} system calls in 3 s to keep them")).into()
 }

@@ -5,7 +5,7 @@ use crate::common::agent::TestAgent;
 use crate::runner::{Figures, Outcome, Scale};
 use flate2::{Compression, write::GzEncoder};
 use koala_agent::reason::Code;
-use koala_agent::spool::rejected_beside;
+use koala_agent::spool::RejectedFolder;
 use std::io::Write;
 
 /// What a text must become.
@@ -100,7 +100,7 @@ pub fn texts(_: &Scale) -> Outcome {
             Aside(code, column) => {
                 let end = if *extension == "jsonl" { ".1.jsonl" } else { ".json" };
                 let name = format!("{n}{end}");
-                let why = rejected_beside(&agent.spool()).why(name.as_ref());
+                let why = RejectedFolder::of_spool(&agent.spool()).why(name.as_ref());
                 let why = why.unwrap_or_else(|| panic!("{name} is not set aside"));
                 let start = String::from_utf8_lossy(&text[..text.len().min(200)]).into_owned();
                 assert_eq!((why.code, why.line, why.column), (*code, 1, *column), "{name}: {start}: {why:?}");
@@ -184,7 +184,10 @@ pub fn bombs(_: &Scale) -> Outcome {
         ("twice.json.gz", inner),
     ] {
         let took = memory_for(&mut agent, name, &bomb);
-        assert!(rejected_beside(&agent.spool()).why(name.as_ref()).is_some(), "{name} is not set aside");
+        assert!(
+            RejectedFolder::of_spool(&agent.spool()).why(name.as_ref()).is_some(),
+            "{name} is not set aside"
+        );
         assert!(took <= 2 * LIMIT + BESIDE, "{name} took {} MiB", took >> 20);
         figures =
             figures.note(format!("{name}: {} KiB packed, {} MiB of memory", bomb.len() >> 10, took >> 20));

@@ -1,4 +1,4 @@
-//! JSON text gone through byte by byte, in one pass and without recursion, whatever stands in it.
+//! Scans JSON text byte by byte, in one pass. Nothing recurses, so any nesting depth is safe.
 
 use memchr::memchr2;
 
@@ -24,25 +24,24 @@ pub(super) fn compact_into(out: &mut String, json: &str) {
     out.push_str(&json[from..]);
 }
 
-/// A text without the white space around it, of which there is none, as a rule.
+/// `text` without the white space around it. Usually there is none, and two bytes show it.
 fn trimmed(text: &str) -> &str {
-    let ends = |byte: Option<&u8>| byte.is_some_and(|byte| *byte <= b' ');
-    match ends(text.as_bytes().first()) || ends(text.as_bytes().last()) {
-        true => text.trim_matches(super::WHITE),
+    let is_white = |byte: Option<&u8>| byte.is_some_and(|byte| *byte <= b' ');
+    match is_white(text.as_bytes().first()) || is_white(text.as_bytes().last()) {
+        true => text.trim_matches(super::WHITESPACE),
         false => text,
     }
 }
 
-/// `json` over several lines, for a person; every value in the bytes it came in.
+/// `json` indented over several lines for people; every scalar keeps its bytes.
 pub(crate) fn pretty(json: &str) -> String {
-    const STEP: &str = "  ";
+    const INDENT: &str = "  ";
     let json = compact(json);
     let bytes = json.as_bytes();
     let mut out = String::with_capacity(json.len() * 2);
     let (mut from, mut depth) = (0, 0usize);
     for (at, byte) in outside_strings(&json) {
-        // Whether a line ends before the byte, and after it.
-        let (before, after) = match byte {
+        let (breaks_before, breaks_after) = match byte {
             b'{' | b'[' => {
                 depth += 1;
                 (false, !matches!(bytes.get(at + 1), Some(b'}' | b']')))
@@ -56,14 +55,14 @@ pub(crate) fn pretty(json: &str) -> String {
             _ => continue,
         };
         out.push_str(&json[from..at]);
-        let line = || format!("\n{}", STEP.repeat(depth));
-        if before {
-            out.push_str(&line());
+        let line_break = || format!("\n{}", INDENT.repeat(depth));
+        if breaks_before {
+            out.push_str(&line_break());
         }
         out.push(char::from(byte));
         match byte {
             b':' => out.push(' '),
-            _ if after => out.push_str(&line()),
+            _ if breaks_after => out.push_str(&line_break()),
             _ => {}
         }
         from = at + 1;
@@ -72,10 +71,10 @@ pub(crate) fn pretty(json: &str) -> String {
     out
 }
 
-/// Where the text is nested deeper than `max`, if it is: the place of the bracket that is one too many.
-pub(super) fn deeper_than(max: usize, text: &str) -> Option<usize> {
-    // Few texts have so many brackets at all, those in strings among them.
-    if brackets(text) <= max {
+/// The position of the first bracket that nests the text deeper than `max`, if any does.
+pub(in crate::event) fn deeper_than(max: usize, text: &str) -> Option<usize> {
+    // Few texts have more than `max` brackets at all, so most are not scanned.
+    if opening_brackets(text) <= max {
         return None;
     }
     let mut depth = 0usize;
@@ -92,15 +91,15 @@ pub(super) fn deeper_than(max: usize, text: &str) -> Option<usize> {
     None
 }
 
-/// How many brackets open in the text, also in its strings.
-fn brackets(text: &str) -> usize {
-    // So many bytes as a byte can count, which the compiler takes many at a time; `{` and `[` differ in one bit.
-    let opening = |bytes: &[u8]| bytes.iter().map(|byte| u8::from(byte | 0x20 == b'{')).sum::<u8>();
-    text.as_bytes().chunks(255).map(|bytes| usize::from(opening(bytes))).sum()
+/// The number of opening brackets in the text, those in strings included.
+fn opening_brackets(text: &str) -> usize {
+    // Chunks of 255 keep the sum within a byte, so that the compiler vectorizes it; `{` and `[` differ in one bit.
+    let opening_in = |bytes: &[u8]| bytes.iter().map(|byte| u8::from(byte | 0x20 == b'{')).sum::<u8>();
+    text.as_bytes().chunks(255).map(|bytes| usize::from(opening_in(bytes))).sum()
 }
 
-/// Where the value that `text` begins with ends: before a comma or bracket of what is around it, or with the text.
-pub(super) fn value_end(text: &str) -> usize {
+/// The end of the value that `text` begins with: before a comma or closing bracket around it, or the end of the text.
+pub(in crate::event) fn value_end(text: &str) -> usize {
     let mut depth = 0usize;
     for (at, byte) in outside_strings(text) {
         match byte {
@@ -113,8 +112,7 @@ pub(super) fn value_end(text: &str) -> usize {
     text.len()
 }
 
-/// The members of the object that is `json`, which is known to be one: the name, quotes included, and the value of each
-/// as it is written.
+/// The members of a valid JSON object: each name, with its quotes, and each value as written.
 pub(super) fn members(json: &str) -> impl Iterator<Item = (&str, &str)> {
     let bytes = json.as_bytes();
     let mut next = 1;
@@ -127,10 +125,10 @@ pub(super) fn members(json: &str) -> impl Iterator<Item = (&str, &str)> {
         let value = after_white(bytes, after_white(bytes, key_end) + 1);
         let end = match bytes.get(value)? {
             b'"' => string_end(bytes, value + 1),
-            b'{' | b'[' => value + 1 + closing(json.get(value + 1..)?),
+            b'{' | b'[' => value + 1 + after_closing(json.get(value + 1..)?),
             _ => value + bytes[value..].iter().position(|b| ends_scalar(*b))?,
         };
-        // Behind the comma, if there is one.
+        // Skip the comma, if there is one.
         next = after_white(bytes, end) + 1;
         Some((json.get(key..key_end)?, json.get(value..end)?))
     })
@@ -145,8 +143,8 @@ fn ends_scalar(byte: u8) -> bool {
     matches!(byte, b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t')
 }
 
-/// The place after the bracket that closes what `inside` begins within.
-fn closing(inside: &str) -> usize {
+/// The position after the bracket that closes an array or object whose content begins `inside`.
+fn after_closing(inside: &str) -> usize {
     let mut depth = 1usize;
     for (at, byte) in outside_strings(inside) {
         match byte {
@@ -161,7 +159,7 @@ fn closing(inside: &str) -> usize {
     inside.len()
 }
 
-/// The bytes that stand in no string, opening quotes among them, each with its place.
+/// The bytes outside strings, opening quotes included, each with its position.
 fn outside_strings(text: &str) -> impl Iterator<Item = (usize, u8)> {
     let bytes = text.as_bytes();
     let mut next = 0;
@@ -173,9 +171,9 @@ fn outside_strings(text: &str) -> impl Iterator<Item = (usize, u8)> {
     })
 }
 
-/// The place after the quote that ends the string whose inside begins at `at`; the text's end if none does.
+/// The position after the closing quote of a string whose content begins at `at`; the end of the text if there is none.
 ///
-/// Most strings are names and short values, for which a call of `memchr` takes longer than the search.
+/// The first bytes are searched one by one: for short strings a call of `memchr` takes longer than the search itself.
 fn string_end(bytes: &[u8], mut at: usize) -> usize {
     const SHORT: usize = 16;
     for byte in bytes.get(at..).unwrap_or_default().iter().take(SHORT) {
@@ -200,12 +198,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn white_space_goes_outside_strings_only() {
+    fn white_space_is_removed_outside_strings_only() {
         assert_eq!(compact("{ \"a b\" :\t[ 1 ,\r\n\"\\\" \\\\\" ] }"), r#"{"a b":[1,"\" \\"]}"#);
     }
 
     #[test]
-    fn a_pretty_text_has_the_same_values() {
+    fn indenting_keeps_the_values() {
         let json = r#"{"a":[1.0,{"b":[]},"x,{\"}"],"c":{}}"#;
         let text = pretty(json);
         assert_eq!(compact(&text), json);
@@ -216,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_found_as_they_are_written() {
+    fn members_are_found_as_written() {
         for (object, want) in [
             ("{}", &[][..]),
             ("{ }", &[]),
@@ -232,7 +230,7 @@ mod tests {
         ] {
             assert_eq!(members(object).collect::<Vec<_>>(), want, "{object}");
         }
-        // No object at all: nothing to be relied on, but an end.
+        // On invalid JSON the result is meaningless, but the iterator ends.
         for text in
             ["", "{", "{\"a", "{\"a\"", "{\"a\":", "{\"a\":1", "{\"a\":[", "{\"a\":{\"", "{\"a\",}", "[1]"]
         {
@@ -241,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn brackets_in_strings_are_no_depth() {
+    fn brackets_in_strings_do_not_count_as_depth() {
         assert_eq!(deeper_than(2, r#"{"[[[":["\"[["],"x":[]}"#), None);
         assert_eq!(deeper_than(1, r#"{"[[[":[1]}"#), Some(7));
         assert_eq!(deeper_than(0, "\"["), None);
