@@ -1,17 +1,17 @@
 //! koala-agent(1), koala-agent-guarantees(7), and the README: commands, what they print, backup, space.
 
+use crate::common::setup::Setup;
 use crate::run::{agent, is_installed, receiver, shell, start, stop, until};
 use crate::text::{AGENT, EVENTS, GUARANTEES, README, fenced, literal, section};
-use crate::world::World;
 use std::fs;
 
 #[test]
 fn the_examples_of_the_commands_run() {
     let (_receiver, address) = receiver(&[]);
-    let world = World::new();
-    let _agent = agent(&world, &address, "pk_test");
-    fs::create_dir_all(world.path("home")).unwrap();
-    fs::write(world.path("home/events.jsonl"), EVENTS).unwrap();
+    let mut setup = Setup::new();
+    let _agent = agent(&mut setup, &address, "pk_test");
+    fs::create_dir_all(setup.path("home")).unwrap();
+    fs::write(setup.path("home/events.jsonl"), EVENTS).unwrap();
     for script in literal(&section(AGENT, "EXAMPLES")) {
         let mut script =
             script.replace("koala-agent receiver", "timeout 1 koala-agent receiver --listen 127.0.0.1:0");
@@ -22,10 +22,10 @@ fn the_examples_of_the_commands_run() {
             continue;
         }
         let ended_by_us = if script.contains("timeout") { 124 } else { 0 };
-        let ran = shell(&world, &script, "");
+        let ran = shell(&setup, &script, "");
         assert_eq!(ran.code, ended_by_us, "{script}\n{ran:?}");
     }
-    let checked = shell(&world, "koala-agent check --config-only", "");
+    let checked = shell(&setup, "koala-agent check --config-only", "");
     assert_eq!(checked.code, 0, "{checked:?}");
 }
 
@@ -37,8 +37,8 @@ fn items(title: &str) -> Vec<&'static str> {
 
 #[test]
 fn the_page_names_members_of_the_status_and_columns_of_the_outbox_that_exist() {
-    let world = World::with_events();
-    let status = world.run(&["status", "--json"]).json();
+    let setup = Setup::with_events();
+    let status = setup.run(&["status", "--json"]).json();
     let members = items("STATUS AS JSON");
     assert!(members.len() > 20);
     for member in members {
@@ -48,7 +48,7 @@ fn the_page_names_members_of_the_status_and_columns_of_the_outbox_that_exist() {
 
     assert_eq!(items("THE OUTBOX"), ["outbox_events", "outbox_status"]);
     let lines = section(AGENT, "THE OUTBOX").join("\n");
-    let row = world.run(&["list", "--json", "--limit", "1"]).lines().remove(0);
+    let row = setup.run(&["list", "--json", "--limit", "1"]).lines().remove(0);
     let columns: Vec<&str> = row.as_object().unwrap().keys().map(String::as_str).collect();
     let documented =
         lines.split(".Ic ").filter_map(|text| text.lines().next()).find(|line| line.starts_with("seq"));
@@ -71,28 +71,28 @@ fn a_backup_that_is_made_and_restored_as_the_readme_says_holds_every_event() {
     let on_the_page = literal(&section(GUARANTEES, "EXAMPLES"))[0].replace("\\\n  ", "");
     assert_eq!(on_the_page.trim_end(), lines("sqlite3"));
     let (_receiver, address) = receiver(&["--offline"]);
-    let world = World::new();
-    let running = agent(&world, &address, "pk_test");
+    let mut setup = Setup::new();
+    let running = agent(&mut setup, &address, "pk_test");
     let send = |id: &str| {
         let event =
             format!("{{\"type\":\"identify\",\"messageId\":\"{id}\",\"traits\":{{\"email\":\"a@b.c\"}}}}");
-        assert_eq!(world.run_with(&["send"], &event).code, 0);
-        until(&world, |status| status["spool"]["waiting_files"] == 0 && status["outbox"]["pending"] != 0);
+        assert_eq!(setup.run_with(&["send"], &event).code, 0);
+        until(&setup, |status| status["spool"]["waiting_files"] == 0 && status["outbox"]["pending"] != 0);
     };
     send("before");
-    until(&world, |status| status["outbox"]["pending"] == 1);
-    let backup = shell(&world, &lines("sqlite3"), "");
+    until(&setup, |status| status["outbox"]["pending"] == 1);
+    let backup = shell(&setup, &lines("sqlite3"), "");
     assert_eq!(backup.code, 0, "{backup:?}");
     send("after");
-    until(&world, |status| status["outbox"]["pending"] == 2);
-    stop(&world, running);
+    until(&setup, |status| status["outbox"]["pending"] == 2);
+    stop(&setup, running);
 
-    let restored = shell(&world, &(lines("outbox.db-wal") + "\n" + &lines("install -o")), "");
+    let restored = shell(&setup, &(lines("outbox.db-wal") + "\n" + &lines("install -o")), "");
     assert_eq!(restored.code, 0, "{restored:?}");
-    let _running = start(&world);
-    until(&world, |status| status["outbox"]["pending"] == 1);
-    assert_eq!(world.state_of("before").as_deref(), Some("pending"));
-    assert_eq!(world.state_of("after"), None);
+    let _running = start(&setup);
+    until(&setup, |status| status["outbox"]["pending"] == 1);
+    assert_eq!(setup.state_of("before").as_deref(), Some("pending"));
+    assert_eq!(setup.state_of("after"), None);
 }
 
 /// Compares lines of the README with lines of the program. In the README, a line `…` stands for any number of lines, and
@@ -151,7 +151,7 @@ fn the_readme_shows_what_the_demo_prints() {
     let blocks = fenced(README, "console");
     let commands = console(blocks[0]);
     let [(demo, output)] = commands.as_slice() else { panic!("{commands:?}") };
-    let ran = shell(&World::new(), demo, "");
+    let ran = shell(&Setup::new(), demo, "");
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_prints(output, &ran.out);
 }
@@ -159,14 +159,14 @@ fn the_readme_shows_what_the_demo_prints() {
 #[test]
 fn the_readme_shows_what_the_commands_of_a_day_print() {
     let (_receiver, address) = receiver(&["--key", "pk_other"]);
-    let world = World::new();
-    let _agent = agent(&world, &address, "pk_test");
+    let mut setup = Setup::new();
+    let _agent = agent(&mut setup, &address, "pk_test");
     let events = r#"{"type":"track","event":"Signed Up","messageId":"m-1","properties":{"email":"ana@acme.dev"}}
 {"type":"track","messageId":"m-2","properties":{"email":"ben@globex.dev"}}
 {"type":"track","event":"Order Paid","messageId":"m-3","properties":{"email":"cem@initech.dev"}}
 "#;
-    assert_eq!(world.run_with(&["send"], events).code, 0);
-    until(&world, |status| {
+    assert_eq!(setup.run_with(&["send"], events).code, 0);
+    until(&setup, |status| {
         status["destination"]["state"] == "refused"
             && status["outbox"]["failed"] == 1
             && status["spool"]["waiting_files"] == 0
@@ -174,9 +174,9 @@ fn the_readme_shows_what_the_commands_of_a_day_print() {
     let blocks = fenced(README, "console");
     let commands = console(blocks[1]);
     assert_eq!(commands.len(), 3);
-    let folder = world.path("").display().to_string();
+    let folder = setup.path("").display().to_string();
     for (command, output) in commands {
-        let ran = shell(&world, &command, "");
+        let ran = shell(&setup, &command, "");
         assert_eq!(ran.code, 0, "{ran:?}");
         // The README shows the system's agent; the test's agent needs `--config`.
         let printed = ran
@@ -184,7 +184,7 @@ fn the_readme_shows_what_the_commands_of_a_day_print() {
             .replace(&format!("koala-agent --config {folder}config.toml "), "koala-agent ")
             .replace(&format!("{folder}config.toml"), "/etc/koala-agent/config.toml")
             .replace(&format!("{folder}spool"), "/var/spool/koala-agent")
-            .replace(&format!("{folder}outbox.db"), "/var/lib/koala-agent/outbox.db")
+            .replace(&format!("{folder}state/outbox.db"), "/var/lib/koala-agent/outbox.db")
             .replace(&format!("{folder}key"), "/etc/koala-agent/public-key")
             .replace("restart the agent", "systemctl restart koala-agent");
         assert_prints(&output, &printed);
@@ -197,9 +197,9 @@ fn a_waiting_event_takes_the_space_that_the_readme_says() {
     let figure = README.split("about ").find_map(|text| text.split_once(" bytes of disk")).unwrap().0;
     let figure: u64 = figure.parse().unwrap();
     let (_receiver, address) = receiver(&["--key", "pk_other"]);
-    let world = World::new();
-    let _agent = agent(&world, &address, "pk_test");
-    let empty = world.run(&["status", "--json"]).json()["outbox"]["bytes"].as_u64().unwrap();
+    let mut setup = Setup::new();
+    let _agent = agent(&mut setup, &address, "pk_test");
+    let empty = setup.run(&["status", "--json"]).json()["outbox"]["bytes"].as_u64().unwrap();
     let event = |n: u64| {
         let event = format!(
             "{{\"type\":\"track\",\"event\":\"Report Opened\",\"messageId\":\"00000000-0000-4000-8000-{n:012}\",\
@@ -211,8 +211,8 @@ fn a_waiting_event_takes_the_space_that_the_readme_says() {
     };
     let events: String = (0..COUNT).map(event).collect();
     assert_eq!(events.len() as u64, COUNT * 601);
-    assert_eq!(world.run_with(&["send"], &events).code, 0);
-    let status = until(&world, |status| status["outbox"]["pending"] == COUNT);
+    assert_eq!(setup.run_with(&["send"], &events).code, 0);
+    let status = until(&setup, |status| status["outbox"]["pending"] == COUNT);
     let each = (status["outbox"]["bytes"].as_u64().unwrap() - empty) / COUNT;
     assert!(each.abs_diff(figure) * 10 <= figure, "{each} bytes an event, and the README says {figure}");
 }

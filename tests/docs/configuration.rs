@@ -1,7 +1,7 @@
 //! koala-agent.toml(5): its keys, defaults and examples.
 
+use crate::common::setup::Setup;
 use crate::text::{PACKAGED, TOML, literal, section};
-use crate::world::World;
 use std::collections::BTreeMap;
 use std::fs;
 
@@ -44,15 +44,15 @@ fn the_page_of_the_configuration_has_every_key_with_its_default() {
 
 #[test]
 fn every_default_on_the_page_is_the_default() {
-    let world = World::new();
+    let setup = Setup::new();
     let mut text = String::new();
     for (key, default) in packaged_keys() {
         text += &default.map(|default| format!("{key} = {default}\n")).unwrap_or_default();
     }
-    fs::write(world.path("config.toml"), text).unwrap();
-    let written = world.config();
-    fs::write(world.path("config.toml"), "").unwrap();
-    let defaults = world.config();
+    fs::write(setup.config_file(), text).unwrap();
+    let written = setup.config();
+    fs::write(setup.config_file(), "").unwrap();
+    let defaults = setup.config();
     assert_eq!((written.spool, written.outbox), (defaults.spool, defaults.outbox));
     assert_eq!(written.koala.endpoint, defaults.koala.endpoint);
     assert_eq!(written.koala.concurrency, defaults.koala.concurrency);
@@ -63,12 +63,12 @@ fn every_default_on_the_page_is_the_default() {
 fn the_example_configuration_can_be_written_in_the_environment() {
     let blocks = literal(&section(TOML, "EXAMPLES"));
     let [file, environment] = blocks.as_slice() else { panic!("{blocks:?}") };
-    let world = World::new();
-    fs::write(world.path("config.toml"), file).unwrap();
-    let written = world.config();
-    fs::write(world.path("config.toml"), "").unwrap();
+    let setup = Setup::new();
+    fs::write(setup.config_file(), file).unwrap();
+    let written = setup.config();
+    fs::write(setup.config_file(), "").unwrap();
     let variables = environment.lines().map(|line| line.split_once('=').unwrap());
-    let options = koala_agent::config::ConfigOptions { config: Some(world.path("config.toml")), user: false };
+    let options = koala_agent::config::ConfigOptions { config: Some(setup.config_file()), user: false };
     let set = koala_agent::config::load(&options, &variables.collect()).unwrap();
     assert_eq!((set.warnings, set.outbox), (written.warnings, written.outbox));
     assert_eq!(

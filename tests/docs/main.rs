@@ -16,12 +16,11 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test")]
 
 mod commands;
+#[path = "../common/mod.rs"]
+mod common;
 mod configuration;
 mod mappings;
 mod pages;
 mod run;
 mod spool;
 mod text;
-#[allow(dead_code, reason = "no test needs all of it")]
-#[path = "../cli/world.rs"]
-mod world;

@@ -1,16 +1,16 @@
 //! koala-agent-mappings(7): every trigger, directive and example is run by `map`.
 
+use crate::common::setup::{Setup, assert_says};
 use crate::run::{mapped, mapped_by_file};
 use crate::text::{EVENTS, MAPPINGS, PACKAGED, answered, literal, parsed, section};
-use crate::world::{World, assert_says};
 use serde_json::{Value, json};
 use std::fs;
 
 /// Returns what the program says of a configuration with a mistake in its only mapping.
 fn refusal(mapping: &str) -> String {
-    let world = World::new();
-    fs::write(world.path("config.toml"), format!("[[mapping]]\n{mapping}\n")).unwrap();
-    let ran = world.run(&["map"]);
+    let setup = Setup::new();
+    fs::write(setup.config_file(), format!("[[mapping]]\n{mapping}\n")).unwrap();
+    let ran = setup.run(&["map"]);
     assert_eq!(ran.code, 78, "{ran:?}");
     ran.err
 }

@@ -3,7 +3,7 @@
 //! Examples run as they are written, with `koala-agent` on the path. Only the system's folders are replaced by those of
 //! the test.
 
-use crate::world::{Ran, World, ran};
+use crate::common::setup::{Ran, Setup, run_command};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -42,31 +42,31 @@ pub fn receiver(options: &[&str]) -> (Running, String) {
 }
 
 /// Configures an agent for this address and key, and starts it.
-pub fn agent(world: &World, address: &str, key: &str) -> Running {
-    world.configure(&format!("endpoint = \"{address}\""));
-    fs::write(world.path("key"), key).unwrap();
-    fs::set_permissions(world.path("key"), fs::Permissions::from_mode(0o600)).unwrap();
-    start(world)
+pub fn agent(setup: &mut Setup, address: &str, key: &str) -> Running {
+    setup.set(&format!("koala.endpoint = \"{address}\""));
+    fs::write(setup.path("key"), key).unwrap();
+    fs::set_permissions(setup.path("key"), fs::Permissions::from_mode(0o600)).unwrap();
+    start(setup)
 }
 
-pub fn start(world: &World) -> Running {
-    let running = Running(world.command().arg("run").stderr(Stdio::null()).spawn().unwrap());
-    until(world, |status| status["agent"]["running"] == true);
+pub fn start(setup: &Setup) -> Running {
+    let running = Running(setup.program().arg("run").stderr(Stdio::null()).spawn().unwrap());
+    until(setup, |status| status["agent"]["running"] == true);
     running
 }
 
-pub fn stop(world: &World, mut running: Running) {
+pub fn stop(setup: &Setup, mut running: Running) {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(running.0.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert!(running.0.wait().unwrap().success());
-    until(world, |status| status["agent"]["running"] == false);
+    until(setup, |status| status["agent"]["running"] == false);
 }
 
 /// Waits until the status shows a fact, and returns the status.
-pub fn until(world: &World, fact: impl Fn(&Value) -> bool) -> Value {
+pub fn until(setup: &Setup, fact: impl Fn(&Value) -> bool) -> Value {
     let began = Instant::now();
     loop {
-        let status = world.run(&["status", "--json"]).json();
+        let status = setup.run(&["status", "--json"]).json();
         if fact(&status) {
             return status;
         }
@@ -75,27 +75,27 @@ pub fn until(world: &World, fact: impl Fn(&Value) -> bool) -> Value {
     }
 }
 
-pub fn delivered(world: &World, events: u64) {
-    until(world, |status| status["outbox"]["delivered"] == events);
+pub fn delivered(setup: &Setup, events: u64) {
+    until(setup, |status| status["outbox"]["delivered"] == events);
 }
 
 /// Replaces the system's folders in a text by those of the test.
-pub fn placed(world: &World, text: &str) -> String {
-    text.replace("/var/spool/koala-agent", &world.path("spool").display().to_string())
-        .replace("/var/lib/koala-agent/", &world.path("").display().to_string())
-        .replace("/etc/koala-agent/", &world.path("").display().to_string())
-        .replace("/root/", &world.path("home/").display().to_string())
+pub fn placed(setup: &Setup, text: &str) -> String {
+    text.replace("/var/spool/koala-agent", &setup.spool().display().to_string())
+        .replace("/var/lib/koala-agent/", &setup.path("state/").display().to_string())
+        .replace("/etc/koala-agent/", &setup.path("").display().to_string())
+        .replace("/root/", &setup.path("home/").display().to_string())
         // The user koala-agent need not exist here.
         .replace("-o koala-agent -g koala-agent ", "")
 }
 
 /// Runs a script with bash in an empty folder; a failure anywhere in a pipe fails it.
-pub fn shell(world: &World, script: &str, stdin: &str) -> Ran {
-    command(world, "bash", &["-euo", "pipefail", "-c", &placed(world, script)], stdin)
+pub fn shell(setup: &Setup, script: &str, stdin: &str) -> Ran {
+    command(setup, "bash", &["-euo", "pipefail", "-c", &placed(setup, script)], stdin)
 }
 
-pub fn command(world: &World, program: &str, arguments: &[&str], stdin: &str) -> Ran {
-    let (bin, home) = (world.path("bin"), world.path("home"));
+pub fn command(setup: &Setup, program: &str, arguments: &[&str], stdin: &str) -> Ran {
+    let (bin, home) = (setup.path("bin"), setup.path("home"));
     for folder in [&bin, &home] {
         fs::create_dir_all(folder).unwrap();
     }
@@ -106,8 +106,8 @@ pub fn command(world: &World, program: &str, arguments: &[&str], stdin: &str) ->
     let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
     let mut command = Command::new(program);
     command.args(arguments).current_dir(&home);
-    command.env("PATH", path).env("HOME", &home).env("KOALA_AGENT_CONFIG", world.path("config.toml"));
-    ran(&mut command, stdin)
+    command.env("PATH", path).env("HOME", &home).env("KOALA_AGENT_CONFIG", setup.config_file());
+    run_command(&mut command, stdin)
 }
 
 pub fn is_installed(program: &str) -> bool {
@@ -120,23 +120,23 @@ pub fn is_installed(program: &str) -> bool {
 
 /// Returns what `map` prints for these events under this configuration.
 pub fn mapped(config: &str, events: &str) -> Vec<Value> {
-    let world = World::new();
-    fs::write(world.path("hash-key"), HASH_KEY).unwrap();
-    let key = world.path("hash-key").display().to_string();
-    let config = placed(&world, config);
-    fs::write(world.path("config.toml"), config).unwrap();
-    let ran = ran(world.command().env("KOALA_AGENT_KOALA__HASH_KEY_FILE", key).arg("map"), events);
+    let setup = Setup::new();
+    fs::write(setup.path("hash-key"), HASH_KEY).unwrap();
+    let key = setup.path("hash-key").display().to_string();
+    let config = placed(&setup, config);
+    fs::write(setup.config_file(), config).unwrap();
+    let ran = run_command(setup.program().env("KOALA_AGENT_KOALA__HASH_KEY_FILE", key).arg("map"), events);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     ran.lines()
 }
 
 /// Returns what `map` prints under mappings in Segment's format, which the configuration names as a file.
 pub fn mapped_by_file(config: &str, mappings: &str, events: &str) -> Vec<Value> {
-    let world = World::new();
-    fs::write(world.path("hash-key"), HASH_KEY).unwrap();
-    fs::write(world.path("config.toml"), config).unwrap();
-    fs::write(world.path("mappings.json"), mappings).unwrap();
-    let ran = world.run_with(&["map"], events);
+    let setup = Setup::new();
+    fs::write(setup.path("hash-key"), HASH_KEY).unwrap();
+    fs::write(setup.config_file(), config).unwrap();
+    fs::write(setup.path("mappings.json"), mappings).unwrap();
+    let ran = setup.run_with(&["map"], events);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""));
     ran.lines()
 }

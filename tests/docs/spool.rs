@@ -1,8 +1,8 @@
 //! koala-agent-spool(7), and the README's first events: every producer is run.
 
+use crate::common::setup::{Ran, Setup};
 use crate::run::{agent, command, delivered, is_installed, placed, receiver, shell};
 use crate::text::{README, SPOOL, fenced, literal, section};
-use crate::world::{Ran, World};
 
 /// Returns the code block of a subsection of WRITING A FILE.
 fn producer(title: &str) -> String {
@@ -15,25 +15,25 @@ fn producer(title: &str) -> String {
 #[test]
 fn programs_hand_events_in_as_the_pages_show() {
     let (_receiver, address) = receiver(&[]);
-    let world = World::new();
-    let _agent = agent(&world, &address, "pk_test");
+    let mut setup = Setup::new();
+    let _agent = agent(&mut setup, &address, "pk_test");
     let mut sent = 0;
     let mut check = |ran: Ran| {
         assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
         sent += 1;
-        delivered(&world, sent);
+        delivered(&setup, sent);
     };
     let event = r#"{"type":"track","event":"Signed Up","properties":{"email":"ana@acme.dev"}}"#;
-    check(command(&world, "sh", &["-euc", &placed(&world, &producer("Shell"))], event));
+    check(command(&setup, "sh", &["-euc", &placed(&setup, &producer("Shell"))], event));
     for script in [&producer("Python"), fenced(README, "python")[0]] {
         if is_installed("python3") {
-            check(command(&world, "python3", &["-c", &placed(&world, script)], ""));
+            check(command(&setup, "python3", &["-c", &placed(&setup, script)], ""));
         }
     }
     if is_installed("node") {
-        check(command(&world, "node", &["-e", &placed(&world, &producer("Node.js"))], ""));
+        check(command(&setup, "node", &["-e", &placed(&setup, &producer("Node.js"))], ""));
     }
-    let status = world.run(&["status", "--json"]).json();
+    let status = setup.run(&["status", "--json"]).json();
     for figure in ["waiting_files", "rejected_files", "unreadable_files", "duplicates"] {
         assert_eq!(status["spool"][figure], 0, "{figure}");
     }
@@ -42,11 +42,11 @@ fn programs_hand_events_in_as_the_pages_show() {
 #[test]
 fn the_first_event_of_the_readme_is_delivered() {
     let (_receiver, address) = receiver(&[]);
-    let world = World::new();
-    let _agent = agent(&world, &address, "pk_test");
+    let mut setup = Setup::new();
+    let _agent = agent(&mut setup, &address, "pk_test");
     let scripts = fenced(README, "sh");
     let script = scripts.iter().find(|script| script.contains("send --wait")).unwrap();
-    let ran = shell(&world, script, "");
+    let ran = shell(&setup, script, "");
     assert_eq!(ran.code, 0, "{ran:?}");
-    delivered(&world, 1);
+    delivered(&setup, 1);
 }
