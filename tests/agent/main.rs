@@ -3,12 +3,13 @@
 //!
 //! What it survives is in `tests/faults`; what needs no agent is in `tests/library`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "test code")]
 
 mod cli;
 #[path = "../common/mod.rs"]
 mod common;
 mod delivery;
+mod docs;
 mod erase;
 mod export;
 mod mappings;

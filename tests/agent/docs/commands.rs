@@ -1,8 +1,8 @@
 //! koala-agent(1), koala-agent-guarantees(7), and the README: commands, what they print, backup, space.
 
+use super::run::{agent, is_installed, receiver, shell, start, stop, until};
+use super::text::{AGENT, EVENTS, GUARANTEES, README, fenced, literal, section};
 use crate::common::setup::Setup;
-use crate::run::{agent, is_installed, receiver, shell, start, stop, until};
-use crate::text::{AGENT, EVENTS, GUARANTEES, README, fenced, literal, section};
 use std::fs;
 
 #[test]
