@@ -6,7 +6,7 @@ use crate::reason::Reason;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 
-/// How many items of each kind one request may hold: Koala's own limit, from its documentation of `/batch`.
+/// Koala's limit of `identifies`, and of `events`, in one request, from its documentation of `/batch`.
 pub const MAX_OF_A_KIND: usize = 30;
 
 /// The decision about an event, or about the item that one mapping makes of it.
