@@ -186,7 +186,7 @@ fn the_readme_shows_what_the_commands_of_a_day_print() {
             .replace(&format!("{folder}spool"), "/var/spool/koala-agent")
             .replace(&format!("{folder}state/outbox.db"), "/var/lib/koala-agent/outbox.db")
             .replace(&format!("{folder}key"), "/etc/koala-agent/public-key")
-            .replace("restart the agent", "systemctl restart koala-agent");
+            .replace("then restart the agent", "then run: systemctl restart koala-agent");
         assert_prints(&output, &printed);
     }
 }
