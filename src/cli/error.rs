@@ -98,7 +98,8 @@ pub(super) fn of_outbox(error: &OutboxError) -> ExitCode {
     match error {
         OutboxError::Held { .. } | OutboxError::Full { .. } => ExitCode::TryAgain,
         OutboxError::Missing { .. } => ExitCode::NotFound,
-        OutboxError::NewerSchema { .. }
+        OutboxError::OlderSchema { .. }
+        | OutboxError::NewerSchema { .. }
         | OutboxError::Foreign { .. }
         | OutboxError::NetworkFileSystem { .. } => ExitCode::Configuration,
         OutboxError::OldSqlite { .. } => ExitCode::Unavailable,

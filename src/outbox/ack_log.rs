@@ -186,8 +186,8 @@ impl Store {
                                       received_at, attempts, state, settled_at, code, reason)
                  VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'delivered', ?, '', '')",
             )?;
-            let mut bodies =
-                self.cached("INSERT INTO bodies (seq, state, since, body) VALUES (?, 'delivered', ?, ?)")?;
+            let mut bodies = self
+                .cached("INSERT INTO bodies (seq, state, settled_at, body) VALUES (?, 'delivered', ?, ?)")?;
             let mut rows = pending.query([from])?;
             while let Some(row) = rows.next()? {
                 let seq: i64 = row.get(0)?;

@@ -192,7 +192,7 @@ impl Store {
                 ])?;
                 self.counted.add(state.as_str(), reason.code.as_str(), 1);
                 if self.keeps_body(&settled) {
-                    self.cached("INSERT INTO bodies (seq, state, since, body) VALUES (?, ?, ?, ?)")?
+                    self.cached("INSERT INTO bodies (seq, state, settled_at, body) VALUES (?, ?, ?, ?)")?
                         .execute(params![seq, state.as_str(), now.0, event.body])?;
                 }
             }

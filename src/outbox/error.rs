@@ -19,15 +19,30 @@ pub enum OutboxError {
         /// The database.
         path: PathBuf,
     },
+    /// A version of the agent has written it from before the first release.
+    #[error(
+        "the outbox {path} has schema {found}, and this agent reads {first} and later: drain it with the version that \
+         made it, then move it away"
+    )]
+    OlderSchema {
+        /// The database.
+        path: PathBuf,
+        /// The schema's version in the file.
+        found: i64,
+        /// The oldest version that this agent can read.
+        first: i64,
+    },
     /// A later version of the agent has written it.
-    #[error("the outbox {path} has schema {found}, this agent knows {known}: install the newer agent again")]
+    #[error(
+        "the outbox {path} has schema {found}, and this agent knows {newest}: install the newer agent again"
+    )]
     NewerSchema {
         /// The database.
         path: PathBuf,
         /// The schema's version in the file.
         found: i64,
-        /// The newest that this agent knows.
-        known: i64,
+        /// The newest version that this agent knows.
+        newest: i64,
     },
     /// It is there and is no outbox, and too good to be moved out of the way.
     #[error("{path} is {what}, not an outbox: set outbox.path to another file, or move that one away")]
@@ -169,9 +184,12 @@ impl OutboxError {
         }
     }
 
-    /// Whether the file is somebody else's, a newer agent's or another program's, and is left as it is.
+    /// Whether another version of the agent or another program has written the file, which is then left as it is.
     pub(super) fn is_not_ours(&self) -> bool {
-        matches!(self, OutboxError::NewerSchema { .. } | OutboxError::Foreign { .. })
+        matches!(
+            self,
+            OutboxError::OlderSchema { .. } | OutboxError::NewerSchema { .. } | OutboxError::Foreign { .. }
+        )
     }
 
     /// What is wrong with the files, without their name.

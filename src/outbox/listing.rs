@@ -11,6 +11,10 @@ use serde::Serialize;
 /// Pending rows looked through for older events of a person: a fraction of a second, however many there are.
 const LOOKED_THROUGH: u64 = 100_000;
 
+/// Finds the event of the messageId `?2`, whose short hash is `?1`.
+const SEQ_OF_ID: &str = "SELECT seq FROM recent_ids WHERE id = ?1 UNION ALL SELECT seq FROM ids WHERE id = ?1
+                         UNION ALL SELECT seq FROM unindexed WHERE message_id = ?2 LIMIT 1";
+
 /// Which rows to list. An empty filter means all.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
@@ -178,7 +182,7 @@ impl Reader {
         let read = || {
             let seq: Option<i64> = self
                 .connection()
-                .query_row(self.seq_of, params![short_hash(message_id), message_id], |r| r.get(0))
+                .query_row(SEQ_OF_ID, params![short_hash(message_id), message_id], |r| r.get(0))
                 .optional()?;
             let Some(seq) = seq else { return Ok(None) };
             let row = self
@@ -187,21 +191,18 @@ impl Reader {
                 .optional()?;
             let Some(row) = row else { return Ok(None) };
             let (spooled_at, body) = self.connection().query_row(
-                &format!(
-                    "SELECT spooled_at, body FROM pending WHERE seq = ?1
-                     UNION ALL
-                     SELECT spooled_at, body FROM pending WHERE {}
-                     UNION ALL
-                     SELECT s.spooled_at, b.body FROM settled s LEFT JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?1
-                     LIMIT 1",
-                    self.of_event
-                ),
+                "SELECT spooled_at, body FROM pending WHERE seq = ?1
+                 UNION ALL
+                 SELECT spooled_at, body FROM pending WHERE event_seq = ?1
+                 UNION ALL
+                 SELECT s.spooled_at, b.body FROM settled s LEFT JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?1
+                 LIMIT 1",
                 [seq],
                 |r| Ok((Timestamp(r.get(0)?), r.get(1)?)),
             )?;
             let attempts = self
                 .connection()
-                .prepare("SELECT at, code, text FROM attempts WHERE seq = ? ORDER BY n")?
+                .prepare("SELECT at, code, reason FROM attempts WHERE seq = ? ORDER BY n")?
                 .query_map([seq], |r| {
                     Ok(Attempt { at: Timestamp(r.get(0)?), code: r.get(1)?, text: r.get(2)? })
                 })?
@@ -221,9 +222,11 @@ impl Reader {
             .query_row(
                 &format!(
                     "SELECT count(*) FILTER (WHERE o.ordering_key = p.ordering_key), count(*)
-                       FROM pending p JOIN (SELECT ordering_key FROM pending WHERE seq < ?1 AND {} ORDER BY seq DESC LIMIT {}) o
-                      WHERE p.seq = (SELECT min(seq) FROM pending WHERE seq = ?1 OR {})",
-                    self.waits, LOOKED_THROUGH, self.of_event
+                       FROM pending p
+                       JOIN (SELECT ordering_key FROM pending
+                              WHERE seq < ?1 AND seq NOT IN (SELECT seq FROM acked)
+                              ORDER BY seq DESC LIMIT {LOOKED_THROUGH}) o
+                      WHERE p.seq = (SELECT min(seq) FROM pending WHERE seq = ?1 OR event_seq = ?1)"
                 ),
                 [seq],
                 |r| Ok((r.get::<_, i64>(0)? as u64, (r.get::<_, i64>(1)? as u64) < LOOKED_THROUGH)),

@@ -13,12 +13,6 @@ use std::path::{Path, PathBuf};
 pub struct Reader {
     conn: Connection,
     path: PathBuf,
-    /// The condition on a pending row that it is an item of the event `?1`.
-    pub(super) of_event: &'static str,
-    /// The condition on a pending row that it is not delivered.
-    pub(super) waits: &'static str,
-    /// Where the event of the messageId `?2` is found, whose id is `?1`.
-    pub(super) seq_of: &'static str,
 }
 
 /// The counters, and the oldest event that waits.
@@ -99,14 +93,8 @@ impl Reader {
         }
         .map_err(sql)?;
         conn.busy_timeout(BUSY_TIMEOUT).map_err(sql)?;
-        let version = schema::version_of(&conn, path)?;
-        Ok(Reader {
-            conn,
-            path: path.to_owned(),
-            of_event: schema::of_event(version),
-            waits: schema::waits(version),
-            seq_of: schema::seq_of(version),
-        })
+        schema::check(&conn, path)?;
+        Ok(Reader { conn, path: path.to_owned() })
     }
 
     pub(super) fn connection(&self) -> &Connection {

@@ -107,7 +107,7 @@ impl Store {
         let old: Vec<(i64, Option<String>)> = self
             .cached(
                 "SELECT b.seq, s.person FROM bodies b JOIN settled s ON s.seq = b.seq
-                  WHERE b.state = ? AND b.since / 60000 < ? / 60000 ORDER BY b.since / 60000 LIMIT ?",
+                  WHERE b.state = ? AND b.settled_at / 60000 < ? / 60000 ORDER BY b.settled_at / 60000 LIMIT ?",
             )?
             .query_map(params![state.as_str(), now.minus(age).0, limit as i64], |r| {
                 Ok((r.get(0)?, r.get(1)?))

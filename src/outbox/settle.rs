@@ -115,7 +115,7 @@ impl Store {
             ])?;
             if keeps_body {
                 self.cached(
-                    "INSERT INTO bodies (seq, state, since, body)
+                    "INSERT INTO bodies (seq, state, settled_at, body)
                      SELECT coalesce(event_seq, seq), ?2, ?3, body FROM pending WHERE seq = ?1",
                 )?
                 .execute(params![seq, state.as_str(), now.0])?;
@@ -141,7 +141,7 @@ impl Store {
                 .optional()?;
             let Some(seq) = event else { continue };
             self.cached(
-                "INSERT INTO attempts (seq, n, at, code, text)
+                "INSERT INTO attempts (seq, n, at, code, reason)
                  SELECT ?1, coalesce((SELECT max(n) FROM attempts WHERE seq = ?1), 0) + 1, ?2, ?3, ?4",
             )?
             .execute(params![seq, now.0, reason.code.as_str(), reason.text])?;

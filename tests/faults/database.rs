@@ -28,12 +28,7 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "11", title: "the database gone, while idle", alone: false, play: removal::idle },
     Fault { name: "11-load", title: "the same under load", alone: false, play: removal::under_load },
     Fault { name: "12", title: "a newer schema", alone: false, play: version::newer },
-    Fault {
-        name: "12-older",
-        title: "SIGKILL while an older schema is migrated",
-        alone: false,
-        play: version::older,
-    },
+    Fault { name: "12-older", title: "an older schema", alone: false, play: version::older },
     Fault { name: "12-kill", title: "SIGKILL while the schema is made", alone: false, play: version::kills },
     Fault { name: "13", title: "a reader that holds a snapshot", alone: false, play: sharing::snapshot },
     Fault { name: "14", title: "a second agent on the same outbox", alone: true, play: sharing::second },

@@ -27,8 +27,6 @@ mod hours;
 #[path = "../common/kills.rs"]
 mod kills;
 mod log;
-#[path = "../common/older.rs"]
-mod older;
 mod place;
 mod power;
 mod receiver;

@@ -37,9 +37,6 @@ impl fmt::Display for Copied {
     }
 }
 
-/// The columns of `pending`.
-const PENDING_COLUMNS: usize = 14;
-
 /// A table of the outbox, known by the shape of its rows.
 enum Table {
     Pending,
@@ -56,10 +53,7 @@ impl Table {
     fn of(row: &StoredRow) -> Option<Table> {
         use Value::{Integer, Null, Text};
         match (row.rowid, row.columns.as_slice()) {
-            // Twelve where an agent of an older schema has written it.
-            (Some(_), columns @ [Null, ..]) if matches!(columns.len(), 12 | PENDING_COLUMNS) => {
-                Some(Table::Pending)
-            }
+            (Some(_), columns @ [Null, ..]) if columns.len() == 14 => Some(Table::Pending),
             (Some(_), columns @ [Null, ..]) if columns.len() == 15 => Some(Table::Settled),
             (Some(_), [Null, Text(_), Integer(_), Text(_)]) => Some(Table::Bodies),
             (Some(_), [Null, Integer(_), Text(seqs)]) if serde_json::from_str::<Vec<i64>>(seqs).is_ok() => {
@@ -100,13 +94,7 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
         Some(Table::Pending) | None => Ok(()),
     })?;
     pages.rows(|row| match Table::of(&row) {
-        Some(Table::Pending) => {
-            let mut row = row;
-            if row.columns.len() < PENDING_COLUMNS {
-                row.columns.extend([Value::Text(String::new()), Value::Null]);
-            }
-            put(store, "pending", &row)
-        }
+        Some(Table::Pending) => put(store, "pending", &row),
         _ => Ok(()),
     })?;
     store.conn.execute_batch(

@@ -194,7 +194,7 @@ fn refuse_others(path: &Path) -> Result<(), OutboxError> {
     }
     let number = |at| i64::from(u32_at(&header, at).unwrap_or(0));
     // Places from the file format: user_version and application_id.
-    schema::check_owner(path, number(68), number(60))
+    schema::check_header(path, number(68), number(60))
 }
 
 fn read_note(path: &Path) -> Result<Option<Note>, OutboxError> {

@@ -1,17 +1,26 @@
-//! Line 12: a schema that this agent does not know, and one that is half made.
+//! Line 12: a schema that this agent does not read, and one that is half made.
 
-use super::super::older::make_older;
 use super::super::place::Place;
 use super::super::stage::{Figures, Played, Scale};
-use super::{RUNS, can_trace, contents, kill_at, new_place, said};
+use super::{can_trace, contents, kill_at, new_place, said};
 use koala_agent::receiver::Faults;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::fs;
 
-/// A later agent has written the database, and was stopped or killed. Every command but `run` and the changing ones
-/// may read it, and none may touch it.
+/// A later agent has written the database, and was stopped or killed.
 pub fn newer(_: &Scale) -> Played {
+    refused(99, "install the newer agent again")
+}
+
+/// An agent from before the first release has written the database, and was stopped or killed.
+pub fn older(_: &Scale) -> Played {
+    refused(5, "drain it with the version that made it")
+}
+
+/// The agent does not start on a database of that version, and says why and what to do. A command answers only what it
+/// can without the database, and nothing changes a byte of it.
+fn refused(other: i64, fix: &str) -> Played {
     let mut figures = Figures::default();
     for killed in [false, true] {
         let mut place = new_place(Faults::default());
@@ -20,14 +29,15 @@ pub fn newer(_: &Scale) -> Played {
         place.until_delivered();
         place.daemon.stop();
         let state = place.daemon.path("state");
-        let known = version(&place.daemon.database());
-        write_version(&place, 99, killed);
+        let own = version(&place.daemon.database());
+        write_version(&place, other, killed);
         if killed {
             assert!(fs::metadata(state.join("outbox.db-wal")).unwrap().len() > 0, "no commits in the log");
         }
         let before = contents(&state);
         place.drop_events(5, 5);
         let requests = place.receiver.stats().requests;
+        let schema = format!("schema {other}");
         for _ in 0..2 {
             place.daemon.start();
             assert_eq!(place.daemon.wait().code(), Some(78), "{}", place.daemon.log());
@@ -42,57 +52,20 @@ pub fn newer(_: &Scale) -> Played {
                 let output = place.daemon.command(arguments[0]).args(&arguments[1..]).output().unwrap();
                 let said = said(&output);
                 assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
-                assert!(code == 0 || said.contains("schema 99"), "{arguments:?}: {said}");
+                assert!(code == 0 || said.contains(&schema), "{arguments:?}: {said}");
+                assert!(code == 0 || said.contains(fix), "{arguments:?}: {said}");
             }
-            assert!(before == contents(&state), "the database of a newer agent was changed");
+            assert!(before == contents(&state), "a database of {schema} was changed");
         }
-        assert!(place.daemon.log().contains("schema 99"), "{}", place.daemon.log());
+        let log = place.daemon.log();
+        let path = place.daemon.outbox();
+        let names = [schema.as_str(), fix, path.to_str().unwrap()];
+        assert!(names.iter().all(|name| log.contains(name)), "{log}");
         assert_eq!(place.receiver.stats().requests, requests, "something was sent");
-        write_version(&place, known, false);
+        write_version(&place, own, false);
         place.daemon.start();
         figures.add(place.end());
     }
-    figures.into()
-}
-
-/// SIGKILL at the Nth call while an older schema is brought up to date: it is the old one or the new one, and what is
-/// in it is delivered.
-pub fn older(scale: &Scale) -> Played {
-    if let Err(why) = can_trace() {
-        return Played::Skipped(why);
-    }
-    let mut figures = Figures::default();
-    for (call, step) in [("pwrite64", 4), ("fsync", 2), ("fdatasync", 2)] {
-        for n in (1..).step_by(scale.of(step, 1)) {
-            let mut place = new_place(Faults { offline: true, ..Faults::default() });
-            place.drop_events(20, 5);
-            place.daemon.start();
-            place.until_status("all is stored", |status| status.outbox.pending == 20);
-            place.daemon.stop();
-            let known = make_older(&place.daemon.outbox(), 1);
-            let before = place.daemon.log().len();
-            let killed = kill_at(&mut place, call, n);
-            if killed && place.daemon.log()[before..].contains(RUNS) {
-                // It ran already: what is killed now is no migration any more.
-                break;
-            }
-            let found = version(&place.daemon.database());
-            assert!(found == 1 || found == known, "{found} is neither old nor new, killed at {call} {n}");
-            place.receiver.set_faults(Faults::default());
-            if !place.daemon.runs() {
-                place.daemon.start();
-            }
-            figures.add(place.end());
-            assert_eq!(
-                (soundness(&place.daemon.database()), version(&place.daemon.database())),
-                ("ok".into(), known)
-            );
-            if !killed {
-                break;
-            }
-        }
-    }
-    assert!(figures.rounds > 3, "nothing was killed");
     figures.into()
 }
 
