@@ -58,7 +58,7 @@ fn command(world: &World, arguments: &[&str]) -> Output {
 
 /// The state of an event, and the reason in words.
 fn state(world: &World, id: &str) -> (String, String) {
-    let shown = Reader::open(&world.outbox()).unwrap().show(id).unwrap();
+    let shown = Reader::open(&world.outbox()).unwrap().events().show(id).unwrap();
     shown.map(|detail| (detail.row.state, detail.row.reason.unwrap_or_default())).unwrap_or_default()
 }
 

@@ -5,7 +5,7 @@
 #[path = "cli/world.rs"]
 mod world;
 
-use koala_agent::outbox::{Filter, Outbox, QueueReader, Settled, Settlement, State};
+use koala_agent::outbox::{EventFilter, Outbox, QueueReader, Settled, Settlement, State};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use world::{World, event};
@@ -26,7 +26,7 @@ fn what_is_known_already_is_not_counted_as_taken() {
 #[test]
 fn a_person_is_a_hash_once_the_body_is_gone_and_not_before() {
     let world = World::with_events();
-    let person = |id| world.reader().show(id).unwrap().unwrap().row.person.unwrap();
+    let person = |id| world.reader().events().show(id).unwrap().unwrap().row.person.unwrap();
     assert!(["delivered", "discarded"].map(person).iter().all(|person| person.starts_with("hash:")));
     assert_eq!(["waiting", "refused"].map(person), ["ana@acme.dev", "bob@acme.dev"]);
 }
@@ -49,7 +49,7 @@ fn what_the_producer_kept_from_koala_is_erased_at_once_and_any_other_skipped_bod
         vec![event("off", off, "a.json"), event("nobody", r#"{"type":"track","event":"E"}"#, "a.json")];
     outbox.writer.append(events, vec![]).block().unwrap();
     outbox.close();
-    let body = |id| world.reader().show(id).unwrap().unwrap().body;
+    let body = |id| world.reader().events().show(id).unwrap().unwrap().body;
     assert_eq!((body("off"), body("nobody").is_some()), (None, true));
 }
 
@@ -58,7 +58,7 @@ fn four(world: &World) -> (Outbox, [i64; 4]) {
     let ids = ["a", "b", "c", "d"];
     let events = ids.map(|id| event(id, r#"{"type":"track","event":"E","email":"ana@acme.dev"}"#, "a.json"));
     outbox.writer.append(events.to_vec(), vec![]).block().unwrap();
-    let seqs = ids.map(|id| world.reader().show(id).unwrap().unwrap().row.seq);
+    let seqs = ids.map(|id| world.reader().events().show(id).unwrap().unwrap().row.seq);
     (outbox, seqs)
 }
 
@@ -91,7 +91,7 @@ fn what_may_wait_for_company_is_settled_all_the_same() {
 }
 
 fn states(world: &World) -> String {
-    let mut rows = world.reader().list(&Filter::default(), 10).unwrap().rows;
+    let mut rows = world.reader().events().list(&EventFilter::default(), 10).unwrap().rows;
     rows.sort_by(|a, b| a.message_id.cmp(&b.message_id));
     rows.iter()
         .map(|row| format!("{}:{} ", row.message_id, &row.state[..1]))
@@ -115,7 +115,7 @@ fn what_is_delivered_while_older_events_wait_is_delivered_for_everybody_at_once(
     let world = World::new();
     let (outbox, [a, b, _, d]) = four(&world);
     deliver(&outbox, &[d, b]);
-    let delivered = world.reader().show("b").unwrap().unwrap().row;
+    let delivered = world.reader().events().show("b").unwrap().unwrap().row;
     assert_eq!((delivered.state.as_str(), delivered.attempts), ("delivered", 1));
     assert!(delivered.settled_at.is_some());
     assert_eq!((states(&world).as_str(), counted(&world)), ("a:p b:d c:p d:d", (2, 2)));
@@ -192,7 +192,7 @@ fn many_requests_are_gathered_from_one_view_of_the_outbox() {
     let add = |id| {
         let body = r#"{"type":"track","event":"E","email":"ana@acme.dev"}"#;
         outbox.writer.append(vec![event(id, body, "b.json")], vec![]).block().unwrap();
-        world.reader().show(id).unwrap().unwrap().row.seq
+        world.reader().events().show(id).unwrap().unwrap().row.seq
     };
     assert!(gone(&[a, d], 0, false).is_empty());
     let e = add("e");

@@ -2,7 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::event::Flaw;
-use crate::outbox::{NewEvent, Progress, Reused};
+use crate::outbox::{FileProgress, NewEvent, ReusedId};
 use crate::reason::Code;
 use crate::spool::{Entry, Format, RejectedFolder, Spool, SpoolError, shown};
 use std::collections::HashSet;
@@ -25,12 +25,12 @@ pub struct SourceFile {
     /// Its name, for people.
     pub name: Arc<str>,
     /// How far it is taken once the append batch is stored.
-    pub progress: Progress,
+    pub progress: FileProgress,
 }
 
 impl SourceFile {
     /// That file, taken so far.
-    pub fn new(entry: Entry, progress: Progress) -> SourceFile {
+    pub fn new(entry: Entry, progress: FileProgress) -> SourceFile {
         let name = Arc::from(entry.name.to_string_lossy());
         SourceFile { entry, name, progress }
     }
@@ -85,7 +85,7 @@ impl AppendBatch {
     }
 
     /// How far the files are taken once it is stored.
-    pub fn progress(&self) -> Vec<Progress> {
+    pub fn progress(&self) -> Vec<FileProgress> {
         self.sources.iter().map(|source| source.progress.clone()).collect()
     }
 
@@ -96,13 +96,13 @@ impl AppendBatch {
     /// The system's.
     pub fn reject_reused(
         &mut self,
-        reused: &[Reused],
+        reused: &[ReusedId],
         spool: &Spool,
         rejected_folder: &RejectedFolder,
         now: Timestamp,
     ) -> Result<Vec<Entry>, SpoolError> {
         let mut whole_files = HashSet::new();
-        for Reused { index, first_at, first_file } in reused {
+        for ReusedId { index, first_at, first_file } in reused {
             let (event, source) = (&self.events[*index], &self.sources[self.from[*index]]);
             let line_of_file = if matches!(source.entry.format(), Some((Format::Lines, _))) {
                 event.place as usize

@@ -272,19 +272,20 @@ mod tests {
     #[tokio::test]
     async fn what_is_asked_for_after_a_commit_is_made_of_it_here_and_on_the_thread() {
         let dir = tempfile::tempdir().unwrap();
-        let settings = fixture::settings(dir.path());
+        let settings = fixture::config(dir.path());
         let (clock, heartbeat) = (Clock::system(), Heartbeat::default());
         let outbox = Outbox::open(&settings, clock.clone()).unwrap();
-        let queue =
-            || QueueReader::new(Reader::beside(&settings.path).unwrap(), outbox.writer.stats()).unwrap();
+        let queue = || {
+            QueueReader::new(Reader::open_in_process(&settings.path).unwrap(), outbox.writer.stats()).unwrap()
+        };
         let mut batcher = Batcher::start([queue(), queue()], clock, heartbeat.clone()).unwrap();
         let mappings = Arc::new(Mappings::presets());
 
         for round in 0..40 {
             let events: Vec<NewEvent> = (0..3).map(|n| event(format!("{round}-{n}"))).collect();
             let stored = outbox.writer.append(events, vec![]).wait().await.unwrap();
-            let Appended::Stored { waiting, .. } = stored else { panic!("{stored:?}") };
-            let seqs: Vec<i64> = waiting.items.iter().map(|(seq, _)| *seq).collect();
+            let Appended::Stored { enqueued, .. } = stored else { panic!("{stored:?}") };
+            let seqs: Vec<i64> = enqueued.items.iter().map(|(seq, _)| *seq).collect();
             batcher.refresh().unwrap();
             for some in [&seqs[..1], &seqs[..INLINE_EVENTS], &seqs] {
                 let job = BatchJob {

@@ -17,7 +17,7 @@ use super::{Fatal, Heartbeat};
 use crate::clock::{Clock, Mono};
 use crate::config;
 use crate::disk;
-use crate::outbox::{Answer, Appended, OutboxError, OutboxStats, Progress, Waiting, Writer};
+use crate::outbox::{Appended, Enqueued, FileProgress, OutboxError, OutboxStats, PendingCommit, Writer};
 use crate::reason::{Code, Reason};
 use crate::spool::{Entry, FileIdentity, FileKey, RejectedFolder, Spool, SpoolError, Watcher, shown};
 use std::collections::{HashMap, HashSet};
@@ -77,7 +77,7 @@ pub struct IntakeParts {
     /// The outbox.
     pub writer: Writer,
     /// How far files had been taken at the last stop.
-    pub progress: Vec<Progress>,
+    pub progress: Vec<FileProgress>,
     /// The time.
     pub clock: Clock,
     /// Wakes the loop; it looks at everything whatever the reason.
@@ -85,7 +85,7 @@ pub struct IntakeParts {
     /// Set before the last wake.
     pub stop: Arc<AtomicBool>,
     /// Called after every commit that stored events, in their order, with what of them waits.
-    pub stored: Box<dyn Fn(Waiting) + Send>,
+    pub stored: Box<dyn Fn(Enqueued) + Send>,
     /// Where the loop says what it sees.
     pub snapshot: Arc<Mutex<SpoolSnapshot>>,
     /// Its sign of life.
@@ -100,11 +100,11 @@ pub struct Intake {
     pub(super) stats: Arc<OutboxStats>,
     pub(super) remover: Remover,
     pub(super) batch: AppendBatch,
-    in_commit: Option<(AppendBatch, Answer<Appended>)>,
+    in_commit: Option<(AppendBatch, PendingCommit<Appended>)>,
     /// Something was set aside that must be durable before the next append batch is.
     pub(super) reject_pending_sync: bool,
     /// How far files are taken that are still in the folder, or set aside.
-    pub(super) ingested: HashMap<FileKey, Progress>,
+    pub(super) ingested: HashMap<FileKey, FileProgress>,
     /// Files that are taken and on their way out, by name: as they were read.
     pub(super) removing: HashMap<OsString, (FileIdentity, u64)>,
     /// Documents that ended too early: as they were, and since when.
@@ -336,7 +336,7 @@ impl Intake {
     pub(super) fn finish_commit(&mut self) -> Result<(), Stop> {
         while let Some((mut batch, answer)) = self.in_commit.take() {
             match answer.block() {
-                Ok(Appended::Stored { waiting, .. }) => self.stored(batch, waiting),
+                Ok(Appended::Stored { enqueued, .. }) => self.stored(batch, enqueued),
                 Ok(Appended::Reused(reused)) => {
                     let now = self.parts.clock.now();
                     for entry in
@@ -359,9 +359,9 @@ impl Intake {
     }
 
     /// The append batch's events are on the disk: its files may go.
-    fn stored(&mut self, batch: AppendBatch, waiting: Waiting) {
+    fn stored(&mut self, batch: AppendBatch, enqueued: Enqueued) {
         if !batch.events.is_empty() {
-            (self.parts.stored)(waiting);
+            (self.parts.stored)(enqueued);
         }
         let mut whole = Vec::new();
         for SourceFile { entry, progress, .. } in batch.sources {
@@ -378,14 +378,14 @@ impl Intake {
     fn drop_batches(&mut self) {
         self.batch = AppendBatch::default();
         if let Some((batch, answer)) = self.in_commit.take()
-            && let Ok(Appended::Stored { waiting, .. }) = answer.block()
+            && let Ok(Appended::Stored { enqueued, .. }) = answer.block()
         {
-            self.stored(batch, waiting);
+            self.stored(batch, enqueued);
         }
     }
 
     /// Whether the file of that entry has been taken before, and how far.
-    pub(super) fn progress_of(&self, entry: &Entry) -> Option<&Progress> {
+    pub(super) fn progress_of(&self, entry: &Entry) -> Option<&FileProgress> {
         self.ingested.get(&entry.identity.key())
     }
 

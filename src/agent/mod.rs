@@ -127,7 +127,7 @@ impl Agent {
     pub async fn start(config: Config, clock: Clock) -> Result<Agent, StartError> {
         let outbox = Outbox::open(&config.outbox, clock.clone())?;
         let spool = Spool::open(&config.spool.dir)?;
-        let reader = || Reader::beside(&config.outbox.path);
+        let reader = || Reader::open_in_process(&config.outbox.path);
         let client = Client::new(&config.koala, clock.clone())?;
         let (signals, inbox) = mpsc::unbounded_channel();
         let (wake, wakes) = sync_channel(1);
@@ -328,7 +328,7 @@ impl Agent {
         // It asks the batcher.
         sender.1.ping();
         self.look();
-        self.outbox.writer.look();
+        self.outbox.writer.check_for_commits();
         all
     }
 

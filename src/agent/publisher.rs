@@ -84,7 +84,7 @@ impl Publisher {
             let found = self.reader.lock().unwrap_or_else(PoisonError::into_inner).data_version().ok();
             if found != version {
                 // It may be a command's commit: the writer knows its own.
-                self.writer.look();
+                self.writer.check_for_commits();
                 version = found;
             }
             let looked = self.look(&mut summary, &mut published);
@@ -170,8 +170,8 @@ impl Publisher {
                 bytes: self.stats.bytes(),
                 max_bytes: config.outbox.max_bytes,
                 disk_free: disk::of(&config.outbox.path).map_or(0, |disk| disk.free),
-                log_bytes: self.stats.log(),
-                log_held_by: self.stats.log_held_by(),
+                log_bytes: self.stats.wal_bytes(),
+                log_held_by: self.stats.wal_held_by(),
                 incident,
             },
             reasons: counts

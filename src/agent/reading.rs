@@ -7,7 +7,7 @@ use super::readiness::age;
 use crate::clock::Timestamp;
 use crate::config::Bytes;
 use crate::event::{Event, Flaw, MessageId, merge_envelope};
-use crate::outbox::{NewEvent, Progress};
+use crate::outbox::{FileProgress, NewEvent};
 use crate::reason::Code;
 use crate::spool::{Document, Entry, Form, Format, Line, Lines, Places, Unopened, split, text_of, unpacked};
 use std::fs::File;
@@ -52,7 +52,7 @@ impl Intake {
             return Ok(None);
         }
         let mut progress =
-            before.unwrap_or_else(|| Progress::none(entry.name.as_bytes(), entry.identity, read));
+            before.unwrap_or_else(|| FileProgress::none(entry.name.as_bytes(), entry.identity, read));
         if format == Format::Document && progress.read != read {
             // Written to since: what it holds now is told from what was taken by the events' ids.
             (progress.position, progress.place) = (0, 0);
@@ -74,7 +74,7 @@ impl Intake {
         }
         let Ok(file) = self.parts.spool.open_file(entry) else { return Ok(false) };
         let read = (entry.size, entry.identity.modified);
-        let progress = Progress::none(entry.name.as_bytes(), entry.identity, read);
+        let progress = FileProgress::none(entry.name.as_bytes(), entry.identity, read);
         if format == Format::Lines {
             let rest = self.ingest_lines(file, gz, entry.clone(), progress, false)?;
             return Ok(rest.is_none());
@@ -94,7 +94,7 @@ impl Intake {
         file: File,
         gz: bool,
         entry: Entry,
-        progress: Progress,
+        progress: FileProgress,
     ) -> Result<Option<Duration>, Stop> {
         let limit = self.config.spool.max_file_bytes;
         let too_large = !gz && entry.size > limit;
@@ -165,7 +165,7 @@ impl Intake {
         file: File,
         gz: bool,
         entry: Entry,
-        progress: Progress,
+        progress: FileProgress,
         is_finished: bool,
     ) -> Result<Option<Duration>, Stop> {
         let settle = Ok(Some(self.config.spool.settle));

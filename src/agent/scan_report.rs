@@ -59,7 +59,7 @@ impl Intake {
             return Some(Reason::new(Code::MaxBytes, text));
         }
         let disk::Disk { free, total } = disk::of(&outbox.path)?;
-        let kept = outbox.min_free.bytes(total).saturating_add(self.stats.reserve());
+        let kept = outbox.min_free.bytes(total).saturating_add(self.stats.missing_reserve());
         self.room = usize::try_from(free.saturating_sub(kept) / ROOM_OF_A_BYTE).unwrap_or(usize::MAX);
         if self.blocked.as_ref().is_some_and(|reason| reason.code == Code::DiskFull) {
             // It did not fit after all.

@@ -17,7 +17,7 @@ use crate::config::{Concurrency, Config};
 use crate::item::OrderingKey;
 use crate::koala::{Client, Verdict};
 use crate::mapping::Mappings;
-use crate::outbox::{OutboxError, Settled, Settlement, Waiting, Writer};
+use crate::outbox::{Enqueued, OutboxError, Settled, Settlement, Writer};
 use crate::reason::{Code, Reason};
 use crate::status::{self, DestinationState};
 use std::collections::BTreeSet;
@@ -38,7 +38,7 @@ const OUTBOX_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum SenderCommand {
     /// Events were stored.
-    Stored(Waiting),
+    Stored(Enqueued),
     /// Ask the receiver at once, and look at the whole outbox again: something was put back.
     RetryNow,
     /// Another client, for a changed key, address or trust; `None`: there is no key.
@@ -168,9 +168,9 @@ impl Sender {
                 }
                 Some(committed) = self.commits.join_next() => self.committed(committed)?,
                 signal = signals.recv() => match signal {
-                    Some(SenderCommand::Stored(waiting)) => {
+                    Some(SenderCommand::Stored(enqueued)) => {
                         self.batcher.refresh().map_err(fatal)?;
-                        self.stored(waiting);
+                        self.stored(enqueued);
                     }
                     Some(SenderCommand::RetryNow) => self.retry_now()?,
                     Some(SenderCommand::Client { client, endpoint, concurrency }) => {
@@ -212,12 +212,12 @@ impl Sender {
     }
 
     /// What was stored right behind what is known is known with that; anything else is looked for.
-    fn stored(&mut self, waiting: Waiting) {
-        let is_next = self.stored.replace(waiting.to).is_none_or(|to| to == waiting.from);
+    fn stored(&mut self, enqueued: Enqueued) {
+        let is_next = self.stored.replace(enqueued.to).is_none_or(|to| to == enqueued.from);
         if !is_next || !self.scheduler.knows_all() {
             return self.scheduler.exhausted(false);
         }
-        for (seq, key) in waiting.items {
+        for (seq, key) in enqueued.items {
             // A search may have found it before this was told.
             if seq > self.searched {
                 self.searched = seq;

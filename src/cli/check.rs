@@ -13,7 +13,7 @@ use crate::disk;
 use crate::event::Event;
 use crate::koala::{Client, Verdict};
 use crate::mapping::names_the_browsers;
-use crate::outbox::{Filter, OutboxError, Reader, holder};
+use crate::outbox::{EventFilter, OutboxError, Reader, holder};
 use crate::reason::Reason;
 use crate::spool::REJECTED;
 use clap::Args;
@@ -162,7 +162,7 @@ fn check_mappings(config: &Config, report: &mut Report) {
 
 /// Events whose integrations turn off another destination than their author may think.
 fn check_integrations(reader: &Reader, report: &mut Report) -> Result<(), OutboxError> {
-    let bodies = reader.newest_pending(LOOKED_THROUGH)?;
+    let bodies = reader.events().newest_pending(LOOKED_THROUGH)?;
     let odd = |body: &&String| Event::parse(body).is_ok_and(|event| names_the_browsers(&event));
     let n = bodies.iter().filter(odd).count();
     if n > 0 {
@@ -243,7 +243,7 @@ fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
     if let Err(error) = check_integrations(&reader, report) {
         report.fail("outbox", error.to_string(), "");
     }
-    match reader.bytes().and_then(|bytes| Ok((bytes, reader.list(&Filter::default(), 1)?))) {
+    match reader.bytes().and_then(|bytes| Ok((bytes, reader.events().list(&EventFilter::default(), 1)?))) {
         Ok((bytes, _)) if bytes >= config.outbox.max_bytes => report.fail(
             "outbox",
             format!("{shown} has {} of {}", Bytes(bytes), Bytes(config.outbox.max_bytes)),

@@ -112,7 +112,7 @@ pub fn run(context: &Context, args: &EraseArgs) -> Result<ExitCode, CliError> {
     let in_files = waiting(&config, &subject)?;
     await_gone(&in_files);
     let still = waiting(&config, &subject)?;
-    let events = admin.reader().of_subject(&subject)?;
+    let events = EventReference::find_all(admin.reader(), &subject)?;
     admin.erase(&subject, &events)?;
     let mut receipt = Receipt {
         person: subject.to_string(),

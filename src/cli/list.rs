@@ -5,7 +5,7 @@ use super::when::When;
 use super::{CliError, Context, ExitCode};
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::outbox::{Filter, Listed, Reader, State};
+use crate::outbox::{EventFilter, EventReference, Listed, Reader, State};
 use crate::reason::Code;
 use crate::spool::{Rejected, rejected_beside};
 use crate::subject::Subject;
@@ -82,7 +82,7 @@ pub fn run(context: &Context, args: ListArgs) -> Result<ExitCode, CliError> {
         Some(person) if args.bodies => (None, Some(named(&reader, &person)?)),
         person => (person, None),
     };
-    let filter = Filter {
+    let filter = EventFilter {
         states: args.state,
         reason: args.reason.map(|code| code.as_str().to_owned()),
         person,
@@ -92,7 +92,7 @@ pub fn run(context: &Context, args: ListArgs) -> Result<ExitCode, CliError> {
         since: args.since.map(|time| time.from(now)),
         until: args.until.map(|time| time.from(now)),
     };
-    let listing = reader.list(&filter, args.limit)?;
+    let listing = reader.events().list(&filter, args.limit)?;
     let more = listing.total.saturating_sub(listing.rows.len() as u64);
     if args.bodies {
         let rows = listing.rows.into_iter().map(|row| with_body(&reader, row));
@@ -113,7 +113,7 @@ fn named(reader: &Reader, person: &str) -> Result<Vec<i64>, CliError> {
     let person = || person.to_owned();
     let mut seqs = Vec::new();
     for subject in [Subject::Email(person()), Subject::ProfileId(person()), Subject::UserId(person())] {
-        seqs.extend(reader.of_subject(&subject)?.iter().map(|event| event.seq));
+        seqs.extend(EventReference::find_all(reader, &subject)?.iter().map(|event| event.seq));
     }
     Ok(seqs)
 }
@@ -126,7 +126,7 @@ struct WithBody {
 }
 
 fn with_body(reader: &Reader, row: Listed) -> Result<WithBody, CliError> {
-    let body = reader.show(&row.message_id)?.and_then(|detail| detail.body);
+    let body = reader.events().show(&row.message_id)?.and_then(|detail| detail.body);
     Ok(WithBody { body: body.and_then(|body| RawValue::from_string(body).ok()), row })
 }
 

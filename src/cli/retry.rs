@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::event::Event;
 use crate::item::Disposition;
-use crate::outbox::{Admin, Filter, NewItem, Retained, State};
+use crate::outbox::{Admin, EventFilter, NewItem, Retained, State};
 use crate::reason::{Code, Reason};
 use crate::spool::{SpoolError, rejected_beside};
 use clap::{ArgGroup, Args};
@@ -71,11 +71,11 @@ pub fn run(context: &Context, args: RetryArgs) -> Result<ExitCode, CliError> {
     if !args.message_ids.is_empty() {
         return one_by_one(&mut admin, &config, &args.message_ids, context.clock.now());
     }
-    let filter = Filter {
+    let filter = EventFilter {
         states: args.state,
         reason: args.reason.map(|code| code.as_str().to_owned()),
         since: args.since.map(|time| time.from(context.clock.now())),
-        ..Filter::default()
+        ..EventFilter::default()
     };
     all(&mut admin, &config, &filter, context.clock.now())
 }
@@ -89,12 +89,17 @@ fn sorted(config: &Config, kept: &Retained) -> Result<(i64, Vec<NewItem>), Reaso
     }
 }
 
-fn all(admin: &mut Admin, config: &Config, filter: &Filter, now: Timestamp) -> Result<ExitCode, CliError> {
-    let total = admin.reader().list(filter, 0)?.total;
+fn all(
+    admin: &mut Admin,
+    config: &Config,
+    filter: &EventFilter,
+    now: Timestamp,
+) -> Result<ExitCode, CliError> {
+    let total = admin.reader().events().list(filter, 0)?.total;
     let (mut after, mut seen, mut back) = (0, 0, 0);
     let mut stay: BTreeMap<(Code, String), u64> = BTreeMap::new();
     loop {
-        let page = admin.all_kept(filter, after, AT_ONCE)?;
+        let page = admin.all_retained(filter, after, AT_ONCE)?;
         let Some(last) = page.last() else { break };
         (after, seen) = (last.seq, seen + page.len() as u64);
         let mut going = Vec::with_capacity(page.len());
@@ -133,7 +138,7 @@ fn one_by_one(
     let (mut text, mut going, mut end) = (String::new(), Vec::new(), ExitCode::Success);
     for id in ids {
         let shown = plain(id);
-        match admin.kept(id)? {
+        match admin.retained(id)? {
             Some(Ok(kept)) => match sorted(config, &kept) {
                 Ok(row) => {
                     going.push(row);

@@ -66,11 +66,13 @@ pub fn run(context: &Context, args: &ShowArgs) -> Result<ExitCode, CliError> {
     let config = context.config()?;
     let now = context.clock.now();
     let reader = Reader::open(&config.outbox.path)?;
-    let Some(detail) = reader.show(&args.message_id)? else {
+    let Some(detail) = reader.events().show(&args.message_id)? else {
         return Err(unknown(&config, &args.message_id));
     };
     let next = match State::parse(&detail.row.state) {
-        Some(State::Pending) => Some(next(&gather(&config, now), reader.ahead(detail.row.seq)?, now)),
+        Some(State::Pending) => {
+            Some(next(&gather(&config, now), reader.events().ahead(detail.row.seq)?, now))
+        }
         _ => None,
     };
     let shown = shown(&config, detail, next);

@@ -134,7 +134,7 @@ fn settled<'a>(
         let mut next = ids.clone();
         let Some(id) = next.next() else { return Ok(Progress::Settled(std::mem::take(bad))) };
         // No row: set aside, and told so already.
-        if let Some(detail) = reader.show(id)? {
+        if let Some(detail) = reader.events().show(id)? {
             let row = detail.row;
             let reason =
                 || format!("{}: {}", row.reason_code.unwrap_or_default(), row.reason.unwrap_or_default());

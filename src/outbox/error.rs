@@ -53,14 +53,14 @@ pub enum OutboxError {
         what: &'static str,
     },
     /// Its files were taken away while it was open.
-    #[error("the outbox {path} was {what} while it was open; {kept}")]
+    #[error("the outbox {path} was {what} while it was open; {saved}")]
     FilesReplaced {
         /// The database.
         path: PathBuf,
-        /// Removed, or replaced.
+        /// What was done to them.
         what: &'static str,
-        /// What has become of the events.
-        kept: String,
+        /// Where its content is now.
+        saved: String,
     },
     /// Locks and shared memory cannot be trusted there.
     #[error("the outbox {path} is on a network file system ({kind}): set outbox.path to a local disk")]

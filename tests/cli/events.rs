@@ -121,7 +121,7 @@ fn waiting_ends_with_the_events() {
             outbox.writer.append(vec![new], vec![]).block().unwrap();
             fs::remove_file(world.path("spool").join(name)).unwrap();
             if let Some(settled) = settled {
-                let seq = world.reader().show(id).unwrap().unwrap().row.seq;
+                let seq = world.reader().events().show(id).unwrap().unwrap().row.seq;
                 outbox.writer.settle(vec![(seq, settled)]).block().unwrap();
             }
             sending.join().unwrap()

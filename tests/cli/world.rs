@@ -90,7 +90,7 @@ impl World {
     }
 
     pub fn state_of(&self, id: &str) -> Option<String> {
-        self.reader().show(id).unwrap().map(|detail| detail.row.state)
+        self.reader().events().show(id).unwrap().map(|detail| detail.row.state)
     }
 
     /// Events in every state, of two persons; no agent runs.
@@ -102,7 +102,7 @@ impl World {
         writer.append(events, vec![]).block().unwrap();
         let refused = Reason::new(Code::Refused, "the receiver answered 400: no\u{1b}[2J");
         let trouble = Reason::new(Code::Http5xx, "the receiver answered 503");
-        let seq = |id: &str| world.reader().show(id).unwrap().unwrap().row.seq;
+        let seq = |id: &str| world.reader().events().show(id).unwrap().unwrap().row.seq;
         writer
             .settle(Settlement {
                 rows: vec![

@@ -1,7 +1,7 @@
 use crate::clock::{Clock, Timestamp};
 use crate::event::Digest;
 use crate::item::OrderingKey;
-use crate::outbox::fixture::{self, settings, to_send};
+use crate::outbox::fixture::{self, config, to_send};
 use crate::outbox::{NewEvent, Outbox, Reader, State};
 use std::fs;
 use std::path::Path;
@@ -28,13 +28,13 @@ fn event(n: usize) -> NewEvent {
 fn outbox(dir: &Path) {
     let open = dir.join("open");
     fs::create_dir(&open).unwrap();
-    let outbox = Outbox::open(&settings(&open), clock()).unwrap();
+    let outbox = Outbox::open(&config(&open), clock()).unwrap();
     let append = |range: std::ops::Range<usize>| {
         outbox.writer.append(range.map(event).collect::<Vec<_>>(), Vec::new()).block().unwrap()
     };
     append(0..EVENTS / 2);
     outbox.close();
-    let outbox = Outbox::open(&settings(&open), clock()).unwrap();
+    let outbox = Outbox::open(&config(&open), clock()).unwrap();
     outbox.writer.append((EVENTS / 2..EVENTS).map(event).collect::<Vec<_>>(), Vec::new()).block().unwrap();
     for suffix in ["", "-wal"] {
         fs::copy(open.join(format!("outbox.db{suffix}")), dir.join(format!("outbox.db{suffix}"))).unwrap();
@@ -43,16 +43,17 @@ fn outbox(dir: &Path) {
 }
 
 fn opened(dir: &Path) -> (Vec<(String, Option<String>)>, Option<String>) {
-    let settings = settings(dir);
-    Outbox::open(&settings, clock()).unwrap().close();
-    let reader = Reader::open(&settings.path).unwrap();
-    let events: Result<Vec<_>, _> = (0..EVENTS).map(|n| reader.show(&format!("event-{n}"))).collect();
+    let config = config(dir);
+    Outbox::open(&config, clock()).unwrap().close();
+    let reader = Reader::open(&config.path).unwrap();
+    let events: Result<Vec<_>, _> =
+        (0..EVENTS).map(|n| reader.events().show(&format!("event-{n}"))).collect();
     let events = match events {
         Ok(events) => events.into_iter().flatten(),
         Err(e) => {
             // What no look at the pages can find is found by who reads the event.
             assert!(e.is_damage(), "{e}");
-            let outbox = Outbox::open(&settings, clock()).unwrap();
+            let outbox = Outbox::open(&config, clock()).unwrap();
             outbox.mark_corrupt(&e);
             outbox.close();
             return opened(dir);
