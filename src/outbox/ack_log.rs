@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Acks in memory, some five bytes each, while older events still wait: as many as the sender reads ahead, so that a
 /// queue of that size is compacted once.
 const MAX_ACKS: usize = 1_500_000;
-/// How long after its delivery a row, with the event's body, may stay in `pending` while older events wait.
+/// Time after its delivery that a row, with the event's body, may stay in `pending` while older events wait.
 const COMPACT_AFTER: Duration = Duration::from_secs(30);
 
 /// The acks whose rows have not moved yet, as of the current transaction.

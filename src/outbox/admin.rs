@@ -1,4 +1,4 @@
-//! What an administrator changes by hand, from a process of its own, whether an agent runs or not.
+//! The changes that an administrator makes by hand, from a process of its own, whether an agent runs or not.
 //!
 //! A command writes the database itself and counts up a fact that the agent looks at; so it also works while no agent
 //! runs, and needs no socket.
@@ -17,7 +17,7 @@ use crate::subject::Subject;
 use rusqlite::params;
 use std::time::Duration;
 
-/// How long emptying the write-ahead log may take while others read.
+/// Time for which emptying the write-ahead log waits for readers.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A connection that may change settled events.

@@ -1,4 +1,4 @@
-//! What the commands ask about events: which there are, and everything about one.
+//! The queries of the commands: which events there are, and everything about one.
 
 use super::OutboxError;
 use super::dedup::hash_id_text;

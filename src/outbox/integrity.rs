@@ -31,7 +31,7 @@ pub(super) fn check_in_background(path: &Path, alarm: Alarm) -> Result<Interrupt
     let handle = reader.connection().get_interrupt_handle();
     let path = path.to_owned();
     let work = move || match check(reader.connection(), &path) {
-        Err(e) if e.is_damage() => drop(alarm.raise(e)),
+        Err(e) if e.is_damage() => alarm.raise(e),
         Ok(()) => tracing::debug!("the integrity check of the outbox found no damage"),
         Err(e) => tracing::debug!("{e}"),
     };

@@ -91,7 +91,7 @@ impl EventItems<'_> {
         Ok(())
     }
 
-    /// Those of `items` that are not recorded as delivered.
+    /// Selects the items that are not recorded as delivered.
     pub(super) fn undelivered<'i>(&self, items: &'i [NewItem]) -> Result<Vec<&'i NewItem>, rusqlite::Error> {
         let mut is_delivered = self.conn.prepare_cached(
             "SELECT EXISTS (SELECT 1 FROM settled_items WHERE seq = ? AND mapping = ? AND state = 'delivered')",

@@ -1,6 +1,6 @@
 //! The lock by which one agent at a time owns an outbox.
 //!
-//! It is a POSIX record lock: that kind alone tells others the holder's pid, and the kernel releases it with the
+//! The lock is a POSIX record lock: that kind alone tells others the holder's pid, and the kernel releases it with the
 //! process, however that ends. It stands on a file of its own, because closing any descriptor of the database would drop
 //! SQLite's locks in this process.
 //!
@@ -24,11 +24,11 @@ pub struct Lock {
 /// The write-ahead log, as the previous holder of the lock has recorded it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PreviousWal {
-    /// There was no holder that came so far as to create an outbox.
+    /// No holder came so far as to create an outbox.
     None,
     /// All commits were in the database.
     Empty,
-    /// There were commits that were in the log only.
+    /// Some commits were in the log only.
     InUse,
 }
 

@@ -1,4 +1,4 @@
-//! What the writer's thread does between commits: it keeps the write-ahead log short, deletes rows whose time is up,
+//! The work of the writer's thread between commits: it keeps the write-ahead log short, deletes rows whose time is up,
 //! gives free space back, notices what other processes have done, and publishes the figures.
 
 use super::database::Database;
@@ -19,12 +19,11 @@ use tokio::sync::watch;
 
 /// Rows deleted in one transaction, so that an append never waits long behind them.
 const EXPIRE_AT_ONCE: usize = 2_000;
-/// How often rows whose time is up are searched once none are left; the keep_… settings are in days.
+/// The interval of the search for rows whose time is up, once none are left; the keep_… settings are in days.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(30);
 /// Free pages given back in one step (4 MiB), and the least that is worth a step.
 const SHRINK_PAGES: u64 = 1_024;
-/// How long a full disk waits for the snapshot that the sender reads at that moment, which keeps the log from being
-/// emptied.
+/// Time for which emptying the log on a full disk waits for the snapshot that the sender reads at that moment.
 pub(super) const READER_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// The upkeep of an open outbox.

@@ -26,7 +26,7 @@ pub(super) const SUPPRESSED: &str = "suppressed ";
 pub(super) const FILLER: &str = "filler";
 const INCIDENT: &str = "incident";
 
-/// How long an incident that left no files stays in `status`.
+/// Time for which an incident that left no files stays in `status`.
 const SHOWN_FOR: Duration = Duration::from_secs(7 * 86_400);
 
 pub(super) fn get<T: FromSql>(conn: &Connection, name: &str) -> Result<Option<T>, rusqlite::Error> {

@@ -80,7 +80,7 @@ use store::Store;
 pub struct Outbox {
     /// The handle through which everything is changed.
     pub writer: Writer,
-    /// How far the files of the spool had been ingested when the outbox was opened.
+    /// The progress of the files of the spool when the outbox was opened.
     pub progress: Vec<FileProgress>,
     path: PathBuf,
     clock: Clock,

@@ -1,4 +1,4 @@
-//! What the sender reads: which items wait, and their events.
+//! The sender's view of the queue: which items wait, and their events.
 
 use super::ack_log::each_ack;
 use super::{OutboxError, OutboxStats, PendingItem, Reader};
@@ -13,7 +13,7 @@ use std::time::Duration;
 /// In kibibytes. The upper pages of a million events take two thirds of it; each event is then one page to be read,
 /// wherever it stands.
 const CACHE: i64 = 3_072;
-/// How long batches are read from one snapshot. The first read in a new snapshot, after a commit, reads the upper pages
+/// Time for which batches are read from one snapshot. The first read in a new snapshot, after a commit, reads the upper pages
 /// again; while a snapshot is open, later commits stay in the write-ahead log.
 const SNAPSHOT_AGE: Duration = Duration::from_millis(10);
 

@@ -1,4 +1,4 @@
-//! What happens when somebody removes or replaces the files of the database while it is open. SQLite goes on reporting
+//! The case that somebody removes or replaces the files of the database while it is open. SQLite goes on reporting
 //! success then, and all that it reports is gone with the process; but while the process has the files open, their
 //! content is still readable.
 
@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long readers may delay copying the write-ahead log before it is written elsewhere. The agent's own reader holds a
+/// Time for which readers may delay copying the write-ahead log before it is written elsewhere. The agent's own reader holds a
 /// snapshot for ten milliseconds at a time.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(1);
 

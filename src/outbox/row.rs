@@ -11,15 +11,15 @@ use std::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// It waits, in order, for as long as it takes.
+    /// The event waits, in order, for as long as it takes.
     Pending,
-    /// The receiver has accepted it.
+    /// The receiver has accepted the event.
     Delivered,
-    /// No mapping takes it, or the rules say that there is nothing to send.
+    /// No mapping takes the event, or the rules say that there is nothing to send.
     Skipped,
-    /// No request can be made of it, or the receiver refused this very event.
+    /// No request can be made of the event, or the receiver refused this very event.
     Failed,
-    /// A person has dropped it for good.
+    /// A person has dropped the event for good.
     Discarded,
 }
 
@@ -65,7 +65,7 @@ impl State {
 pub enum Settled {
     /// The receiver accepted it.
     Delivered,
-    /// There is nothing to send.
+    /// Nothing was to be sent.
     Skipped(Reason),
     /// No request can be made of it, or the receiver refused it.
     Failed(Reason),
@@ -93,12 +93,12 @@ impl Settled {
     }
 }
 
-/// What one mapping makes of an event of which there is something to send.
+/// The item that one mapping makes of an event that is to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewItem {
     /// The mapping's name.
     pub mapping: Arc<str>,
-    /// What is to become of the item.
+    /// Whether the item is to be sent, and about whom.
     pub disposition: Disposition<Addressee>,
 }
 
@@ -130,7 +130,7 @@ pub struct NewEvent {
     pub spooled_at: Timestamp,
     /// The event's text as it came.
     pub body: String,
-    /// What is to become of the event.
+    /// Whether the event is to be sent, as which items.
     pub disposition: Disposition<Vec<NewItem>>,
 }
 

@@ -25,7 +25,7 @@ CREATE TABLE pending (
     received_at  INTEGER NOT NULL,
     body         TEXT NOT NULL
 ) STRICT;
--- There is no index by ordering key: its pages would be written at random places. The agent reads once which items
+-- An index by ordering key is left out on purpose: its pages would be written at random places. The agent reads once which items
 -- wait and keeps that in memory.
 CREATE INDEX pending_by_event ON pending (event_seq) WHERE event_seq IS NOT NULL;
 
@@ -121,7 +121,7 @@ CREATE TABLE counters (
     PRIMARY KEY (state, code)
 ) STRICT, WITHOUT ROWID;
 
--- How far each file of the spool has been ingested, from its first commit until the file is gone from the folder. The
+-- The progress of each file of the spool, from its first commit until the file is gone from the folder. The
 -- first three columns identify a file, whatever it is renamed to.
 CREATE TABLE spool_files (
     inode         INTEGER NOT NULL,

@@ -1,9 +1,9 @@
-//! How far each file of the spool has been ingested, stored in the commits that store the events.
+//! The progress of each file of the spool, stored in the commits that store its events.
 
 use crate::spool::FileIdentity;
 use rusqlite::{Connection, params};
 
-/// How far one file has been ingested.
+/// The progress of one file: how far it has been ingested.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileProgress {
     /// The file's identity when it was first scanned.

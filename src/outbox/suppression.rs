@@ -34,7 +34,7 @@ impl Suppression<'_> {
             .query_row([format!("{SUPPRESSED}*")], |r| r.get(0))
     }
 
-    /// What is stored instead of an event that names a suppressed person: no content, and no id that may be an email
+    /// Replaces an event that names a suppressed person by one without content, and without an id that may be an email
     /// address. `None`: the event names nobody who is suppressed.
     pub(super) fn redact(&self, event: &NewEvent) -> Result<Option<NewEvent>, rusqlite::Error> {
         let Some(since) = self.since(&event.body)? else { return Ok(None) };

@@ -16,7 +16,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// Pages of the write-ahead log (16 MiB) after which it is copied into the database: enough to keep copying rare under
-/// load, and a log that is small beside the queue.
+/// load, and a log that is small compared with the queue.
 const MAX_PAGES: u64 = 4_096;
 /// A log larger than this has, or had, a reader that prevents the copying. It is emptied as soon as possible.
 const MAX_BYTES: u64 = 64 << 20;

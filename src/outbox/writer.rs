@@ -77,7 +77,7 @@ impl WriterCommand {
     }
 }
 
-/// What the answers of the receiver mean for pending items.
+/// The consequences of the receiver's answers for pending items.
 #[derive(Debug, Clone, Default)]
 pub struct Settlement {
     /// Items that are settled, and how.
@@ -105,7 +105,7 @@ impl<T> PendingCommit<T> {
     /// Waits without blocking the thread.
     ///
     /// # Errors
-    /// Those of the transaction; [`OutboxError::Closed`] when the writer has ended.
+    /// The errors of the transaction; [`OutboxError::Closed`] when the writer has ended.
     pub async fn wait(self) -> Result<T, Arc<OutboxError>> {
         self.0.await.unwrap_or_else(|_| Err(Arc::new(OutboxError::Closed)))
     }

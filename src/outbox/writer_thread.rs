@@ -22,19 +22,19 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often maintenance runs.
+/// The interval of maintenance.
 const TICK: Duration = Duration::from_secs(1);
-/// How often maintenance runs after it had nothing to do, so that an idle agent hardly wakes. Whoever notices a commit of
+/// The interval of maintenance after it had nothing to do, so that an idle agent hardly wakes. Whoever notices a commit of
 /// another process tells the writer, and missing files must be noticed within ten seconds.
 const IDLE_INTERVAL: Duration = Duration::from_secs(8);
-/// How long a stop compacts, and then waits for readers before it leaves the write-ahead log as it is. Nothing is lost
+/// Time for which a stop compacts, and then waits for readers before it leaves the write-ahead log as it is. Nothing is lost
 /// without either, and the whole stop may take ten seconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Rows that each commit compacts at least; few, so that it takes no longer for them.
 const COMPACT_IN_COMMIT: usize = 16;
 /// Rows that are compacted at once when there is nothing else to do.
 const COMPACT_WHEN_IDLE: usize = 1_000;
-/// How long a settlement for which no caller waits is delayed: longer than until the next events are stored where they
+/// The delay of a settlement for which no caller waits: longer than until the next events are stored where they
 /// come all the time, and shorter than a request takes to most receivers, which a crash repeats as well.
 const COMMIT_DELAY: Duration = Duration::from_millis(8);
 /// Commands in one commit: enough to hide the cost of a commit, few enough to answer the first one soon.
@@ -79,11 +79,11 @@ pub(super) fn start(
 /// The results of the appends in a commit.
 type CommitResult = Result<Vec<Appended>, Arc<OutboxError>>;
 
-/// What a round of the loop has found to do.
+/// The outcome of one round of the loop.
 enum Round {
-    /// There was a command, or compaction to go on with.
+    /// A command was executed, or compaction went on.
     Busy,
-    /// There was nothing for the whole interval.
+    /// Nothing came for the whole interval.
     Idle,
     Stop,
 }

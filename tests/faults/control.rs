@@ -38,7 +38,7 @@ pub const EARLY_REMOVAL: Control = Control {
 /// Its commits are in the file, but not on the disk, when they are answered.
 pub const CARELESS_COMMIT: Control = Control {
     name: "careless-commit",
-    file: "outbox/store.rs",
+    file: "outbox/database.rs",
     line: r#"conn.pragma_update(None, "synchronous", "FULL")?;"#,
     spoilt: r#"let level = if crate::is_spoilt("careless-commit") { "NORMAL" } else { "FULL" };
     conn.pragma_update(None, "synchronous", level)?;"#,
@@ -47,17 +47,17 @@ pub const CARELESS_COMMIT: Control = Control {
 /// Keeps no ballast.
 pub const NO_BALLAST: Control = Control {
     name: "no-ballast",
-    file: "outbox/ballast.rs",
-    line: "if self.held || disk::of(&self.path)",
-    spoilt: r#"if crate::is_spoilt("no-ballast") || self.held || disk::of(&self.path)"#,
+    file: "outbox/reserve.rs",
+    line: "if self.exists || disk::of(&self.path)",
+    spoilt: r#"if crate::is_spoilt("no-ballast") || self.exists || disk::of(&self.path)"#,
 };
 
 /// Gives the database no room before it commits.
 pub const NO_CLAIM: Control = Control {
     name: "no-claim",
     file: "outbox/store.rs",
-    line: "            self.claim_room()?;\n",
-    spoilt: r#"            if !crate::is_spoilt("no-claim") { self.claim_room()?; }"#,
+    line: "            self.db.allocate_pages()?;\n",
+    spoilt: r#"            if !crate::is_spoilt("no-claim") { self.db.allocate_pages()?; }"#,
 };
 
 const ALL: [Control; 4] = [EARLY_REMOVAL, CARELESS_COMMIT, NO_BALLAST, NO_CLAIM];

@@ -130,9 +130,9 @@ pub(super) fn create_database(
     sync_folder_of(path)
 }
 
-/// What the files say without opening the database.
+/// The state of the files, as far as it shows without opening the database.
 pub(super) enum Inspection {
-    /// There are none.
+    /// No file exists.
     Nothing,
     /// A database with a write-ahead log.
     Database,

@@ -51,7 +51,7 @@ fn opened(dir: &Path) -> (Vec<(String, Option<String>)>, Option<String>) {
     let events = match events {
         Ok(events) => events.into_iter().flatten(),
         Err(e) => {
-            // What no look at the pages can find is found by who reads the event.
+            // Damage that no check of the pages can find is found when the event is read.
             assert!(e.is_damage(), "{e}");
             let outbox = Outbox::open(&config, clock()).unwrap();
             outbox.mark_corrupt(&e);
