@@ -99,7 +99,7 @@ fn all(
     let (mut after, mut seen, mut back) = (0, 0, 0);
     let mut stay: BTreeMap<(Code, String), u64> = BTreeMap::new();
     loop {
-        let page = admin.all_retained(filter, after, AT_ONCE)?;
+        let page = admin.reader().events().all_retained(filter, after, AT_ONCE)?;
         let Some(last) = page.last() else { break };
         (after, seen) = (last.seq, seen + page.len() as u64);
         let mut going = Vec::with_capacity(page.len());
@@ -138,7 +138,7 @@ fn one_by_one(
     let (mut text, mut going, mut end) = (String::new(), Vec::new(), ExitCode::Success);
     for id in ids {
         let shown = plain(id);
-        match admin.retained(id)? {
+        match admin.reader().events().retained(id)? {
             Some(Ok(kept)) => match sorted(config, &kept) {
                 Ok(row) => {
                     going.push(row);

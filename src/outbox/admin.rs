@@ -9,10 +9,9 @@ use super::meta::{self, FILLER, RETRY_REQUESTS};
 use super::store::Store;
 use super::subject_search::ROWS_AT_ONCE;
 use super::transitions::{Transitions, erase};
-use super::{EventFilter, EventReference, NewItem, OutboxError, Reader, Retained, State};
+use super::{EventReference, NewItem, OutboxError, Reader};
 use crate::clock::Timestamp;
 use crate::config;
-use crate::event::MessageId;
 use crate::subject::Subject;
 use rusqlite::params;
 use std::time::Duration;
@@ -43,37 +42,6 @@ impl Admin {
     /// The connection that reads.
     pub fn reader(&self) -> &Reader {
         &self.reader
-    }
-
-    /// The settled event of that id; `Ok(Err(state))`: its body is not kept any more, or it is pending; `None`: there is
-    /// none.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn retained(&self, message_id: &str) -> Result<Option<Result<Retained, State>>, OutboxError> {
-        let Some(detail) = self.reader.events().show(message_id)? else { return Ok(None) };
-        let Some(state) = State::parse(&detail.row.state) else { return Ok(None) };
-        let Some(body) = detail.body.filter(|_| state != State::Pending) else { return Ok(Some(Err(state))) };
-        Ok(Some(Ok(Retained {
-            seq: detail.row.seq,
-            message_id: MessageId::from_stored(detail.row.message_id),
-            spooled_at: detail.spooled_at,
-            body,
-            state,
-        })))
-    }
-
-    /// Settled events that match and whose bodies are still kept, oldest first, up to `limit` after the number `after`.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn all_retained(
-        &self,
-        filter: &EventFilter,
-        after: i64,
-        limit: usize,
-    ) -> Result<Vec<Retained>, OutboxError> {
-        self.reader.events().retained(filter, after, limit)
     }
 
     /// Makes events pending again, in their old places, and wakes a running agent. Returns how many. Delivered items of

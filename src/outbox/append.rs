@@ -113,44 +113,44 @@ impl<'a> Append<'a> {
                 true => self.store.suppression().redact(event)?,
                 false => None,
             };
-            let first = match self.find_first(&ids[index], stored[index])? {
-                Some(first) => first,
-                None => match self.store.dedup.add(ids[index], self.store.next_seq) {
-                    None => {
-                        self.new_ids.push(ids[index]);
-                        if redacted.is_some() {
-                            let seq = self.store.next_seq;
-                            self.store.dedup.add_to_table(&self.store.db.conn, &ids[index], seq)?;
-                        }
-                        self.insert(redacted.as_ref().unwrap_or(event))?;
-                        continue;
+            match self.first_with_id(ids[index], stored[index])? {
+                None => {
+                    if redacted.is_some() {
+                        let seq = self.store.next_seq;
+                        self.store.dedup.add_to_table(&self.store.db.conn, &ids[index], seq)?;
                     }
-                    // Two events of this append have the same id.
-                    Some(seq) => self.first(seq)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?,
-                },
-            };
-            if first.digest == event.digest {
-                self.duplicates += 1;
-            } else {
-                let (first_at, first_file) = (first.received_at, first.file);
-                self.reused.push(ReusedId { index, first_at, first_file });
+                    self.insert(redacted.as_ref().unwrap_or(event))?;
+                }
+                Some(first) if first.digest == event.digest => self.duplicates += 1,
+                Some(First { received_at: first_at, file: first_file, .. }) => {
+                    self.reused.push(ReusedId { index, first_at, first_file });
+                }
             }
         }
         Ok(())
     }
 
-    /// The event that the index names for an id. If that event has been forgotten, so is the id: a redacted row does not
-    /// hold the id as it came, and the id outlives the row.
-    fn find_first(&mut self, id: &IdHash, seq: Option<i64>) -> Result<Option<First>, rusqlite::Error> {
-        let Some(seq) = seq else { return Ok(None) };
-        let first = self.first(seq)?;
-        if first.is_none() {
-            self.store.dedup.remove(&self.store.db.conn, id, seq)?;
+    /// The earlier event of that id, which the index finds at `stored`; if there is none, the next event gets the id.
+    fn first_with_id(&mut self, id: IdHash, stored: Option<i64>) -> Result<Option<First>, rusqlite::Error> {
+        if let Some(seq) = stored {
+            let first = self.first_at(seq)?;
+            if first.is_some() {
+                return Ok(first);
+            }
+            // The id has outlived the row: a redacted row does not hold the id as it came, so expiry did not find it.
+            self.store.dedup.remove(&self.store.db.conn, &id, seq)?;
         }
-        Ok(first)
+        match self.store.dedup.add(id, self.store.next_seq) {
+            None => {
+                self.new_ids.push(id);
+                Ok(None)
+            }
+            // Two events of this append have the same id.
+            Some(seq) => self.first_at(seq)?.ok_or(rusqlite::Error::QueryReturnedNoRows).map(Some),
+        }
     }
 
-    fn first(&self, seq: i64) -> Result<Option<First>, rusqlite::Error> {
+    fn first_at(&self, seq: i64) -> Result<Option<First>, rusqlite::Error> {
         self.store
             .cached(
                 "SELECT digest, received_at, file FROM pending WHERE seq = ?1

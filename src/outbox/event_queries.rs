@@ -224,11 +224,29 @@ impl EventQueries<'_> {
         read().map_err(|e| self.error("list events", e))
     }
 
+    /// The settled event of that id, to be sent again; `Ok(Err(state))`: its body is not kept any more, or it is pending;
+    /// `None`: there is none.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn retained(&self, message_id: &str) -> Result<Option<Result<Retained, State>>, OutboxError> {
+        let Some(detail) = self.show(message_id)? else { return Ok(None) };
+        let Some(state) = State::parse(&detail.row.state) else { return Ok(None) };
+        let Some(body) = detail.body.filter(|_| state != State::Pending) else { return Ok(Some(Err(state))) };
+        Ok(Some(Ok(Retained {
+            seq: detail.row.seq,
+            message_id: MessageId::from_stored(detail.row.message_id),
+            spooled_at: detail.spooled_at,
+            body,
+            state,
+        })))
+    }
+
     /// Settled events that match and whose bodies are still kept, oldest first, up to `limit` after the number `after`.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn retained(
+    pub fn all_retained(
         &self,
         filter: &EventFilter,
         after: i64,
@@ -316,5 +334,25 @@ impl EventQueries<'_> {
                 |r| Ok((r.get::<_, i64>(0)? as u64, (r.get::<_, i64>(1)? as u64) < MAX_READ_AHEAD)),
             )
             .map_err(|e| self.error("count the events before an event", e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::fixture;
+
+    #[test]
+    fn an_event_is_found_without_scanning_a_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = fixture::store(dir.path());
+        let by_seq = "SELECT * FROM outbox_events WHERE seq = ?";
+        for sql in [SEQ_OF_ID, by_seq, "SELECT seq FROM pending WHERE event_seq = ?"] {
+            let plan = fixture::query_plan(&store, sql);
+            let scans = |table| plan.lines().any(|step| step.trim().starts_with(&format!("SCAN {table}")));
+            let tables = ["p", "s", "pending", "settled", "ids", "recent_ids"];
+            assert!(!tables.into_iter().any(scans), "{sql}\n{plan}");
+            assert!(plan.contains("SEARCH"), "{sql}\n{plan}");
+        }
     }
 }

@@ -8,6 +8,13 @@ use crate::reason::Code;
 use rusqlite::params;
 use std::time::Duration;
 
+const OLD_ROWS: &str = "SELECT seq, message_id, code FROM settled
+                         WHERE state = ? AND state <> 'delivered' AND settled_at / 60000 < ? / 60000
+                         ORDER BY settled_at / 60000 LIMIT ?";
+const OLD_BODIES: &str = "SELECT b.seq, s.person FROM bodies b JOIN settled s ON s.seq = b.seq
+                           WHERE b.state = ? AND b.settled_at / 60000 < ? / 60000
+                           ORDER BY b.settled_at / 60000 LIMIT ?";
+
 /// A row to be deleted.
 struct ExpiredRow {
     seq: i64,
@@ -51,11 +58,7 @@ impl Expiry {
             (State::Failed, keep.keep_failed),
         ] {
             let rows = store
-                .cached(
-                    "SELECT seq, message_id, code FROM settled
-                      WHERE state = ? AND state <> 'delivered' AND settled_at / 60000 < ? / 60000
-                      ORDER BY settled_at / 60000 LIMIT ?",
-                )?
+                .cached(OLD_ROWS)?
                 .query_map(params![state.as_str(), now.minus(age).0, limit as i64], |r| {
                     Ok(ExpiredRow { seq: r.get(0)?, message_id: r.get(1)?, code: r.get(2)? })
                 })?
@@ -138,10 +141,7 @@ fn erase_bodies(
     limit: usize,
 ) -> Result<usize, rusqlite::Error> {
     let rows: Vec<(i64, Option<String>)> = store
-        .cached(
-            "SELECT b.seq, s.person FROM bodies b JOIN settled s ON s.seq = b.seq
-              WHERE b.state = ? AND b.settled_at / 60000 < ? / 60000 ORDER BY b.settled_at / 60000 LIMIT ?",
-        )?
+        .cached(OLD_BODIES)?
         .query_map(params![state.as_str(), before.0, limit as i64], |r| Ok((r.get(0)?, r.get(1)?)))?
         .collect::<Result<_, _>>()?;
     for (seq, person) in &rows {
@@ -189,6 +189,15 @@ mod tests {
 
     fn is_new(appended: &Appended) -> bool {
         matches!(appended, Appended::Stored { stored: 1.., duplicates: 0, .. })
+    }
+
+    #[test]
+    fn old_rows_and_bodies_are_found_by_the_indexes_by_age() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = fixture::store(dir.path());
+        let by_age = |index| format!("{index} (state=? AND <expr><?)");
+        assert!(fixture::query_plan(&store, OLD_ROWS).contains(&by_age("settled_by_age")));
+        assert!(fixture::query_plan(&store, OLD_BODIES).contains(&by_age("bodies_by_age")));
     }
 
     #[test]

@@ -24,6 +24,14 @@ pub(super) fn store(dir: &Path) -> Store {
     Store::open(&config).unwrap()
 }
 
+/// The steps in which SQLite runs a query, one a line.
+pub(super) fn query_plan(store: &Store, sql: &str) -> String {
+    let mut plan = store.db.conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let parameters = vec![rusqlite::types::Null; plan.parameter_count()];
+    let steps = plan.query_map(rusqlite::params_from_iter(parameters), |r| r.get::<_, String>(3)).unwrap();
+    steps.map(Result::unwrap).collect::<Vec<_>>().join("\n")
+}
+
 /// An event with the id `m-n` that is to be sent.
 pub(super) fn numbered_event(n: u32) -> NewEvent {
     event(format!("m-{n}"), "{}".to_owned())

@@ -1,7 +1,8 @@
 //! The schema and its version, which stands as `user_version` in the header of the file.
 //!
-//! Migrations are an append-only list of SQL texts, applied in one transaction. No crate is needed for that, and there
-//! are no ways back: an agent that finds a newer schema than its own refuses it.
+//! Migrations are an append-only list of SQL texts, applied in one transaction. That is little enough to need no crate;
+//! rusqlite_migration lags behind the releases of rusqlite. An agent that finds a newer schema than its own refuses it,
+//! so there are no ways back.
 
 use super::OutboxError;
 use rusqlite::{Connection, TransactionBehavior};

@@ -38,7 +38,7 @@ CREATE TABLE acks (
     seqs TEXT NOT NULL                          -- a JSON array; numbers whose rows have moved may still stand in it
 ) STRICT;
 CREATE VIEW acked AS
-    SELECT CAST(s.value AS INTEGER) AS seq, a.at AS at FROM acks a, json_each(a.seqs) s;
+    SELECT CAST(number.value AS INTEGER) AS seq, a.at AS at FROM acks a, json_each(a.seqs) number;
 
 -- Events that are settled and still in the history.
 CREATE TABLE settled (

@@ -270,3 +270,57 @@ fn settled_state(store: &Store, seq: i64) -> Result<Option<(State, &'static str)
     Ok(row
         .and_then(|(state, code)| Some((State::parse(&state)?, Code::parse(&code).map_or("", Code::as_str)))))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::item::OrderingKey;
+    use crate::outbox::append::Append;
+    use crate::outbox::fixture::{self, numbered_event};
+    use crate::outbox::{Appended, NewEvent};
+
+    const NOW: Timestamp = Timestamp(1_800_000_000_000);
+
+    fn pending(store: &Store) -> Vec<(i64, Option<i64>, String)> {
+        let mut rows = store.cached("SELECT seq, event_seq, mapping FROM pending ORDER BY seq").unwrap();
+        let rows = rows.query_map([], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).unwrap();
+        rows.map(Result::unwrap).collect()
+    }
+
+    fn state(store: &Store, seq: i64) -> String {
+        let sql = "SELECT state FROM outbox_events WHERE seq = ?";
+        store.db.conn.query_row(sql, [seq], |r| r.get(0)).unwrap()
+    }
+
+    #[test]
+    fn a_skipped_event_comes_back_as_several_items_and_is_delivered_with_the_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = fixture::store(dir.path());
+        let skip = Disposition::Skip(Reason::new(Code::NoMapping, "none takes it"));
+        let events = [NewEvent { disposition: skip, ..numbered_event(1) }, numbered_event(2)];
+        let appended = store.transaction(|store| Append::run(store, &events, &[], NOW)).unwrap();
+        assert!(matches!(appended, Appended::Stored { stored: 2, .. }));
+        let items = ["Pages", "Accounts"].map(|mapping| NewItem {
+            mapping: mapping.into(),
+            disposition: Disposition::Send(Addressee { ordering_key: OrderingKey(1), person: "p".into() }),
+        });
+        let requeue = |store: &mut Store| Transitions { store, now: NOW }.requeue(1, &items);
+        assert!(store.transaction(requeue).unwrap());
+        // The second event stands right behind the first, so one item goes to the end.
+        let item = |seq, mapping: &str| (seq, Some(1), mapping.to_owned());
+        assert_eq!(pending(&store), [item(1, "Pages"), (2, None, "Track Calls".into()), item(3, "Accounts")]);
+        assert!(!store.transaction(requeue).unwrap(), "a pending event was requeued");
+        for (seq, expected) in [(3, "pending"), (1, "delivered")] {
+            let settle = |store: &mut Store| {
+                Transitions { store, now: NOW }.settle(&[(seq, Settled::Delivered)], false)
+            };
+            store.transaction(settle).unwrap();
+            assert_eq!(state(&store, 1), expected);
+        }
+        let counts = crate::outbox::Counts::read(&store.db.conn).unwrap();
+        assert_eq!(
+            (counts.of(State::Pending), counts.of(State::Delivered), counts.of(State::Skipped)),
+            (1, 1, 0)
+        );
+    }
+}

@@ -202,7 +202,7 @@ impl World {
     fn retry(&mut self, back: u8) {
         let Some(id) = self.books.known(back).and_then(|event| event.id.clone()) else { return };
         let mut admin = self.admin();
-        let Some(Ok(kept)) = admin.retained(&id).unwrap() else { return };
+        let Some(Ok(kept)) = admin.reader().events().retained(&id).unwrap() else { return };
         let event = Event::parse(&kept.body).unwrap();
         let now = self.wall;
         if let Disposition::Send(items) =
