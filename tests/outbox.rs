@@ -1,4 +1,4 @@
-//! What the outbox remembers of an event, and for how long.
+//! The outbox as a library: what is stored of an event, when, and what its readers see.
 
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test")]
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use world::{World, event};
 
 #[test]
-fn what_is_known_already_is_not_counted_as_taken() {
+fn duplicates_are_not_counted_as_ingested() {
     let world = World::new();
     let outbox = world.agent();
     let events = || ["a", "b"].map(|id| event(id, r#"{"type":"track","event":"E"}"#, "a.json")).to_vec();
@@ -24,7 +24,7 @@ fn what_is_known_already_is_not_counted_as_taken() {
 }
 
 #[test]
-fn a_person_is_a_hash_once_the_body_is_gone_and_not_before() {
+fn a_person_is_stored_as_a_hash_once_the_body_is_erased() {
     let world = World::with_events();
     let person = |id| world.reader().events().show(id).unwrap().unwrap().row.person.unwrap();
     assert!(["delivered", "discarded"].map(person).iter().all(|person| person.starts_with("hash:")));
@@ -32,7 +32,7 @@ fn a_person_is_a_hash_once_the_body_is_gone_and_not_before() {
 }
 
 #[test]
-fn the_counters_follow_a_retry() {
+fn a_retry_changes_the_counters() {
     let world = World::with_events();
     let count = |state| world.reader().counts().unwrap().states.get(&state).copied().unwrap_or_default();
     let before = [State::Pending, State::Failed].map(count);
@@ -41,7 +41,7 @@ fn the_counters_follow_a_retry() {
 }
 
 #[test]
-fn what_the_producer_kept_from_koala_is_erased_at_once_and_any_other_skipped_body_is_kept() {
+fn the_body_of_an_event_that_is_not_for_koala_is_not_stored() {
     let world = World::new();
     let outbox = world.agent();
     let off = r#"{"type":"track","event":"E","email":"ana@acme.dev","integrations":{"All":false}}"#;
@@ -53,7 +53,8 @@ fn what_the_producer_kept_from_koala_is_erased_at_once_and_any_other_skipped_bod
     assert_eq!((body("off"), body("nobody").is_some()), (None, true));
 }
 
-fn four(world: &World) -> (Outbox, [i64; 4]) {
+/// Stores four events of one person. Returns their numbers.
+fn store_four(world: &World) -> (Outbox, [i64; 4]) {
     let outbox = world.agent();
     let ids = ["a", "b", "c", "d"];
     let events = ids.map(|id| event(id, r#"{"type":"track","event":"E","email":"ana@acme.dev"}"#, "a.json"));
@@ -68,9 +69,9 @@ fn deliver(outbox: &Outbox, seqs: &[i64]) {
 }
 
 #[test]
-fn what_may_wait_for_company_is_settled_all_the_same() {
+fn a_settlement_that_may_wait_is_committed_soon_and_at_a_stop() {
     let world = World::new();
-    let (outbox, seqs) = four(&world);
+    let (outbox, seqs) = store_four(&world);
     let settle = |outbox: &Outbox, seq| {
         let rows = vec![(seq, Settled::Delivered)];
         outbox.writer.settle(Settlement { rows, may_wait: true, ..Settlement::default() })
@@ -81,7 +82,7 @@ fn what_may_wait_for_company_is_settled_all_the_same() {
     assert_eq!(states(&world), "a:d b:d c:p d:p");
     let outbox = world.agent();
     drop(settle(&outbox, seqs[2]));
-    // No word of a stop: the last handle is gone.
+    // Without a stop: the last handle is gone.
     drop(outbox);
     let began = Instant::now();
     while states(&world) != "a:d b:d c:d d:p" {
@@ -90,6 +91,7 @@ fn what_may_wait_for_company_is_settled_all_the_same() {
     }
 }
 
+/// The first letter of each event's state, by id.
 fn states(world: &World) -> String {
     let mut rows = world.reader().events().list(&EventFilter::default(), 10).unwrap().rows;
     rows.sort_by(|a, b| a.message_id.cmp(&b.message_id));
@@ -100,7 +102,8 @@ fn states(world: &World) -> String {
         .into()
 }
 
-fn counted(world: &World) -> (u64, u64) {
+/// The numbers of pending and of delivered events.
+fn counts(world: &World) -> (u64, u64) {
     let counts = world.reader().counts().unwrap();
     (counts.of(State::Pending), counts.of(State::Delivered))
 }
@@ -111,15 +114,15 @@ fn number(world: &World, sql: &str) -> i64 {
 }
 
 #[test]
-fn what_is_delivered_while_older_events_wait_is_delivered_for_everybody_at_once() {
+fn a_delivery_is_seen_by_every_reader_before_its_row_is_compacted() {
     let world = World::new();
-    let (outbox, [a, b, _, d]) = four(&world);
+    let (outbox, [a, b, _, d]) = store_four(&world);
     deliver(&outbox, &[d, b]);
     let delivered = world.reader().events().show("b").unwrap().unwrap().row;
     assert_eq!((delivered.state.as_str(), delivered.attempts), ("delivered", 1));
     assert!(delivered.settled_at.is_some());
-    assert_eq!((states(&world).as_str(), counted(&world)), ("a:p b:d c:p d:d", (2, 2)));
-    // As a crash would leave it: it is durable, and nothing of it is sent again.
+    assert_eq!((states(&world).as_str(), counts(&world)), ("a:p b:d c:p d:d", (2, 2)));
+    // The files as a crash would leave them: the deliveries are durable, and are not sent again.
     let crashed = World::new();
     for name in ["outbox.db", "outbox.db-wal"] {
         std::fs::copy(world.path(name), crashed.path(name)).unwrap();
@@ -128,28 +131,32 @@ fn what_is_delivered_while_older_events_wait_is_delivered_for_everybody_at_once(
     let world = crashed;
     let outbox = world.agent();
     assert_eq!(QueueReader::new(world.reader(), Arc::default()).unwrap().acked().unwrap(), [b, d].into());
-    assert_eq!((states(&world).as_str(), counted(&world)), ("a:p b:d c:p d:d", (2, 2)));
-    // Delivered twice is delivered once.
+    assert_eq!((states(&world).as_str(), counts(&world)), ("a:p b:d c:p d:d", (2, 2)));
+    // A second delivery of an event counts as none.
     deliver(&outbox, &[d]);
-    assert_eq!(counted(&world), (2, 2));
+    assert_eq!(counts(&world), (2, 2));
     deliver(&outbox, &[a]);
-    assert_eq!((states(&world).as_str(), counted(&world)), ("a:d b:d c:p d:d", (1, 3)));
-    assert_eq!(number(&world, "SELECT count(*) FROM pending"), 2, "what nothing waits before has moved");
-    // A stop leaves nothing to be moved.
+    assert_eq!((states(&world).as_str(), counts(&world)), ("a:d b:d c:p d:d", (1, 3)));
+    assert_eq!(
+        number(&world, "SELECT count(*) FROM pending"),
+        2,
+        "delivered rows at the head of the queue have not moved"
+    );
+    // A stop compacts everything.
     outbox.close();
     assert_eq!(number(&world, "SELECT count(*) FROM pending"), 1);
 }
 
 #[test]
-fn a_command_finds_every_row_where_it_belongs() {
+fn a_command_compacts_all_rows_first() {
     let world = World::new();
-    let (outbox, [.., d]) = four(&world);
+    let (outbox, [.., d]) = store_four(&world);
     deliver(&outbox, &[d]);
     assert_eq!(world.run(&["discard", "a"]).code, 0);
     assert_eq!(states(&world), "a:d b:p c:p d:d");
     assert_eq!(number(&world, "SELECT count(*) FROM acks"), 0);
     assert_eq!(number(&world, "SELECT count(*) FROM settled"), 2);
-    // The agent goes on with what the command has left.
+    // The agent notices what the command has changed.
     let again = event("d", r#"{"type":"track","event":"E","email":"ana@acme.dev"}"#, "a.json");
     outbox.writer.append(vec![again], vec![]).block().unwrap();
     assert_eq!(world.reader().counts().unwrap().duplicates, 1);
@@ -157,15 +164,15 @@ fn a_command_finds_every_row_where_it_belongs() {
 }
 
 #[test]
-fn rows_and_ids_come_where_they_belong_when_nothing_else_is_to_do() {
+fn rows_and_ids_are_compacted_when_nothing_else_is_to_do() {
     let world = World::new();
-    let (outbox, [_, b, ..]) = four(&world);
+    let (outbox, [_, b, ..]) = store_four(&world);
     deliver(&outbox, &[b]);
     let left = "SELECT (SELECT count(*) FROM acks) + (SELECT count(*) FROM unindexed)";
     assert!(number(&world, left) > 0);
     let began = std::time::Instant::now();
     while number(&world, left) > 0 {
-        assert!(began.elapsed().as_secs() < 60, "nothing moves");
+        assert!(began.elapsed().as_secs() < 60, "nothing is compacted");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     assert_eq!(number(&world, "SELECT count(*) FROM recent_ids"), 4);
@@ -174,20 +181,20 @@ fn rows_and_ids_come_where_they_belong_when_nothing_else_is_to_do() {
     outbox.close();
 }
 
-fn backlog(world: &World, outbox: &Outbox) -> QueueReader {
+fn queue_reader(world: &World, outbox: &Outbox) -> QueueReader {
     QueueReader::new(world.reader(), outbox.writer.stats()).unwrap()
 }
 
 #[test]
-fn many_requests_are_gathered_from_one_view_of_the_outbox() {
+fn many_batches_are_read_from_one_snapshot_of_the_outbox() {
     let world = World::new();
-    let (outbox, [a, _, _, d]) = four(&world);
-    let mut backlog = backlog(&world, &outbox);
-    let mut gone = |seqs: &[i64], ms, let_go| -> Vec<i64> {
-        if let_go {
-            backlog.release().unwrap();
+    let (outbox, [a, _, _, d]) = store_four(&world);
+    let mut queue = queue_reader(&world, &outbox);
+    let mut gone = |seqs: &[i64], ms, is_released| -> Vec<i64> {
+        if is_released {
+            queue.release().unwrap();
         }
-        backlog.gather(seqs, Duration::from_millis(ms), |_| true).unwrap().gone
+        queue.gather(seqs, Duration::from_millis(ms), |_| true).unwrap().gone
     };
     let add = |id| {
         let body = r#"{"type":"track","event":"E","email":"ana@acme.dev"}"#;
@@ -201,17 +208,17 @@ fn many_requests_are_gathered_from_one_view_of_the_outbox() {
     let f = add("f");
     assert_eq!(gone(&[f], 7, false), [f]);
     assert!(gone(&[f], 16, false).is_empty());
-    // What a command has changed is seen as soon as the writer has noticed.
+    // A command's change is seen as soon as the writer has noticed it.
     assert_eq!(world.run(&["discard", "a"]).code, 0);
     add("g");
     assert_eq!(gone(&[a], 17, false), [a]);
 }
 
 #[test]
-fn the_write_ahead_log_is_written_over_again_however_much_is_read_meanwhile() {
+fn the_write_ahead_log_stays_short_while_a_reader_keeps_reading() {
     let world = World::new();
-    let (outbox, [a, ..]) = four(&world);
-    let mut backlog = backlog(&world, &outbox);
+    let (outbox, [a, ..]) = store_four(&world);
+    let mut queue = queue_reader(&world, &outbox);
     let filler = "x".repeat(100_000);
     let body =
         format!(r#"{{"type":"track","event":"E","email":"ana@acme.dev","properties":{{"x":"{filler}"}}}}"#);
@@ -220,8 +227,8 @@ fn the_write_ahead_log_is_written_over_again_however_much_is_read_meanwhile() {
     for n in 0..100 {
         let events = (0..10).map(|m| event(&format!("{n}-{m}"), &body, "b.json")).collect::<Vec<_>>();
         outbox.writer.append(events, vec![]).block().unwrap();
-        // No time passes for it, so its view would stay.
-        backlog.gather(&[a], Duration::ZERO, |_| true).unwrap();
+        // No time passes for the reader, so its snapshot would stay open.
+        queue.gather(&[a], Duration::ZERO, |_| true).unwrap();
         longest = longest.max(log());
     }
     // 100 MB were written into it.

@@ -73,11 +73,11 @@ fn version(outbox: &Connection) -> i64 {
     outbox.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
 }
 
-fn soundness(outbox: &Connection) -> String {
+fn integrity(outbox: &Connection) -> String {
     outbox.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap()
 }
 
-/// In the file, or, as after a kill, in the log.
+/// Writes the version to the file, or only to the write-ahead log, as after a SIGKILL.
 fn write_version(place: &Place, version: i64, in_log: bool) {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
     let conn = Connection::open_with_flags(place.daemon.outbox(), flags).unwrap();
@@ -112,7 +112,7 @@ pub fn kills(scale: &Scale) -> Played {
             });
             place.daemon.stop();
             let outbox = place.daemon.database();
-            assert_eq!(soundness(&outbox), "ok", "killed at {call} {n}");
+            assert_eq!(integrity(&outbox), "ok", "killed at {call} {n}");
             assert!(version(&outbox) > 0, "killed at {call} {n}");
         }
     }
