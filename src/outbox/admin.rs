@@ -109,9 +109,9 @@ impl Admin {
         self.store.transaction(|store| erase_file_names(&store.db, subject))
     }
 
-    /// Writes the database again and empties the write-ahead log, so that nothing of erased rows is left in unused parts
-    /// of the files either. It takes as long as copying the database, and a running agent stores nothing meanwhile.
-    /// Returns `false` if somebody reads for so long that the log still has what was erased.
+    /// Writes the database again and empties the write-ahead log, so that nothing of erased rows is left in unused
+    /// parts of the files either. It takes as long as copying the database, and a running agent stores nothing
+    /// meanwhile. Returns `false` if somebody reads for so long that the log still has what was erased.
     ///
     /// # Errors
     /// SQLite's, for example that there is no room for the copy.

@@ -224,8 +224,8 @@ impl EventQueries<'_> {
         read().map_err(|e| self.error("list events", e))
     }
 
-    /// The settled event of that id, to be sent again; `Ok(Err(state))`: its body is not kept any more, or it is pending;
-    /// `None`: there is none.
+    /// The settled event of that id, to be sent again; `Ok(Err(state))`: its body is not kept any more, or it is
+    /// pending; `None`: there is none.
     ///
     /// # Errors
     /// SQLite's.
@@ -314,8 +314,8 @@ impl EventQueries<'_> {
         read().map_err(|e| self.error("look up an event", e))
     }
 
-    /// Counts the older events of the same person that a pending event waits for, among the next hundred thousand before
-    /// it. Returns the number, and whether these were all.
+    /// Counts the older events of the same person that a pending event waits for, among the next hundred thousand
+    /// before it. Returns the number, and whether these were all.
     ///
     /// # Errors
     /// SQLite's.

@@ -33,8 +33,8 @@ pub(super) struct Expired {
 
 /// The search for rows to delete, in steps of one transaction each.
 ///
-/// Delivered events are many and have no index by age, so their rows are read in the order in which they came. The other
-/// states have an index.
+/// Delivered events are many and have no index by age, so their rows are read in the order in which they came. The
+/// other states have an index.
 #[derive(Debug, Default)]
 pub(super) struct Expiry {
     /// Delivered rows up to this one have been read; 0: the next step starts at the first.
@@ -73,8 +73,8 @@ impl Expiry {
         Ok(expired)
     }
 
-    /// Reads up to `limit` rows from where the last step ended up to the first that came too late to be old, and deletes
-    /// delivered ones that are too old.
+    /// Reads up to `limit` rows from where the last step ended up to the first that came too late to be old, and
+    /// deletes delivered ones that are too old.
     fn delete_delivered(
         &mut self,
         store: &mut Store,

@@ -1,5 +1,5 @@
-//! Events of which several mappings make an item each. Each item that waits has a row in `pending`; the event is settled
-//! with the last of them: failed if an item failed, else delivered if one was delivered.
+//! Events of which several mappings make an item each. Each item that waits has a row in `pending`; the event is
+//! settled with the last of them: failed if an item failed, else delivered if one was delivered.
 
 use super::row::{Addressee, NewItem, Settled, State};
 use crate::clock::Timestamp;

@@ -1,8 +1,8 @@
 //! The lock by which one agent at a time owns an outbox.
 //!
 //! The lock is a POSIX record lock: that kind alone tells others the holder's pid, and the kernel releases it with the
-//! process, however that ends. It stands on a file of its own, because closing any descriptor of the database would drop
-//! SQLite's locks in this process.
+//! process, however that ends. It stands on a file of its own, because closing any descriptor of the database would
+//! drop SQLite's locks in this process.
 //!
 //! The file also holds one byte: whether the write-ahead log has commits that are not in the database. If the log is
 //! missing or empty at the next start although the byte says so, it was lost; SQLite would not notice.

@@ -13,8 +13,8 @@ use std::time::Duration;
 /// In kibibytes. The upper pages of a million events take two thirds of it; each event is then one page to be read,
 /// wherever it stands.
 const CACHE: i64 = 3_072;
-/// Time for which batches are read from one snapshot. The first read in a new snapshot, after a commit, reads the upper pages
-/// again; while a snapshot is open, later commits stay in the write-ahead log.
+/// Time for which batches are read from one snapshot. The first read in a new snapshot, after a commit, reads the upper
+/// pages again; while a snapshot is open, later commits stay in the write-ahead log.
 const SNAPSHOT_AGE: Duration = Duration::from_millis(10);
 
 /// Reads the pending items. The events of many batches are read in one snapshot of the outbox. Items that are requeued

@@ -1,6 +1,7 @@
 //! A connection that reads. It never blocks the writer and never changes the file.
 //!
-//! Types of their own read through it: [`QueueReader`](super::QueueReader) for the sender, [`EventQueries`] and [`EventReference`](super::EventReference) for the commands.
+//! Types of their own read through it: [`QueueReader`](super::QueueReader) for the sender, [`EventQueries`] and
+//! [`EventReference`](super::EventReference) for the commands.
 
 use super::counters::Counts;
 use super::event_queries::EventQueries;
@@ -11,7 +12,8 @@ use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Time for which a connection waits for another one: commands commit while the agent runs, in transactions of milliseconds.
+/// Time for which a connection waits for another one: commands commit while the agent runs, in transactions of
+/// milliseconds.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A read-only connection.

@@ -12,8 +12,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-/// Time for which readers may delay copying the write-ahead log before it is written elsewhere. The agent's own reader holds a
-/// snapshot for ten milliseconds at a time.
+/// Time for which readers may delay copying the write-ahead log before it is written elsewhere. The agent's own reader
+/// holds a snapshot for ten milliseconds at a time.
 const CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Checks that the files at the database's path are those that were opened. Returns the bytes of the write-ahead log.

@@ -1,4 +1,5 @@
-//! The data that is kept of a settled event: its body for a while, and its person as a keyed hash once the body is erased.
+//! The data that is kept of a settled event: its body for a while, and its person as a keyed hash once the body is
+//! erased.
 
 use super::OutboxError;
 use super::meta::{self, PERSON_KEY};

@@ -60,7 +60,8 @@ impl State {
     }
 }
 
-/// How a pending event or item was settled. A [`Disposition`] is decided beforehand and may be to send; this is the end.
+/// How a pending event or item was settled. A [`Disposition`] is decided beforehand and may be to send; this is the
+/// end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settled {
     /// The receiver accepted it.

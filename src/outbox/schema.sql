@@ -25,8 +25,8 @@ CREATE TABLE pending (
     received_at  INTEGER NOT NULL,
     body         TEXT NOT NULL
 ) STRICT;
--- An index by ordering key is left out on purpose: its pages would be written at random places. The agent reads once which items
--- wait and keeps that in memory.
+-- An index by ordering key is left out on purpose: its pages would be written at random places. The agent reads once
+-- which items wait and keeps that in memory.
 CREATE INDEX pending_by_event ON pending (event_seq) WHERE event_seq IS NOT NULL;
 
 -- Deliveries whose rows still stand in `pending`. One person's events lie all over the queue, so moving each row at

@@ -45,8 +45,8 @@ const SETTLED: &str =
                         WHERE s.seq > ? ORDER BY s.seq LIMIT ?";
 
 impl EventReference {
-    /// Finds the events that name the person, in the order of the spool: by their bodies, or, where a body is erased, by
-    /// the email or the profile id that the event was sent under.
+    /// Finds the events that name the person, in the order of the spool: by their bodies, or, where a body is erased,
+    /// by the email or the profile id that the event was sent under.
     ///
     /// # Errors
     /// SQLite's.

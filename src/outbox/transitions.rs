@@ -186,8 +186,8 @@ impl Transitions<'_> {
         Ok(true)
     }
 
-    /// The number for an item that comes back: the wanted one, at or right after its event's, if it is free; else one at
-    /// the end of the queue.
+    /// The number for an item that comes back: the wanted one, at or right after its event's, if it is free; else one
+    /// at the end of the queue.
     fn seq_for_item(&mut self, event_seq: i64, wanted: i64) -> Result<i64, rusqlite::Error> {
         let items = EventItems { conn: &self.store.db.conn, seq: event_seq };
         if items.can_stand_at(wanted)? && wanted < self.store.next_seq {

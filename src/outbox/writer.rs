@@ -84,8 +84,8 @@ pub struct Settlement {
     pub rows: Vec<(i64, Settled)>,
     /// Items that stay pending, and the answer they got.
     pub attempts: Vec<(Vec<i64>, Reason)>,
-    /// [`OutboxStats::external_commits`] before the delivered items were read, if each was alone of its event: if it has
-    /// not changed, they need not be read again.
+    /// [`OutboxStats::external_commits`] before the delivered items were read, if each was alone of its event: if it
+    /// has not changed, they need not be read again.
     pub read_version: Option<u64>,
     /// No caller waits for this settlement; it may be delayed a few milliseconds to share a commit.
     pub may_wait: bool,

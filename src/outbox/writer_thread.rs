@@ -24,11 +24,11 @@ use std::time::{Duration, Instant};
 
 /// The interval of maintenance.
 const TICK: Duration = Duration::from_secs(1);
-/// The interval of maintenance after it had nothing to do, so that an idle agent hardly wakes. Whoever notices a commit of
-/// another process tells the writer, and missing files must be noticed within ten seconds.
+/// The interval of maintenance after it had nothing to do, so that an idle agent hardly wakes. Whoever notices a commit
+/// of another process tells the writer, and missing files must be noticed within ten seconds.
 const IDLE_INTERVAL: Duration = Duration::from_secs(8);
-/// Time for which a stop compacts, and then waits for readers before it leaves the write-ahead log as it is. Nothing is lost
-/// without either, and the whole stop may take ten seconds.
+/// Time for which a stop compacts, and then waits for readers before it leaves the write-ahead log as it is. Nothing is
+/// lost without either, and the whole stop may take ten seconds.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Rows that each commit compacts at least; few, so that it takes no longer for them.
 const COMPACT_IN_COMMIT: usize = 16;

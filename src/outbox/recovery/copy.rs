@@ -72,9 +72,9 @@ impl RowKind {
     }
 }
 
-/// Copies every row that can be read. The progress of the spool's files is not copied: the files are read again, because
-/// an event that is lost here may still be there, and the others are recognised as duplicates. Must be called within
-/// [`Store::transaction`], on a new store.
+/// Copies every row that can be read. The progress of the spool's files is not copied: the files are read again,
+/// because an event that is lost here may still be there, and the others are recognised as duplicates. Must be called
+/// within [`Store::transaction`], on a new store.
 pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error> {
     let (mut counted, mut duplicates) = (None::<i64>, 0);
     // Settled rows come first: an event that is found in both tables is settled.
@@ -160,8 +160,8 @@ fn insert_meta(store: &Store, row: &StoredRow) -> Result<(), rusqlite::Error> {
     Ok(())
 }
 
-/// Indexes the ids of a table's events. `event_seq` is the expression for the event of a row. A row whose id another event
-/// has already is deleted: it is a copy of that event.
+/// Indexes the ids of a table's events. `event_seq` is the expression for the event of a row. A row whose id another
+/// event has already is deleted: it is a copy of that event.
 fn index_ids(store: &Store, table: &str, event_seq: &str) -> Result<(), rusqlite::Error> {
     let mut rows =
         store.db.conn.prepare(&format!("SELECT seq, {event_seq}, message_id FROM {table} ORDER BY seq"))?;
