@@ -11,7 +11,7 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(50);
 
 #[test]
-fn an_event_in_the_spool_is_delivered_once_and_its_file_goes() {
+fn an_event_in_the_spool_is_delivered_once_and_its_file_is_removed() {
     let mut agent = TestAgent::in_process(Faults::default());
     agent.start();
     agent.drop_track("m-1", "ana@acme.dev");

@@ -25,14 +25,14 @@ pub struct Control {
 pub const EARLY_REMOVAL: Control = Control {
     name: "early-removal",
     file: "agent/intake.rs",
-    line: "let answer = self.parts.writer.append(batch.events.clone(), batch.progress());",
+    line: "let answer = self.agent.writer.append(batch.events.clone(), batch.progress());",
     spoilt: r#"if crate::is_spoilt("early-removal") {
             for source in &batch.sources {
-                let _ = std::fs::remove_file(self.parts.spool.dir().join(&source.entry.name));
+                let _ = std::fs::remove_file(self.spool.dir().join(&source.entry.name));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
-        let answer = self.parts.writer.append(batch.events.clone(), batch.progress());"#,
+        let answer = self.agent.writer.append(batch.events.clone(), batch.progress());"#,
 };
 
 /// Its commits are in the file, but not on the disk, when they are answered.

@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 
 pub const FAULTS: &[Fault] = &[
     Fault { name: "10", title: "the database's files damaged", alone: false, run: damage::whole_files },
-    Fault { name: "10-page", title: "a page of it overwritten", alone: false, run: damage::pages },
-    Fault { name: "10-wal", title: "its log damaged or gone", alone: false, run: damage::logs },
-    Fault { name: "10-other", title: "something else in its agent", alone: false, run: damage::others },
+    Fault { name: "10-page", title: "a page overwritten", alone: false, run: damage::pages },
+    Fault { name: "10-wal", title: "the log damaged or gone", alone: false, run: damage::logs },
+    Fault { name: "10-other", title: "something else in its place", alone: false, run: damage::others },
     Fault { name: "10-kill", title: "SIGKILL while it is recovered", alone: false, run: damage::kills },
     Fault { name: "11", title: "the database gone, while idle", alone: false, run: removal::idle },
     Fault { name: "11-load", title: "the same under load", alone: false, run: removal::under_load },
@@ -45,7 +45,7 @@ const REFUSALS: [i32; 3] = [64, 77, 78];
 /// What the daemon's first line says when its loops run.
 const RUNS: &str = "takes files from";
 
-/// A agent whose daemon takes at once what it finds when it starts.
+/// The program, which takes the files at once that it finds when it starts.
 fn new_place(faults: Faults) -> TestAgent {
     let mut agent = TestAgent::program(faults);
     agent.set("spool.settle = \"50ms\"");

@@ -21,6 +21,7 @@ mod database;
 mod disk;
 mod hangs;
 mod load;
+mod log;
 mod machine;
 mod model;
 mod power;

@@ -19,7 +19,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A round of an intake that looks every 100 ms, several times over.
 const ROUNDS: Duration = Duration::from_millis(400);
 
-/// A agent in a wait, and what it has dropped.
+/// An agent that waits, and what was dropped.
 struct Wait {
     agent: TestAgent,
     dropped: BTreeSet<String>,

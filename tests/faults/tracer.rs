@@ -116,6 +116,11 @@ impl Calls {
         Calls(rows.filter(|(name, _)| name != "total").collect())
     }
 
+    pub fn without(mut self, names: &[&str]) -> Calls {
+        self.0.retain(|name, _| !names.contains(&name.as_str()));
+        self
+    }
+
     pub fn total(&self) -> u64 {
         self.0.values().sum()
     }

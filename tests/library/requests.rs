@@ -162,7 +162,7 @@ proptest! {
     }
 
     #[test]
-    fn said_together_is_said_one_by_one(events in prop::collection::vec(event_of_one_person(), 1..120)) {
+    fn a_batch_says_the_same_as_its_events_one_by_one(events in prop::collection::vec(event_of_one_person(), 1..120)) {
         let (mut one_by_one, mut together) = (Told::default(), Told::default());
         let mut batches: Vec<Batch> = Vec::new();
         for (i, event) in events.iter().enumerate() {

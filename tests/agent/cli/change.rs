@@ -3,7 +3,7 @@
 use crate::common::setup::{Setup, assert_says};
 
 #[test]
-fn each_id_is_answered_and_the_worst_decides() {
+fn each_id_has_a_line_and_the_worst_decides_the_exit_code() {
     for (arguments, code, said, after) in [
         (&["retry", "refused"][..], 0, "refused  pending again", ("refused", "pending")),
         (&["retry", "waiting"], 0, "waiting  is pending", ("waiting", "pending")),
@@ -30,7 +30,7 @@ fn each_id_is_answered_and_the_worst_decides() {
 }
 
 #[test]
-fn all_of_a_state_go_back_but_those_that_cannot_be_sent() {
+fn retry_by_state_requeues_all_that_can_be_sent() {
     let setup = Setup::with_events();
     let ran = setup.run(&["retry", "--state", "failed,skipped,delivered"]);
     assert_eq!(ran.code, 0);
@@ -50,7 +50,7 @@ fn all_of_a_state_go_back_but_those_that_cannot_be_sent() {
 }
 
 #[test]
-fn a_running_agent_learns_of_a_retry() {
+fn a_retry_wakes_the_running_agent() {
     let setup = Setup::with_events();
     let outbox = setup.open_outbox();
     let retry_requests = outbox.writer.retry_requests();

@@ -23,7 +23,7 @@ fn published(setup: &Setup, change: impl FnOnce(&mut Status)) {
 }
 
 #[test]
-fn before_the_first_run_the_status_is_all_zeros() {
+fn the_status_before_the_first_run_is_all_zeros() {
     let setup = Setup::new();
     let status = setup.run(&["status", "--json"]);
     assert_eq!(status.code, 0);
@@ -48,7 +48,7 @@ fn before_the_first_run_the_status_is_all_zeros() {
 }
 
 #[test]
-fn the_status_counts_what_is_in_the_outbox_while_the_agent_is_down() {
+fn the_status_of_a_stopped_agent_counts_the_outbox() {
     let setup = Setup::with_events();
     published(&setup, |status| {
         status.agent.running = false;
@@ -84,7 +84,7 @@ fn the_status_counts_what_is_in_the_outbox_while_the_agent_is_down() {
 }
 
 #[test]
-fn a_spool_that_is_gone_is_told_with_its_mend() {
+fn the_status_reports_a_missing_spool_and_the_fix() {
     let setup = Setup::with_events();
     let spool = setup.spool();
     fs::remove_dir_all(&spool).unwrap();
@@ -112,7 +112,7 @@ fn a_spool_that_is_gone_is_told_with_its_mend() {
 }
 
 #[test]
-fn the_status_of_a_running_agent_says_why_nothing_moves_and_what_to_do() {
+fn the_status_says_why_events_wait_and_what_to_do() {
     let setup = Setup::with_events();
     let outbox = setup.open_outbox();
     let now = Timestamp::from_system(std::time::SystemTime::now());
@@ -164,7 +164,7 @@ fn the_status_of_a_running_agent_says_why_nothing_moves_and_what_to_do() {
 }
 
 #[test]
-fn rows_are_listed_newest_first_and_filtered() {
+fn list_filters_and_shows_the_newest_first() {
     let setup = Setup::with_events();
     for (arguments, want) in [
         (&["--limit", "2"][..], &["invalid", "nobody"][..]),
@@ -205,7 +205,7 @@ fn rows_are_listed_newest_first_and_filtered() {
 }
 
 #[test]
-fn the_table_says_how_many_more_there_are() {
+fn list_says_how_many_more_there_are() {
     let setup = Setup::with_events();
     let text = setup.run(&["list", "--limit", "4"]).out;
     assert_eq!(text.lines().count(), 6);
@@ -217,7 +217,7 @@ fn the_table_says_how_many_more_there_are() {
 }
 
 #[test]
-fn what_was_set_aside_is_listed_with_its_reason() {
+fn list_shows_rejected_files_with_their_reasons() {
     let setup = Setup::new();
     assert_eq!(setup.run(&["list", "--rejected"]).out, "no rejected files\n");
     let spool = Spool::open(&setup.spool()).unwrap();
@@ -249,7 +249,7 @@ fn what_was_set_aside_is_listed_with_its_reason() {
 }
 
 #[test]
-fn an_event_is_shown_with_its_history_and_its_request() {
+fn show_prints_the_history_and_the_request_of_an_event() {
     let setup = Setup::with_events();
     let shown = setup.run(&["show", "behind", "--json"]).json();
     assert_eq!((&shown["state"], &shown["file"]), (&json!("pending"), &json!("a.jsonl")));
@@ -286,7 +286,7 @@ fn an_event_is_shown_with_its_history_and_its_request() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_a_command_quietly() {
+fn a_closed_pipe_ends_a_command_quietly() {
     let setup = Setup::new();
     let outbox = setup.open_outbox();
     let json = r#"{"type":"track","event":"x","properties":{"email":"ana@acme.dev"}}"#;

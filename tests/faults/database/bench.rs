@@ -35,7 +35,7 @@ struct Row {
     body: Option<String>,
 }
 
-/// A agent whose database is damaged, and fixed by a fresh copy, again and again.
+/// An agent whose database is damaged, and replaced by a fresh copy, again and again.
 pub struct Bench {
     agent: TestAgent,
     /// Of a daemon that was stopped.

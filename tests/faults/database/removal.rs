@@ -26,11 +26,11 @@ enum Then {
 
 const STRIKES: &[(&str, Then, Strike)] = &[
     ("the database removed", Then::Delivered, |state, _| fs::remove_file(state.join("outbox.db")).unwrap()),
-    ("an older copy moved in its agent", Then::KeptAside, |state, older| {
+    ("an older copy moved in its place", Then::KeptAside, |state, older| {
         fs::copy(older.join("outbox.db"), state.join("restored")).unwrap();
         fs::rename(state.join("restored"), state.join("outbox.db")).unwrap();
     }),
-    ("another file moved in its agent", Then::KeptAside, |state, _| {
+    ("another file moved in its place", Then::KeptAside, |state, _| {
         fs::write(state.join("other"), "to be done\n").unwrap();
         fs::rename(state.join("other"), state.join("outbox.db")).unwrap();
     }),

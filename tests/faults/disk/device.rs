@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const LOG: &str = "state/outbox.db-wal";
 const DATABASE: &str = "state/outbox.db";
 
-/// A agent at work: some is taken, some delivered, more comes.
+/// An agent at work: some events are stored, some delivered, more come.
 fn at_work() -> TestAgent {
     let mut agent = TestAgent::program(Faults { latency_ms: 10, ..Faults::default() });
     agent.start();

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 enum Log {
     /// Just copied: only the reserve file is there to pay for a mark.
     Empty,
-    /// It waits to be copied into the database, whose pages have no agent there but what was claimed for them.
+    /// It waits to be copied into the database, whose pages have no room there but what was claimed for them.
     Long,
 }
 
@@ -26,7 +26,7 @@ const SCENES: usize = 3;
 /// Agents that keep no room to mark what was delivered.
 const NO_ROOM_KEPT: [(Log, Control); 2] = [(Log::Empty, NO_RESERVE), (Log::Long, NO_CLAIM)];
 
-/// A agent whose state is on a mount of its own, with so many events in the outbox, some of them only in the log.
+/// Brings so many events into an outbox on a mount of its own, some of them only into its log, and kills the agent.
 fn with_pending(agent: &mut TestAgent, events: u64) {
     agent.start();
     let text = long_lines(agent, events);

@@ -7,7 +7,7 @@ use crate::runner::{Outcome, Scale};
 use koala_agent::receiver::Faults;
 use std::time::Duration;
 
-/// At the first start, and over an outbox with events: it waits, names the agent, and goes on by itself.
+/// At the first start, and over an outbox with events: it waits, names the folder, and goes on by itself.
 pub fn start(_: &Scale) -> Outcome {
     let mut agent = TestAgent::program(OFFLINE);
     let state = agent.state();

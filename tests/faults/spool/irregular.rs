@@ -133,7 +133,7 @@ fn keep_animals(spool: &Path, ground: &Path) -> Vec<(&'static str, &'static str)
     left
 }
 
-/// What takes the agent of a file between its commit and its removal.
+/// What takes the place of a file between its commit and its removal.
 const SWAPS: [Swap; 4] = [Swap::File, Swap::Link, Swap::Folder, Swap::HardLink];
 
 #[derive(Debug, Clone, Copy)]
