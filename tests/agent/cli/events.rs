@@ -39,7 +39,13 @@ fn send_stores_events_as_they_came_each_with_an_id() {
     let spool = setup.spool().display().to_string();
     assert_says(
         &ran.err,
-        &["1 event in the spool", &spool, "config.toml", "warning: 1 event will be skipped", "no_identity"],
+        &[
+            "1 event stored in the spool",
+            &spool,
+            "config.toml",
+            "warning: 1 event will be skipped",
+            "no_identity",
+        ],
     );
 }
 
@@ -105,7 +111,7 @@ fn send_names_the_line_of_a_bad_event_and_stores_nothing() {
 fn send_waits_until_its_events_are_settled() {
     let refused = || Settled::Failed(Reason::new(Code::Refused, "the receiver answered 400: no"));
     for (settled, code, said) in [
-        (Some(Settled::Delivered), 0, "1 event in the spool"),
+        (Some(Settled::Delivered), 0, "1 event stored in the spool"),
         (Some(refused()), 65, "answered 400: no"),
         (None, 75, "is pending"),
     ] {
@@ -133,7 +139,7 @@ fn send_waits_until_its_events_are_settled() {
     }
     let ran = Setup::new().run_with(&["send", "--wait=100ms"], ANA);
     assert_eq!(ran.code, 75);
-    assert_says(&ran.err, &["they wait in the spool", "the agent does not run"]);
+    assert_says(&ran.err, &["the events wait in the spool", "the agent is not running"]);
 }
 
 fn soon<T>(mut find: impl FnMut() -> Option<T>) -> T {
@@ -221,7 +227,7 @@ fn map_says_which_mappings_match_and_why_the_others_do_not() {
     assert_eq!(lines[2]["mappings"][1]["invalid"]["code"], "invalid_field");
     assert_eq!(lines[2]["invalid"]["code"], "invalid_field");
     assert!(lines[1]["warning"].as_str().unwrap().contains("Koala (Cloud)"));
-    assert_says(&ran.err, &["1 event, first b", "turns nothing off"]);
+    assert_says(&ran.err, &["warning: 1 event, first b: ", "which is not this one"]);
 }
 
 #[test]

@@ -43,7 +43,7 @@ fn the_status_before_the_first_run_is_all_zeros() {
     let config = setup.config_file().display().to_string();
     assert_says(
         &text.out,
-        &["not run yet", &config, "0 pending", &format!("koala-agent --config {config} run")],
+        &["never started", &config, "0 pending", &format!("koala-agent --config {config} run")],
     );
 }
 
@@ -79,12 +79,16 @@ fn the_status_of_a_stopped_agent_counts_the_outbox() {
     assert!(status["agent"]["since"].is_string());
     assert_says(
         &setup.run(&["status"]).out,
-        &["not running since", "1 failed: refused", "list --state failed"],
+        &[
+            "not running since",
+            "1 failed: refused (the receiver refused the event but accepts others)",
+            "list --state failed",
+        ],
     );
 }
 
 #[test]
-fn the_status_reports_a_missing_spool_and_the_fix() {
+fn a_missing_spool_is_reported_with_its_remedy() {
     let setup = Setup::with_events();
     let spool = setup.spool();
     fs::remove_dir_all(&spool).unwrap();
@@ -147,11 +151,11 @@ fn the_status_says_why_events_wait_and_what_to_do() {
             "blocked: files wait in the spool",
             "max_bytes: the outbox has reached its limit",
             "raise outbox.max_bytes",
-            "refuses since 2026-01-02T03:04:05Z",
-            "events wait unharmed",
+            "refuses events since 2026-01-02T03:04:05Z",
+            "events wait, nothing is lost",
             "key_refused: the receiver answered 401: \\u001b[31mno",
             &format!("put the right public key into {key}"),
-            "tried again in 1 min",
+            "next try in 1 min",
             "3 rejected",
             "1 unreadable",
             "list --rejected",
@@ -217,7 +221,7 @@ fn list_says_how_many_more_there_are() {
 }
 
 #[test]
-fn list_shows_rejected_files_with_their_reasons() {
+fn rejected_files_are_listed_with_their_reasons() {
     let setup = Setup::new();
     assert_eq!(setup.run(&["list", "--rejected"]).out, "no rejected files\n");
     let spool = Spool::open(&setup.spool()).unwrap();
@@ -255,7 +259,7 @@ fn show_prints_the_history_and_the_request_of_an_event() {
     assert_eq!((&shown["state"], &shown["file"]), (&json!("pending"), &json!("a.jsonl")));
     assert_says(
         shown["next"]["text"].as_str().unwrap(),
-        &["after 1 older of the same person", "agent runs again"],
+        &["after 1 older event of the same person", "agent runs again"],
     );
     assert_eq!(shown["spooled_at"], "2026-01-02T03:04:05Z");
 

@@ -47,7 +47,7 @@ fn usage_and_configuration_have_their_exit_codes() {
 }
 
 #[test]
-fn check_names_what_is_wrong_and_how_to_fix_it() {
+fn a_check_names_each_fault_and_its_remedy() {
     let mut setup = Setup::new();
     let ran = setup.run(&["check", "--offline"]);
     assert_eq!(ran.code, 1);
@@ -93,7 +93,7 @@ fn check_asks_the_receiver_about_the_key() {
     let mut setup = Setup::new();
     setup.set(&format!("koala.endpoint = \"{}\"", receiver.endpoint()));
     for (key, code, said) in
-        [("pk_good", 0, "takes the key"), ("pk_wrong", 1, "put the right public key into")]
+        [("pk_good", 0, "accepts the key"), ("pk_wrong", 1, "put the right public key into")]
     {
         write_key(&setup, key);
         let ran = setup.run(&["check"]);
