@@ -72,7 +72,7 @@ fn an_event_is_delivered_with_the_last_of_its_items() {
     assert_eq!(held(&agent.receiver), once(ids));
 }
 
-/// One of three items is refused; the control is another person's event.
+/// An agent with an event of which one of three items was refused; another person's event was the canary.
 fn refused_in_part() -> TestAgent {
     let mut agent = with(THREE, Faults { poison: Some("m-1-lead".into()), ..Faults::default() });
     agent.drop_file("1.json", track("m-1", "ana@acme.dev"));
@@ -227,7 +227,7 @@ fn a_crash_between_two_items_loses_and_repeats_nothing() {
     let mut agent = program(THREE, Faults { poison: Some("-lead".into()), ..Faults::default() });
     agent.start();
     agent.drop_file("1.json", track("m-1", "ana@acme.dev"));
-    agent.until("two items are marked", |agent| {
+    agent.until("two items are acknowledged", |agent| {
         agent.outbox().exists() && agent.receiver.stats().held == 2 && settled_items(agent).len() == 2
     });
     agent.kill();
@@ -262,9 +262,9 @@ fn crashes_at_any_moment_lose_no_item_and_repeat_none_that_was_acknowledged() {
     agent.until("all are delivered", |agent| count(agent, "delivered") == EVENTS as i64);
     let held = held(&agent.receiver);
     assert_eq!(held.len(), EVENTS * 3);
-    assert!(marked.len() > 100, "{} were marked before a kill", marked.len());
+    assert!(marked.len() > 100, "{} were acknowledged before a kill", marked.len());
     for (id, repeats) in marked {
-        assert_eq!(held[&id], repeats, "{id} was sent again after it was marked");
+        assert_eq!(held[&id], repeats, "{id} was sent again after it was acknowledged");
     }
     agent.stop();
 }

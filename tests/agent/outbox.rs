@@ -1,4 +1,4 @@
-//! What the commands see of the outbox.
+//! The outbox as the commands read it.
 
 use crate::common::events::new_event;
 use crate::common::setup::Setup;

@@ -1,4 +1,4 @@
-//! The spool's promises, in one process: what is taken, what is set aside and why, and nothing twice or lost.
+//! The spool's promises, in one process: what is taken, what is rejected and why, and nothing twice or lost.
 
 use crate::common::agent::TestAgent;
 use crate::common::events::{gzip, track};
@@ -21,12 +21,12 @@ fn lines(events: impl IntoIterator<Item = String>) -> String {
     events.into_iter().map(|e| e + "\n").collect()
 }
 
-/// Code, line and column of what is set aside.
+/// Code, line and column of what is rejected.
 type Place = (String, u64, u64);
 
 type Reasons = Vec<(&'static str, Place)>;
 
-/// What is in `rejected/`, by name.
+/// The files in `rejected/` by name, each with its reason.
 fn rejected(agent: &TestAgent) -> BTreeMap<String, Place> {
     let folder = agent.spool().join("rejected");
     let files = names_in(&folder).into_iter().filter(|n| !n.ends_with(".why") && !n.starts_with('.'));
@@ -187,7 +187,7 @@ fn a_rejected_file_that_becomes_complete_is_ingested_once() {
     events.write_all(&first).unwrap();
     events.write_all(&second[..12]).unwrap();
     one.write_all(&nameless("4").as_bytes()[..30]).unwrap();
-    agent.until("both are set aside", |agent| rejected(agent).len() == 2);
+    agent.until("both are rejected", |agent| rejected(agent).len() == 2);
     agent.until_held(2);
     events.write_all(&second[12..]).unwrap();
     one.write_all(&nameless("4").as_bytes()[30..]).unwrap();
@@ -271,7 +271,7 @@ fn no_file_changes_at_an_earlier_time_than_the_file_system_has_shown() {
         let first = written("1");
         let time = spool.file_system_time().unwrap();
         if first.changed >= time {
-            // Its tick is not over.
+            // The tick of the file system's clock is not over.
             continue;
         }
         let changed = written("2");

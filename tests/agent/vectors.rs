@@ -20,7 +20,7 @@ fn received(held: &HeldItem) -> Value {
     Value::Object(body)
 }
 
-/// What the agent makes of an event must be what the mapping makes of it: the body at the receiver, or the state
+/// The agent makes of an event exactly what the mapping makes of it: the body at the receiver, or the state
 /// and the code. The id and the time by which an event is completed are the agent's own.
 #[test]
 fn the_agent_sends_every_vector_as_the_mapping_makes_it() {

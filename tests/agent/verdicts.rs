@@ -1,4 +1,4 @@
-//! What answers do to those who wait. What they do over hours, and in bulk, is in `faults/receiver/`.
+//! The effect of the receiver's answers on pending events; over hours and in bulk, `faults/receiver/` shows it.
 
 use crate::common::agent::TestAgent;
 use crate::common::events::track;

@@ -1,6 +1,6 @@
 //! The controls: agents with one line spoilt, built from a copy of this source.
 //!
-//! They are one program, built once: which of its lines are the spoilt ones is told by the name that it is started under.
+//! All controls are one program, built once: the name that it is started under says which line is spoilt.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -17,7 +17,7 @@ pub struct Control {
     file: &'static str,
     /// Stands there exactly once.
     line: &'static str,
-    /// What stands there instead; it asks `crate::is_spoilt` under which name it runs.
+    /// The text that replaces the line; it asks `crate::is_spoilt` under which name it runs.
     spoilt: &'static str,
 }
 
@@ -35,7 +35,7 @@ pub const EARLY_REMOVAL: Control = Control {
         let answer = self.agent.writer.append(batch.events.clone(), batch.progress());"#,
 };
 
-/// Its commits are in the file, but not on the disk, when they are answered.
+/// Answers commits when they are in the file, but not on the disk.
 pub const CARELESS_COMMIT: Control = Control {
     name: "careless-commit",
     file: "outbox/store.rs",
@@ -126,7 +126,7 @@ fn build() -> Result<PathBuf, String> {
     let target = tmp().parent().unwrap();
     let mut cargo = Command::new(cargo);
     cargo.args(["build", "--quiet", "--locked", "--profile", profile, "--target-dir"]).arg(target);
-    // What tells a test of its package would make a library that looks at it be built again, and all that stands on it.
+    // Variables about the test's package would make libraries be built again that look at them, and all that depend on them.
     for (name, _) in std::env::vars_os() {
         let is_of_package =
             |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");

@@ -33,16 +33,16 @@ pub const FAULTS: &[Fault] = &[
         run: full::bare_start,
     },
     Fault {
-        name: "6-marks",
+        name: "6-acks",
         title: "no byte free while requests are in flight",
         alone: false,
-        run: full::marks,
+        run: full::acknowledgements,
     },
     Fault {
         name: "6-control",
         title: "the same without a reserve file or claimed room",
         alone: false,
-        run: full::unmarked,
+        run: full::unacknowledged,
     },
     Fault { name: "6-unsent", title: "no byte free for what is not sent", alone: false, run: full::unsent },
     Fault { name: "7", title: "ENOSPC on the write-ahead log", alone: false, run: device::no_space },
@@ -80,7 +80,7 @@ const OFFLINE: Faults = Faults {
     drop_after_accept: 0.0,
 };
 
-/// The receiver can be reached, and the daemon is told so.
+/// The receiver can be reached, and the agent is told so.
 fn online(agent: &TestAgent) {
     agent.receiver.set_faults(Faults::default());
     agent.signal(Signal::SIGHUP);
@@ -122,7 +122,7 @@ fn stays_calm(agent: &mut TestAgent, time: Duration) {
     logs_little(agent, lines, time);
 }
 
-/// The same under a tracer that lets calls fail: the agent does not try them again and again.
+/// Like [`stays_calm`], under a tracer that lets calls fail: the agent does not try them again and again.
 fn stays_calm_under(tracer: &Tracer, agent: &mut TestAgent, time: Duration) {
     let (lines, failed) = (agent.log().lines().count(), tracer.injected());
     std::thread::sleep(time);
@@ -132,7 +132,7 @@ fn stays_calm_under(tracer: &Tracer, agent: &mut TestAgent, time: Duration) {
     logs_little(agent, lines, time);
 }
 
-/// In that time the log has grown from so many lines by few.
+/// Asserts that the log has grown by few lines in that time.
 fn logs_little(agent: &TestAgent, lines: usize, time: Duration) {
     let logged = (agent.log().lines().count() - lines) as u64;
     assert!(2 * logged <= FEW_LINES * time.as_secs(), "{logged} lines in {time:?}:\n{}", agent.log());
@@ -143,9 +143,9 @@ fn log_says(agent: &TestAgent, what: &str) {
     assert!(agent.log().contains(what), "{what} is not in the log:\n{}", agent.log());
 }
 
-fn skipped<T>(result: Result<T, String>, play: impl FnOnce(T) -> Figures) -> Outcome {
-    match result {
-        Ok(thing) => play(thing).into(),
+fn run_with<T>(means: Result<T, String>, run: impl FnOnce(T) -> Figures) -> Outcome {
+    match means {
+        Ok(means) => run(means).into(),
         Err(why) => Outcome::Skipped(why),
     }
 }

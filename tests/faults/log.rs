@@ -1,4 +1,4 @@
-//! What the agent logs when all goes well.
+//! The log of an agent when all goes well.
 
 use crate::common::agent::TestAgent;
 use crate::common::setup::KEY;

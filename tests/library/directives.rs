@@ -1,5 +1,5 @@
-//! What Segment's own code makes of a hundred and twenty-one mappings, and what is made of them here: the same, or a
-//! refusal where the mapping is a trap or wrong.
+//! A hundred and twenty-one mappings with the results of Segment's own code: the results here are the same, or an error
+//! where the mapping is a trap or wrong.
 
 use koala_agent::mapping::directive::{Evaluator, Field};
 use serde::Deserialize;
@@ -42,7 +42,7 @@ fn the_result_is_segments_or_an_error() {
                 assert_eq!(value, want, "{name}");
                 same += 1;
             }
-            // What depends on the event can only be told of the event.
+            // An error that depends on the event shows only when the event is mapped.
             (Err(fault), None) => {
                 assert_eq!(vector.stage.as_deref(), Some("resolve"), "{name} is taken and fails: {fault}");
                 println!("{name}: {fault}");

@@ -6,7 +6,7 @@ use koala_agent::event::{Event, MessageId};
 use koala_agent::item::Disposition;
 use koala_agent::koala::batch::Batch;
 
-/// What becomes of the event: the request's body, the code of a skip, the text of what is wrong.
+/// The event's request body; of a skipped event the reason code, of a failed one the error text.
 fn sent(event: &str) -> String {
     let event = Event::parse(event).unwrap();
     match map(&event, &MessageId::new("m".into()).unwrap(), Timestamp(0)) {

@@ -1,5 +1,5 @@
-//! What Segment's own code answers for ninety-four triggers, and what is answered here: the same, or a refusal where
-//! the trigger is a trap or no trigger.
+//! Ninety-four triggers with the results of Segment's own code: the results here are the same, or an error where the
+//! trigger is a trap or no trigger.
 
 use koala_agent::event::Event;
 use koala_agent::mapping::trigger::Trigger;

@@ -1,5 +1,5 @@
-//! What Segment's own destination made of eighty events, and what is made of them here. Where the two differ it is
-//! by a departure that this file names, vector by vector; everything else must agree.
+//! Eighty events with the results of Segment's own destination. Where the results here differ, this file names the
+//! departure, vector by vector; everything else must agree.
 
 use crate::common::vectors::{COMPLETED, Expect, bodies, body, outcome, vectors};
 use koala_agent::item::Disposition;

@@ -74,7 +74,7 @@ pub fn older(scale: &Scale) -> Outcome {
             let before = agent.log().len();
             let killed = kill_at(&mut agent, call, n);
             if killed && agent.log()[before..].contains(RUNS) {
-                // It ran already: what is killed now is no migration any more.
+                // The agent ran already: it is no migration any more that is killed.
                 break;
             }
             let found = version(&agent.database());
@@ -102,7 +102,7 @@ fn soundness(outbox: &Connection) -> String {
     outbox.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap()
 }
 
-/// In the file, or, as after a kill, in the log.
+/// Writes a schema version into the file or, as after a kill, into the log.
 fn write_version(agent: &TestAgent, version: i64, in_log: bool) {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
     let conn = Connection::open_with_flags(agent.outbox(), flags).unwrap();
@@ -110,7 +110,7 @@ fn write_version(agent: &TestAgent, version: i64, in_log: bool) {
     conn.pragma_update(None, "user_version", version).unwrap();
 }
 
-/// SIGKILL at the Nth call of each kind that changes a file, until the daemon lives to run: the next one finds no
+/// SIGKILL at the Nth call of each kind that changes a file, until the agent lives to run: the next one finds no
 /// database or a whole one, never something between.
 pub fn kills(scale: &Scale) -> Outcome {
     if let Err(why) = needs("strace") {

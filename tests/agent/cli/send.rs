@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 const ANA: &str = r#"{"type":"track","event":"Signed Up","properties":{"email":"ana@acme.dev"}}"#;
 
-/// What is in the spool: names and contents.
+/// The files in the spool: names and contents.
 fn spooled(setup: &Setup) -> Vec<(String, String)> {
     let files = fs::read_dir(setup.spool()).unwrap().map(Result::unwrap);
     files.map(|f| (f.file_name().into_string().unwrap(), fs::read_to_string(f.path()).unwrap())).collect()

@@ -1,6 +1,6 @@
-//! Who may do what: the commands run by root, the service's user, a producer and a stranger.
+//! Permissions: the commands run by root, by the service's user, by a producer and by a stranger.
 //!
-//! Only root can play them all; as another user these facts cannot be tried.
+//! Only root can run them all; as another user these facts cannot be tried.
 
 use crate::common::events::new_event;
 use crate::common::setup::{Ran, Setup, assert_says, run_command};

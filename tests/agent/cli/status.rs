@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::process::Stdio;
 
-/// What an agent of this process would publish.
+/// Publishes the status that an agent of this process would.
 fn published(setup: &Setup, change: impl FnOnce(&mut Status)) {
     let mut status: Status = serde_json::from_value(setup.run(&["status", "--json"]).json()).unwrap();
     status.now = Timestamp::from_system(std::time::SystemTime::now());

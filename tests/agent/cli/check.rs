@@ -1,4 +1,4 @@
-//! Usage, configuration, check: whether everything is in its place.
+//! Usage, configuration and check.
 
 use crate::common::setup::{Setup, assert_says, run_command};
 use koala_agent::receiver::{Receiver, ReceiverOptions};
