@@ -96,6 +96,8 @@ fn build() -> Result<PathBuf, String> {
     let cargo = std::env::var("CARGO").map_err(|_| "cargo does not run this test".to_owned())?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let copy = tmp().join("controls").join("source");
+    // Files of an earlier source are no part of this one.
+    let _ = fs::remove_dir_all(&copy);
     copy_tree(&root.join("src"), &copy.join("src"));
     copy_tree(&root.join("packaging"), &copy.join("packaging"));
     fs::copy(root.join("README.md"), copy.join("README.md")).unwrap();
