@@ -12,7 +12,7 @@ use crate::disk;
 use crate::event::Event;
 use crate::koala::{Client, Verdict};
 use crate::mapping::turns_off_only_browser;
-use crate::outbox::{Filter, OutboxError, Reader, holder};
+use crate::outbox::{EventFilter, OutboxError, Reader, holder};
 use crate::reason::{Code, Reason};
 use crate::spool::REJECTED;
 use clap::Args;
@@ -219,7 +219,7 @@ fn check_key(config: &Config, is_config_only: bool, report: &mut Report) {
 
 /// Notes pending events whose integrations turn off another destination than their author may think.
 fn check_integrations(reader: &Reader, report: &mut Report) -> Result<(), OutboxError> {
-    let bodies = reader.newest_pending(MAX_SEARCHED_EVENTS)?;
+    let bodies = reader.events().newest_pending(MAX_SEARCHED_EVENTS)?;
     let is_misleading = |body: &&String| Event::parse(body).is_ok_and(|event| turns_off_only_browser(&event));
     let misleading = bodies.iter().filter(is_misleading).count() as u64;
     if misleading > 0 {
@@ -304,7 +304,7 @@ fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
         report.fail("outbox", error);
     }
     let max_bytes = config.outbox.max_bytes;
-    match reader.bytes().and_then(|bytes| Ok((bytes, reader.list(&Filter::default(), 1)?))) {
+    match reader.bytes().and_then(|bytes| Ok((bytes, reader.events().list(&EventFilter::default(), 1)?))) {
         Ok((bytes, listing)) => {
             let text = format!("{shown}, {} of {} used", Bytes(bytes), Bytes(max_bytes));
             if bytes < max_bytes {

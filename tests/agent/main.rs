@@ -3,16 +3,16 @@
 //!
 //! Faults that the agent survives are in `tests/faults`; facts that need no agent are in `tests/library`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "test code")]
 
 mod cli;
 #[path = "../common/mod.rs"]
 mod common;
 mod delivery;
+mod docs;
 mod erase;
 mod export;
 mod mappings;
-mod migration;
 mod outbox;
 mod spool;
 mod vectors;

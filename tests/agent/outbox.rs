@@ -7,7 +7,7 @@ use koala_agent::outbox::State;
 #[test]
 fn the_person_becomes_a_hash_when_the_body_is_erased() {
     let setup = Setup::with_events();
-    let person = |id| setup.reader().show(id).unwrap().unwrap().row.person.unwrap();
+    let person = |id| setup.reader().events().show(id).unwrap().unwrap().row.person.unwrap();
     assert!(["delivered", "discarded"].map(person).iter().all(|person| person.starts_with("hash:")));
     assert_eq!(["waiting", "refused"].map(person), ["ana@acme.dev", "bob@acme.dev"]);
 }
@@ -32,6 +32,6 @@ fn the_body_of_an_event_turned_off_is_erased_at_once_and_other_skipped_bodies_ar
     ];
     outbox.writer.append(events, vec![]).block().unwrap();
     outbox.close();
-    let body = |id| setup.reader().show(id).unwrap().unwrap().body;
+    let body = |id| setup.reader().events().show(id).unwrap().unwrap().body;
     assert_eq!((body("off"), body("nobody").is_some()), (None, true));
 }

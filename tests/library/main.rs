@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
+mod architecture;
 #[path = "../common/mod.rs"]
 mod common;
 mod directives;

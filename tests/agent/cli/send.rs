@@ -128,7 +128,7 @@ fn send_waits_until_its_events_are_settled() {
             outbox.writer.append(vec![new], vec![]).block().unwrap();
             fs::remove_file(setup.spool().join(name)).unwrap();
             if let Some(settled) = settled {
-                let seq = setup.reader().show(id).unwrap().unwrap().row.seq;
+                let seq = setup.reader().events().show(id).unwrap().unwrap().row.seq;
                 outbox.writer.settle(vec![(seq, settled)]).block().unwrap();
             }
             sending.join().unwrap()

@@ -133,7 +133,7 @@ fn a_producer_without_access_to_the_outbox_reads_the_status_file() {
             let new = new_event(&format!("sent-{settled}"), ANA, "send");
             outbox.writer.append(vec![new], vec![]).block().unwrap();
             if settled {
-                let seq = setup.reader().show("sent-true").unwrap().unwrap().row.seq;
+                let seq = setup.reader().events().show("sent-true").unwrap().unwrap().row.seq;
                 outbox.writer.settle(vec![(seq, Settled::Delivered)]).block().unwrap();
             }
             fs::remove_file(path).unwrap();

@@ -1,8 +1,8 @@
 //! koala-agent-spool(7), and the README's first events: every producer is run.
 
+use super::run::{agent, command, delivered, is_installed, placed, receiver, shell};
+use super::text::{README, SPOOL, fenced, literal, section};
 use crate::common::setup::{Ran, Setup};
-use crate::run::{agent, command, delivered, is_installed, placed, receiver, shell};
-use crate::text::{README, SPOOL, fenced, literal, section};
 
 /// Returns the code block of a subsection of WRITING A FILE.
 fn producer(title: &str) -> String {

@@ -1,7 +1,7 @@
 //! koala-agent.toml(5): its keys, defaults and examples.
 
+use super::text::{PACKAGED, TOML, literal, section};
 use crate::common::setup::Setup;
-use crate::text::{PACKAGED, TOML, literal, section};
 use std::collections::BTreeMap;
 use std::fs;
 

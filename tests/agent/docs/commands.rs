@@ -1,8 +1,8 @@
 //! koala-agent(1), koala-agent-guarantees(7), and the README: commands, what they print, backup, space.
 
+use super::run::{agent, is_installed, receiver, shell, start, stop, until};
+use super::text::{AGENT, EVENTS, GUARANTEES, README, fenced, literal, section};
 use crate::common::setup::Setup;
-use crate::run::{agent, is_installed, receiver, shell, start, stop, until};
-use crate::text::{AGENT, EVENTS, GUARANTEES, README, fenced, literal, section};
 use std::fs;
 
 #[test]
@@ -186,7 +186,7 @@ fn the_readme_shows_what_the_commands_of_a_day_print() {
             .replace(&format!("{folder}spool"), "/var/spool/koala-agent")
             .replace(&format!("{folder}state/outbox.db"), "/var/lib/koala-agent/outbox.db")
             .replace(&format!("{folder}key"), "/etc/koala-agent/public-key")
-            .replace("restart the agent", "systemctl restart koala-agent");
+            .replace("then restart the agent", "then run: systemctl restart koala-agent");
         assert_prints(&output, &printed);
     }
 }

@@ -1,7 +1,7 @@
 //! Each page as a whole, and the README's links.
 
-use crate::run::is_installed;
-use crate::text::{PAGES, README, fenced, section};
+use super::run::is_installed;
+use super::text::{PAGES, README, fenced, section};
 use std::path::Path;
 use std::process::Command;
 

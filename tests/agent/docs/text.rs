@@ -2,13 +2,13 @@
 
 use serde_json::Value;
 
-pub const README: &str = include_str!("../../README.md");
-pub const PACKAGED: &str = include_str!("../../packaging/config.toml");
-pub const AGENT: &str = include_str!("../../packaging/man/koala-agent.1");
-pub const TOML: &str = include_str!("../../packaging/man/koala-agent.toml.5");
-pub const SPOOL: &str = include_str!("../../packaging/man/koala-agent-spool.7");
-pub const GUARANTEES: &str = include_str!("../../packaging/man/koala-agent-guarantees.7");
-pub const MAPPINGS: &str = include_str!("../../packaging/man/koala-agent-mappings.7");
+pub const README: &str = include_str!("../../../README.md");
+pub const PACKAGED: &str = include_str!("../../../packaging/config.toml");
+pub const AGENT: &str = include_str!("../../../packaging/man/koala-agent.1");
+pub const TOML: &str = include_str!("../../../packaging/man/koala-agent.toml.5");
+pub const SPOOL: &str = include_str!("../../../packaging/man/koala-agent-spool.7");
+pub const GUARANTEES: &str = include_str!("../../../packaging/man/koala-agent-guarantees.7");
+pub const MAPPINGS: &str = include_str!("../../../packaging/man/koala-agent-mappings.7");
 
 /// Every manual page by its file name.
 pub const PAGES: [(&str, &str); 5] = [

@@ -13,11 +13,7 @@
 //!
 //! The lists of koala-agent(1) are compared with the command line in `src/cli/man.rs`.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "a test")]
-
 mod commands;
-#[path = "../common/mod.rs"]
-mod common;
 mod configuration;
 mod mappings;
 mod pages;

@@ -1,8 +1,8 @@
 //! koala-agent-mappings(7): every trigger, directive and example is run by `map`.
 
+use super::run::{mapped, mapped_by_file};
+use super::text::{EVENTS, MAPPINGS, PACKAGED, answered, literal, parsed, section};
 use crate::common::setup::{Setup, assert_says};
-use crate::run::{mapped, mapped_by_file};
-use crate::text::{EVENTS, MAPPINGS, PACKAGED, answered, literal, parsed, section};
 use serde_json::{Value, json};
 use std::fs;
 
