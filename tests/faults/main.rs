@@ -1,4 +1,4 @@
-//! What the agent survives: each fault strikes the real program, real files and a receiver that counts, and a table
+//! Faults that the agent survives: each strikes the real program, real files and a receiver that counts, and a table
 //! says what came of it.
 //!
 //! ```sh
@@ -7,7 +7,7 @@
 //! KOALA_TEST_SCALE=full cargo test --release --test faults  # overnight: all rounds
 //! ```
 //!
-//! A fault that this machine cannot play, for want of root, a tool or a mount, is told as skipped, and why. The
+//! A fault that this machine cannot run, for want of root, a tool or a mount, is reported as skipped, and why. The
 //! controls are the agent with one line spoilt: they must lose events, or the suite could not see a loss.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a test")]
@@ -21,6 +21,7 @@ mod database;
 mod disk;
 mod hangs;
 mod load;
+mod log;
 mod machine;
 mod model;
 mod power;
