@@ -24,11 +24,9 @@ const INLINE_EVENTS: usize = 2;
 /// A request to build.
 #[derive(Debug)]
 pub struct BatchJob {
-    /// The scheduler's plan.
     pub plan: BatchPlan,
     /// The events of the plan, oldest first.
     pub events: Vec<i64>,
-    /// The mappings in force.
     pub mappings: Arc<Mappings>,
     /// The most bytes of the items together; a single item may be larger.
     pub max_bytes: usize,
@@ -37,7 +35,6 @@ pub struct BatchJob {
 /// The result of a job.
 #[derive(Debug)]
 pub struct BuiltBatch {
-    /// The job's plan.
     pub plan: BatchPlan,
     /// The mappings by which it was built.
     pub mappings: Arc<Mappings>,
@@ -52,11 +49,8 @@ pub struct BuiltBatch {
 /// A request that can be sent.
 #[derive(Debug)]
 pub struct BuiltRequest {
-    /// The endpoint that it is sent to.
     pub endpoint: Endpoint,
-    /// The JSON that is sent.
     pub body: String,
-    /// The events in it.
     pub seqs: Vec<i64>,
     /// See [`crate::outbox::Settlement::read_version`].
     pub read_version: Option<u64>,
@@ -66,7 +60,6 @@ enum Work {
     Build(BatchJob),
     /// Release the snapshot, so that later jobs read the outbox as it is by then.
     Refresh,
-    /// Tick the heartbeat.
     Ping,
 }
 
@@ -130,7 +123,6 @@ impl Batcher {
         self.built.recv().await
     }
 
-    /// The pending events.
     pub fn queue(&mut self) -> &mut QueueReader {
         &mut self.queue
     }
@@ -145,7 +137,6 @@ impl Batcher {
         self.queue.release()
     }
 
-    /// Has the thread tick its heartbeat.
     pub fn ping(&self) {
         self.send(Work::Ping);
     }

@@ -23,7 +23,6 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// No room is known before the first [`Capacity::check`].
     pub fn new(stats: Arc<OutboxStats>) -> Capacity {
         Capacity { stats, blocked: None, room: 0 }
     }
@@ -97,7 +96,6 @@ impl Capacity {
         was_blocked
     }
 
-    /// Why nothing can be stored for now.
     pub fn blocked(&self) -> Option<&Reason> {
         self.blocked.as_ref()
     }

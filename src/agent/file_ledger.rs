@@ -19,7 +19,6 @@ pub struct FileLedger {
 }
 
 impl FileLedger {
-    /// The ledger as the outbox has it.
     pub fn new(progress: &[Progress]) -> FileLedger {
         FileLedger {
             ingested: progress.iter().map(|p| (p.identity.key(), p.clone())).collect(),

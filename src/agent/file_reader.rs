@@ -1,8 +1,9 @@
 //! Turns one file of the spool into a sequence of steps, which the intake acts on: events to store, parts to reject, and
 //! how the reading ended.
 //!
-//! The reader changes nothing and knows neither the outbox nor `rejected/`, so that reading can be tested alone. It is no
-//! callback into the intake, because the intake has to stop between any two steps: to store a full batch, or to end.
+//! The reader changes nothing and knows neither the outbox nor `rejected/`, so that reading can be tested alone. It returns
+//! one step at a time instead of calling the intake for each, because the intake has to be able to leave a file between
+//! any two steps.
 
 use super::append_batch::{ReadPosition, SourceFile};
 use super::new_event::{ReadRules, new_event};

@@ -5,7 +5,7 @@
 //!                                                  └──────reject──▶ Rejections (durable before the batch)
 //! ```
 //!
-//! The intake is the loop that joins these parts; none of them knows it. An outside event only wakes the loop, and each
+//! The intake is the loop that joins these components; none of them knows it. An outside event only wakes the loop, and each
 //! round scans the whole folder, because hints about single files get lost. One batch is being committed while the next
 //! is read. No file is removed before the commit that holds its events has been answered.
 
@@ -72,21 +72,15 @@ impl From<SpoolError> for Interruption {
     }
 }
 
-/// The parts of the agent that an intake needs.
-pub struct IntakeParts {
-    /// The folder.
-    pub spool: Spool,
+/// The parts of the agent that the intake works with.
+pub struct AgentHandles {
     /// The settings, which may change.
     pub config: Arc<Mutex<Config>>,
-    /// The outbox.
     pub writer: Writer,
-    /// The time.
     pub clock: Clock,
-    /// Cancelled when the agent stops.
     pub stopping: CancellationToken,
     /// Called after every commit of events, in the order of the commits, with those that are to be sent.
     pub on_stored: Box<dyn Fn(Waiting) + Send>,
-    /// Ticks once a round, and within long rounds.
     pub heartbeat: Heartbeat,
 }
 
@@ -107,10 +101,11 @@ impl IntakeHandle {
 
 /// The intake's state; [`Intake::run`] is its loop.
 pub struct Intake {
-    parts: IntakeParts,
+    agent: AgentHandles,
+    spool: Spool,
+    watcher: Watcher,
     /// The settings of this round.
     config: Config,
-    watcher: Watcher,
     unsettled: UnsettledFiles,
     ledger: FileLedger,
     rejections: Rejections,
@@ -134,13 +129,14 @@ impl Intake {
     /// # Errors
     /// The system has no more threads.
     pub fn start(
-        parts: IntakeParts,
+        agent: AgentHandles,
+        spool: Spool,
         progress: &[Progress],
         snapshot: Arc<Mutex<SpoolSnapshot>>,
     ) -> std::io::Result<IntakeHandle> {
         let (wakes, woken) = sync_channel(1);
         let watcher_wakes = wakes.clone();
-        let (watcher, unwatched) = Watcher::new(parts.spool.dir(), move || {
+        let (watcher, unwatched) = Watcher::new(spool.dir(), move || {
             // A full channel holds a wake already.
             let _ = watcher_wakes.try_send(());
         });
@@ -148,22 +144,23 @@ impl Intake {
             tracing::warn!("the spool cannot be watched ({why}): files are found within spool.scan_interval");
         }
         let tick = disk::tick();
-        let config = parts.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let config = agent.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let intake = Intake {
-            config,
-            watcher,
             unsettled: UnsettledFiles::new(tick),
             ledger: FileLedger::new(progress),
-            rejections: Rejections::new(parts.spool.rejected_folder()),
-            capacity: Capacity::new(parts.writer.stats()),
-            report: ScanReport::new(parts.spool.dir(), snapshot),
-            remover: Remover::start(&parts.spool)?,
+            rejections: Rejections::new(spool.rejected_folder()),
+            capacity: Capacity::new(agent.writer.stats()),
+            report: ScanReport::new(spool.dir(), snapshot),
+            remover: Remover::start(&spool)?,
             batch: AppendBatch::default(),
             in_commit: None,
-            agent_start: parts.spool.file_system_time(),
+            agent_start: spool.file_system_time(),
             has_progressed: false,
             tick,
-            parts,
+            spool,
+            watcher,
+            config,
+            agent,
         };
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new().name("intake".into()).spawn(move || {
@@ -178,11 +175,11 @@ impl Intake {
     /// # Errors
     /// The outbox or the folder failed in a way that waiting does not fix.
     fn run(mut self, woken: &Receiver<()>) -> Result<(), Fatal> {
-        self.ledger.forget_missing(self.parts.spool.keys());
+        self.ledger.forget_missing(self.spool.keys());
         self.forget_gone();
         loop {
-            self.parts.heartbeat.tick();
-            self.config = self.parts.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            self.agent.heartbeat.tick();
+            self.config = self.agent.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let began = Instant::now();
             let ended = self.round();
             let took = began.elapsed();
@@ -202,7 +199,7 @@ impl Intake {
                 Err(Interruption::Stopping) => break,
                 Err(Interruption::Fatal(fatal)) => return Err(fatal),
             };
-            if self.parts.stopping.is_cancelled() {
+            if self.agent.stopping.is_cancelled() {
                 break;
             }
             match woken.recv_timeout(wait) {
@@ -227,20 +224,19 @@ impl Intake {
     /// Scans the folder and ingests all files that are ready. Returns when to scan again at the latest.
     fn round(&mut self) -> Result<Duration, Interruption> {
         self.settle_removals();
-        if !self.parts.spool.is_whole() {
+        if !self.spool.is_whole() {
             self.reopen_spool()?;
         }
         let has_room = self.capacity.check(&self.config.outbox);
         self.tidy_rejected();
         has_room.map_err(Interruption::Blocked)?;
         self.unsettled.announce(self.watcher.announced());
-        let now = self.parts.clock.moment();
-        let listing = self.parts.spool.list(now.wall)?;
+        let now = self.agent.clock.moment();
+        let listing = self.spool.list(now.wall)?;
         let mut wait = self.report_scan(&listing);
         let is_partial = listing.waiting_files > listing.files.len() as u64;
         // The time comes after the listing: nothing that changes from now on is stamped with an earlier one.
-        let file_system =
-            if self.unsettled.has_announced() { self.parts.spool.file_system_time() } else { None };
+        let file_system = if self.unsettled.has_announced() { self.spool.file_system_time() } else { None };
         let times = ScanTimes { now, file_system, agent_start: self.agent_start.take() };
         for entry in listing.files {
             if self.ledger.is_removing_version(&entry) {
@@ -279,7 +275,7 @@ impl Intake {
         self.rejections.retain(&present);
         self.unsettled.retain(&present);
         let removing = self.ledger.removing_among(&listing.files);
-        let (now, settle) = (self.parts.clock.moment(), self.config.spool.settle);
+        let (now, settle) = (self.agent.clock.moment(), self.config.spool.settle);
         let wait = self.report.scanned(listing, &present, removing, now, settle);
         wait.map_or(self.config.spool.scan_interval, |wait| wait.min(self.config.spool.scan_interval))
     }
@@ -300,21 +296,21 @@ impl Intake {
         let changed = |spool: &Spool| std::fs::metadata(spool.dir()).and_then(|meta| meta.modified()).ok();
         let mut before = None;
         for _ in 0..MAX_DELETION_PAUSES {
-            let now = changed(&self.parts.spool);
+            let now = changed(&self.spool);
             if now == before {
                 break;
             }
             before = now;
-            self.sign_of_life()?;
+            self.tick_or_stop()?;
             std::thread::sleep(DELETION_PAUSE);
         }
-        let spool = Spool::open(self.parts.spool.dir())?;
+        let spool = Spool::open(self.spool.dir())?;
         self.watcher.watch_again(spool.dir());
         tracing::warn!(
             "the spool {} is another folder than before; its files are ingested",
             printable(spool.dir())
         );
-        self.parts.spool = spool;
+        self.spool = spool;
         Ok(())
     }
 
@@ -322,9 +318,9 @@ impl Intake {
     ///
     /// # Errors
     /// The agent stops; the batch in commit is durable.
-    fn sign_of_life(&mut self) -> Result<(), Interruption> {
-        self.parts.heartbeat.tick();
-        if self.parts.stopping.is_cancelled() {
+    fn tick_or_stop(&mut self) -> Result<(), Interruption> {
+        self.agent.heartbeat.tick();
+        if self.agent.stopping.is_cancelled() {
             // Events that are read and not stored are read again after the next start.
             self.finish_commit()?;
             return Err(Interruption::Stopping);
@@ -339,11 +335,11 @@ impl Intake {
             self.reject_file(&entry, &Flaw::at("", 0, Code::NotJson, what))?;
             return Ok(None);
         };
-        let file = match self.parts.spool.open_file(&entry) {
+        let file = match self.spool.open_file(&entry) {
             Ok(file) => file,
             Err(OpenError::Changed) => return Ok(Some(self.config.spool.settle)),
             Err(OpenError::Unreadable(owner)) => {
-                self.report.unreadable(&entry, owner, self.parts.clock.mono());
+                self.report.unreadable(&entry, owner, self.agent.clock.mono());
                 return Ok(None);
             }
             Err(OpenError::Error(e)) => {
@@ -381,7 +377,7 @@ impl Intake {
         if is_too_large || self.ledger.progress(entry).is_some() {
             return Ok(false);
         }
-        let Ok(file) = self.parts.spool.open_file(entry) else { return Ok(false) };
+        let Ok(file) = self.spool.open_file(entry) else { return Ok(false) };
         let read = (entry.size, entry.identity.modified);
         let progress = Progress::none(entry.name.as_bytes(), entry.identity, read);
         let (source, mut buffer) = (SourceFile::new(entry.clone(), progress), Vec::new());
@@ -401,7 +397,7 @@ impl Intake {
         loop {
             match reader.skip_ingested() {
                 Ok(true) => break,
-                Ok(false) => self.sign_of_life()?,
+                Ok(false) => self.tick_or_stop()?,
                 Err(end) => return self.end(&source.entry, end),
             }
         }
@@ -468,18 +464,18 @@ impl Intake {
 
     /// Whether the file is as it was listed, and has been unchanged for `settle`.
     fn has_settled(&self, entry: &SpoolEntry) -> bool {
-        self.parts.spool.entry(&entry.name).is_some_and(|now| now == *entry)
-            && age_of(entry, self.parts.clock.moment()).is_some_and(|age| age >= self.config.spool.settle)
+        self.spool.entry(&entry.name).is_some_and(|now| now == *entry)
+            && age_of(entry, self.agent.clock.moment()).is_some_and(|age| age >= self.config.spool.settle)
     }
 
     fn wait_for_rest(&mut self, entry: &SpoolEntry) -> Option<Duration> {
-        let (now, limit) = (self.parts.clock.mono(), self.config.spool.incomplete_after);
+        let (now, limit) = (self.agent.clock.mono(), self.config.spool.incomplete_after);
         self.rejections.wait_for_rest(entry, now, limit)
     }
 
     fn reject_file(&mut self, entry: &SpoolEntry, flaw: &Flaw) -> Result<(), Interruption> {
-        let now = self.parts.clock.now();
-        match self.rejections.reject_file(&self.parts.spool, entry, flaw, now) {
+        let now = self.agent.clock.now();
+        match self.rejections.reject_file(&self.spool, entry, flaw, now) {
             // The file has no event that younger files could overtake, and ingesting those makes room.
             Err(e) if e.is_full() => {
                 self.report.report(&entry.name, format_args!("{e}; it stays until there is room"));
@@ -495,15 +491,15 @@ impl Intake {
     }
 
     fn reject_part(&mut self, source: &SourceFile, part: &RejectedPart) -> Result<(), Interruption> {
-        self.rejections.reject_part(source, part, self.parts.clock.now())?;
+        self.rejections.reject_part(source, part, self.agent.clock.now())?;
         self.batch.account_rejected(part.content.len());
         Ok(())
     }
 
     /// Begins to commit the batch, once the one before it is durable.
     fn flush(&mut self) -> Result<(), Interruption> {
-        self.sign_of_life()?;
-        if self.rejections.sync(&self.parts.spool)? {
+        self.tick_or_stop()?;
+        if self.rejections.sync(&self.spool)? {
             self.report.rejected(self.rejections.count());
         }
         if self.batch.is_empty() {
@@ -519,7 +515,7 @@ impl Intake {
     }
 
     fn submit(&mut self, batch: AppendBatch) {
-        let answer = self.parts.writer.append(batch.events().clone(), batch.progress());
+        let answer = self.agent.writer.append(batch.events.clone(), batch.progress());
         self.in_commit = Some((batch, answer));
     }
 
@@ -530,7 +526,7 @@ impl Intake {
             match answer.block() {
                 Ok(Appended::Stored { waiting, .. }) => self.stored(batch, waiting),
                 Ok(Appended::Reused(reused)) => {
-                    let (spool, now) = (&self.parts.spool, self.parts.clock.now());
+                    let (spool, now) = (&self.spool, self.agent.clock.now());
                     for entry in self.rejections.reject_reused(&mut batch, &reused, spool, now)? {
                         self.forget_waiting(&entry);
                     }
@@ -546,11 +542,11 @@ impl Intake {
 
     /// Has the files removed that are whole in a batch that is durable.
     fn stored(&mut self, batch: AppendBatch, waiting: Waiting) {
-        if !batch.events().is_empty() {
-            (self.parts.on_stored)(waiting);
+        if !batch.events.is_empty() {
+            (self.agent.on_stored)(waiting);
         }
         let mut whole = Vec::new();
-        for SourceFile { entry, progress, .. } in batch.into_sources() {
+        for SourceFile { entry, progress, .. } in batch.sources {
             let is_whole = progress.finished;
             self.ledger.stored(&entry, progress);
             if is_whole {
@@ -598,12 +594,12 @@ impl Intake {
     fn forget_gone(&mut self) {
         let gone = self.ledger.take_gone();
         if !gone.is_empty() {
-            self.parts.writer.forget(gone);
+            self.agent.writer.forget(gone);
         }
     }
 
     fn tidy_rejected(&mut self) {
-        let (now, spool) = (self.parts.clock.moment(), &self.config.spool);
+        let (now, spool) = (self.agent.clock.moment(), &self.config.spool);
         let expired_before = now.wall.minus(self.config.outbox.keep_failed);
         if let Some(count) = self.rejections.tidy(now.mono, expired_before, spool.scan_interval) {
             self.report.rejected(count);

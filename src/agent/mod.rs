@@ -41,7 +41,7 @@ use crate::spool::Spool;
 use crate::status::Status;
 use batcher::Batcher;
 use heartbeat::Heartbeats;
-use intake::{Intake, IntakeHandle, IntakeParts};
+use intake::{AgentHandles, Intake, IntakeHandle};
 use publisher::{Publisher, PublisherThread};
 use scan_report::SpoolSnapshot;
 use sender::{Sender, SenderCommand};
@@ -103,8 +103,7 @@ impl Agent {
         let sender =
             Sender::new(client, &config, writer.clone(), batcher, clock.clone(), reporter, sender_heartbeat);
         let (sender_commands, inbox) = mpsc::unbounded_channel();
-        let parts = IntakeParts {
-            spool,
+        let handles = AgentHandles {
             config: shared_config.clone(),
             writer: writer.clone(),
             clock: clock.clone(),
@@ -112,7 +111,7 @@ impl Agent {
             on_stored: tell_sender(sender_commands.clone()),
             heartbeat: heartbeats.register("intake"),
         };
-        let intake = Intake::start(parts, &outbox.progress, snapshot).map_err(StartError::Thread)?;
+        let intake = Intake::start(handles, spool, &outbox.progress, snapshot).map_err(StartError::Thread)?;
         tokio::spawn(forward_retry_requests(writer.clone(), sender_commands.clone(), stopping.clone()));
         let publisher_thread = publisher.clone().start(reported.changed).map_err(StartError::Thread)?;
         Ok(Agent {

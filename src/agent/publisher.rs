@@ -68,7 +68,6 @@ struct Polls {
 }
 
 impl Publisher {
-    /// A publisher that has published nothing yet.
     pub fn new(
         config: Arc<Mutex<Config>>,
         clock: Clock,

@@ -39,12 +39,10 @@ pub struct Rejections {
 }
 
 impl Rejections {
-    /// Rejections into that folder.
     pub fn new(folder: RejectedFolder) -> Rejections {
         Rejections { folder, needs_sync: false, incomplete: HashMap::new(), tidy_at: Mono::ZERO }
     }
 
-    /// The number of files in the folder.
     pub fn count(&self) -> u64 {
         self.folder.count_files()
     }
@@ -79,7 +77,6 @@ impl Rejections {
         Some(rest)
     }
 
-    /// Notes that the file is complete.
     pub fn is_complete(&mut self, name: &OsStr) {
         self.incomplete.remove(name);
     }

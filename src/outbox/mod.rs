@@ -42,6 +42,8 @@ mod schema;
 mod settle;
 mod stats;
 mod store;
+#[cfg(test)]
+mod tests;
 mod wal_readers;
 mod writer;
 mod writer_thread;

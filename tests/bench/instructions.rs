@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         let verdict = match change.abs() <= TOLERANCE {
             _ if !is_judged => "",
             true => ", as noted",
-            false => ", which is to be mended, or noted in tests/bench/instructions.rs",
+            false => ", which is to be fixed, or noted in tests/bench/instructions.rs",
         };
         println!("{part:>8} {each:>7} instructions an event, {change:+.1} % of what is noted{verdict}");
         is_good &= change.abs() <= TOLERANCE;

@@ -1,6 +1,6 @@
 //! What a kill cut, and whether just that came again.
 
-use super::daemon::Daemon;
+use super::agent::TestAgent;
 use koala_agent::config::Concurrency;
 use koala_agent::receiver::{HeldItem, Receiver};
 use std::collections::{HashMap, HashSet};
@@ -30,10 +30,10 @@ pub struct Kill {
 }
 
 impl Kill {
-    /// What the end of this daemon has left. When this returns, the receiver has decided on all that the daemon sent.
-    pub fn of(daemon: &Daemon, receiver: &Receiver) -> Kill {
-        until_alone(receiver);
-        Kill { pending: daemon.pending(), last_request: receiver.stats().requests }
+    /// What the end of this agent has left. When this returns, the receiver has decided on all that the agent sent.
+    pub fn of(agent: &TestAgent) -> Kill {
+        until_alone(&agent.receiver);
+        Kill { pending: agent.pending_ids(), last_request: agent.receiver.stats().requests }
     }
 }
 
