@@ -1,7 +1,7 @@
 //! What the outbox stores where, and when it moves it: the tests that look at its tables.
 
-use super::fixture::{event, settings};
-use super::{Admin, Filter, NewEvent, Outbox, QueueReader, Reader, Settled, Settlement, State};
+use super::fixture::{config, event};
+use super::{Admin, EventFilter, NewEvent, Outbox, QueueReader, Reader, Settled, Settlement, State};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use std::path::Path;
@@ -20,7 +20,7 @@ struct Home {
 impl Home {
     fn new() -> Home {
         let folder = tempfile::tempdir().unwrap();
-        let settings = settings(folder.path());
+        let settings = config(folder.path());
         Home { folder, settings }
     }
 
@@ -54,12 +54,12 @@ impl Home {
     }
 
     fn seq(&self, id: &str) -> i64 {
-        self.reader().show(id).unwrap().unwrap().row.seq
+        self.reader().events().show(id).unwrap().unwrap().row.seq
     }
 
     /// Every event with the first letter of its state, in the order of their ids.
     fn states(&self) -> String {
-        let mut rows = self.reader().list(&Filter::default(), 10).unwrap().rows;
+        let mut rows = self.reader().events().list(&EventFilter::default(), 10).unwrap().rows;
         rows.sort_by(|a, b| a.message_id.cmp(&b.message_id));
         let states = rows.iter().map(|row| format!("{}:{}", row.message_id, &row.state[..1]));
         states.collect::<Vec<_>>().join(" ")
@@ -135,7 +135,7 @@ fn a_delivery_is_visible_and_durable_at_once_while_older_events_are_pending() {
     let home = Home::new();
     let (outbox, [a, b, _, d]) = home.open_with_four();
     deliver(&outbox, &[d, b]);
-    let delivered = home.reader().show("b").unwrap().unwrap().row;
+    let delivered = home.reader().events().show("b").unwrap().unwrap().row;
     assert_eq!((delivered.state.as_str(), delivered.attempts), ("delivered", 1));
     assert!(delivered.settled_at.is_some());
     assert_eq!((home.states().as_str(), home.counted()), ("a:p b:d c:p d:d", (2, 2)));

@@ -13,7 +13,6 @@ mod docs;
 mod erase;
 mod export;
 mod mappings;
-mod migration;
 mod outbox;
 mod spool;
 mod vectors;

@@ -43,7 +43,7 @@ fn command(agent: &TestAgent, arguments: &[&str]) {
 
 /// The state of an event, and the reason in words.
 fn state(agent: &TestAgent, id: &str) -> (String, String) {
-    let shown = Reader::open(&agent.outbox()).unwrap().show(id).unwrap();
+    let shown = Reader::open(&agent.outbox()).unwrap().events().show(id).unwrap();
     shown.map(|detail| (detail.row.state, detail.row.reason.unwrap_or_default())).unwrap_or_default()
 }
 

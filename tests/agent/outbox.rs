@@ -7,7 +7,7 @@ use koala_agent::outbox::State;
 #[test]
 fn a_person_is_a_hash_once_the_body_is_gone_and_not_before() {
     let setup = Setup::with_events();
-    let person = |id| setup.reader().show(id).unwrap().unwrap().row.person.unwrap();
+    let person = |id| setup.reader().events().show(id).unwrap().unwrap().row.person.unwrap();
     assert!(["delivered", "discarded"].map(person).iter().all(|person| person.starts_with("hash:")));
     assert_eq!(["waiting", "refused"].map(person), ["ana@acme.dev", "bob@acme.dev"]);
 }
@@ -32,6 +32,6 @@ fn what_the_producer_kept_from_koala_is_erased_at_once_and_any_other_skipped_bod
     ];
     outbox.writer.append(events, vec![]).block().unwrap();
     outbox.close();
-    let body = |id| setup.reader().show(id).unwrap().unwrap().body;
+    let body = |id| setup.reader().events().show(id).unwrap().unwrap().body;
     assert_eq!((body("off"), body("nobody").is_some()), (None, true));
 }

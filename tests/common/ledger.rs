@@ -4,7 +4,7 @@
 //! stands at the receiver, in the outbox, in `rejected/` or still in the spool, and none under two ids.
 
 use super::setup::Setup;
-use koala_agent::outbox::{Filter, Reader, State};
+use koala_agent::outbox::{EventFilter, Reader, State};
 use koala_agent::reason::Code;
 use koala_agent::receiver::HeldItem;
 use koala_agent::spool::RejectedFolder;
@@ -253,9 +253,13 @@ fn stored(outbox: &Path) -> Vec<(u64, String)> {
     }
     let reader = Reader::open(outbox).unwrap();
     let states = vec![State::Pending, State::Failed, State::Skipped, State::Discarded];
-    let rows = reader.list(&Filter { states, ..Filter::default() }, usize::MAX >> 1).unwrap().rows;
+    let rows = reader
+        .events()
+        .list(&EventFilter { states, ..EventFilter::default() }, usize::MAX >> 1)
+        .unwrap()
+        .rows;
     let with_body = rows.into_iter().filter_map(|row| {
-        let body = reader.show(&row.message_id).unwrap()?.body?;
+        let body = reader.events().show(&row.message_id).unwrap()?.body?;
         Some((numbers(body.as_bytes())[0], row.message_id))
     });
     with_body.collect()

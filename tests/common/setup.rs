@@ -73,7 +73,7 @@ impl Setup {
         outbox.writer.append(events, vec![]).block().unwrap();
         let refused = Reason::new(Code::Refused, "the receiver answered 400: no\u{1b}[2J");
         let trouble = Reason::new(Code::Http5xx, "the receiver answered 503");
-        let seq = |id: &str| setup.reader().show(id).unwrap().unwrap().row.seq;
+        let seq = |id: &str| setup.reader().events().show(id).unwrap().unwrap().row.seq;
         let settlement = Settlement {
             rows: vec![
                 (seq("delivered"), Settled::Delivered),
@@ -212,7 +212,7 @@ impl Setup {
 
     /// The state of an event; `None`: the outbox does not know it.
     pub fn state_of(&self, id: &str) -> Option<String> {
-        self.reader().show(id).unwrap().map(|detail| detail.row.state)
+        self.reader().events().show(id).unwrap().map(|detail| detail.row.state)
     }
 
     /// Puts a file into the spool as a producer ought to: written under another name, then renamed.

@@ -38,7 +38,7 @@ pub const EARLY_REMOVAL: Control = Control {
 /// Its commits are in the file, but not on the disk, when they are answered.
 pub const CARELESS_COMMIT: Control = Control {
     name: "careless-commit",
-    file: "outbox/store.rs",
+    file: "outbox/database.rs",
     line: r#"conn.pragma_update(None, "synchronous", "FULL")?;"#,
     spoilt: r#"let level = if crate::is_spoilt("careless-commit") { "NORMAL" } else { "FULL" };
     conn.pragma_update(None, "synchronous", level)?;"#,
@@ -48,16 +48,16 @@ pub const CARELESS_COMMIT: Control = Control {
 pub const NO_RESERVE: Control = Control {
     name: "no-reserve",
     file: "outbox/reserve.rs",
-    line: "if self.held || disk::space_of(&self.path)",
-    spoilt: r#"if crate::is_spoilt("no-reserve") || self.held || disk::space_of(&self.path)"#,
+    line: "if self.exists || disk::space_of(&self.path)",
+    spoilt: r#"if crate::is_spoilt("no-reserve") || self.exists || disk::space_of(&self.path)"#,
 };
 
 /// Gives the database no room before it commits.
 pub const NO_CLAIM: Control = Control {
     name: "no-claim",
-    file: "outbox/store.rs",
-    line: "            self.claim_room()?;\n",
-    spoilt: r#"            if !crate::is_spoilt("no-claim") { self.claim_room()?; }"#,
+    file: "outbox/database.rs",
+    line: "            self.db.allocate_pages()?;\n",
+    spoilt: r#"            if !crate::is_spoilt("no-claim") { self.db.allocate_pages()?; }"#,
 };
 
 const ALL: [Control; 4] = [EARLY_REMOVAL, CARELESS_COMMIT, NO_RESERVE, NO_CLAIM];

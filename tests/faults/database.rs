@@ -28,12 +28,7 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "11", title: "the database gone, while idle", alone: false, run: removal::idle },
     Fault { name: "11-load", title: "the same under load", alone: false, run: removal::under_load },
     Fault { name: "12", title: "a newer schema", alone: false, run: version::newer },
-    Fault {
-        name: "12-older",
-        title: "SIGKILL while an older schema is migrated",
-        alone: false,
-        run: version::older,
-    },
+    Fault { name: "12-older", title: "an older schema", alone: false, run: version::older },
     Fault { name: "12-kill", title: "SIGKILL while the schema is made", alone: false, run: version::kills },
     Fault { name: "13", title: "a reader that holds a snapshot", alone: false, run: sharing::snapshot },
     Fault { name: "14", title: "a second agent on the same outbox", alone: true, run: sharing::second },

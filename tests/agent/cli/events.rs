@@ -128,7 +128,7 @@ fn waiting_ends_with_the_events() {
             outbox.writer.append(vec![new], vec![]).block().unwrap();
             fs::remove_file(setup.spool().join(name)).unwrap();
             if let Some(settled) = settled {
-                let seq = setup.reader().show(id).unwrap().unwrap().row.seq;
+                let seq = setup.reader().events().show(id).unwrap().unwrap().row.seq;
                 outbox.writer.settle(vec![(seq, settled)]).block().unwrap();
             }
             sending.join().unwrap()

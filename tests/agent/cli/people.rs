@@ -133,7 +133,7 @@ fn a_producer_who_cannot_read_the_outbox_learns_from_the_status() {
             let new = new_event(&format!("sent-{settled}"), ANA, "send");
             outbox.writer.append(vec![new], vec![]).block().unwrap();
             if settled {
-                let seq = setup.reader().show("sent-true").unwrap().unwrap().row.seq;
+                let seq = setup.reader().events().show("sent-true").unwrap().unwrap().row.seq;
                 outbox.writer.settle(vec![(seq, Settled::Delivered)]).block().unwrap();
             }
             fs::remove_file(path).unwrap();

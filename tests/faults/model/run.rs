@@ -170,7 +170,7 @@ impl Run {
     fn retry(&mut self, back: u8) {
         let Some(id) = self.known_id(back) else { return };
         let mut admin = self.admin();
-        let Some(Ok(kept)) = admin.kept(&id).unwrap() else { return };
+        let Some(Ok(kept)) = admin.reader().events().retained(&id).unwrap() else { return };
         let event = Event::parse(&kept.body).unwrap();
         let now = self.agent.clock.now();
         if let Disposition::Send(items) =
