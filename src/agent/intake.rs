@@ -13,10 +13,10 @@ use super::append_batch::{AppendBatch, SourceFile};
 use super::capacity::Capacity;
 use super::error::Fatal;
 use super::file_ledger::FileLedger;
-use super::file_reader::{FileReader, FileState, ReadEnd, ReadStep};
+use super::file_reader::{FileReader, ReadEnd, ReadStep};
 use super::heartbeat::Heartbeat;
 use super::new_event::ReadRules;
-use super::readiness::{Readiness, ScanTimes, UnsettledFiles, age_of};
+use super::readiness::{Readiness, ScanTimes, UnsettledFiles};
 use super::rejections::{RejectedPart, Rejections};
 use super::remover::Remover;
 use super::scan_report::{ScanReport, SpoolSnapshot};
@@ -250,9 +250,6 @@ impl Intake {
                     }
                 }
                 Readiness::Wait(rest) => wait = wait.min(rest),
-                Readiness::OlderThanAgent(_) if self.ingest_if_whole(&entry)? => {
-                    self.unsettled.settled(&entry.name);
-                }
                 Readiness::OlderThanAgent(rest) | Readiness::HoldOthers(rest) => {
                     wait = wait.min(rest);
                     break;
@@ -361,46 +358,16 @@ impl Intake {
             (progress.position, progress.place) = (0, 0);
         }
         (progress.read, progress.finished) = (read, false);
-        let (source, mut buffer) = (SourceFile::new(entry, progress), Vec::new());
-        let rules = ReadRules::from(&self.config);
-        match FileReader::open(file, format, FileState::Finished, &source, rules, &mut buffer) {
-            Ok(reader) => self.ingest_steps(&source, reader),
-            Err(end) => self.end(&source.entry, end),
-        }
-    }
-
-    /// Ingests the whole events of a file that may still be written, and that nothing is ingested of: all lines so far, or
-    /// a document that nothing could be added to. Returns whether that is all of the file.
-    fn ingest_if_whole(&mut self, entry: &SpoolEntry) -> Result<bool, Interruption> {
-        let Some(format) = entry.format() else { return Ok(false) };
-        let is_too_large = format.0 == Format::Document && entry.size > self.config.spool.max_file_bytes;
-        if is_too_large || self.ledger.progress(entry).is_some() {
-            return Ok(false);
-        }
-        let Ok(file) = self.spool.open_file(entry) else { return Ok(false) };
-        let read = (entry.size, entry.identity.modified);
-        let progress = FileProgress::none(entry.name.as_bytes(), entry.identity, read);
-        let (source, mut buffer) = (SourceFile::new(entry.clone(), progress), Vec::new());
-        let rules = ReadRules::from(&self.config);
-        match FileReader::open(file, format, FileState::MayGrow, &source, rules, &mut buffer) {
-            Ok(reader) => Ok(self.ingest_steps(&source, reader)?.is_none()),
-            Err(_) => Ok(false),
+        let source = SourceFile::new(entry.clone(), progress);
+        match FileReader::open(file, format, source, ReadRules::from(&self.config)) {
+            Ok(reader) => self.ingest_steps(reader),
+            Err(end) => self.end(&entry, end),
         }
     }
 
     /// Acts on each step of a reader. Returns when to look at the file again, if some of it has to wait.
-    fn ingest_steps(
-        &mut self,
-        source: &SourceFile,
-        mut reader: FileReader<'_>,
-    ) -> Result<Option<Duration>, Interruption> {
-        loop {
-            match reader.skip_ingested() {
-                Ok(true) => break,
-                Ok(false) => self.tick_or_stop()?,
-                Err(end) => return self.end(&source.entry, end),
-            }
-        }
+    fn ingest_steps(&mut self, mut reader: FileReader) -> Result<Option<Duration>, Interruption> {
+        let source = reader.source().clone();
         self.batch.begin(source.clone());
         let mut is_full = false;
         loop {
@@ -413,14 +380,14 @@ impl Intake {
             }
             match step {
                 ReadStep::Event(event) => self.batch.push(event),
-                ReadStep::Blank(bytes) => self.batch.account_bytes(bytes),
-                ReadStep::Reject(part) => self.reject_part(source, &part)?,
+                ReadStep::NoEvent(bytes) => self.batch.account_bytes(bytes),
+                ReadStep::Reject(part) => self.reject_part(&source, &part)?,
                 ReadStep::RejectUnlessGrowing(part) => match self.wait_for_rest(&source.entry) {
                     Some(wait) => return Ok(Some(wait)),
-                    None => self.reject_part(source, &part)?,
+                    None => self.reject_part(&source, &part)?,
                 },
                 ReadStep::End(end) => {
-                    if matches!(end, ReadEnd::Unusable(_)) {
+                    if matches!(end, ReadEnd::Unusable(_) | ReadEnd::Shortened) {
                         self.batch.cancel();
                     }
                     return self.end(&source.entry, end);
@@ -434,12 +401,10 @@ impl Intake {
     /// Acts on the end of a reading. Returns when to look at the file again, if some of it has to wait.
     fn end(&mut self, entry: &SpoolEntry, end: ReadEnd) -> Result<Option<Duration>, Interruption> {
         match end {
-            ReadEnd::CompleteSoFar if !self.has_settled(entry) => return Ok(Some(self.config.spool.settle)),
-            ReadEnd::Complete | ReadEnd::CompleteSoFar => {
+            ReadEnd::Complete => {
                 self.rejections.is_complete(&entry.name);
                 self.batch.finish();
             }
-            ReadEnd::Unsettled => return Ok(Some(self.config.spool.settle)),
             ReadEnd::Unusable(flaw) | ReadEnd::UnusableRest(flaw)
                 if flaw.incomplete
                     && let Some(wait) = self.wait_for_rest(entry) =>
@@ -460,12 +425,6 @@ impl Intake {
             ReadEnd::Failed(e) => self.report.report(&entry.name, format_args!("cannot be read: {e}")),
         }
         Ok(None)
-    }
-
-    /// Whether the file is as it was listed, and has been unchanged for `settle`.
-    fn has_settled(&self, entry: &SpoolEntry) -> bool {
-        self.spool.entry(&entry.name).is_some_and(|now| now == *entry)
-            && age_of(entry, self.agent.clock.moment()).is_some_and(|age| age >= self.config.spool.settle)
     }
 
     fn wait_for_rest(&mut self, entry: &SpoolEntry) -> Option<Duration> {

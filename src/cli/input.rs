@@ -193,14 +193,14 @@ fn begins_with_event(rest: &[u8]) -> bool {
 fn elements(bytes: &[u8], max_event: u64) -> Result<Vec<InputEvent>, Flaw> {
     let text = utf8_text(bytes)?;
     let document = Document::parse(text)?;
-    let mut places = ItemPositions::new(text);
+    let mut places = ItemPositions::default();
     let mut events = Vec::with_capacity(document.items.len());
     for (i, item) in document.items.enumerate() {
-        let (line, _) = places.position_of(item);
+        let (line, _) = places.position_of(text, item);
         let event = checked(item, max_event)
             .map(|event| merge_envelope(&event, document.context, document.integrations))
             .and_then(|event| checked(&event, max_event).map(|_| ()).map(|()| event))
-            .map_err(|flaw| places.locate(item, flaw));
+            .map_err(|flaw| places.locate(text, item, flaw));
         let place = if document.form == Form::Single { 0 } else { i as u64 + 1 };
         events.push(InputEvent { place, line, event });
     }

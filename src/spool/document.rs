@@ -78,24 +78,24 @@ pub fn utf8_text(bytes: &[u8]) -> Result<&str, Flaw> {
 /// Finds line and column of the items of a document. Positions are asked for in the order of the items, so that the text
 /// is searched once, also with a million bad items.
 #[derive(Debug)]
-pub struct ItemPositions<'a> {
-    text: &'a str,
+pub struct ItemPositions {
     /// The text before this byte has been searched.
     searched: usize,
     line: usize,
     line_start: usize,
 }
 
-impl<'a> ItemPositions<'a> {
-    /// Positions in `text`.
-    pub fn new(text: &'a str) -> ItemPositions<'a> {
-        ItemPositions { text, searched: 0, line: 1, line_start: 0 }
+impl Default for ItemPositions {
+    fn default() -> ItemPositions {
+        ItemPositions { searched: 0, line: 1, line_start: 0 }
     }
+}
 
-    /// Line and column at which the item begins, both from 1.
-    pub fn position_of(&mut self, item: &str) -> (usize, usize) {
-        let start = item.as_ptr().addr().saturating_sub(self.text.as_ptr().addr()).min(self.text.len());
-        let skipped = self.text.as_bytes().get(self.searched..start).unwrap_or_default();
+impl ItemPositions {
+    /// Line and column at which the item of `text` begins, both from 1.
+    pub fn position_of(&mut self, text: &str, item: &str) -> (usize, usize) {
+        let start = item.as_ptr().addr().saturating_sub(text.as_ptr().addr()).min(text.len());
+        let skipped = text.as_bytes().get(self.searched..start).unwrap_or_default();
         for newline in memchr::memchr_iter(b'\n', skipped) {
             (self.line, self.line_start) = (self.line + 1, self.searched + newline + 1);
         }
@@ -104,8 +104,8 @@ impl<'a> ItemPositions<'a> {
     }
 
     /// Turns the position of a flaw within an item into the position in the whole text.
-    pub fn locate(&mut self, item: &str, flaw: Flaw) -> Flaw {
-        let (line, column) = self.position_of(item);
+    pub fn locate(&mut self, text: &str, item: &str, flaw: Flaw) -> Flaw {
+        let (line, column) = self.position_of(text, item);
         Flaw {
             line: line + flaw.line - 1,
             column: if flaw.line == 1 { column + flaw.column - 1 } else { flaw.column },
@@ -154,7 +154,7 @@ mod tests {
     fn flaws_have_their_position_in_the_whole_text() {
         let text = "[\n  {\"type\":\"track\"},\n  7\n]";
         let item = Document::parse(text).unwrap().items.nth(1).unwrap();
-        let flaw = ItemPositions::new(text).locate(item, Event::parse(item).unwrap_err());
+        let flaw = ItemPositions::default().locate(text, item, Event::parse(item).unwrap_err());
         assert_eq!((flaw.line, flaw.column), (3, 3));
     }
 

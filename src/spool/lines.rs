@@ -45,6 +45,11 @@ impl<R: Read> Lines<R> {
         self.checksum.crc().sum()
     }
 
+    /// The bytes of text in memory.
+    pub fn memory(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// Skips to the position where an earlier reading ended, at most `MAX_SKIP` bytes at a time. Returns whether that
     /// position is reached.
     ///
