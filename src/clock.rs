@@ -1,7 +1,7 @@
 //! Time, in one place: the wall clock for what people read, a monotonic one for every wait.
 //!
-//! A wait never depends on the wall clock, so a step of the wall clock can neither prolong nor skip one.
-//! Tests own a [`Clock::manual`] and move it by hand.
+//! No wait depends on the wall clock, so that a step of it neither prolongs nor skips one. Tests use a [`Clock::manual`]
+//! and move it themselves.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
-/// A moment of the wall clock: milliseconds since 1970 in UTC. Shown, and kept in JSON, as RFC 3339.
+/// A moment of the wall clock: milliseconds since 1970 in UTC. Its text, also in JSON, is RFC 3339.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// The last moment that RFC 3339 can write: the end of the year 9999.
+    /// The last moment that RFC 3339 can express: the end of the year 9999.
     const LAST_MS: i64 = 253_402_300_799_999;
 
-    /// The moment of a file's time stamp or any other system time; before 1970 counts as 1970.
+    /// The moment of a system time. A time before 1970 counts as 1970.
     pub fn from_system(time: SystemTime) -> Timestamp {
         let ms = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis());
         Timestamp(i64::try_from(ms).unwrap_or(Self::LAST_MS).min(Self::LAST_MS))
@@ -38,12 +38,12 @@ impl Timestamp {
         self.to_string().chars().filter(|c| !matches!(c, '-' | ':')).collect()
     }
 
-    /// How long ago `earlier` was; zero if it is not earlier.
+    /// The time from `earlier` to this moment; zero if `earlier` is later.
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(u64::try_from(self.0 - earlier.0).unwrap_or(0))
     }
 
-    /// The moment that an RFC 3339 text names.
+    /// Parses RFC 3339.
     pub fn parse(text: &str) -> Option<Timestamp> {
         humantime::parse_rfc3339_weak(text).ok().map(Timestamp::from_system)
     }
@@ -81,21 +81,21 @@ impl<'de> Deserialize<'de> for Timestamp {
 /// A point of the monotonic clock, counted from the start of the process.
 pub type Mono = Duration;
 
-/// One moment on both clocks.
+/// The time on both clocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moment {
-    /// For people.
+    /// The time for people.
     pub wall: Timestamp,
-    /// For waits.
+    /// The time for waits.
     pub mono: Mono,
 }
 
-/// The clock that everything with a wait in it is handed.
+/// The clock of everything that waits or notes the time.
 #[derive(Debug, Clone)]
-pub struct Clock(Kind);
+pub struct Clock(TimeSource);
 
 #[derive(Debug, Clone)]
-enum Kind {
+enum TimeSource {
     System { start: Instant },
     Manual(Arc<watch::Sender<(Timestamp, Mono)>>),
 }
@@ -103,31 +103,31 @@ enum Kind {
 impl Clock {
     /// The machine's clocks.
     pub fn system() -> Clock {
-        Clock(Kind::System { start: Instant::now() })
+        Clock(TimeSource::System { start: Instant::now() })
     }
 
     /// A clock that stands still until it is moved with [`Clock::advance`].
     pub fn manual(start: Timestamp) -> Clock {
-        Clock(Kind::Manual(Arc::new(watch::Sender::new((start, Duration::ZERO)))))
+        Clock(TimeSource::Manual(Arc::new(watch::Sender::new((start, Duration::ZERO)))))
     }
 
-    /// The wall clock's time.
+    /// The time of the wall clock.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Kind::System { .. } => Timestamp::from_system(SystemTime::now()),
-            Kind::Manual(tx) => tx.borrow().0,
+            TimeSource::System { .. } => Timestamp::from_system(SystemTime::now()),
+            TimeSource::Manual(tx) => tx.borrow().0,
         }
     }
 
-    /// The monotonic clock's time.
+    /// The time of the monotonic clock.
     pub fn mono(&self) -> Mono {
         match &self.0 {
-            Kind::System { start } => start.elapsed(),
-            Kind::Manual(tx) => tx.borrow().1,
+            TimeSource::System { start } => start.elapsed(),
+            TimeSource::Manual(tx) => tx.borrow().1,
         }
     }
 
-    /// Both at once.
+    /// The time of both clocks.
     pub fn moment(&self) -> Moment {
         Moment { wall: self.now(), mono: self.mono() }
     }
@@ -135,18 +135,18 @@ impl Clock {
     /// Returns once the monotonic clock has reached `at`.
     pub async fn sleep_until(&self, at: Mono) {
         match &self.0 {
-            Kind::System { start } => tokio::time::sleep_until((*start + at).into()).await,
-            Kind::Manual(tx) => {
+            TimeSource::System { start } => tokio::time::sleep_until((*start + at).into()).await,
+            TimeSource::Manual(tx) => {
                 let mut rx = tx.subscribe();
-                // An error means that the clock is gone, and with it the test.
+                // An error means that the clock was dropped, and the test has ended.
                 let _ = rx.wait_for(|(_, mono)| *mono >= at).await;
             }
         }
     }
 
-    /// Moves a manual clock forward, wall and monotonic time alike; the machine's clocks stay as they are.
+    /// Moves both times of a manual clock forward; does nothing to the machine's clocks.
     pub fn advance(&self, by: Duration) {
-        if let Kind::Manual(tx) = &self.0 {
+        if let TimeSource::Manual(tx) = &self.0 {
             tx.send_modify(|(wall, mono)| {
                 *wall = wall.plus(by);
                 *mono += by;
@@ -154,9 +154,9 @@ impl Clock {
         }
     }
 
-    /// Sets a manual clock's wall time alone, as an administrator or NTP steps it.
+    /// Sets the wall time of a manual clock alone, as an administrator or NTP does.
     pub fn step(&self, to: Timestamp) {
-        if let Kind::Manual(tx) = &self.0 {
+        if let TimeSource::Manual(tx) = &self.0 {
             tx.send_modify(|(wall, _)| *wall = to);
         }
     }

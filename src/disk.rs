@@ -1,34 +1,34 @@
-//! What a file system tells of itself: its room, and the tick of its clock.
+//! Facts about a file system: its free space, and the resolution of its clock.
 
 use nix::sys::statvfs::statvfs;
 use std::path::Path;
 use std::time::Duration;
 
-/// What a file system has.
+/// The space of a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Disk {
-    /// Bytes that an ordinary user may still write.
+pub struct DiskSpace {
+    /// Bytes that an ordinary user can still write.
     pub free: u64,
     /// Bytes in all.
     pub total: u64,
 }
 
-/// The file system of the folder in which `file` is, or will be; `None` where it cannot be asked.
-pub fn of(file: &Path) -> Option<Disk> {
-    // The folder itself may not be there yet.
+/// The space of the file system of `file`, which need not exist yet; `None` if the system cannot tell.
+pub fn space_of(file: &Path) -> Option<DiskSpace> {
+    // The folder of the file may not exist yet either.
     let stat = file.ancestors().skip(1).find_map(|folder| statvfs(folder).ok())?;
     #[allow(clippy::unnecessary_cast, reason = "the types differ between systems")]
     let bytes = |blocks| blocks as u64 * stat.fragment_size() as u64;
-    Some(Disk { free: bytes(stat.blocks_available()), total: bytes(stat.blocks()) })
+    Some(DiskSpace { free: bytes(stat.blocks_available()), total: bytes(stat.blocks()) })
 }
 
-/// How long a tick of the file systems' clock is: two changes of a file within one may carry the same time. At most
-/// 10 ms, which is also the answer where the system does not tell.
+/// The length of one tick of the clock for file times. Two changes of a file within one tick may have the same time. At
+/// most 10 ms, which is also the answer if the system does not tell.
 pub fn tick() -> Duration {
     const LONGEST: Duration = Duration::from_millis(10);
     #[cfg(target_os = "linux")]
     {
-        // Linux stamps files by its coarse clock (current_time in fs/inode.c), or finer.
+        // Linux stamps files by its coarse clock (current_time in fs/inode.c) or by a finer one.
         use nix::time::{ClockId, clock_getres};
         if let Ok(tick) = clock_getres(ClockId::CLOCK_REALTIME_COARSE) {
             return Duration::from(tick).clamp(Duration::from_millis(1), LONGEST);

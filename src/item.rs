@@ -1,4 +1,4 @@
-//! One event's part of a request, and whose it is: what mappings make and requests are made of.
+//! Items: the part of a request that one mapping makes of one event, and the person or account that it is about.
 
 use crate::event::MessageId;
 use crate::event::json;
@@ -6,19 +6,22 @@ use crate::reason::Reason;
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 
-/// What is to become of an event, or of what one mapping makes of it.
+/// Koala's limit of `identifies`, and of `events`, in one request, from its documentation of `/batch`.
+pub const MAX_OF_A_KIND: usize = 30;
+
+/// The decision about an event, or about the item that one mapping makes of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Disposition<T> {
-    /// This is to be sent.
+    /// Send this.
     Send(T),
-    /// There is nothing to send.
+    /// Send nothing, on purpose.
     Skip(Reason),
-    /// No request can be made of it.
+    /// No request can be made of the event.
     Fail(Reason),
 }
 
 impl<T> Disposition<T> {
-    /// The same decision with `f` applied to what is to be sent.
+    /// Applies `f` to the value to be sent.
     pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Disposition<U> {
         match self {
             Disposition::Send(value) => Disposition::Send(f(value)),
@@ -28,34 +31,48 @@ impl<T> Disposition<T> {
     }
 }
 
-/// Where in a request an item stands.
+/// The kind of an item; in a mapping's configuration it is called the action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ItemKind {
-    /// In `events`: something that a person did.
+    /// Something that a person did, in a request's `events`.
     Track,
-    /// In `identifies`: something about a person.
+    /// Traits of a person, in a request's `identifies`.
     Identify,
-    /// In `events` of an account: something that somebody of a company did.
+    /// Something that somebody at a company did, in the `events` of an account's request.
     AccountTrack,
-    /// In `identifies` of an account: something about a company.
+    /// Traits of a company, in the `identifies` of an account's request.
     AccountIdentify,
 }
 
 impl ItemKind {
+    /// All kinds.
+    pub const ALL: [ItemKind; 4] =
+        [ItemKind::Track, ItemKind::Identify, ItemKind::AccountTrack, ItemKind::AccountIdentify];
+
+    /// The action's name in a configuration.
+    pub fn action_name(self) -> &'static str {
+        match self {
+            ItemKind::Track => "track",
+            ItemKind::Identify => "identify",
+            ItemKind::AccountTrack => "account_track",
+            ItemKind::AccountIdentify => "account_identify",
+        }
+    }
+
     /// The item's `type` on the wire.
-    pub fn as_str(self) -> &'static str {
+    pub fn wire_type(self) -> &'static str {
         match self {
             ItemKind::Track | ItemKind::AccountTrack => "track",
             ItemKind::Identify | ItemKind::AccountIdentify => "identify",
         }
     }
 
-    /// Whether the item stands among the request's `identifies`.
+    /// Whether the item belongs to the request's `identifies`, not to its `events`.
     pub fn is_identify(self) -> bool {
         matches!(self, ItemKind::Identify | ItemKind::AccountIdentify)
     }
 
-    /// Where requests of such items go.
+    /// The endpoint that takes requests with such items.
     pub fn endpoint(self) -> Endpoint {
         match self {
             ItemKind::Track | ItemKind::Identify => Endpoint::People,
@@ -64,17 +81,17 @@ impl ItemKind {
     }
 }
 
-/// Where a request goes.
+/// An endpoint of the receiver for events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Endpoint {
-    /// What persons did and what is known of them.
+    /// Items about people.
     People,
-    /// The same of companies.
+    /// Items about accounts.
     Accounts,
 }
 
 impl Endpoint {
-    /// Its path below the project's.
+    /// The endpoint's path below the project's path.
     pub fn path(self) -> &'static str {
         match self {
             Endpoint::People => "batch",
@@ -83,9 +100,9 @@ impl Endpoint {
     }
 }
 
-/// Whom a request names at its top level: JSON of any type.
+/// The identifiers at the top level of a request, each JSON of any type.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Names {
+pub struct Identifiers {
     /// A person's `profile_id`.
     pub profile_id: Option<String>,
     /// A person's `email`.
@@ -98,40 +115,33 @@ pub struct Names {
     pub account_id: Option<String>,
 }
 
-/// One event's part of a request. The texts are JSON as it was written, without insignificant white space.
+/// One event's part of a request. Its JSON is as the event has it, without insignificant white space.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Item {
-    /// Where the item stands.
+    /// The kind of the item.
     pub kind: ItemKind,
-    /// Whose event it is, told from the names.
+    /// The person or account that the item is about, as the identifiers tell it.
     pub person: Person,
-    /// Whom the request names.
-    pub names: Names,
-    /// The request's `traits`: an object; an account's request has none.
+    /// The identifiers at the top level of the request.
+    pub identifiers: Identifiers,
+    /// The `traits` at the top level of the request, an object; `None` for an account.
     pub traits: Option<String>,
     /// The item itself, an object with the event's messageId.
     pub body: String,
-    /// The messageId that stands in the body.
+    /// The messageId in the body.
     pub message_id: MessageId,
 }
 
-impl Item {
-    /// Whose event it is.
-    pub fn person(&self) -> &Person {
-        &self.person
-    }
-}
-
-/// Whose an event is, compared as text and byte for byte: a person by profile_id, else by email; an account by domain,
-/// else by account_id.
+/// The person or account that an item is about, compared byte by byte: a person by profile_id, else by email; an account
+/// by domain, else by account_id.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Person {
-    by: By,
+    kind: IdentifierKind,
     text: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum By {
+enum IdentifierKind {
     Profile,
     Email,
     Domain,
@@ -139,43 +149,41 @@ enum By {
 }
 
 impl Person {
-    /// The person whom a request of this `profile_id` and `email` is about, both JSON: profile_id if JavaScript
-    /// takes it for true, else email if so, else nobody.
+    /// The person of a request with these values, both JSON: `profile_id` if it is truthy, else `email` if it is.
     pub fn of(profile_id: Option<&str>, email: Option<&str>) -> Option<Person> {
-        let (by, json) = match profile_id.filter(|p| json::truthy(p)) {
-            Some(profile_id) => (By::Profile, profile_id),
-            None => (By::Email, email.filter(|e| json::truthy(e))?),
+        let (kind, json) = match profile_id.filter(|p| json::is_truthy(p)) {
+            Some(profile_id) => (IdentifierKind::Profile, profile_id),
+            None => (IdentifierKind::Email, email.filter(|e| json::is_truthy(e))?),
         };
-        Some(Person { by, text: json::text(json).into_owned() })
+        Some(Person { kind, text: json::to_text(json).into_owned() })
     }
 
-    /// The account that a request of this `domain` and `account_id` is about, both JSON: domain if JavaScript takes it
-    /// for true, else account_id if so, else none.
+    /// The account of a request with these values, both JSON: `domain` if it is truthy, else `account_id` if it is.
     pub fn of_account(domain: Option<&str>, account_id: Option<&str>) -> Option<Person> {
-        let (by, json) = match domain.filter(|d| json::truthy(d)) {
-            Some(domain) => (By::Domain, domain),
-            None => (By::Account, account_id.filter(|a| json::truthy(a))?),
+        let (kind, json) = match domain.filter(|d| json::is_truthy(d)) {
+            Some(domain) => (IdentifierKind::Domain, domain),
+            None => (IdentifierKind::Account, account_id.filter(|a| json::is_truthy(a))?),
         };
-        Some(Person { by, text: json::text(json).into_owned() })
+        Some(Person { kind, text: json::to_text(json).into_owned() })
     }
 
-    /// What names them, as text.
-    pub fn text(&self) -> &str {
+    /// The identifier as text.
+    pub fn as_str(&self) -> &str {
         &self.text
     }
 
-    /// The same, without the person.
-    pub fn into_text(self) -> String {
+    /// The identifier as text.
+    pub fn into_string(self) -> String {
         self.text
     }
 
-    /// The ordering key that the person's events wait in.
+    /// The key under which the person's events are sent in order. It is the same in every process and version.
     pub fn ordering_key(&self) -> OrderingKey {
-        let mut hash = Sha256::new_with_prefix(match self.by {
-            By::Profile => b"koala-agent ordering key of a profile_id\0".as_slice(),
-            By::Email => b"koala-agent ordering key of an email\0",
-            By::Domain => b"koala-agent ordering key of a domain\0",
-            By::Account => b"koala-agent ordering key of an account_id\0",
+        let mut hash = Sha256::new_with_prefix(match self.kind {
+            IdentifierKind::Profile => b"koala-agent ordering key of a profile_id\0".as_slice(),
+            IdentifierKind::Email => b"koala-agent ordering key of an email\0",
+            IdentifierKind::Domain => b"koala-agent ordering key of a domain\0",
+            IdentifierKind::Account => b"koala-agent ordering key of an account_id\0",
         });
         hash.update(&self.text);
         let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = hash.finalize().into();
@@ -189,7 +197,7 @@ impl fmt::Display for Person {
     }
 }
 
-/// A person as a number that tells nothing about them. Two persons in one ordering key by chance only wait for each other.
+/// A hash of a person, under which their events are ordered. Two persons with the same hash only wait for each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OrderingKey(pub i64);
 
@@ -208,12 +216,12 @@ mod tests {
             (None, Some(r#""""#), None),
             (None, None, None),
         ] {
-            assert_eq!(Person::of(profile_id, email).as_ref().map(Person::text), want);
+            assert_eq!(Person::of(profile_id, email).as_ref().map(Person::as_str), want);
         }
     }
 
     #[test]
-    fn spellings_of_one_text_are_one_person_and_nothing_else_is() {
+    fn a_person_is_the_same_in_every_json_spelling_and_differs_by_case_and_kind() {
         let person = Person::of(None, Some(r#""ana@acme.dev""#)).unwrap();
         let same = Person::of(None, Some(r#""\u0061na@acme.dev""#)).unwrap();
         assert_eq!((&same, same.ordering_key()), (&person, person.ordering_key()));
@@ -227,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ordering_key_outlives_the_process() {
+    fn an_ordering_key_stays_the_same_across_versions() {
         assert_eq!(
             Person::of(None, Some(r#""ana@acme.dev""#)).unwrap().ordering_key(),
             OrderingKey(6_039_780_644_300_733_556)

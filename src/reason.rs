@@ -1,10 +1,12 @@
-//! Why something is as it is: a code from a closed list, and a sentence for a person.
+//! Reasons: a code from a closed list and an explanation for people. Every skip, failure, block and refusal carries one.
 //!
-//! Every skip, failure, block and refusal carries a [`Reason`]. The codes are part of the interface:
-//! programs match on them, so a code is never renamed and a new one is an addition.
+//! Programs match on the codes, so a code is never renamed. A new code is an addition to the interface.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+
+/// The error with which Koala's hosted service has refused every request since it was shut down.
+pub const SUSPENDED: &str = "Koala ingest suspended";
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
@@ -18,12 +20,12 @@ macro_rules! codes {
             /// All codes, in the order of the documentation.
             pub const ALL: &'static [Code] = &[$(Code::$variant),*];
 
-            /// The code as it stands in JSON, in the database and on the screen.
+            /// The code as JSON, the database and the output have it.
             pub fn as_str(self) -> &'static str {
                 match self { $(Code::$variant => $text),* }
             }
 
-            /// The code of that name, if there is one.
+            /// The code whose [`Code::as_str`] is `text`, if there is one.
             pub fn parse(text: &str) -> Option<Code> {
                 match text { $($text => Some(Code::$variant),)* _ => None }
             }
@@ -34,53 +36,53 @@ macro_rules! codes {
 codes! {
     /// The receiver's name could not be resolved.
     Dns = "dns",
-    /// No connection, or it broke before the answer was whole.
+    /// No connection, or a connection that broke before the answer was complete.
     Connect = "connect",
-    /// No trust: a certificate that is unknown, expired or for another name, or no TLS at all.
+    /// No trusted TLS connection: the certificate is unknown, expired or for another name, or the host does not speak TLS.
     Tls = "tls",
-    /// No answer in time.
+    /// The receiver did not answer in time.
     Timeout = "timeout",
     /// The configured proxy did not let the request through.
     Proxy = "proxy",
-    /// The receiver is in trouble: 5xx, 408 or 425.
+    /// The receiver failed for now: 5xx, 408 or 425.
     Http5xx = "http_5xx",
     /// The receiver asked for fewer requests: 429.
     RateLimited = "rate_limited",
-    /// There is no public key yet.
+    /// No public key is configured yet.
     NoKey = "no_key",
     /// The receiver refuses the key: 401 or 403.
     KeyRefused = "key_refused",
     /// The address is wrong or the service is gone: 404, 405, 407, 410.
     NotFound = "not_found",
-    /// The receiver refuses everybody's events, so no event is to blame.
+    /// The receiver refuses every event, so no single event is the cause.
     RefusesAll = "refuses_all",
-    /// Something answered that is not Koala: a portal or a proxy with a page of its own.
+    /// Something other than Koala answered: a captive portal or a proxy with a web page.
     NotTheReceiver = "not_the_receiver",
-    /// The receiver points elsewhere; the key does not travel to another host.
+    /// The receiver redirects. Redirects are not followed: the key must not go to another host.
     Redirect = "redirect",
-    /// No mapping wants an event of this kind.
+    /// No mapping takes the event.
     NoMapping = "no_mapping",
-    /// Neither a profile_id nor an email says whose event it is.
+    /// The event has no identifier of a person or account.
     NoIdentity = "no_identity",
-    /// The browser library has sent this event to Koala already.
+    /// The event was made by the browser library, which has sent it to Koala itself.
     BrowserLibrary = "browser_library",
-    /// The event's own `integrations` turn Koala off.
+    /// The event's `integrations` turn Koala off.
     IntegrationsOff = "integrations_off",
     /// The person has refused a category of consent that the configuration asks for.
     NoConsent = "no_consent",
-    /// The person was erased, and this came later.
+    /// The person was erased before the event arrived.
     Erased = "erased",
     /// A field is missing or of the wrong kind, so no request can be made.
     InvalidField = "invalid_field",
     /// The event is larger than a limit.
     TooLarge = "too_large",
-    /// The receiver refused this very event, and took others.
+    /// The receiver refused this event, and accepted others.
     Refused = "refused",
     /// The text is not JSON.
     NotJson = "not_json",
     /// The text is JSON, but not an event.
     NotAnEvent = "not_an_event",
-    /// The messageId was used before for an event with other content.
+    /// The messageId was used before, for an event with different content.
     MessageIdReused = "message_id_reused",
     /// The JSON is nested deeper than the limit.
     TooDeep = "too_deep",
@@ -102,17 +104,17 @@ impl fmt::Display for Code {
     }
 }
 
-/// A code and a sentence for a person; the sentence says what the receiver said, where it said anything.
+/// A code and an explanation, which quotes the receiver's answer if there was one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// From the closed list.
+    /// The code, from the closed list.
     pub code: Code,
-    /// For a person: lower case, no full stop, no key, no piece of an event's body.
+    /// The explanation for people: lower case, no full stop, no key, and nothing of an event's body.
     pub text: String,
 }
 
 impl Reason {
-    /// A reason of that code and text.
+    /// A reason with its code and explanation.
     pub fn new(code: Code, text: impl Into<String>) -> Reason {
         Reason { code, text: text.into() }
     }
@@ -129,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_is_read_back_from_its_name() {
+    fn every_code_is_parsed_back_from_its_name() {
         for &code in Code::ALL {
             assert_eq!(Code::parse(code.as_str()), Some(code));
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());

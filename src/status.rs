@@ -1,200 +1,201 @@
-//! What the agent tells about itself: the answer of `status`, in the form that everybody reads it in.
+//! The status of the agent, as `status --json` prints it.
 //!
-//! The daemon publishes it in a small file that everybody may read; who may read the outbox as well gets the
-//! counts from there, with the daemon up or down.
+//! The daemon publishes it in a small file that everybody may read. A command whose user may read the outbox takes the
+//! counts from there instead, whether the daemon runs or not.
 
 use crate::clock::Timestamp;
 use crate::reason::Reason;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// The version of this form; readers ignore members that they do not know.
+/// The version of the format. Readers ignore members that they do not know.
 pub const SCHEMA: u32 = 1;
 
-/// Everything that `status --json` prints.
+/// The whole output of `status --json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     /// [`SCHEMA`].
     pub schema: u32,
-    /// When this was written.
+    /// The time of writing.
     pub now: Timestamp,
     /// The configuration in force.
     pub config: PathBuf,
     /// The daemon.
-    pub agent: Agent,
+    pub agent: AgentStatus,
     /// The spool folder.
-    pub spool: Spool,
-    /// Whether files are taken.
-    pub intake: Intake,
+    pub spool: SpoolStatus,
+    /// The reading of files.
+    pub intake: IntakeStatus,
     /// The database.
-    pub outbox: Outbox,
+    pub outbox: OutboxStatus,
     /// Settled events by state and reason.
     pub reasons: Vec<ReasonCount>,
-    /// Where events go.
-    pub destination: Destination,
+    /// The destination of the events.
+    pub destination: DestinationStatus,
 }
 
-/// The daemon.
+/// The status of the daemon.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Agent {
+pub struct AgentStatus {
     /// The program's version.
     pub version: String,
     /// Whether it runs.
     pub running: bool,
-    /// Its process, while it runs.
+    /// The process, while it runs.
     pub pid: Option<u32>,
-    /// Since when it runs, or does not; `None` before its first run.
+    /// The time since which it runs or does not run; `None` before the first run.
     pub since: Option<Timestamp>,
 }
 
-/// The spool folder.
+/// The status of the spool folder.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Spool {
+pub struct SpoolStatus {
     /// The folder.
     pub dir: PathBuf,
-    /// Files there that are not yet taken.
+    /// Files that have not been ingested yet.
     pub waiting_files: u64,
-    /// Their size.
+    /// The size of those files.
     pub waiting_bytes: u64,
     /// Files that the agent may not read.
     pub unreadable_files: u64,
     /// Files in `rejected/`.
     pub rejected_files: u64,
-    /// Events that came again.
+    /// Duplicate events that were dropped.
     pub duplicates: u64,
-    /// When the folder was last read.
+    /// The time of the last scan.
     pub scanned_at: Option<Timestamp>,
 }
 
-/// Whether files are taken.
+/// The status of the intake, which reads files into the outbox.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Intake {
-    /// Open or blocked.
+pub struct IntakeStatus {
+    /// The state.
     pub state: IntakeState,
-    /// Why it is blocked.
+    /// The reason if it is blocked.
     pub reason: Option<Reason>,
 }
 
-/// Open or blocked.
+/// The states of the intake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum IntakeState {
-    /// Files are taken.
+    /// Files are read.
     Open,
-    /// Files wait in the spool, unharmed.
+    /// No files are read. They wait in the spool and stay as they are.
     Blocked,
 }
 
-/// The database.
+/// The status of the database.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct Outbox {
+pub struct OutboxStatus {
     /// The file.
     pub path: PathBuf,
-    /// Events that wait.
+    /// Events that wait for delivery.
     pub pending: u64,
-    /// Events that the receiver took.
+    /// Events that the receiver has accepted.
     pub delivered: u64,
-    /// Events with nothing to send.
+    /// Events for which there is nothing to send.
     pub skipped: u64,
-    /// Events of which no request can be made, or that the receiver refused.
+    /// Events for which no request can be made, or that the receiver refused.
     pub failed: u64,
-    /// Events given up by hand.
+    /// Events dropped by hand.
     pub discarded: u64,
-    /// When the oldest pending event was stored.
+    /// The time when the oldest pending event was stored.
     pub oldest_pending: Option<Timestamp>,
-    /// How long ago that is.
+    /// The age of the oldest pending event.
     pub oldest_pending_seconds: Option<u64>,
     /// Bytes of the database in use.
     pub bytes: u64,
     /// The size at which the intake is blocked.
     pub max_bytes: u64,
-    /// Free bytes of its file system.
+    /// Free bytes of the file system of the database.
     pub disk_free: u64,
     /// Bytes of the write-ahead log.
     #[serde(default)]
     pub log_bytes: u64,
-    /// Processes whose open transactions keep a log that has grown too large from being emptied.
+    /// Processes whose open transactions prevent emptying a log that has grown too large.
     #[serde(default)]
     pub log_held_by: Vec<i32>,
-    /// What has happened to it that a person should know.
+    /// The latest damage of the database, while it is of interest.
     #[serde(default)]
     pub incident: Option<Incident>,
 }
 
-/// Damage to the outbox that was fixed as far as it could be. It is told of until its files are removed, or for a week
-/// where it left none.
+/// Damage to the outbox that was repaired as far as possible. It is part of the status until its files are removed, or
+/// for a week if it left none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incident {
-    /// When it was found.
+    /// The time when the damage was found.
     pub at: Timestamp,
-    /// What it was and what has become of the events.
+    /// A description of the damage and of what happened to the events.
     pub text: String,
-    /// Where the damaged files are kept.
+    /// The folder with the damaged files.
     pub files: Option<PathBuf>,
 }
 
-/// A share of the settled events.
+/// The number of settled events with one state and reason.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReasonCount {
-    /// Their state.
+    /// The state.
     pub state: String,
-    /// Their reason.
+    /// The reason code.
     pub code: String,
-    /// How many.
+    /// The number.
     pub events: u64,
 }
 
-/// Where events go.
+/// The status of the destination.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Destination {
+pub struct DestinationStatus {
     /// `koala`.
     pub kind: String,
     /// Scheme and host.
     pub endpoint: String,
-    /// How it is.
+    /// The state.
     pub state: DestinationState,
-    /// Since when.
+    /// The time since which it has this state.
     pub since: Option<Timestamp>,
-    /// Why.
+    /// The reason of the state.
     pub reason: Option<Reason>,
-    /// When it is tried again.
+    /// The time of the next try.
     pub retry_at: Option<Timestamp>,
-    /// When it last took something.
+    /// The time of the last delivery.
     pub last_delivery: Option<Timestamp>,
 }
 
-/// How the destination is.
+/// The states of the destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DestinationState {
-    /// It took what was last sent.
+    /// The destination has accepted the latest request.
     Online,
-    /// In trouble or out of reach: tried again by itself.
+    /// The destination is failing or unreachable; the agent tries again by itself.
     Backoff,
-    /// It refuses the key, the address or everybody: a person must act, events wait unharmed.
+    /// The destination refuses the key, the address or everybody. A person must act; events wait meanwhile.
     Refused,
-    /// Nothing was sent yet.
+    /// Nothing has been sent yet.
     Unknown,
 }
 
 impl Status {
-    /// What the daemon last published at `path`; `None` before the first run or for a file of another form.
+    /// Reads the status that the daemon last published at `path`; `None` before the first run or for a file in another
+    /// format.
     pub fn read(path: &Path) -> Option<Status> {
         serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     }
 
-    /// Publishes it for everybody: readers see the old one or this one, never a part.
+    /// Publishes the status for everybody. Readers see the old file or this one, never a part of it.
     ///
     /// # Errors
-    /// The system's.
+    /// The file cannot be written.
     pub fn write(&self, path: &Path) -> std::io::Result<()> {
         use std::os::unix::fs::PermissionsExt;
-        let mut aside = path.as_os_str().to_owned();
-        aside.push(".tmp");
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".tmp");
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
-        std::fs::write(&aside, text)?;
-        std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o644))?;
-        std::fs::rename(&aside, path)
+        std::fs::write(&temporary, text)?;
+        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o644))?;
+        std::fs::rename(&temporary, path)
     }
 }

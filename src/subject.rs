@@ -1,89 +1,90 @@
-//! Whose data an event is, as a request for erasure or for access names a person.
+//! The person whose data is erased or exported, and how an event names them.
 
 use crate::event::Event;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fmt;
 
-/// What stands for `@` in an address within a URL.
+/// `@` as it is escaped in a URL.
 const ESCAPED_AT: &str = "%40";
 
-/// A person as they are named.
+/// A person as a request for erasure or access names them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Subject {
-    /// By an email address, wherever in an event it stands, whatever its case.
+    /// An email address, found anywhere in an event, in any case.
     Email(String),
-    /// By `userId` or `previousId`.
+    /// The value of `userId` or `previousId`.
     UserId(String),
-    /// By the `profile_id` of traits or properties, or RudderStack's `ko_profile_id`.
+    /// The `profile_id` of traits or properties, or RudderStack's `ko_profile_id`.
     ProfileId(String),
 }
 
 impl Subject {
-    /// The name as it was given.
-    pub fn text(&self) -> &str {
+    /// The identifier as the request has it.
+    pub fn as_str(&self) -> &str {
         match self {
             Subject::Email(text) | Subject::UserId(text) | Subject::ProfileId(text) => text,
         }
     }
 
-    /// The name by which [`names`] tells them.
-    pub fn name(&self) -> String {
+    /// The subject in the form in which [`subject_keys`] lists it.
+    pub fn key(&self) -> String {
         match self {
-            Subject::Email(text) => email(text),
+            Subject::Email(text) => email_key(text),
             Subject::UserId(text) => format!("user_id {text}"),
             Subject::ProfileId(text) => format!("profile_id {text}"),
         }
     }
 
-    /// Whether the text of an event, or another text of which nothing is known, names them.
-    pub fn is_in(&self, text: &str) -> bool {
+    /// Whether a text names the subject; a text that is not an event is searched for the address.
+    pub fn is_named_in(&self, text: &str) -> bool {
         match Event::parse(text) {
-            Ok(event) => names(&event).contains(&self.name()),
-            Err(_) => self.stands_in(text),
+            Ok(event) => subject_keys(&event).contains(&self.key()),
+            Err(_) => self.has_address_in(text),
         }
     }
 
-    /// Whether their address stands in a text; an id that is no address is in none.
-    pub fn stands_in(&self, text: &str) -> bool {
+    /// Whether a text contains the subject's email address. An id is never found this way.
+    pub fn has_address_in(&self, text: &str) -> bool {
         let mut found = BTreeSet::new();
         if let Subject::Email(_) = self {
-            addresses(text, &mut found);
+            collect_from_text(text, &mut found);
         }
-        found.contains(&self.name())
+        found.contains(&self.key())
     }
 
-    /// Whether a file is named after them, as in `ana@acme.dev.json.gz`.
-    pub fn names_file(&self, name: &str) -> bool {
+    /// Whether a file is named after the subject, as in `ana@acme.dev.json.gz`.
+    pub fn is_in_file_name(&self, name: &str) -> bool {
         let stem = name.strip_suffix(".gz").unwrap_or(name);
-        self.stands_in(name) || stem.rsplit_once('.').is_some_and(|(stem, _)| self.stands_in(stem))
+        self.has_address_in(name) || stem.rsplit_once('.').is_some_and(|(stem, _)| self.has_address_in(stem))
     }
 }
 
 impl fmt::Display for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.text())
+        f.write_str(self.as_str())
     }
 }
 
-/// The names of all the persons whom an event names.
-pub fn names(event: &Event) -> BTreeSet<String> {
+/// The keys of all subjects that an event names, in the form of [`Subject::key`].
+pub fn subject_keys(event: &Event) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     let Ok(value) = serde_json::from_str::<Value>(event.raw()) else { return found };
-    every_address(&value, &mut found);
-    for id in ["userId", "previousId"].iter().filter_map(|name| text_of(value.get(name)?)) {
+    collect_addresses(&value, &mut found);
+    for id in ["userId", "previousId"].iter().filter_map(|name| id_text(value.get(name)?)) {
         found.insert(format!("user_id {id}"));
     }
-    for place in ["/traits", "/properties", "/context/traits"].iter().filter_map(|path| value.pointer(path)) {
-        for id in ["profile_id", "ko_profile_id"].iter().filter_map(|name| text_of(place.get(name)?)) {
+    for object in ["/traits", "/properties", "/context/traits"].iter().filter_map(|path| value.pointer(path))
+    {
+        for id in ["profile_id", "ko_profile_id"].iter().filter_map(|name| id_text(object.get(name)?)) {
             found.insert(format!("profile_id {id}"));
         }
     }
     found
 }
 
-/// Ids are texts or numbers.
-fn text_of(value: &Value) -> Option<String> {
+/// An id as text; ids are strings or numbers.
+fn id_text(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
@@ -91,34 +92,34 @@ fn text_of(value: &Value) -> Option<String> {
     }
 }
 
-/// An event nests no deeper than its reader allows.
-fn every_address(value: &Value, found: &mut BTreeSet<String>) {
+/// Adds every email address within a value. The recursion is bounded by the depth that `serde_json` parses.
+fn collect_addresses(value: &Value, found: &mut BTreeSet<String>) {
     match value {
-        Value::String(text) => addresses(text, found),
-        Value::Array(items) => items.iter().for_each(|item| every_address(item, found)),
+        Value::String(text) => collect_from_text(text, found),
+        Value::Array(items) => items.iter().for_each(|item| collect_addresses(item, found)),
         Value::Object(members) => members.iter().for_each(|(name, value)| {
-            addresses(name, found);
-            every_address(value, found);
+            collect_from_text(name, found);
+            collect_addresses(value, found);
         }),
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
-/// What looks like an address in a text: the whole of it, and each word.
-fn addresses(text: &str, found: &mut BTreeSet<String>) {
+/// Adds the email addresses in a text: the whole text, and each word.
+fn collect_from_text(text: &str, found: &mut BTreeSet<String>) {
     if !text.contains('@') && !text.contains(ESCAPED_AT) {
         return;
     }
     let text = text.replace(ESCAPED_AT, "@");
-    found.insert(email(&text));
+    found.insert(email_key(&text));
     let words = text.split(|c: char| !c.is_alphanumeric() && !"@.!#$%+-_'~".contains(c));
     for word in words.filter(|word| word.contains('@')) {
-        found.insert(email(word));
-        found.insert(email(word.trim_matches(|c: char| !c.is_alphanumeric())));
+        found.insert(email_key(word));
+        found.insert(email_key(word.trim_matches(|c: char| !c.is_alphanumeric())));
     }
 }
 
-fn email(text: &str) -> String {
+fn email_key(text: &str) -> String {
     format!("email {}", text.trim().to_lowercase())
 }
 
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_names_a_person_wherever_it_stands() {
+    fn an_email_address_is_found_anywhere_in_an_event() {
         let ana = Subject::Email("Ana@Acme.dev".to_owned());
         for text in [
             r#"{"traits":{"email":"ana@acme.dev"}}"#,
@@ -140,7 +141,7 @@ mod tests {
             r#"{"properties":{"ana@acme.dev":true}}"#,
             r#"half of a line, "email":"ana@acme.dev""#,
         ] {
-            assert!(ana.is_in(text), "{text}");
+            assert!(ana.is_named_in(text), "{text}");
         }
         for text in [
             r#"{"traits":{"email":"joana@acme.dev"}}"#,
@@ -148,17 +149,17 @@ mod tests {
             r#"{"traits":{"email":"ana.b@acme.dev"}}"#,
             r#"{"traits":{"name":"ana"}}"#,
         ] {
-            assert!(!ana.is_in(text), "{text}");
+            assert!(!ana.is_named_in(text), "{text}");
         }
         for (name, named) in
             [("ana@acme.dev.json.gz", true), ("ana@acme.dev", true), ("joana@acme.dev.json", false)]
         {
-            assert_eq!(ana.names_file(name), named, "{name}");
+            assert_eq!(ana.is_in_file_name(name), named, "{name}");
         }
     }
 
     #[test]
-    fn ids_name_a_person_in_their_own_places() {
+    fn ids_are_found_only_in_their_own_members() {
         let (user, profile) = (Subject::UserId("7".to_owned()), Subject::ProfileId("7".to_owned()));
         for (text, by_user, by_profile) in [
             (r#"{"userId":"7"}"#, true, false),
@@ -169,7 +170,7 @@ mod tests {
             (r#"{"context":{"traits":{"profile_id":"7"}}}"#, false, true),
             (r#"{"anonymousId":"7","properties":{"seats":7}}"#, false, false),
         ] {
-            assert_eq!((user.is_in(text), profile.is_in(text)), (by_user, by_profile), "{text}");
+            assert_eq!((user.is_named_in(text), profile.is_named_in(text)), (by_user, by_profile), "{text}");
         }
     }
 }

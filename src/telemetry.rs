@@ -1,7 +1,7 @@
-//! The log. Under systemd a line begins with its priority and has no time of its own: the journal has both. On a
-//! terminal it has the time, and the level in colour.
+//! The log. Under systemd a line begins with its priority and has no time, since the journal records both. On a terminal
+//! it has the time, and the level in colour.
 //!
-//! At the normal level it tells changes of state, not requests; no event's body, no email, no key is ever in it.
+//! The normal level reports changes of state, not single requests. No body of an event, no email and no key is logged.
 
 use crate::clock::Timestamp;
 use std::fmt;
@@ -14,32 +14,32 @@ use tracing_subscriber::fmt::{FmtContext, MakeWriter, Subscriber as Log};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Starts the log of this process, on stderr. `verbose` adds what only somebody who looks for a fault wants.
+/// Starts the log of this process, on stderr. `verbose` adds the debug level.
 pub fn start(verbose: bool) {
     let journal = std::env::var_os("JOURNAL_STREAM").is_some() && !std::io::stderr().is_terminal();
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let log = log(verbose, Line { journal, colour }, std::io::stderr);
-    // Fails only where there is a log already.
+    let log = subscriber(verbose, LineFormat { journal, colour }, std::io::stderr);
+    // An error means that a log has been started already.
     let _ = tracing::subscriber::set_global_default(log);
 }
 
-fn log<W>(verbose: bool, line: Line, writer: W) -> impl Subscriber + Send + Sync
+fn subscriber<W>(verbose: bool, format: LineFormat, writer: W) -> impl Subscriber + Send + Sync
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
     let level = if verbose { Level::DEBUG } else { Level::INFO };
-    let log = Log::builder().with_max_level(level).with_writer(writer).event_format(line).finish();
-    // It repeats what the receiver says of a connection that it ends, which can be anything that it was told, and
-    // warns of frames at whatever rate they come.
+    let log = Log::builder().with_max_level(level).with_writer(writer).event_format(format).finish();
+    // h2 logs the text with which a receiver ends a connection, which may repeat anything that was sent to it, and warns
+    // of frames without any limit of their rate.
     log.with(Targets::new().with_default(level).with_target("h2", LevelFilter::OFF))
 }
 
-struct Line {
+struct LineFormat {
     journal: bool,
     colour: bool,
 }
 
-impl<S, N> FormatEvent<S, N> for Line
+impl<S, N> FormatEvent<S, N> for LineFormat
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -76,10 +76,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_receiver_says_of_its_connections_is_not_in_the_log() {
+    fn the_text_of_a_receiver_that_ends_a_connection_is_not_logged() {
         let file = tempfile::NamedTempFile::new().unwrap();
         let written = file.reopen().unwrap();
-        let log = log(true, Line { journal: true, colour: false }, written);
+        let log = subscriber(true, LineFormat { journal: true, colour: false }, written);
         tracing::subscriber::with_default(log, || {
             tracing::debug!("told");
             tracing::debug!(target: "h2::codec::framed_read", "received GOAWAY");

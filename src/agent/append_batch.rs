@@ -1,36 +1,38 @@
-//! An append batch of the spool: the events that are stored in one commit, and how far that brings their files.
+//! The events that are stored in one commit, and how far that commit brings their files.
 
-use crate::clock::Timestamp;
-use crate::event::Flaw;
-use crate::outbox::{FileProgress, NewEvent, ReusedId};
-use crate::reason::Code;
-use crate::spool::{Entry, Format, RejectedFolder, Spool, SpoolError, shown};
+use crate::outbox::{FileProgress, NewEvent};
+use crate::spool::SpoolEntry;
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// Events in an append batch: as many as make the cost of a commit disappear, few enough to be on the disk soon.
+/// Enough events that the cost of a commit disappears among them, few enough that they are soon on the disk.
 const MAX_EVENTS: usize = 2_500;
-/// Bytes of text in an append batch; two append batches are in memory at once.
+/// Bytes of text. Two batches are in memory at once: one is read while the other is being committed.
 const MAX_BYTES: usize = 2 << 20;
-/// What a part that is set aside counts for at least: it makes two files.
-pub const REJECTED_PIECE_BYTES: usize = MAX_BYTES / 1_000;
-/// Files in an append batch.
+/// The least that a rejected part counts for, because it makes two files.
+const REJECTED_PART_BYTES: usize = MAX_BYTES / 1_000;
 const MAX_FILES: usize = 500;
 
-/// A file that the append batch takes from.
+/// A file that a batch has events of.
 #[derive(Debug, Clone)]
 pub struct SourceFile {
     /// The file as it was read.
-    pub entry: Entry,
-    /// Its name, for people.
+    pub entry: SpoolEntry,
     pub name: Arc<str>,
-    /// How far it is taken once the append batch is stored.
+    /// The progress of the file once the batch is stored.
     pub progress: FileProgress,
 }
 
+/// The point up to which the text of a file has been read, as [`Progress`] has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ReadPosition {
+    pub position: u64,
+    pub place: u64,
+    pub sum: Option<u32>,
+}
+
 impl SourceFile {
-    /// That file, taken so far.
-    pub fn new(entry: Entry, progress: FileProgress) -> SourceFile {
+    pub fn new(entry: SpoolEntry, progress: FileProgress) -> SourceFile {
         let name = Arc::from(entry.name.to_string_lossy());
         SourceFile { entry, name, progress }
     }
@@ -39,112 +41,121 @@ impl SourceFile {
 /// Events and their files, in the order of the spool.
 #[derive(Debug, Default)]
 pub struct AppendBatch {
-    /// The events.
     pub events: Arc<Vec<NewEvent>>,
-    /// For each event the index of its file.
-    from: Vec<usize>,
-    /// The files.
+    /// The index in `sources` of each event's file.
+    source_of: Vec<usize>,
     pub sources: Vec<SourceFile>,
     bytes: usize,
 }
 
 impl AppendBatch {
-    /// Adds a file; the events that follow are from it.
+    /// Adds a file; the events that follow are of it.
     pub fn begin(&mut self, source: SourceFile) {
         self.sources.push(source);
     }
 
-    /// Adds an event of the file begun last.
+    /// Takes the current file out again, which has no events in the batch.
+    pub fn cancel(&mut self) {
+        self.sources.pop();
+    }
+
     pub fn push(&mut self, event: NewEvent) {
         self.bytes += event.body.len();
-        self.from.push(self.sources.len().saturating_sub(1));
-        // The only other owner is the writer, which has not seen this append batch yet.
+        self.source_of.push(self.sources.len().saturating_sub(1));
+        // The only other owner is the writer, which has not seen this batch yet.
         Arc::make_mut(&mut self.events).push(event);
     }
 
-    /// Notes text that made no event. To read it, and to set it aside, takes its time all the same.
+    /// Counts text without an event, because reading it takes time as well.
     pub fn account_bytes(&mut self, bytes: usize) {
         self.bytes += bytes;
     }
 
-    /// The file begun last.
-    pub fn current(&mut self) -> Option<&mut SourceFile> {
-        self.sources.last_mut()
+    pub fn account_rejected(&mut self, bytes: usize) {
+        self.bytes += bytes.max(REJECTED_PART_BYTES);
     }
 
-    /// Whether it is time to store it, where the outbox has room for so many bytes.
+    pub fn advance(&mut self, to: ReadPosition) {
+        if let Some(SourceFile { progress, .. }) = self.sources.last_mut() {
+            (progress.position, progress.place, progress.sum) = (to.position, to.place, to.sum);
+        }
+    }
+
+    pub fn finish(&mut self) {
+        if let Some(source) = self.sources.last_mut() {
+            source.progress.finished = true;
+        }
+    }
+
+    /// Whether the batch is to be stored before more is read. The outbox has room for `room` bytes.
     pub fn is_full(&self, room: usize) -> bool {
         self.events.len() >= MAX_EVENTS
             || self.bytes >= room.min(MAX_BYTES)
             || self.sources.len() >= MAX_FILES
     }
 
-    /// Whether there is nothing to store.
     pub fn is_empty(&self) -> bool {
         self.sources.is_empty()
     }
 
-    /// How far the files are taken once it is stored.
+    /// The progress of each file once the batch is stored.
     pub fn progress(&self) -> Vec<FileProgress> {
         self.sources.iter().map(|source| source.progress.clone()).collect()
     }
 
-    /// Takes out the events whose ids were used before by others and sets them aside, durably. Returns the files
-    /// that went with their only event.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn reject_reused(
-        &mut self,
-        reused: &[ReusedId],
-        spool: &Spool,
-        rejected_folder: &RejectedFolder,
-        now: Timestamp,
-    ) -> Result<Vec<Entry>, SpoolError> {
-        let mut whole_files = HashSet::new();
-        for ReusedId { index, first_at, first_file } in reused {
-            let (event, source) = (&self.events[*index], &self.sources[self.from[*index]]);
-            let line_of_file = if matches!(source.entry.format(), Some((Format::Lines, _))) {
-                event.place as usize
-            } else {
-                1
-            };
-            let flaw = Flaw {
-                code: Code::MessageIdReused,
-                text: format!(
-                    "the messageId came before with other content, {first_at} in {}: \
-                     give each event an id of its own",
-                    shown(first_file)
-                ),
-                line: line_of_file,
-                column: 1,
-                incomplete: false,
-            };
-            if event.place == 0 {
-                // If it was replaced or written to since it was read, the next look reads it.
-                rejected_folder.reject_file(spool, &source.entry, &flaw, now)?;
-                whole_files.insert(self.from[*index]);
-            } else {
-                let (first_seen, body) = (&source.progress.identity, event.body.as_bytes());
-                rejected_folder.reject_piece(&source.entry, first_seen, event.place, body, &flaw, now)?;
-            }
-        }
-        rejected_folder.sync().map_err(|e| SpoolError::new(spool.dir(), "set events aside", e))?;
-        let out: HashSet<usize> = reused.iter().map(|r| r.index).collect();
-        let old = std::mem::take(self);
-        let events = Arc::unwrap_or_clone(old.events).into_iter().zip(old.from).enumerate();
-        let mut left = events.filter(|(index, _)| !out.contains(index)).map(|(_, pair)| pair).peekable();
-        let mut gone = Vec::new();
-        for (index, source) in old.sources.into_iter().enumerate() {
-            if whole_files.contains(&index) {
-                gone.push(source.entry);
+    /// The event at `index`, the index of its file, and the file.
+    pub fn event(&self, index: usize) -> (&NewEvent, usize, &SourceFile) {
+        let source = self.source_of[index];
+        (&self.events[index], source, &self.sources[source])
+    }
+
+    /// Takes out events and whole files by their indexes; the others keep their order. Returns the files taken out.
+    pub fn take_out(&mut self, events: &HashSet<usize>, files: &HashSet<usize>) -> Vec<SpoolEntry> {
+        let AppendBatch { events: all, source_of, sources, .. } = std::mem::take(self);
+        let all = Arc::unwrap_or_clone(all).into_iter().zip(source_of).enumerate();
+        let mut kept = all.filter(|(index, _)| !events.contains(index)).map(|(_, event)| event).peekable();
+        let mut taken_out = Vec::new();
+        for (index, source) in sources.into_iter().enumerate() {
+            if files.contains(&index) {
+                taken_out.push(source.entry);
             } else {
                 self.begin(source);
             }
-            while let Some((event, _)) = left.next_if(|(_, from)| *from == index) {
+            while let Some((event, _)) = kept.next_if(|(_, source)| *source == index) {
                 self.push(event);
             }
         }
-        Ok(gone)
+        taken_out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::fixture;
+    use crate::spool::FileIdentity;
+
+    fn file(name: &str) -> SourceFile {
+        let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
+        let entry = SpoolEntry { name: name.into(), identity, size: 1, changed: 1 };
+        SourceFile::new(entry, FileProgress::none(name.as_bytes(), identity, (1, 1)))
+    }
+
+    #[test]
+    fn taken_out_events_leave_the_others_in_order_and_with_their_files() {
+        let mut batch = AppendBatch::default();
+        for (name, ids) in [("a", vec!["1", "2"]), ("b", vec!["3"]), ("c", vec!["4", "5"])] {
+            batch.begin(file(name));
+            for id in ids {
+                batch.push(fixture::event(id.to_owned(), "{}".to_owned()));
+            }
+        }
+        let taken_out = batch.take_out(&[0, 2, 4].into(), &[1].into());
+        assert_eq!(taken_out.iter().map(|entry| entry.name.as_os_str()).collect::<Vec<_>>(), ["b"]);
+        let left: Vec<_> = (0..batch.events.len())
+            .map(|index| batch.event(index))
+            .map(|(event, _, source)| (event.message_id.as_str(), source.entry.name.to_str().unwrap()))
+            .collect();
+        assert_eq!(left, [("2", "a"), ("4", "c")]);
     }
 }

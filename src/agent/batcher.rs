@@ -1,60 +1,56 @@
-//! Makes requests of a person's events: reads them, maps them, puts them together. A thread of its own, so that requests
-//! are made while others are sent and answered.
+//! Builds requests from the pending events of one person: reads the events, maps them, and puts the items together. A
+//! thread of its own builds large requests, so that requests are built while others are sent and answered.
 
-use super::Heartbeat;
+use super::error::StartError;
+use super::heartbeat::Heartbeat;
 use super::scheduler::BatchPlan;
 use crate::clock::Clock;
 use crate::event::Event;
 use crate::item::{Disposition, Endpoint, Item};
 use crate::koala::batch::Batch;
 use crate::mapping::Mappings;
-use crate::outbox::{OutboxError, PendingItem, QueueReader, Settled};
+use crate::outbox::{OutboxError, PendingItem, QueueReader, Reader, Settled, Writer};
 use crate::reason::Reason;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// Events of a request that is made by whoever asks for it: to wake a thread, and to be woken, takes as long. Where a
-/// single event is asked for, which may decide over another, it is never late.
+/// Requests of at most this many events are built by the caller: a hand-off to the thread and back would take as long.
+/// The request of a single event, which may decide about another event, is then never late.
 const INLINE_EVENTS: usize = 2;
 
-/// What a request is to be made of.
+/// A request to build.
 #[derive(Debug)]
 pub struct BatchJob {
-    /// Whose events.
     pub plan: BatchPlan,
-    /// Which of them, oldest first.
+    /// The events of the plan, oldest first.
     pub events: Vec<i64>,
-    /// The mappings in force.
     pub mappings: Arc<Mappings>,
-    /// The most that they may come to, but for a single one.
+    /// The most bytes of the items together; a single item may be larger.
     pub max_bytes: usize,
 }
 
-/// What was made of it.
+/// The result of a job.
 #[derive(Debug)]
 pub struct BuiltBatch {
-    /// What was asked.
     pub plan: BatchPlan,
-    /// By these.
+    /// The mappings by which it was built.
     pub mappings: Arc<Mappings>,
-    /// Events that are not there any more.
+    /// Events that are not pending any more.
     pub gone: Vec<i64>,
-    /// Events that the mapping in force makes no request of: they are to be settled first, to keep the order.
+    /// Events of which the mappings make no request. They are settled before the request is sent, to keep the order.
     pub settled: Vec<(i64, Settled)>,
-    /// The request, unless none can be made.
+    /// The request, unless no event is left for one.
     pub request: Option<BuiltRequest>,
 }
 
 /// A request that can be sent.
 #[derive(Debug)]
 pub struct BuiltRequest {
-    /// Where to.
     pub endpoint: Endpoint,
-    /// What it says.
     pub body: String,
-    /// Its events.
     pub seqs: Vec<i64>,
     /// See [`crate::outbox::Settlement::read_version`].
     pub read_version: Option<u64>,
@@ -62,43 +58,49 @@ pub struct BuiltRequest {
 
 enum Work {
     Build(BatchJob),
-    /// Read anew what comes after this.
+    /// Release the snapshot, so that later jobs read the outbox as it is by then.
     Refresh,
-    /// Give a sign of life.
     Ping,
 }
 
-type Answer = Result<BuiltBatch, OutboxError>;
+type BuildResult = Result<BuiltBatch, OutboxError>;
 
-/// The handle to the thread, which ends after it.
+/// The handle to the thread, which ends when the handle is gone.
 pub struct Batcher {
-    /// For what is made here.
+    /// Reads the events of requests that are built by the caller.
     queue: QueueReader,
     clock: Clock,
-    /// What the thread reads may be older than what is known by now.
-    is_behind: bool,
+    /// Whether the thread's snapshot may be older than events that are known by now.
+    needs_refresh: bool,
     work: Sender<Work>,
-    built: UnboundedReceiver<Answer>,
+    built: UnboundedReceiver<BuildResult>,
     thread: JoinHandle<()>,
 }
 
 impl Batcher {
-    /// Starts the thread. `queues`: one for it, one for what is made by its owner.
+    /// Starts the thread on the outbox at `path`.
     ///
     /// # Errors
-    /// The system has no more threads.
-    pub fn start(queues: [QueueReader; 2], clock: Clock, heartbeat: Heartbeat) -> std::io::Result<Batcher> {
-        let (work, todo) = mpsc::channel();
-        let (done, built) = unbounded_channel();
-        let [queue, its] = queues;
-        let timer = clock.clone();
+    /// The outbox cannot be read, or the system has no more threads.
+    pub fn start(
+        path: &Path,
+        writer: &Writer,
+        clock: Clock,
+        heartbeat: Heartbeat,
+    ) -> Result<Batcher, StartError> {
+        let open_queue = || QueueReader::new(Reader::open_in_process(path)?, writer.stats());
+        let (queue, threads_queue) = (open_queue()?, open_queue()?);
+        let (work, jobs) = mpsc::channel();
+        let (results, built) = unbounded_channel();
+        let threads_clock = clock.clone();
         let thread = std::thread::Builder::new()
             .name("batcher".into())
-            .spawn(move || run(its, &timer, &heartbeat, &todo, &done))?;
-        Ok(Batcher { queue, clock, is_behind: false, work, built, thread })
+            .spawn(move || run(threads_queue, &threads_clock, &heartbeat, &jobs, &results))
+            .map_err(StartError::Thread)?;
+        Ok(Batcher { queue, clock, needs_refresh: false, work, built, thread })
     }
 
-    /// Makes a request at once where that is sooner done than said; `None`: [`Batcher::built`] will tell.
+    /// Builds a small request at once. A large one is built by the thread (`None`), and [`Batcher::built`] returns it.
     ///
     /// # Errors
     /// SQLite's.
@@ -106,51 +108,49 @@ impl Batcher {
         if job.events.len() <= INLINE_EVENTS {
             return build(&mut self.queue, &self.clock, job).map(Some);
         }
-        if std::mem::take(&mut self.is_behind) {
-            self.tell(Work::Refresh);
+        if std::mem::take(&mut self.needs_refresh) {
+            self.send(Work::Refresh);
         }
-        self.tell(Work::Build(job));
+        self.send(Work::Build(job));
         Ok(None)
     }
 
-    /// What was made next; `None`: the thread has ended by a defect.
+    /// The next request that the thread has built; `None`: the thread has ended by a defect.
     ///
     /// # Errors
     /// SQLite's.
-    pub async fn built(&mut self) -> Option<Answer> {
+    pub async fn built(&mut self) -> Option<BuildResult> {
         self.built.recv().await
     }
 
-    /// The pending events.
     pub fn queue(&mut self) -> &mut QueueReader {
         &mut self.queue
     }
 
-    /// What is asked for after this is read as the outbox is by then.
+    /// Jobs submitted after this read the outbox as it is by then.
     ///
     /// # Errors
     /// SQLite's.
     pub fn refresh(&mut self) -> Result<(), OutboxError> {
-        // The thread is not woken for it: it lets go by itself in a moment.
-        self.is_behind = true;
+        // The thread learns of it with the next job; until then it releases its snapshot by itself in a moment.
+        self.needs_refresh = true;
         self.queue.release()
     }
 
-    /// Asks the thread for a sign of life.
     pub fn ping(&self) {
-        self.tell(Work::Ping);
+        self.send(Work::Ping);
     }
 
-    /// Lets go of what is being made. Blocks until the thread has ended, which a disk that hangs may put off for ever.
+    /// Drops what is being built. Blocks until the thread has ended, which is never if the disk hangs.
     pub fn stop(self) {
         let Batcher { queue, work, built, thread, .. } = self;
         drop((queue, work, built));
-        // A panic has been logged by the panic hook.
+        // The panic hook has logged a panic.
         let _ = thread.join();
     }
 
-    /// That the thread has ended is noticed where its answer is awaited.
-    fn tell(&self, work: Work) {
+    fn send(&self, work: Work) {
+        // The caller notices in `built` that the thread has ended.
         let _ = self.work.send(work);
     }
 }
@@ -159,28 +159,28 @@ fn run(
     mut queue: QueueReader,
     clock: &Clock,
     heartbeat: &Heartbeat,
-    todo: &Receiver<Work>,
-    done: &UnboundedSender<Answer>,
+    jobs: &Receiver<Work>,
+    results: &UnboundedSender<BuildResult>,
 ) {
     loop {
         let next = match queue.held_until() {
-            Some(until) => todo.recv_timeout(until.saturating_sub(clock.mono())),
-            None => todo.recv().map_err(RecvTimeoutError::from),
+            Some(until) => jobs.recv_timeout(until.saturating_sub(clock.mono())),
+            None => jobs.recv().map_err(RecvTimeoutError::from),
         };
         heartbeat.tick();
-        let answer = match next {
+        let result = match next {
             Ok(Work::Build(job)) => Some(build(&mut queue, clock, job)),
             Ok(Work::Ping) => None,
             Ok(Work::Refresh) | Err(RecvTimeoutError::Timeout) => queue.release().err().map(Err),
             Err(RecvTimeoutError::Disconnected) => return,
         };
-        if answer.is_some_and(|answer| done.send(answer).is_err()) {
+        if result.is_some_and(|result| results.send(result).is_err()) {
             return;
         }
     }
 }
 
-fn build(queue: &mut QueueReader, clock: &Clock, job: BatchJob) -> Answer {
+fn build(queue: &mut QueueReader, clock: &Clock, job: BatchJob) -> BuildResult {
     let mut builder = BatchBuilder::new(&job.mappings, job.max_bytes);
     let read = queue.gather(&job.events, clock.mono(), |item| builder.push(item))?;
     let BatchBuilder { batch, seqs, settled, are_alone, .. } = builder;
@@ -194,13 +194,13 @@ fn build(queue: &mut QueueReader, clock: &Clock, job: BatchJob) -> Answer {
     Ok(BuiltBatch { plan: job.plan, mappings: job.mappings, gone: read.gone, settled, request })
 }
 
-/// One request, as it is made of a person's events, oldest first.
+/// A request to which the events of a person are added, oldest first.
 struct BatchBuilder<'a> {
     mappings: &'a Mappings,
     max_bytes: usize,
     batch: Option<Batch>,
     seqs: Vec<i64>,
-    /// Each is all that is made of its event.
+    /// Whether each item is the only one of its event.
     are_alone: bool,
     settled: Vec<(i64, Settled)>,
 }
@@ -217,7 +217,7 @@ impl<'a> BatchBuilder<'a> {
         }
     }
 
-    /// Takes the event in. `false`: it does not fit, and the request ends before it.
+    /// Adds an event. `false`: it does not fit, and the request ends before it.
     fn push(&mut self, event: &PendingItem<'_>) -> bool {
         let item = match mapped(self.mappings, event) {
             Disposition::Send(item) => *item,
@@ -248,7 +248,7 @@ impl<'a> BatchBuilder<'a> {
 fn mapped(mappings: &Mappings, event: &PendingItem<'_>) -> Disposition<Box<Item>> {
     match Event::parse_shallow(event.body) {
         Ok(view) => mappings.map_by(event.mapping, &view, &event.message_id, event.spooled_at),
-        // It was an event when it was stored, so this is a damaged row: it fails, and is kept to be looked at.
+        // The text was an event when it was stored, so the row is damaged: it fails, which keeps it for inspection.
         Err(flaw) => Disposition::Fail(Reason::new(flaw.code, flaw.text)),
     }
 }
@@ -259,7 +259,7 @@ mod tests {
     use super::*;
     use crate::item::OrderingKey;
     use crate::outbox::fixture::{self, to_send};
-    use crate::outbox::{Appended, NewEvent, Outbox, Reader};
+    use crate::outbox::{Appended, NewEvent, Outbox};
     use std::time::Duration;
 
     const KEY: OrderingKey = OrderingKey(1);
@@ -270,15 +270,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_asked_for_after_a_commit_is_made_of_it_here_and_on_the_thread() {
+    async fn a_job_after_a_refresh_reads_the_last_commit_inline_and_on_the_thread() {
         let dir = tempfile::tempdir().unwrap();
         let settings = fixture::config(dir.path());
         let (clock, heartbeat) = (Clock::system(), Heartbeat::default());
         let outbox = Outbox::open(&settings, clock.clone()).unwrap();
-        let queue = || {
-            QueueReader::new(Reader::open_in_process(&settings.path).unwrap(), outbox.writer.stats()).unwrap()
-        };
-        let mut batcher = Batcher::start([queue(), queue()], clock, heartbeat.clone()).unwrap();
+        let mut batcher = Batcher::start(&settings.path, &outbox.writer, clock, heartbeat.clone()).unwrap();
         let mappings = Arc::new(Mappings::presets());
 
         for round in 0..40 {
@@ -289,14 +286,14 @@ mod tests {
             batcher.refresh().unwrap();
             for some in [&seqs[..1], &seqs[..INLINE_EVENTS], &seqs] {
                 let job = BatchJob {
-                    plan: BatchPlan::of(KEY, Selection::First(some.len())),
+                    plan: BatchPlan::unscheduled(KEY, Selection::First(some.len())),
                     events: some.to_vec(),
                     mappings: mappings.clone(),
                     max_bytes: 10_000,
                 };
-                let at_once = batcher.submit(job).unwrap();
-                assert_eq!(at_once.is_some(), some.len() <= INLINE_EVENTS);
-                let built = match at_once {
+                let inline = batcher.submit(job).unwrap();
+                assert_eq!(inline.is_some(), some.len() <= INLINE_EVENTS);
+                let built = match inline {
                     Some(built) => built,
                     None => batcher.built().await.unwrap().unwrap(),
                 };
@@ -310,11 +307,11 @@ mod tests {
             }
         }
 
-        let beats = heartbeat.ticks();
+        let ticks = heartbeat.ticks();
         batcher.ping();
         let began = std::time::Instant::now();
-        while heartbeat.ticks() == beats {
-            assert!(began.elapsed() < Duration::from_secs(60), "no sign of life");
+        while heartbeat.ticks() == ticks {
+            assert!(began.elapsed() < Duration::from_secs(60), "no tick");
             tokio::task::yield_now().await;
         }
         batcher.stop();

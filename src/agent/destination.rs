@@ -1,4 +1,4 @@
-//! How the destination is, and when it may be asked again. Pure: what decides takes the time and returns data.
+//! The state of the destination, and when it may be tried again. Pure: what decides takes the time and returns data.
 //!
 //! ```text
 //!              accepted                    trouble
@@ -15,16 +15,15 @@ use crate::reason::{Code, Reason};
 use crate::status::DestinationState;
 use std::time::Duration;
 
-/// The first wait after trouble. A tenth of requests failing must not become a standstill, so it is short.
+/// The longest first wait after trouble. It is short, so that a tenth of failing requests does not become a standstill.
 const BACKOFF_BASE: Duration = Duration::from_millis(100);
 /// The longest wait after trouble: a receiver that is back is found within a minute.
 const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// Minutes between probes of a receiver that refuses: a person must act, and will look within a quarter of an
-/// hour. The last one repeats.
+/// Minutes between probes of a receiver that refuses, which a person has to fix. The last number repeats.
 const REFUSED_MINUTES: [u64; 5] = [1, 2, 4, 8, 15];
 
-/// A wait of `base` doubled with each failure, at most `max`, drawn evenly from nothing to that (full jitter):
-/// many agents that lost one receiver do not come back to it in one instant.
+/// A wait drawn evenly from nothing to a bound that doubles with each failure (full jitter), so that many agents that
+/// lost one receiver do not all come back to it at once.
 pub fn backoff(failures: u32, rng: &mut fastrand::Rng) -> Duration {
     BACKOFF_BASE.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX).mul_f64(rng.f64())
 }
@@ -32,11 +31,11 @@ pub fn backoff(failures: u32, rng: &mut fastrand::Rng) -> Duration {
 /// Whether a request may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gate {
-    /// So many may be in flight.
+    /// Yes, and this many may be in flight.
     Open(usize),
-    /// One, to find out.
+    /// Only one, to find out whether the receiver has recovered.
     Probe,
-    /// None before then.
+    /// Not before this moment.
     ShutUntil(Mono),
 }
 
@@ -47,17 +46,17 @@ pub struct Destination {
     since: Timestamp,
     reason: Option<Reason>,
     until: Mono,
-    /// The receiver's own wish: nothing cuts it short.
+    /// The end of the pause that the receiver asked for; nothing cuts it short.
     retry_after_deadline: Mono,
     failures: u32,
     refusals: usize,
-    width: ConcurrencyLimiter,
+    limiter: ConcurrencyLimiter,
     last_delivery: Option<Timestamp>,
     rng: fastrand::Rng,
 }
 
 impl Destination {
-    /// A destination to which nothing was sent yet. `retry_after_deadline`: what the receiver asked for before a restart.
+    /// A destination that nothing was sent to yet. `retry_after_deadline` is the one from before a restart.
     pub fn new(
         concurrency: Concurrency,
         retry_after_deadline: Option<Timestamp>,
@@ -72,16 +71,16 @@ impl Destination {
             retry_after_deadline: Mono::ZERO,
             failures: 0,
             refusals: 0,
-            width: ConcurrencyLimiter::new(concurrency),
+            limiter: ConcurrencyLimiter::new(concurrency),
             last_delivery: None,
             rng,
         };
         // A wall clock that was set back must not turn an hour into years.
-        let wish = retry_after_deadline.map_or(Duration::ZERO, |at| at.since(now.wall)).min(MAX_RETRY_AFTER);
-        if !wish.is_zero() {
+        let pause = retry_after_deadline.map_or(Duration::ZERO, |at| at.since(now.wall)).min(MAX_RETRY_AFTER);
+        if !pause.is_zero() {
             let reason =
                 Reason::new(Code::RateLimited, "the receiver asked for a pause before the last stop");
-            destination.trouble(reason, Some(wish), true, now);
+            destination.trouble(reason, Some(pause), true, now);
         }
         destination
     }
@@ -89,7 +88,7 @@ impl Destination {
     /// Whether a request may be sent now.
     pub fn gate(&self, now: Mono) -> Gate {
         match self.state {
-            DestinationState::Online => Gate::Open(self.width.get()),
+            DestinationState::Online => Gate::Open(self.limiter.limit()),
             DestinationState::Unknown => Gate::Open(1),
             DestinationState::Backoff | DestinationState::Refused if now < self.until => {
                 Gate::ShutUntil(self.until)
@@ -98,48 +97,48 @@ impl Destination {
         }
     }
 
-    /// Something was accepted. `current`: by a request that was sent since the state last changed; then the
-    /// destination is online, unless it has asked for a pause meanwhile. Returns whether the state has changed.
-    pub fn accepted(&mut self, current: bool, now: Moment) -> bool {
+    /// Notes an accepted request. If it was sent since the state last changed (`is_current`), the destination is online,
+    /// unless it has asked for a pause meanwhile. Returns whether the state has changed.
+    pub fn accepted(&mut self, is_current: bool, now: Moment) -> bool {
         self.last_delivery = Some(now.wall);
-        if !current || now.mono < self.retry_after_deadline {
+        if !is_current || now.mono < self.retry_after_deadline {
             return false;
         }
-        let changed = self.state != DestinationState::Online;
+        let has_changed = self.state != DestinationState::Online;
         self.enter(DestinationState::Online, None, now);
         (self.failures, self.refusals) = (0, 0);
-        changed
+        has_changed
     }
 
-    /// The receiver is in trouble or out of reach: the next wait is twice as long. Trouble of a request that was
-    /// sent before the wait began (not `current`) only adds what the receiver asks for. Returns whether it waits
-    /// anew.
+    /// Notes that the receiver failed or is unreachable: the next wait is twice as long. The trouble of a request that
+    /// was sent before the state last changed (not `is_current`) only adds the pause that the receiver asks for. Returns
+    /// whether a new wait has begun.
     pub fn trouble(
         &mut self,
         reason: Reason,
         retry_after: Option<Duration>,
-        current: bool,
+        is_current: bool,
         now: Moment,
     ) -> bool {
-        let waits = matches!(self.state, DestinationState::Backoff | DestinationState::Refused);
-        let anew = current || (retry_after.is_some() && !waits);
-        match waits && current {
-            true => self.width.probe_failed(),
-            false => self.width.trouble(),
+        let is_waiting = matches!(self.state, DestinationState::Backoff | DestinationState::Refused);
+        let begins_wait = is_current || (retry_after.is_some() && !is_waiting);
+        match is_waiting && is_current {
+            true => self.limiter.probe_failed(),
+            false => self.limiter.trouble(),
         }
-        if anew {
+        if begins_wait {
             self.until = now.mono + backoff(self.failures, &mut self.rng);
             self.failures += 1;
             self.enter(DestinationState::Backoff, Some(reason), now);
         }
-        if let Some(wish) = retry_after {
-            self.retry_after_deadline = self.retry_after_deadline.max(now.mono + wish);
+        if let Some(pause) = retry_after {
+            self.retry_after_deadline = self.retry_after_deadline.max(now.mono + pause);
         }
         self.until = self.until.max(self.retry_after_deadline);
-        anew
+        begins_wait
     }
 
-    /// The receiver refuses: a person must act.
+    /// Notes that the receiver refuses, which a person has to fix.
     pub fn refuse(&mut self, reason: Reason, now: Moment) {
         let minutes = REFUSED_MINUTES[self.refusals.min(REFUSED_MINUTES.len() - 1)];
         let wait = Duration::from_secs(60 * minutes).mul_f64(1.0 + 0.1 * self.rng.f64());
@@ -148,7 +147,7 @@ impl Destination {
         self.until = (now.mono + wait).max(self.retry_after_deadline);
     }
 
-    /// The receiver answers, but what it thinks of us is open again: one request at a time.
+    /// Notes that the receiver answers, and that nothing more is known of it: one request at a time is sent.
     pub fn reopen(&mut self, now: Moment) {
         self.retry_now();
         if now.mono >= self.retry_after_deadline {
@@ -156,21 +155,21 @@ impl Destination {
         }
     }
 
-    /// Asks at once what would be asked later: on SIGHUP, `retry` and a new key. Somebody expects an answer now, so the
-    /// waits after it begin small again.
+    /// Ends the present wait, on SIGHUP, `retry` and a new key. A person expects an answer now, so the waits after it
+    /// begin small again.
     pub fn retry_now(&mut self) {
         self.until = self.retry_after_deadline;
         self.failures = 0;
     }
 
-    /// How many requests may be in flight at once; what was found out about that is forgotten.
+    /// Sets how many requests may be in flight at once, and forgets what was measured.
     pub fn set_concurrency(&mut self, concurrency: Concurrency) {
-        self.width = ConcurrencyLimiter::new(concurrency);
+        self.limiter = ConcurrencyLimiter::new(concurrency);
     }
 
-    /// A request was accepted after so long, when so many were in flight with it.
-    pub fn took(&mut self, took: Duration, in_flight: usize) {
-        self.width.accepted(took, in_flight);
+    /// Notes the round-trip time of an accepted request, and how many were in flight when it was answered.
+    pub fn record_round_trip(&mut self, round_trip: Duration, in_flight: usize) {
+        self.limiter.accepted(round_trip, in_flight);
     }
 
     fn enter(&mut self, state: DestinationState, reason: Option<Reason>, now: Moment) {
@@ -181,43 +180,43 @@ impl Destination {
         self.reason = reason;
     }
 
-    /// Its state.
+    /// The state.
     pub fn state(&self) -> DestinationState {
         self.state
     }
 
-    /// Since when.
+    /// When the state began.
     pub fn since(&self) -> Timestamp {
         self.since
     }
 
-    /// Why.
+    /// The reason of the state.
     pub fn reason(&self) -> Option<&Reason> {
         self.reason.as_ref()
     }
 
-    /// Whether it refuses the key, the address or everybody.
+    /// Whether the receiver refuses the key, the address or everybody.
     pub fn refuses(&self) -> bool {
         self.state == DestinationState::Refused
     }
 
-    /// Whether it refuses everybody's events.
+    /// Whether the receiver refuses everybody's events.
     pub fn refuses_all(&self) -> bool {
         self.refuses() && self.reason.as_ref().is_some_and(|r| r.code == Code::RefusesAll)
     }
 
-    /// When it is asked again.
+    /// When the receiver is tried again.
     pub fn retry_at(&self, now: Moment) -> Option<Timestamp> {
         matches!(self.state, DestinationState::Backoff | DestinationState::Refused)
             .then(|| now.wall.plus(self.until.saturating_sub(now.mono)))
     }
 
-    /// The receiver's own wish not to be asked before then, while it holds.
+    /// The end of the pause that the receiver asked for, if that is in the future.
     pub fn retry_after_deadline(&self, now: Moment) -> Option<Timestamp> {
         (self.retry_after_deadline > now.mono).then(|| now.wall.plus(self.retry_after_deadline - now.mono))
     }
 
-    /// When it last took something.
+    /// When the receiver last accepted a request.
     pub fn last_delivery(&self) -> Option<Timestamp> {
         self.last_delivery
     }
@@ -252,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn one_request_finds_out_and_its_success_opens_the_rest() {
+    fn one_accepted_probe_opens_the_gate() {
         let mut d = new(None);
         assert_eq!(d.gate(Mono::ZERO), Gate::Open(1));
         d.accepted(true, at(1));
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_never_asked_earlier_than_it_wishes_not_even_when_told_to_retry_now() {
+    fn a_retry_now_does_not_shorten_the_pause_that_the_receiver_asked_for() {
         let mut d = new(None);
         d.trouble(reason(Code::RateLimited), Some(Duration::from_secs(7)), true, at(0));
         d.retry_now();
@@ -279,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wish_outlives_a_restart_and_is_capped_when_the_clock_was_set_back() {
+    fn a_pause_outlives_a_restart_and_is_capped_when_the_clock_was_set_back() {
         let d = new(Some(at(0).wall.plus(Duration::from_secs(30))));
         assert_eq!(d.gate(at(0).mono), Gate::ShutUntil(at(30).mono));
         let d = new(Some(Timestamp(i64::MAX)));
@@ -288,18 +287,18 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_that_refuses_is_asked_a_few_times_an_hour() {
+    fn a_receiver_that_refuses_is_probed_a_few_times_an_hour() {
         let mut d = new(None);
-        let (mut now, mut asked) = (at(0), Vec::new());
+        let (mut now, mut probes) = (at(0), Vec::new());
         while now.mono < at(3600).mono {
             d.refuse(reason(Code::KeyRefused), now);
             let Gate::ShutUntil(until) = d.gate(now.mono) else { panic!() };
-            asked.push((until - now.mono).as_secs_f64() / 60.0);
+            probes.push((until - now.mono).as_secs_f64() / 60.0);
             now = Moment { wall: now.wall.plus(until - now.mono), mono: until };
         }
-        for (wait, minutes) in asked.iter().zip([1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]) {
-            assert!((minutes..=1.1 * minutes).contains(wait), "{asked:?}");
+        for (wait, minutes) in probes.iter().zip([1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]) {
+            assert!((minutes..=1.1 * minutes).contains(wait), "{probes:?}");
         }
-        assert!(asked.len() <= 7, "{asked:?}");
+        assert!(probes.len() <= 7, "{probes:?}");
     }
 }

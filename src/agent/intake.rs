@@ -1,59 +1,65 @@
-//! The intake: takes files from the spool into the outbox. A thread of its own, because reading files blocks.
+//! The intake: ingests the files of the spool into the outbox, on a thread of its own because reading files blocks.
 //!
 //! ```text
-//!   list ──▶ open ──▶ read ──▶ parse, triage ──▶ append batch ──append──▶ durable ──▶ remove
-//!                                  │                  ╲
-//!                                  └── bad ──▶ rejected/ (durable before the append batch)
+//!   Spool ──scan──▶ UnsettledFiles ──ready──▶ FileReader ──event──▶ AppendBatch ──append──▶ durable ──▶ Remover
+//!                                                  └──────reject──▶ Rejections (durable before the batch)
 //! ```
 //!
-//! An outside event only wakes the loop; each round looks at the whole folder. One append batch is on its way to the
-//! disk while the next is read. Nothing is removed before the commit that holds its events has been answered.
+//! The intake is the loop that joins these components; none of them knows it. An outside event only wakes the loop, and each
+//! round scans the whole folder, because hints about single files get lost. One batch is being committed while the next
+//! is read. No file is removed before the commit that holds its events has been answered.
 
 use super::append_batch::{AppendBatch, SourceFile};
-use super::readiness::{Readiness, UnsettledFile};
-use super::remover::{Done, Remover};
-use super::scan_report::SpoolSnapshot;
-use super::{Fatal, Heartbeat};
-use crate::clock::{Clock, Mono};
-use crate::config;
+use super::capacity::Capacity;
+use super::error::Fatal;
+use super::file_ledger::FileLedger;
+use super::file_reader::{FileReader, FileState, ReadEnd, ReadStep};
+use super::heartbeat::Heartbeat;
+use super::new_event::ReadRules;
+use super::readiness::{Readiness, ScanTimes, UnsettledFiles, age_of};
+use super::rejections::{RejectedPart, Rejections};
+use super::remover::Remover;
+use super::scan_report::{ScanReport, SpoolSnapshot};
+use crate::clock::Clock;
+use crate::config::Config;
 use crate::disk;
-use crate::outbox::{Appended, Enqueued, FileProgress, OutboxError, OutboxStats, PendingCommit, Writer};
+use crate::event::Flaw;
+use crate::outbox::{Appended, Enqueued, FileProgress, OutboxError, PendingCommit, Writer};
 use crate::reason::{Code, Reason};
-use crate::spool::{Entry, FileIdentity, FileKey, RejectedFolder, Spool, SpoolError, Watcher, shown};
-use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
+use crate::spool::{Format, OpenError, Spool, SpoolEntry, SpoolError, SpoolListing, Watcher, printable};
+use std::collections::HashSet;
+use std::ffi::OsStr;
 use std::io::ErrorKind;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
-/// How often a blocked intake looks whether there is room again.
+/// The interval at which a blocked intake measures the room again.
 const BLOCKED_RETRY: Duration = Duration::from_secs(1);
-/// Whoever deletes the folder is done when it has not changed for so long: what is made in it before would keep it from
-/// going. And how often that is looked at, at the most: files may come all the time.
-const DELETION: Duration = Duration::from_millis(500);
-const DELETION_LOOKS: usize = 60;
-/// How often `rejected/` is looked through: for files whose time is up, and for those that have grown whole.
-const TIDY_EVERY: Duration = Duration::from_secs(30);
-/// How far apart looks at the folder are where files come all the time, and what is taken in one commit with it: to look
-/// and to commit takes some milliseconds, however little is there.
-const LOOKS_APART: Duration = Duration::from_millis(10);
-/// A folder of so many files that this takes long is looked through the less often: for a hundredth of the time.
-const TIDY_SHARE: u32 = 100;
+/// A deletion of the spool folder is over when the folder has been unchanged for this long. What the agent makes in it
+/// earlier would keep it from being deleted.
+const DELETION_PAUSE: Duration = Duration::from_millis(500);
+/// The most pauses to wait for the end of a deletion: files may arrive all the time.
+const MAX_DELETION_PAUSES: usize = 60;
+/// The least time between two scans while files keep arriving. A scan and a commit take some milliseconds however little
+/// there is, so what arrives meanwhile shares them.
+const SCAN_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why a round ended early.
-pub(super) enum Stop {
-    /// There is no room: nothing more is taken for now.
+enum Interruption {
+    /// Nothing can be stored for now.
     Blocked(Reason),
     /// The agent stops.
-    Asked,
+    Stopping,
     /// The agent must end.
     Fatal(Fatal),
 }
 
-impl From<SpoolError> for Stop {
-    fn from(e: SpoolError) -> Stop {
+impl From<SpoolError> for Interruption {
+    fn from(e: SpoolError) -> Interruption {
         let code = match &e {
             SpoolError::Io { source, .. } => match source.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::DiskFull,
@@ -62,311 +68,487 @@ impl From<SpoolError> for Stop {
             },
             SpoolError::Missing { .. } | SpoolError::Denied { .. } => Code::Unreadable,
         };
-        Stop::Blocked(Reason::new(code, e.to_string()))
+        Interruption::Blocked(Reason::new(code, e.to_string()))
     }
 }
 
-/// Everything that an intake is made of.
-pub struct IntakeParts {
-    /// The folder.
-    pub spool: Spool,
-    /// Its watcher.
-    pub watcher: Watcher,
+/// The parts of the agent that the intake works with.
+pub struct AgentHandles {
     /// The settings, which may change.
-    pub config: Arc<Mutex<config::Config>>,
-    /// The outbox.
+    pub config: Arc<Mutex<Config>>,
     pub writer: Writer,
-    /// How far files had been taken at the last stop.
-    pub progress: Vec<FileProgress>,
-    /// The time.
     pub clock: Clock,
-    /// Wakes the loop; it looks at everything whatever the reason.
-    pub wakes: Receiver<()>,
-    /// Set before the last wake.
-    pub stop: Arc<AtomicBool>,
-    /// Called after every commit that stored events, in their order, with what of them waits.
-    pub stored: Box<dyn Fn(Enqueued) + Send>,
-    /// Where the loop says what it sees.
-    pub snapshot: Arc<Mutex<SpoolSnapshot>>,
-    /// Its sign of life.
+    pub stopping: CancellationToken,
+    /// Called after every commit of events, in the order of the commits, with those that are to be sent.
+    pub on_stored: Box<dyn Fn(Enqueued) + Send>,
     pub heartbeat: Heartbeat,
+}
+
+/// A running intake.
+pub struct IntakeHandle {
+    wakes: SyncSender<()>,
+    /// How the intake ended.
+    pub ended: oneshot::Receiver<Result<(), Fatal>>,
+}
+
+impl IntakeHandle {
+    /// Has the intake scan the folder, or notice that the agent stops.
+    pub fn wake(&self) {
+        // A full channel holds a wake already.
+        let _ = self.wakes.try_send(());
+    }
 }
 
 /// The intake's state; [`Intake::run`] is its loop.
 pub struct Intake {
-    pub(super) parts: IntakeParts,
-    pub(super) config: config::Config,
-    pub(super) rejected_folder: RejectedFolder,
-    pub(super) stats: Arc<OutboxStats>,
-    pub(super) remover: Remover,
-    pub(super) batch: AppendBatch,
+    agent: AgentHandles,
+    spool: Spool,
+    watcher: Watcher,
+    /// The settings of this round.
+    config: Config,
+    unsettled: UnsettledFiles,
+    ledger: FileLedger,
+    rejections: Rejections,
+    capacity: Capacity,
+    report: ScanReport,
+    remover: Remover,
+    batch: AppendBatch,
+    /// The batch that is being committed.
     in_commit: Option<(AppendBatch, PendingCommit<Appended>)>,
-    /// Something was set aside that must be durable before the next append batch is.
-    pub(super) reject_pending_sync: bool,
-    /// How far files are taken that are still in the folder, or set aside.
-    pub(super) ingested: HashMap<FileKey, FileProgress>,
-    /// Files that are taken and on their way out, by name: as they were read.
-    pub(super) removing: HashMap<OsString, (FileIdentity, u64)>,
-    /// Documents that ended too early: as they were, and since when.
-    pub(super) incomplete: HashMap<OsString, (Entry, Mono)>,
-    /// Files that may not be read, and when that was last said.
-    pub(super) unreadable: HashMap<OsString, Mono>,
-    /// Files that are not yet to be taken.
-    pub(super) unsettled: HashMap<OsString, UnsettledFile>,
-    /// What has changed before that, by the file system's own time, was there before the agent; `None` after the first
-    /// look.
-    began: Option<i64>,
-    /// Files that were announced as finished and are not taken yet.
-    pub(super) announced: HashSet<OsString>,
-    /// What is no file to be read, and since when.
-    pub(super) irregular: HashMap<OsString, Mono>,
-    /// Oddities that were spoken of.
-    pub(super) reported: HashSet<OsString>,
-    pub(super) gone: Vec<FileIdentity>,
-    /// Removals that came to something else.
-    pub(super) not_removed: Vec<Done>,
-    /// Whether a file has left the folder, or is about to, since the folder was last looked at.
-    pub(super) progressed: bool,
-    pub(super) blocked: Option<Reason>,
-    /// Bytes of events that there is room for.
-    pub(super) room: usize,
-    /// A tick of the file systems' clock: what is stamped with it waits for the next.
-    pub(super) tick: Duration,
-    tidy_at: Mono,
+    /// The file system's time at the start, until the first scan.
+    agent_start: Option<i64>,
+    /// Whether a file has left the folder since the last scan, or is about to.
+    has_progressed: bool,
+    /// The length of a tick of the file system's clock.
+    tick: Duration,
 }
 
 impl Intake {
-    /// An intake that has not looked at the folder yet.
+    /// Watches the folder and starts the thread. `progress` says how far files were ingested at the last stop.
     ///
     /// # Errors
     /// The system has no more threads.
-    pub fn new(parts: IntakeParts) -> std::io::Result<Intake> {
-        let config = parts.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let ingested = parts.progress.iter().map(|p| (p.identity.key(), p.clone())).collect();
-        Ok(Intake {
-            config,
-            rejected_folder: parts.spool.rejected_folder(),
-            stats: parts.writer.stats(),
-            remover: Remover::start(&parts.spool)?,
-            began: parts.spool.time(),
-            parts,
+    pub fn start(
+        agent: AgentHandles,
+        spool: Spool,
+        progress: &[FileProgress],
+        snapshot: Arc<Mutex<SpoolSnapshot>>,
+    ) -> std::io::Result<IntakeHandle> {
+        let (wakes, woken) = sync_channel(1);
+        let watcher_wakes = wakes.clone();
+        let (watcher, unwatched) = Watcher::new(spool.dir(), move || {
+            // A full channel holds a wake already.
+            let _ = watcher_wakes.try_send(());
+        });
+        if let Some(why) = unwatched {
+            tracing::warn!("the spool cannot be watched ({why}): files are found within spool.scan_interval");
+        }
+        let tick = disk::tick();
+        let config = agent.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let intake = Intake {
+            unsettled: UnsettledFiles::new(tick),
+            ledger: FileLedger::new(progress),
+            rejections: Rejections::new(spool.rejected_folder()),
+            capacity: Capacity::new(agent.writer.stats()),
+            report: ScanReport::new(spool.dir(), snapshot),
+            remover: Remover::start(&spool)?,
             batch: AppendBatch::default(),
             in_commit: None,
-            reject_pending_sync: false,
-            ingested,
-            removing: HashMap::new(),
-            incomplete: HashMap::new(),
-            unreadable: HashMap::new(),
-            unsettled: HashMap::new(),
-            announced: HashSet::new(),
-            irregular: HashMap::new(),
-            reported: HashSet::new(),
-            gone: Vec::new(),
-            not_removed: Vec::new(),
-            progressed: false,
-            blocked: None,
-            room: 0,
-            tick: disk::tick(),
-            tidy_at: Mono::ZERO,
-        })
+            agent_start: spool.file_system_time(),
+            has_progressed: false,
+            tick,
+            spool,
+            watcher,
+            config,
+            agent,
+        };
+        let (end, ended) = oneshot::channel();
+        std::thread::Builder::new().name("intake".into()).spawn(move || {
+            // After the agent nobody waits for the end.
+            let _ = end.send(intake.run(&woken));
+        })?;
+        Ok(IntakeHandle { wakes, ended })
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until the agent stops.
     ///
     /// # Errors
     /// The outbox or the folder failed in a way that waiting does not fix.
-    pub fn run(mut self) -> Result<(), Fatal> {
-        self.forget_vanished_files();
+    fn run(mut self, woken: &Receiver<()>) -> Result<(), Fatal> {
+        self.ledger.forget_missing(self.spool.keys());
+        self.forget_gone();
         loop {
-            self.parts.heartbeat.tick();
-            self.config = self.parts.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            self.agent.heartbeat.tick();
+            self.config = self.agent.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let began = Instant::now();
             let ended = self.round();
             let took = began.elapsed();
             let wait = match ended {
                 Ok(wait) => {
-                    self.unblock();
+                    if self.capacity.unblock() {
+                        self.report.blocked(None);
+                    }
                     wait
                 }
-                Err(Stop::Blocked(reason)) => {
+                Err(Interruption::Blocked(reason)) => {
                     self.drop_batches();
-                    self.block(reason);
+                    self.capacity.block(reason);
+                    self.report.blocked(self.capacity.blocked());
                     BLOCKED_RETRY
                 }
-                Err(Stop::Asked) => break,
-                Err(Stop::Fatal(fatal)) => return Err(fatal),
+                Err(Interruption::Stopping) => break,
+                Err(Interruption::Fatal(fatal)) => return Err(fatal),
             };
-            if self.parts.stop.load(Relaxed) {
+            if self.agent.stopping.is_cancelled() {
                 break;
             }
-            match self.parts.wakes.recv_timeout(wait) {
+            match woken.recv_timeout(wait) {
                 Ok(()) => {
-                    // After a look at which nothing was taken, for half as long.
-                    let apart = if self.progressed { LOOKS_APART } else { LOOKS_APART / 2 };
-                    // A folder that takes long to read is not read all the time.
-                    let pause = apart.saturating_sub(began.elapsed()).max(took.min(BLOCKED_RETRY) / 4);
+                    // A shorter pause after a scan that found nothing to ingest.
+                    let pause = if self.has_progressed { SCAN_PAUSE } else { SCAN_PAUSE / 2 };
+                    // A folder that takes long to scan is not scanned all the time.
+                    let pause = pause.saturating_sub(began.elapsed()).max(took.min(BLOCKED_RETRY) / 4);
                     std::thread::sleep(pause);
-                    // What has woken it meanwhile is seen now.
-                    let _ = self.parts.wakes.try_recv();
+                    // The next scan answers any wake during the pause.
+                    let _ = woken.try_recv();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
         self.remover.finish();
-        self.collect_removed();
+        self.settle_removals();
         Ok(())
     }
 
-    /// One look at the folder, and everything taken that can be taken. Returns when to look again at the latest.
-    fn round(&mut self) -> Result<Duration, Stop> {
-        self.collect_removed();
-        if !self.parts.spool.is_whole() {
-            self.open_again()?;
+    /// Scans the folder and ingests all files that are ready. Returns when to scan again at the latest.
+    fn round(&mut self) -> Result<Duration, Interruption> {
+        self.settle_removals();
+        if !self.spool.is_whole() {
+            self.reopen_spool()?;
         }
-        if let Some(reason) = self.no_room() {
-            self.tidy();
-            return Err(Stop::Blocked(reason));
-        }
-        self.tidy();
-        self.announced.extend(self.parts.watcher.announced());
-        let moment = self.parts.clock.moment();
-        let listing = self.parts.spool.list(moment.wall)?;
+        let has_room = self.capacity.check(&self.config.outbox);
+        self.tidy_rejected();
+        has_room.map_err(Interruption::Blocked)?;
+        self.unsettled.announce(self.watcher.announced());
+        let now = self.agent.clock.moment();
+        let listing = self.spool.list(now.wall)?;
         let mut wait = self.report_scan(&listing);
-        let more = listing.waiting.0 > listing.files.len() as u64;
-        let began = self.began.take();
-        // What changes from now on is stamped with this or later.
-        let time = if self.announced.is_empty() { None } else { self.parts.spool.time() };
+        let is_partial = listing.waiting_files > listing.files.len() as u64;
+        // The time comes after the listing: nothing that changes from now on is stamped with an earlier one.
+        let file_system = if self.unsettled.has_announced() { self.spool.file_system_time() } else { None };
+        let times = ScanTimes { now, file_system, agent_start: self.agent_start.take() };
         for entry in listing.files {
-            if self.removing.get(&entry.name) == Some(&entry.version()) {
+            if self.ledger.is_removing_version(&entry) {
                 continue;
             }
-            match self.readiness(&entry, moment, time) {
-                Readiness::Now => {
-                    self.unsettled.remove(&entry.name);
+            match self.readiness(&entry, &times) {
+                Readiness::Ready => {
+                    self.unsettled.settled(&entry.name);
                     if let Some(rest) = self.ingest(entry)? {
                         wait = wait.min(rest);
                     }
                 }
-                Readiness::Later(rest) => wait = wait.min(rest),
-                // Nobody could announce that it was finished; and what changes it now gives it another time stamp.
-                Readiness::First(_)
-                    if began.is_some_and(|began| entry.changed < began) && self.ingest_whole(&entry)? =>
-                {
-                    self.unsettled.remove(&entry.name);
+                Readiness::Wait(rest) => wait = wait.min(rest),
+                Readiness::OlderThanAgent(_) if self.ingest_if_whole(&entry)? => {
+                    self.unsettled.settled(&entry.name);
                 }
-                Readiness::First(rest) => {
+                Readiness::OlderThanAgent(rest) | Readiness::HoldOthers(rest) => {
                     wait = wait.min(rest);
                     break;
                 }
             }
-            if self.batch.is_full(self.room) {
+            if self.batch.is_full(self.capacity.room()) {
                 self.flush()?;
             }
         }
         self.flush()?;
         self.finish_commit()?;
-        self.collect_removed();
-        Ok(if more && self.progressed { Duration::from_millis(1) } else { wait.max(self.tick) })
+        self.settle_removals();
+        Ok(if is_partial && self.has_progressed { Duration::from_millis(1) } else { wait.max(self.tick) })
     }
 
-    /// Takes over what has the folder's name since somebody moved it away or deleted it.
-    fn open_again(&mut self) -> Result<(), Stop> {
+    /// Drops what is known of files that are gone, and updates the status. Returns when to scan again at the latest.
+    fn report_scan(&mut self, listing: &SpoolListing) -> Duration {
+        self.has_progressed = false;
+        let present: HashSet<&OsStr> = listing.files.iter().map(|entry| entry.name.as_os_str()).collect();
+        self.rejections.retain(&present);
+        self.unsettled.retain(&present);
+        let removing = self.ledger.removing_among(&listing.files);
+        let (now, settle) = (self.agent.clock.moment(), self.config.spool.settle);
+        let wait = self.report.scanned(listing, &present, removing, now, settle);
+        wait.map_or(self.config.spool.scan_interval, |wait| wait.min(self.config.spool.scan_interval))
+    }
+
+    fn readiness(&mut self, entry: &SpoolEntry, times: &ScanTimes) -> Readiness {
+        let spool = &self.config.spool;
+        match self.rejections.incomplete_rest(entry, times.now.mono, spool.incomplete_after) {
+            Some(Duration::ZERO) => Readiness::Ready,
+            Some(rest) => Readiness::Wait(rest),
+            // Another file of that name is on its way out, or this one was written to on its way.
+            None if self.ledger.is_removing(&entry.name) => Readiness::HoldOthers(self.tick),
+            None => self.unsettled.readiness(entry, times, spool.settle),
+        }
+    }
+
+    /// Opens the folder that has the spool's name after the one before was moved or deleted.
+    fn reopen_spool(&mut self) -> Result<(), Interruption> {
         let changed = |spool: &Spool| std::fs::metadata(spool.dir()).and_then(|meta| meta.modified()).ok();
         let mut before = None;
-        for _ in 0..DELETION_LOOKS {
-            let now = changed(&self.parts.spool);
+        for _ in 0..MAX_DELETION_PAUSES {
+            let now = changed(&self.spool);
             if now == before {
                 break;
             }
             before = now;
-            self.sign_of_life()?;
-            std::thread::sleep(DELETION);
+            self.tick_or_stop()?;
+            std::thread::sleep(DELETION_PAUSE);
         }
-        let spool = Spool::open(self.parts.spool.dir())?;
-        self.parts.watcher.watch_again(spool.dir());
-        tracing::warn!("the spool {} is another folder than before: it is ingested over", shown(spool.dir()));
-        self.parts.spool = spool;
+        let spool = Spool::open(self.spool.dir())?;
+        self.watcher.watch_again(spool.dir());
+        tracing::warn!(
+            "the spool {} is another folder than before; its files are ingested",
+            printable(spool.dir())
+        );
+        self.spool = spool;
         Ok(())
     }
 
-    /// A sign of life, amid work that may be long.
+    /// Ticks the heartbeat within work that may be long.
     ///
     /// # Errors
-    /// The agent is to stop; what is on its way to the disk is there.
-    pub(super) fn sign_of_life(&mut self) -> Result<(), Stop> {
-        self.parts.heartbeat.tick();
-        if self.parts.stop.load(Relaxed) {
-            // What is read and not stored is read again at the next start.
+    /// The agent stops; the batch in commit is durable.
+    fn tick_or_stop(&mut self) -> Result<(), Interruption> {
+        self.agent.heartbeat.tick();
+        if self.agent.stopping.is_cancelled() {
+            // Events that are read and not stored are read again after the next start.
             self.finish_commit()?;
-            return Err(Stop::Asked);
+            return Err(Interruption::Stopping);
         }
         Ok(())
     }
 
-    /// Sends the append batch to the disk once the one before it is there.
-    pub(super) fn flush(&mut self) -> Result<(), Stop> {
-        self.sign_of_life()?;
-        if std::mem::take(&mut self.reject_pending_sync) {
-            self.rejected_folder
-                .sync()
-                .map_err(|e| SpoolError::new(self.parts.spool.dir(), "set events aside", e))?;
-            self.count_rejected();
+    /// Ingests a file as far as possible. Returns when to look at it again, if some of it has to wait.
+    fn ingest(&mut self, entry: SpoolEntry) -> Result<Option<Duration>, Interruption> {
+        let Some(format) = entry.format() else {
+            let what = "the name does not say the format: it must end in .json, .jsonl or .ndjson, or one of these and .gz";
+            self.reject_file(&entry, &Flaw::at("", 0, Code::NotJson, what))?;
+            return Ok(None);
+        };
+        let file = match self.spool.open_file(&entry) {
+            Ok(file) => file,
+            Err(OpenError::Changed) => return Ok(Some(self.config.spool.settle)),
+            Err(OpenError::Unreadable(owner)) => {
+                self.report.unreadable(&entry, owner, self.agent.clock.mono());
+                return Ok(None);
+            }
+            Err(OpenError::Error(e)) => {
+                self.report.report(&entry.name, format_args!("{e}"));
+                return Ok(None);
+            }
+        };
+        self.report.readable(&entry.name);
+        let before = self.ledger.progress(&entry).cloned();
+        let read = (entry.size, entry.identity.modified);
+        if before.as_ref().is_some_and(|progress| progress.finished && progress.read == read) {
+            self.remove(vec![entry]);
+            return Ok(None);
+        }
+        let mut progress =
+            before.unwrap_or_else(|| FileProgress::none(entry.name.as_bytes(), entry.identity, read));
+        if format.0 == Format::Document && progress.read != read {
+            // A document that was written to is read from its start: the events' ids tell which are new.
+            (progress.position, progress.place) = (0, 0);
+        }
+        (progress.read, progress.finished) = (read, false);
+        let (source, mut buffer) = (SourceFile::new(entry, progress), Vec::new());
+        let rules = ReadRules::from(&self.config);
+        match FileReader::open(file, format, FileState::Finished, &source, rules, &mut buffer) {
+            Ok(reader) => self.ingest_steps(&source, reader),
+            Err(end) => self.end(&source.entry, end),
+        }
+    }
+
+    /// Ingests the whole events of a file that may still be written, and that nothing is ingested of: all lines so far, or
+    /// a document that nothing could be added to. Returns whether that is all of the file.
+    fn ingest_if_whole(&mut self, entry: &SpoolEntry) -> Result<bool, Interruption> {
+        let Some(format) = entry.format() else { return Ok(false) };
+        let is_too_large = format.0 == Format::Document && entry.size > self.config.spool.max_file_bytes;
+        if is_too_large || self.ledger.progress(entry).is_some() {
+            return Ok(false);
+        }
+        let Ok(file) = self.spool.open_file(entry) else { return Ok(false) };
+        let read = (entry.size, entry.identity.modified);
+        let progress = FileProgress::none(entry.name.as_bytes(), entry.identity, read);
+        let (source, mut buffer) = (SourceFile::new(entry.clone(), progress), Vec::new());
+        let rules = ReadRules::from(&self.config);
+        match FileReader::open(file, format, FileState::MayGrow, &source, rules, &mut buffer) {
+            Ok(reader) => Ok(self.ingest_steps(&source, reader)?.is_none()),
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Acts on each step of a reader. Returns when to look at the file again, if some of it has to wait.
+    fn ingest_steps(
+        &mut self,
+        source: &SourceFile,
+        mut reader: FileReader<'_>,
+    ) -> Result<Option<Duration>, Interruption> {
+        loop {
+            match reader.skip_ingested() {
+                Ok(true) => break,
+                Ok(false) => self.tick_or_stop()?,
+                Err(end) => return self.end(&source.entry, end),
+            }
+        }
+        self.batch.begin(source.clone());
+        let mut is_full = false;
+        loop {
+            let before = reader.position();
+            let step = reader.next_step();
+            if is_full && !matches!(step, ReadStep::End(_)) {
+                self.flush()?;
+                self.batch.begin(source.clone());
+                self.batch.advance(before);
+            }
+            match step {
+                ReadStep::Event(event) => self.batch.push(event),
+                ReadStep::Blank(bytes) => self.batch.account_bytes(bytes),
+                ReadStep::Reject(part) => self.reject_part(source, &part)?,
+                ReadStep::RejectUnlessGrowing(part) => match self.wait_for_rest(&source.entry) {
+                    Some(wait) => return Ok(Some(wait)),
+                    None => self.reject_part(source, &part)?,
+                },
+                ReadStep::End(end) => {
+                    if matches!(end, ReadEnd::Unusable(_)) {
+                        self.batch.cancel();
+                    }
+                    return self.end(&source.entry, end);
+                }
+            }
+            self.batch.advance(reader.position());
+            is_full = self.batch.is_full(self.capacity.room());
+        }
+    }
+
+    /// Acts on the end of a reading. Returns when to look at the file again, if some of it has to wait.
+    fn end(&mut self, entry: &SpoolEntry, end: ReadEnd) -> Result<Option<Duration>, Interruption> {
+        match end {
+            ReadEnd::CompleteSoFar if !self.has_settled(entry) => return Ok(Some(self.config.spool.settle)),
+            ReadEnd::Complete | ReadEnd::CompleteSoFar => {
+                self.rejections.is_complete(&entry.name);
+                self.batch.finish();
+            }
+            ReadEnd::Unsettled => return Ok(Some(self.config.spool.settle)),
+            ReadEnd::Unusable(flaw) | ReadEnd::UnusableRest(flaw)
+                if flaw.incomplete
+                    && let Some(wait) = self.wait_for_rest(entry) =>
+            {
+                return Ok(Some(wait));
+            }
+            ReadEnd::Unusable(flaw) => self.reject_file(entry, &flaw)?,
+            ReadEnd::UnusableRest(flaw) => {
+                // The events read before the flaw are durable before the file leaves the spool.
+                self.flush()?;
+                self.finish_commit()?;
+                self.reject_file(entry, &flaw)?;
+            }
+            ReadEnd::Shortened => {
+                self.ledger.restart(entry);
+                return Ok(Some(Duration::ZERO));
+            }
+            ReadEnd::Failed(e) => self.report.report(&entry.name, format_args!("cannot be read: {e}")),
+        }
+        Ok(None)
+    }
+
+    /// Whether the file is as it was listed, and has been unchanged for `settle`.
+    fn has_settled(&self, entry: &SpoolEntry) -> bool {
+        self.spool.entry(&entry.name).is_some_and(|now| now == *entry)
+            && age_of(entry, self.agent.clock.moment()).is_some_and(|age| age >= self.config.spool.settle)
+    }
+
+    fn wait_for_rest(&mut self, entry: &SpoolEntry) -> Option<Duration> {
+        let (now, limit) = (self.agent.clock.mono(), self.config.spool.incomplete_after);
+        self.rejections.wait_for_rest(entry, now, limit)
+    }
+
+    fn reject_file(&mut self, entry: &SpoolEntry, flaw: &Flaw) -> Result<(), Interruption> {
+        let now = self.agent.clock.now();
+        match self.rejections.reject_file(&self.spool, entry, flaw, now) {
+            // The file has no event that younger files could overtake, and ingesting those makes room.
+            Err(e) if e.is_full() => {
+                self.report.report(&entry.name, format_args!("{e}; it stays until there is room"));
+            }
+            // The ledger keeps how far the file was ingested, in case it comes back.
+            has_left => {
+                if has_left? {
+                    self.forget_waiting(entry);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reject_part(&mut self, source: &SourceFile, part: &RejectedPart) -> Result<(), Interruption> {
+        self.rejections.reject_part(source, part, self.agent.clock.now())?;
+        self.batch.account_rejected(part.content.len());
+        Ok(())
+    }
+
+    /// Begins to commit the batch, once the one before it is durable.
+    fn flush(&mut self) -> Result<(), Interruption> {
+        self.tick_or_stop()?;
+        if self.rejections.sync(&self.spool)? {
+            self.report.rejected(self.rejections.count());
         }
         if self.batch.is_empty() {
             return Ok(());
         }
         self.finish_commit()?;
-        if let Some(reason) = self.no_room() {
-            return Err(Stop::Blocked(reason));
-        }
+        self.capacity.check(&self.config.outbox).map_err(Interruption::Blocked)?;
         let batch = std::mem::take(&mut self.batch);
         self.submit(batch);
-        self.forget_removed();
+        self.ledger.note_removals(self.remover.results());
+        self.forget_gone();
         Ok(())
     }
 
     fn submit(&mut self, batch: AppendBatch) {
-        let answer = self.parts.writer.append(batch.events.clone(), batch.progress());
+        let answer = self.agent.writer.append(batch.events.clone(), batch.progress());
         self.in_commit = Some((batch, answer));
     }
 
-    /// Waits for the append batch that is on its way to the disk. Only one is, so that what is sent to the disk again
-    /// without some of its events keeps its place in the order of the spool.
-    pub(super) fn finish_commit(&mut self) -> Result<(), Stop> {
+    /// Waits for the batch in commit. There is only one, so that a batch that is submitted again without some of its
+    /// events keeps its place in the order of the spool.
+    fn finish_commit(&mut self) -> Result<(), Interruption> {
         while let Some((mut batch, answer)) = self.in_commit.take() {
             match answer.block() {
                 Ok(Appended::Stored { enqueued, .. }) => self.stored(batch, enqueued),
                 Ok(Appended::Reused(reused)) => {
-                    let now = self.parts.clock.now();
-                    for entry in
-                        batch.reject_reused(&reused, &self.parts.spool, &self.rejected_folder, now)?
-                    {
+                    let (spool, now) = (&self.spool, self.agent.clock.now());
+                    for entry in self.rejections.reject_reused(&mut batch, &reused, spool, now)? {
                         self.forget_waiting(&entry);
                     }
-                    self.count_rejected();
-                    tracing::warn!(
-                        "{} events set aside: their messageIds came before with other content",
-                        reused.len()
-                    );
+                    self.report.rejected(self.rejections.count());
                     self.submit(batch);
                 }
-                Err(e) if e.is_transient() => return Err(Stop::Blocked(reason_of(&e))),
-                Err(e) => return Err(Stop::Fatal(Fatal::Outbox(e))),
+                Err(e) if e.is_transient() => return Err(Interruption::Blocked(reason_of(&e))),
+                Err(e) => return Err(Interruption::Fatal(Fatal::Outbox(e))),
             }
         }
         Ok(())
     }
 
-    /// The append batch's events are on the disk: its files may go.
+    /// Has the files removed that are whole in a batch that is durable.
     fn stored(&mut self, batch: AppendBatch, enqueued: Enqueued) {
         if !batch.events.is_empty() {
-            (self.parts.stored)(enqueued);
+            (self.agent.on_stored)(enqueued);
         }
         let mut whole = Vec::new();
         for SourceFile { entry, progress, .. } in batch.sources {
             let is_whole = progress.finished;
-            self.ingested.insert(entry.identity.key(), progress);
+            self.ledger.stored(&entry, progress);
             if is_whole {
                 whole.push(entry);
             }
@@ -374,7 +556,7 @@ impl Intake {
         self.remove(whole);
     }
 
-    /// Whatever stopped the round: what is on its way to the disk arrives there or does not, and the rest is read again.
+    /// Drops the batch that is being read; its events are read again. The batch in commit gets durable or does not.
     fn drop_batches(&mut self) {
         self.batch = AppendBatch::default();
         if let Some((batch, answer)) = self.in_commit.take()
@@ -384,24 +566,44 @@ impl Intake {
         }
     }
 
-    /// Whether the file of that entry has been taken before, and how far.
-    pub(super) fn progress_of(&self, entry: &Entry) -> Option<&FileProgress> {
-        self.ingested.get(&entry.identity.key())
+    /// Has files removed, all of which are stored.
+    fn remove(&mut self, entries: Vec<SpoolEntry>) {
+        for entry in &entries {
+            self.forget_waiting(entry);
+            self.ledger.begin_removal(entry);
+        }
+        self.remover.remove(entries);
     }
 
-    fn tidy(&mut self) {
-        let now = self.parts.clock.mono();
-        if now < self.tidy_at {
-            return;
+    /// Counts a file as waiting no more: it has left the folder, or is about to.
+    fn forget_waiting(&mut self, entry: &SpoolEntry) {
+        self.unsettled.forget_announcement(&entry.name);
+        self.has_progressed = true;
+        self.report.forget_waiting(entry.size);
+    }
+
+    fn settle_removals(&mut self) {
+        for (name, error) in self.ledger.settle_removals(self.remover.results()) {
+            if self.report.is_first_report(&name) {
+                tracing::warn!("{error}; its events are stored, the removal is tried again");
+            }
         }
-        let began = Instant::now();
-        for name in self.rejected_folder.take_back_grown() {
-            tracing::info!("{} was written to after it had been set aside: ingested back", shown(name));
+        self.forget_gone();
+    }
+
+    fn forget_gone(&mut self) {
+        let gone = self.ledger.take_gone();
+        if !gone.is_empty() {
+            self.agent.writer.forget(gone);
         }
-        self.rejected_folder.expire(self.parts.clock.now().minus(self.config.outbox.keep_failed));
-        self.count_rejected();
-        let every = TIDY_EVERY.min(self.config.spool.scan_interval).max(began.elapsed() * TIDY_SHARE);
-        self.tidy_at = now + every;
+    }
+
+    fn tidy_rejected(&mut self) {
+        let (now, spool) = (self.agent.clock.moment(), &self.config.spool);
+        let expired_before = now.wall.minus(self.config.outbox.keep_failed);
+        if let Some(count) = self.rejections.tidy(now.mono, expired_before, spool.scan_interval) {
+            self.report.rejected(count);
+        }
     }
 }
 

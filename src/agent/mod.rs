@@ -1,25 +1,28 @@
 //! The agent: the loops that bring events from the spool to the receiver, started, watched and stopped together.
 //!
 //! ```text
-//!   spool ──▶ Intake ──append──▶ ┌────────┐ ◀──read── Batcher ◀──order── Sender ──▶ receiver
-//!            (thread)            │ outbox │           (thread) ──request──▶ (task)
-//!                                └────────┘ ◀──────────────settle────────────┘
-//!                 Publisher (thread): what both see, for everybody to read
+//!   spool ──▶ Intake ──append──▶ ┌────────┐ ◀──read── Batcher ◀───plan── Sender ──▶ receiver
+//!            (thread)            │ outbox │           (thread) ─request─▶ (task)
+//!                                └────────┘ ◀─────────────settle───────────┘
+//!                 Publisher (thread): the state of both, in the status file
 //! ```
 
 mod append_batch;
 mod batcher;
+mod capacity;
 pub mod destination;
-mod disposition;
+mod error;
+mod file_ledger;
+mod file_reader;
 mod heartbeat;
 mod intake;
+mod isolation;
 mod limiter;
+mod new_event;
 mod ordering_keys;
 mod publisher;
 mod readiness;
-mod reading;
 mod rejections;
-mod removal;
 mod remover;
 mod scan_report;
 pub mod scheduler;
@@ -27,229 +30,106 @@ mod sender;
 mod state_reporter;
 mod summary;
 
-pub use disposition::disposition;
-pub use heartbeat::Heartbeat;
+pub use error::{Fatal, StartError};
+pub use new_event::disposition;
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::koala::{Client, ClientError};
-use crate::outbox::{Outbox, OutboxError, OutboxStats, QueueReader, Reader};
-use crate::spool::{Spool, SpoolError, Watcher};
-use crate::status::{self, Status};
+use crate::outbox::{Enqueued, Outbox, OutboxError, Reader, Writer};
+use crate::spool::Spool;
+use crate::status::Status;
 use batcher::Batcher;
-use intake::Intake;
-use publisher::{Publisher, Publishing};
+use heartbeat::Heartbeats;
+use intake::{AgentHandles, Intake, IntakeHandle};
+use publisher::{Publisher, PublisherThread};
 use scan_report::SpoolSnapshot;
 use sender::{Sender, SenderCommand};
 use state_reporter::StateReporter;
-use std::io::ErrorKind;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
-
-/// Why an agent does not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The outbox.
-    #[error(transparent)]
-    Outbox(#[from] OutboxError),
-    /// The spool.
-    #[error(transparent)]
-    Spool(#[from] SpoolError),
-    /// The client.
-    #[error(transparent)]
-    Client(#[from] ClientError),
-    /// The status file.
-    #[error("cannot publish the status in {path}: {source}")]
-    Status {
-        /// The file.
-        path: std::path::PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// A thread.
-    #[error("cannot start a thread: {0}")]
-    Thread(std::io::Error),
-}
-
-impl StartError {
-    /// Whether the same start can succeed later, with room or with the right to write.
-    pub fn is_transient(&self) -> bool {
-        match self {
-            StartError::Outbox(e) => e.is_transient(),
-            StartError::Spool(SpoolError::Io { source, .. }) | StartError::Status { source, .. } => {
-                matches!(
-                    source.kind(),
-                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem
-                )
-            }
-            StartError::Spool(_) | StartError::Client(_) | StartError::Thread(_) => false,
-        }
-    }
-}
-
-/// Why an agent ended that was not told to.
-#[derive(Debug, thiserror::Error)]
-pub enum Fatal {
-    /// The outbox failed in a way that waiting does not fix; a restart recovers what is in it.
-    #[error("{0}")]
-    Outbox(Arc<OutboxError>),
-    /// A defect: the panic has been logged.
-    #[error("the {0} has ended by a defect")]
-    Defect(&'static str),
-}
+use tokio_util::sync::CancellationToken;
 
 /// A running agent.
 pub struct Agent {
     config: Arc<Mutex<Config>>,
     clock: Clock,
     outbox: Outbox,
-    signals: mpsc::UnboundedSender<SenderCommand>,
-    wake: SyncSender<()>,
-    stop: Arc<AtomicBool>,
+    /// Cancelled when the agent stops; every loop ends by it.
+    stopping: CancellationToken,
     sender: JoinHandle<Result<(), Fatal>>,
-    intake: oneshot::Receiver<Result<(), Fatal>>,
+    sender_commands: mpsc::UnboundedSender<SenderCommand>,
+    intake: IntakeHandle,
     publisher: Arc<Publisher>,
-    publishing: Publishing,
-    retry_listener: JoinHandle<()>,
-    heartbeats: [(&'static str, Heartbeat); 3],
-    stats: Arc<OutboxStats>,
+    publisher_thread: PublisherThread,
+    heartbeats: Heartbeats,
     alarm: watch::Receiver<Option<Arc<OutboxError>>>,
 }
 
 impl Agent {
-    /// Starts the loops. When this returns `Ok`, the outbox is owned, the spool is watched, and files are taken.
+    /// Starts the loops. When this returns `Ok`, the agent owns the outbox, watches the spool and ingests files.
     ///
     /// # Errors
     /// See [`StartError`]; then nothing runs.
     pub async fn start(config: Config, clock: Clock) -> Result<Agent, StartError> {
         let outbox = Outbox::open(&config.outbox, clock.clone())?;
         let spool = Spool::open(&config.spool.dir)?;
-        let reader = || Reader::open_in_process(&config.outbox.path);
         let client = Client::new(&config.koala, clock.clone())?;
-        let (signals, inbox) = mpsc::unbounded_channel();
-        let (wake, wakes) = sync_channel(1);
-
-        let snapshot = Arc::new(Mutex::new(SpoolSnapshot {
-            spool: status::Spool { dir: spool.dir().to_owned(), ..status::Spool::default() },
-            intake: status::Intake { state: status::IntakeState::Open, reason: None },
-        }));
-        let (destination, shown) = watch::channel(status::Destination {
-            kind: "koala".to_owned(),
-            endpoint: config.koala.endpoint.clone(),
-            state: status::DestinationState::Unknown,
-            since: None,
-            reason: None,
-            retry_at: None,
-            last_delivery: None,
-        });
-        let (notify_publisher, notify) = std::sync::mpsc::channel();
-        let shared = Arc::new(Mutex::new(config.clone()));
+        let shared_config = Arc::new(Mutex::new(config.clone()));
+        let snapshot = Arc::new(Mutex::new(SpoolSnapshot::new(spool.dir())));
+        let (reporter, reported) = StateReporter::new(config.koala.endpoint.clone());
         let publisher = Arc::new(Publisher::new(
-            shared.clone(),
+            shared_config.clone(),
             clock.clone(),
-            reader()?,
+            Reader::open_in_process(&config.outbox.path)?,
             outbox.writer.clone(),
             snapshot.clone(),
-            shown,
+            reported.destination,
         ));
-        match publisher.publish(true) {
-            // What waits is delivered all the same, and the publisher tries again and says so.
-            Err(e) if matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {}
-            Err(e) => {
-                return Err(match e.downcast::<OutboxError>() {
-                    Ok(e) => {
-                        // A large one is not looked through when it is opened.
-                        outbox.mark_corrupt(&e);
-                        StartError::Outbox(e)
-                    }
-                    Err(source) => StartError::Status { path: config.status_file.clone(), source },
-                });
+        publisher.publish_first().inspect_err(|e| {
+            if let StartError::Outbox(e) = e {
+                // Opening a large outbox does not read all of it.
+                outbox.mark_corrupt(e);
             }
-            Ok(()) => {}
-        }
+        })?;
 
-        let heartbeats = ["sender", "batcher", "intake"].map(|name| (name, Heartbeat::default()));
-        let queue = || QueueReader::new(reader()?, outbox.writer.stats());
-        let batcher = Batcher::start([queue()?, queue()?], clock.clone(), heartbeats[1].1.clone());
-        let batcher = batcher.map_err(StartError::Thread)?;
-        let sender = Sender::new(
-            client,
-            &config,
-            outbox.writer.clone(),
-            batcher,
-            clock.clone(),
-            StateReporter::new(destination, notify_publisher),
-            heartbeats[0].1.clone(),
-        );
-        let stop = Arc::new(AtomicBool::new(false));
-        let waking = wake.clone();
-        let (watcher, unwatched) = Watcher::new(spool.dir(), move || {
-            // A full channel has a wake in it already.
-            let _ = waking.try_send(());
-        });
-        if let Some(why) = unwatched {
-            tracing::warn!("the spool cannot be watched ({why}): files are found within spool.scan_interval");
-        }
-        let stored = {
-            let signals = signals.clone();
-            Box::new(move |waiting| {
-                let _ = signals.send(SenderCommand::Stored(waiting));
-            })
-        };
-        let intake = Intake::new(intake::IntakeParts {
-            spool,
-            watcher,
-            config: shared.clone(),
-            writer: outbox.writer.clone(),
-            progress: outbox.progress.clone(),
+        let stopping = CancellationToken::new();
+        let mut heartbeats = Heartbeats::default();
+        let sender_heartbeat = heartbeats.register("sender");
+        let batcher_heartbeat = heartbeats.register("batcher");
+        let batcher = Batcher::start(&config.outbox.path, &outbox.writer, clock.clone(), batcher_heartbeat)?;
+        let writer = outbox.writer.clone();
+        let sender =
+            Sender::new(client, &config, writer.clone(), batcher, clock.clone(), reporter, sender_heartbeat);
+        let (sender_commands, inbox) = mpsc::unbounded_channel();
+        let handles = AgentHandles {
+            config: shared_config.clone(),
+            writer: writer.clone(),
             clock: clock.clone(),
-            wakes,
-            stop: stop.clone(),
-            stored,
-            snapshot,
-            heartbeat: heartbeats[2].1.clone(),
-        })
-        .map_err(StartError::Thread)?;
-        let (ended, intake_ended) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("intake".into())
-            .spawn(move || {
-                // Nobody listens any more once the agent is gone.
-                let _ = ended.send(intake.run());
-            })
-            .map_err(StartError::Thread)?;
-
-        let retry_listener = {
-            let (signals, mut retry_requests) = (signals.clone(), outbox.writer.retry_requests());
-            tokio::spawn(async move {
-                while retry_requests.changed().await.is_ok() {
-                    let _ = signals.send(SenderCommand::RetryNow);
-                }
-            })
+            stopping: stopping.clone(),
+            on_stored: tell_sender(sender_commands.clone()),
+            heartbeat: heartbeats.register("intake"),
         };
-        let publishing = publisher.clone().start(notify).map_err(StartError::Thread)?;
+        let intake = Intake::start(handles, spool, &outbox.progress, snapshot).map_err(StartError::Thread)?;
+        tokio::spawn(forward_retry_requests(writer.clone(), sender_commands.clone(), stopping.clone()));
+        let publisher_thread = publisher.clone().start(reported.changed).map_err(StartError::Thread)?;
         Ok(Agent {
-            stats: outbox.writer.stats(),
-            alarm: outbox.writer.alarm(),
-            config: shared,
+            config: shared_config,
             clock,
+            alarm: writer.alarm(),
             outbox,
-            signals,
-            wake,
-            stop,
-            sender: tokio::spawn(sender.run(inbox)),
-            intake: intake_ended,
+            sender: tokio::spawn(sender.run(inbox, stopping.clone())),
+            sender_commands,
+            stopping,
+            intake,
             publisher,
-            publishing,
-            retry_listener,
+            publisher_thread,
             heartbeats,
         })
     }
 
-    /// What `status` prints.
+    /// The agent's state, as `status` prints it.
     ///
     /// # Errors
     /// The outbox cannot be read.
@@ -278,17 +158,17 @@ impl Agent {
                 Ok(Err(fatal)) => fatal,
                 _ => Fatal::Defect("sender"),
             },
-            ended = &mut self.intake => match ended {
+            ended = &mut self.intake.ended => match ended {
                 Ok(Err(fatal)) => fatal,
                 _ => Fatal::Defect("intake"),
             },
         }
     }
 
-    /// Takes over other settings; the folders stay as they are. The receiver is asked at once.
+    /// Puts other settings in force, except the folders, which need a restart. The receiver is tried at once.
     ///
     /// # Errors
-    /// No client can be made of them; then the old ones stay.
+    /// The settings of the receiver cannot be used; then the old settings stay in force.
     pub fn reload(&self, config: Config) -> Result<(), ClientError> {
         let client = Client::new(&config.koala, self.clock.clone())?;
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
@@ -298,63 +178,83 @@ impl Agent {
         ] {
             if before != after {
                 tracing::warn!(
-                    "{key} has changed: that takes a restart, until then {} stays",
+                    "{key} has changed, which needs a restart; {} stays until then",
                     before.display()
                 );
             }
         }
         let (dir, path) = (current.spool.dir.clone(), current.outbox.path.clone());
         let (endpoint, concurrency) = (config.koala.endpoint.clone(), config.koala.concurrency);
-        let _ = self.signals.send(SenderCommand::Mappings(config.mappings.clone()));
+        let _ = self.sender_commands.send(SenderCommand::Mappings(config.mappings.clone()));
         *current = config;
         (current.spool.dir, current.outbox.path) = (dir, path);
         self.outbox.writer.reconfigure(&current.outbox);
         drop(current);
-        let _ = self.signals.send(SenderCommand::Client { client, endpoint, concurrency });
-        self.look();
+        let _ = self.sender_commands.send(SenderCommand::Client { client, endpoint, concurrency });
+        self.intake.wake();
         Ok(())
     }
 
-    /// Wakes the intake.
-    pub fn look(&self) {
-        let _ = self.wake.try_send(());
+    /// Has the intake scan the spool at once.
+    pub fn scan_now(&self) {
+        self.intake.wake();
     }
 
-    /// How often each loop has come round; and asks each to come round once more.
-    pub fn heartbeats(&self) -> [(&'static str, u64); 4] {
-        let [sender, batcher, intake] = &self.heartbeats;
-        let ticks = |(name, heartbeat): &(&'static str, Heartbeat)| (*name, heartbeat.ticks());
-        let all = [ticks(sender), ticks(batcher), ticks(intake), ("outbox", self.stats.rounds())];
-        // It asks the batcher.
-        sender.1.ping();
-        self.look();
+    /// The number of rounds of each loop so far. Each is asked to come round once more before the next call.
+    pub fn heartbeats(&self) -> Vec<(&'static str, u64)> {
+        let mut ticks = self.heartbeats.ticks();
+        ticks.push(("outbox", self.outbox.writer.stats().rounds()));
+        // The sender passes its ping on to the batcher.
+        self.heartbeats.ping();
+        self.intake.wake();
         self.outbox.writer.check_for_commits();
-        all
+        ticks
     }
 
-    /// Finishes what is in flight, commits, and lets the outbox go. Takes at most ten seconds.
+    /// Finishes the requests in flight, commits, and closes the outbox. Takes at most ten seconds.
     ///
     /// # Errors
     /// The last commit failed.
     pub async fn stop(self) -> Result<(), Fatal> {
-        self.stop.store(true, Relaxed);
-        self.look();
-        let _ = self.signals.send(SenderCommand::Stop);
-        self.retry_listener.abort();
+        self.stopping.cancel();
+        self.intake.wake();
         let sender = self.sender.await.unwrap_or(Err(Fatal::Defect("sender")));
-        let intake = self.intake.await.unwrap_or(Err(Fatal::Defect("intake")));
-        let (publishing, publisher) = (self.publishing, self.publisher);
-        // A disk that hangs must not keep the time-out of the stop from being noticed.
-        let last = move || {
-            publishing.stop();
+        let intake = self.intake.ended.await.unwrap_or(Err(Fatal::Defect("intake")));
+        let (publisher_thread, publisher) = (self.publisher_thread, self.publisher);
+        // A hanging disk must not keep the caller from noticing that its time for the stop is over.
+        let publish_last = move || {
+            publisher_thread.join();
             if let Err(e) = publisher.publish(false) {
                 tracing::warn!("the last status could not be published: {e}");
             }
         };
-        let _ = tokio::task::spawn_blocking(last).await;
+        let _ = tokio::task::spawn_blocking(publish_last).await;
         let outbox = self.outbox;
         let closed = tokio::task::spawn_blocking(move || outbox.close()).await;
         closed.map_err(|_| Fatal::Defect("outbox"))?;
         sender.and(intake)
     }
+}
+
+/// Tells the sender which events were stored.
+fn tell_sender(sender: mpsc::UnboundedSender<SenderCommand>) -> Box<dyn Fn(Enqueued) + Send> {
+    Box::new(move |waiting| {
+        // An agent whose sender has failed ends.
+        let _ = sender.send(SenderCommand::Stored(waiting));
+    })
+}
+
+/// Has the sender retry whenever a command has put events back among the pending ones.
+async fn forward_retry_requests(
+    writer: Writer,
+    sender: mpsc::UnboundedSender<SenderCommand>,
+    stopping: CancellationToken,
+) {
+    let mut retry_requests = writer.retry_requests();
+    let forward = async {
+        while retry_requests.changed().await.is_ok() {
+            let _ = sender.send(SenderCommand::RetryNow);
+        }
+    };
+    stopping.run_until_cancelled(forward).await;
 }

@@ -1,69 +1,72 @@
-//! Where each person's events stand: ready, in flight, held, or waiting alone. Pure bookkeeping.
+//! The ordering keys with pending events, and whether each is ready, busy or waiting. Pure bookkeeping.
 
 use crate::clock::Mono;
 use crate::item::OrderingKey;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
-/// What an event takes, and an ordering key beside its events: in tables that are half empty at worst.
+/// The memory of an event, and of an ordering key without its events. The tables may be half empty.
 const EVENT_BYTES: usize = 12;
 const KEY_BYTES: usize = 200;
 
-/// The ordering keys that are known to have pending events, and which.
+/// The ordering keys that are known to have pending events.
 #[derive(Debug, Default)]
 pub struct OrderingKeys {
-    states: HashMap<OrderingKey, State>,
-    /// What is held against few of them.
-    records: HashMap<OrderingKey, Record>,
-    /// Events in all of them.
-    known: usize,
-    /// The oldest event of each ordering key that is ready.
+    queues: HashMap<OrderingKey, KeyQueue>,
+    /// The few ordering keys with failures or refusals.
+    records: HashMap<OrderingKey, FailureRecord>,
+    event_count: usize,
+    /// The oldest event of each ready ordering key.
     ready: BTreeMap<i64, OrderingKey>,
     waiting: BTreeSet<(Mono, OrderingKey)>,
 }
 
+/// The pending events of an ordering key.
 #[derive(Debug)]
-struct State {
-    place: Place,
-    /// Its pending events, oldest first; never empty, but for a busy ordering key.
+struct KeyQueue {
+    readiness: KeyReadiness,
+    /// The pending events, oldest first; empty only while the ordering key is busy.
     events: VecDeque<i64>,
 }
 
-/// What is held against an ordering key.
+/// Failures and refusals of an ordering key.
 #[derive(Debug, Default)]
-struct Record {
-    /// So many of the oldest events hold one that was refused in their company.
+struct FailureRecord {
+    /// The number of oldest events that were refused together, so that at least one of them is to blame.
     bisect_range: usize,
-    /// Troubles since the ordering key's last acceptance, and how many requests of anybody had been accepted at the last.
+    /// Failures since the ordering key's last acceptance.
     failures: u32,
+    /// The number of accepted requests, of all ordering keys, at the last counted failure.
     failed_at: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// Its oldest event may be sent.
+enum KeyReadiness {
+    /// The oldest event may be sent.
     Ready,
-    /// In flight, being marked, or held back.
+    /// A request is planned, in flight or being settled, or an isolation holds the ordering key.
     Busy,
-    /// Waits alone.
+    /// The ordering key waits after failures of its own.
     Waiting,
 }
 
 impl OrderingKeys {
-    /// A pending event was found. Events of one ordering key may come in any order, and more than once.
+    /// Adds a pending event. The events of an ordering key may come in any order, and more than once.
     pub fn discovered(&mut self, seq: i64, key: OrderingKey) {
-        let state =
-            self.states.entry(key).or_insert_with(|| State { place: Place::Ready, events: VecDeque::new() });
-        let oldest = state.events.front().copied();
-        match state.events.back() {
-            Some(newest) if *newest >= seq => match state.events.binary_search(&seq) {
+        let queue = self
+            .queues
+            .entry(key)
+            .or_insert_with(|| KeyQueue { readiness: KeyReadiness::Ready, events: VecDeque::new() });
+        let oldest = queue.events.front().copied();
+        match queue.events.back() {
+            Some(newest) if *newest >= seq => match queue.events.binary_search(&seq) {
                 Ok(_) => return,
-                Err(at) => state.events.insert(at, seq),
+                Err(at) => queue.events.insert(at, seq),
             },
-            _ => state.events.push_back(seq),
+            _ => queue.events.push_back(seq),
         }
-        self.known += 1;
-        if state.place == Place::Ready && oldest.is_none_or(|oldest| seq < oldest) {
+        self.event_count += 1;
+        if queue.readiness == KeyReadiness::Ready && oldest.is_none_or(|oldest| seq < oldest) {
             if let Some(oldest) = oldest {
                 self.ready.remove(&oldest);
             }
@@ -71,41 +74,40 @@ impl OrderingKeys {
         }
     }
 
-    /// The memory that all of them take, in bytes, about.
+    /// The memory of all ordering keys and their events, in bytes, about.
     pub fn bytes(&self) -> usize {
-        self.known * EVENT_BYTES + self.states.len() * KEY_BYTES
+        self.event_count * EVENT_BYTES + self.queues.len() * KEY_BYTES
     }
 
     /// The ordering key's pending events, oldest first.
     pub fn events(&self, key: OrderingKey) -> impl Iterator<Item = i64> {
-        self.states.get(&key).into_iter().flat_map(|state| state.events.iter().copied())
+        self.queues.get(&key).into_iter().flat_map(|queue| queue.events.iter().copied())
     }
 
-    /// How many those are.
-    pub fn count(&self, key: OrderingKey) -> usize {
-        self.states.get(&key).map_or(0, |state| state.events.len())
+    pub fn pending_count(&self, key: OrderingKey) -> usize {
+        self.queues.get(&key).map_or(0, |queue| queue.events.len())
     }
 
-    /// These events of the ordering key, which is busy, wait no more.
-    pub fn gone(&mut self, key: OrderingKey, seqs: &[i64]) {
-        let Some(state) = self.states.get_mut(&key) else { return };
+    /// Removes events of a busy ordering key that are not pending any more.
+    pub fn remove_events(&mut self, key: OrderingKey, seqs: &[i64]) {
+        let Some(queue) = self.queues.get_mut(&key) else { return };
         for seq in seqs {
-            // They are the oldest, as a rule.
-            let gone = if state.events.front() == Some(seq) {
-                state.events.pop_front()
+            // Removed events are the oldest, as a rule.
+            let removed = if queue.events.front() == Some(seq) {
+                queue.events.pop_front()
             } else {
-                state.events.binary_search(seq).ok().and_then(|at| state.events.remove(at))
+                queue.events.binary_search(seq).ok().and_then(|at| queue.events.remove(at))
             };
-            self.known -= usize::from(gone.is_some());
+            self.event_count -= usize::from(removed.is_some());
         }
     }
 
-    /// The ordering keys whose wait is over are ready.
+    /// Makes the ordering keys ready whose wait is over.
     pub fn wake(&mut self, now: Mono) {
         while let Some(&(until, key)) = self.waiting.first().filter(|(until, _)| *until <= now) {
             self.waiting.remove(&(until, key));
-            if self.states.get(&key).is_some_and(|state| state.place == Place::Waiting) {
-                self.ready(key);
+            if self.queues.get(&key).is_some_and(|queue| queue.readiness == KeyReadiness::Waiting) {
+                self.set_ready(key);
             }
         }
     }
@@ -116,62 +118,61 @@ impl OrderingKeys {
     }
 
     /// The ready ordering key with the oldest event.
-    pub fn oldest(&self) -> Option<OrderingKey> {
+    pub fn oldest_ready(&self) -> Option<OrderingKey> {
         self.ready.values().next().copied()
     }
 
-    /// The ready ordering key with the oldest event after that one.
-    pub fn after(&self, seq: i64) -> Option<OrderingKey> {
+    /// The ready ordering key with the oldest event after `seq`.
+    pub fn oldest_ready_after(&self, seq: i64) -> Option<OrderingKey> {
         self.ready.range(seq + 1..).next().map(|(_, key)| *key)
     }
 
-    /// The ready ordering key with the oldest event among those in which nothing was refused; rather one that was not in
-    /// trouble either.
+    /// The ready ordering key with the oldest event of those without a refused event; one without failures comes first.
     pub fn canary(&self) -> Option<OrderingKey> {
-        let unsuspected = || self.ready.values().filter(|key| self.bisect_range(**key) == 0);
-        let spotless = |key: &&OrderingKey| self.records.get(*key).is_none_or(|record| record.failures == 0);
-        unsuspected().find(spotless).or_else(|| unsuspected().next()).copied()
+        let unrefused = || self.ready.values().filter(|key| self.bisect_range(**key) == 0);
+        let unfailed = |key: &&OrderingKey| self.records.get(*key).is_none_or(|record| record.failures == 0);
+        unrefused().find(unfailed).or_else(|| unrefused().next()).copied()
     }
 
-    /// So many of the ordering key's oldest events hold one that was refused in their company.
+    /// The number of the ordering key's oldest events that were refused together; 0: none were.
     pub fn bisect_range(&self, key: OrderingKey) -> usize {
         self.records.get(&key).map_or(0, |record| record.bisect_range)
     }
 
-    /// The ordering key is busy; returns its oldest event if it was ready.
-    pub fn begin(&mut self, key: OrderingKey) -> Option<i64> {
-        let state = self.states.get_mut(&key)?;
-        let was_ready = std::mem::replace(&mut state.place, Place::Busy) == Place::Ready;
-        let oldest = state.events.front().copied().filter(|_| was_ready)?;
+    /// Makes the ordering key busy. Returns its oldest event if it was ready.
+    pub fn set_busy(&mut self, key: OrderingKey) -> Option<i64> {
+        let queue = self.queues.get_mut(&key)?;
+        let was_ready = std::mem::replace(&mut queue.readiness, KeyReadiness::Busy) == KeyReadiness::Ready;
+        let oldest = queue.events.front().copied().filter(|_| was_ready)?;
         self.ready.remove(&oldest);
         Some(oldest)
     }
 
-    /// The ordering key is not busy any more, and may be asked for its oldest event; without one it is forgotten.
-    pub fn ready(&mut self, key: OrderingKey) {
-        let Some(state) = self.states.get_mut(&key) else { return };
-        match state.events.front() {
+    /// Makes the ordering key ready; without a pending event it is forgotten.
+    pub fn set_ready(&mut self, key: OrderingKey) {
+        let Some(queue) = self.queues.get_mut(&key) else { return };
+        match queue.events.front() {
             Some(oldest) => {
-                state.place = Place::Ready;
+                queue.readiness = KeyReadiness::Ready;
                 self.ready.insert(*oldest, key);
             }
             None => {
-                self.states.remove(&key);
+                self.queues.remove(&key);
                 self.records.remove(&key);
             }
         }
     }
 
-    /// The ordering key is ready, and its oldest `count` events hold one that was refused.
+    /// Makes the ordering key ready, and notes that its `count` oldest events were refused together.
     pub fn set_bisect_range(&mut self, key: OrderingKey, count: usize) {
-        if self.states.contains_key(&key) {
+        if self.queues.contains_key(&key) {
             self.records.entry(key).or_default().bisect_range = count;
         }
-        self.ready(key);
+        self.set_ready(key);
     }
 
-    /// So many of the ordering key's oldest events are settled: what was held against them is forgotten.
-    pub fn clear(&mut self, key: OrderingKey, count: usize) {
+    /// Notes that the `count` oldest events of the ordering key are settled, and forgets its failures.
+    pub fn forget_failures(&mut self, key: OrderingKey, count: usize) {
         if let Entry::Occupied(mut entry) = self.records.entry(key) {
             let record = entry.get_mut();
             record.failures = 0;
@@ -182,10 +183,10 @@ impl OrderingKeys {
         }
     }
 
-    /// Counts a trouble against the ordering key; each counts once for all that anybody had `accepted` before it.
-    /// Returns how many there are.
+    /// Counts a failure of the ordering key, unless no request of anybody was accepted since its last one: `accepted`
+    /// is their number. Returns the number of failures.
     pub fn count_failure(&mut self, key: OrderingKey, accepted: u64) -> u32 {
-        if !self.states.contains_key(&key) {
+        if !self.queues.contains_key(&key) {
             return 0;
         }
         let record = self.records.entry(key).or_default();
@@ -196,10 +197,10 @@ impl OrderingKeys {
         record.failures
     }
 
-    /// The ordering key waits alone.
-    pub fn wait(&mut self, key: OrderingKey, until: Mono) {
-        if let Some(state) = self.states.get_mut(&key) {
-            state.place = Place::Waiting;
+    /// Has the ordering key wait by itself.
+    pub fn set_waiting(&mut self, key: OrderingKey, until: Mono) {
+        if let Some(queue) = self.queues.get_mut(&key) {
+            queue.readiness = KeyReadiness::Waiting;
             self.waiting.insert((until, key));
         }
     }

@@ -1,28 +1,42 @@
-//! Says how the agent is, for everybody to read: in the status file, to the service manager, and in the log.
+//! Publishes the agent's state: in the status file, to the service manager, and once an hour in the log.
 
+use super::error::StartError;
 use super::scan_report::SpoolSnapshot;
+use super::state_reporter::backoff_word;
 use super::summary::Summary;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::disk;
 use crate::outbox::{OutboxError, OutboxStats, Reader, State, Writer};
 use crate::status::{self, SCHEMA, Status};
+use std::io::{self, ErrorKind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// How often is looked whether something has changed: what is published is no older than this. Looking costs
-/// less than being told of every commit, of the agent's own and of the command line's.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// The same once nothing has changed for [`QUIET_AFTER`] looks: an idle agent wakes for little else.
-const LOOK_WHEN_QUIET: Duration = Duration::from_secs(3);
-const QUIET_AFTER: u32 = 5;
-/// The status file is written at least this often: free space and ages change all the time.
-const AT_LEAST_EVERY: Duration = Duration::from_secs(60);
+/// The published state is at most this old. Polling costs less than a message for every commit, of the agent's own and
+/// of the commands.
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
+/// The interval after [`QUIET_POLLS`] polls without a change: an idle agent wakes for little else.
+const QUIET_POLL_INTERVAL: Duration = Duration::from_secs(3);
+const QUIET_POLLS: u32 = 5;
+/// The status file is written at least this often, because free space and ages change all the time.
+const MAX_AGE: Duration = Duration::from_secs(60);
 
-/// Everything that the status is made of.
+/// Why the state is not published.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// The outbox cannot be read.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// The status file cannot be written.
+    #[error(transparent)]
+    File(#[from] io::Error),
+}
+
+/// The sources of the state.
 pub struct Publisher {
     config: Arc<Mutex<Config>>,
     clock: Clock,
@@ -30,103 +44,125 @@ pub struct Publisher {
     writer: Writer,
     stats: Arc<OutboxStats>,
     snapshot: Arc<Mutex<SpoolSnapshot>>,
-    destination: watch::Receiver<status::Destination>,
-    since: Timestamp,
+    destination: watch::Receiver<status::DestinationStatus>,
+    started_at: Timestamp,
 }
 
 /// The thread that publishes.
-pub struct Publishing(JoinHandle<()>);
+pub struct PublisherThread(JoinHandle<()>);
 
-impl Publishing {
-    /// Returns once nothing more is published, which takes that nobody is left who may ring.
-    pub fn stop(self) {
-        // A panic has been logged by the panic hook.
+impl PublisherThread {
+    /// Waits for the end of the thread, which comes when the reporter of changes is gone.
+    pub fn join(self) {
+        // The panic hook has logged a panic.
         let _ = self.0.join();
     }
 }
 
+/// The state that was published last, and how the polls since then went.
+struct Polls {
+    published: Option<(Status, Instant)>,
+    summary: Summary,
+    unchanged: u32,
+    is_failing: bool,
+}
+
 impl Publisher {
-    /// A publisher that has published nothing yet.
     pub fn new(
         config: Arc<Mutex<Config>>,
         clock: Clock,
         reader: Reader,
         writer: Writer,
         snapshot: Arc<Mutex<SpoolSnapshot>>,
-        destination: watch::Receiver<status::Destination>,
+        destination: watch::Receiver<status::DestinationStatus>,
     ) -> Publisher {
-        let since = clock.now();
-        let stats = writer.stats();
-        Publisher { config, clock, reader: Mutex::new(reader), writer, stats, snapshot, destination, since }
+        let (started_at, stats) = (clock.now(), writer.stats());
+        let reader = Mutex::new(reader);
+        Publisher { config, clock, reader, writer, stats, snapshot, destination, started_at }
     }
 
-    /// Starts a thread that publishes soon after something has changed, or at once when the bell rings, and sums up every
-    /// hour: of its own, because it reads and writes files, and because a timer of the tasks wakes several times for one
-    /// wait. It ends when nobody is left who may ring.
+    /// Publishes at the start of an agent. Where only the room for the file is missing, the thread tries again: events
+    /// are delivered all the same.
+    ///
+    /// # Errors
+    /// The outbox cannot be read, or the file cannot be written for want of anything but room.
+    pub fn publish_first(&self) -> Result<(), StartError> {
+        match self.publish(true) {
+            Err(PublishError::Outbox(e)) => Err(e.into()),
+            Err(PublishError::File(source))
+                if !matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+            {
+                let path = self.config.lock().unwrap_or_else(PoisonError::into_inner).status_file.clone();
+                Err(StartError::Status { path, source })
+            }
+            Err(PublishError::File(_)) | Ok(()) => Ok(()),
+        }
+    }
+
+    /// Starts a thread that publishes soon after a change, or at once when `changed` has a message, and logs a summary
+    /// every hour. It is a thread because it reads and writes files, and because a timer of tokio wakes the process
+    /// several times for one wait. It ends when the sender of `changed` is gone.
     ///
     /// # Errors
     /// The system has no more threads.
-    pub fn start(self: Arc<Self>, notify: Receiver<()>) -> std::io::Result<Publishing> {
-        let run = move || self.run(&notify);
-        std::thread::Builder::new().name("publisher".into()).spawn(run).map(Publishing)
+    pub fn start(self: Arc<Self>, changed: Receiver<()>) -> io::Result<PublisherThread> {
+        let run = move || self.run(&changed);
+        std::thread::Builder::new().name("publisher".into()).spawn(run).map(PublisherThread)
     }
 
-    fn run(&self, notify: &Receiver<()>) {
-        let mut summary = Summary::new(self.clock.mono());
-        let mut published = None;
-        let (mut version, mut unchanged) = (None, 0);
-        let mut failing = false;
+    fn run(&self, changed: &Receiver<()>) {
+        let summary = Summary::new(self.clock.mono());
+        let mut polls = Polls { published: None, summary, unchanged: 0, is_failing: false };
+        let mut version = None;
         loop {
-            let wait = if unchanged < QUIET_AFTER { LOOK_EVERY } else { LOOK_WHEN_QUIET };
-            if notify.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
+            let wait = if polls.unchanged < QUIET_POLLS { POLL_INTERVAL } else { QUIET_POLL_INTERVAL };
+            if changed.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
             let found = self.reader.lock().unwrap_or_else(PoisonError::into_inner).data_version().ok();
             if found != version {
-                // It may be a command's commit: the writer knows its own.
+                // The commit may be a command's; the writer knows its own.
                 self.writer.check_for_commits();
                 version = found;
             }
-            let looked = self.look(&mut summary, &mut published);
-            unchanged = if let Ok(false) = looked { unchanged + 1 } else { 0 };
-            match &looked {
-                Err(e) if !failing => tracing::warn!("the status cannot be published: {e}"),
-                Ok(_) if failing => tracing::info!("the status is published again"),
+            let polled = self.poll(&mut polls);
+            polls.unchanged = if let Ok(false) = polled { polls.unchanged + 1 } else { 0 };
+            match &polled {
+                Err(e) if !polls.is_failing => tracing::warn!("the status cannot be published: {e}"),
+                Ok(_) if polls.is_failing => tracing::info!("the status is published again"),
                 _ => {}
             }
-            failing = looked.is_err();
+            polls.is_failing = polled.is_err();
         }
     }
 
-    /// Publishes what has changed. Returns whether anything had.
-    fn look(
-        &self,
-        summary: &mut Summary,
-        published: &mut Option<(Status, Instant)>,
-    ) -> std::io::Result<bool> {
-        let status = self.status(true).map_err(std::io::Error::other)?;
-        if let Some(line) = summary.due(self.clock.mono(), self.stats.throughput(), status.outbox.pending) {
+    /// Publishes the state if it has changed. Returns whether it had.
+    fn poll(&self, polls: &mut Polls) -> Result<bool, PublishError> {
+        let status = self.status(true)?;
+        let (now, throughput) = (self.clock.mono(), self.stats.throughput());
+        if let Some(line) = polls.summary.due(now, throughput, status.outbox.pending) {
             tracing::info!("{line}");
         }
-        let changed = !published.as_ref().is_some_and(|(before, _)| same(before, &status));
-        if changed || published.as_ref().is_some_and(|(_, at)| at.elapsed() >= AT_LEAST_EVERY) {
+        let before = polls.published.as_ref();
+        let has_changed = !before.is_some_and(|(before, _)| is_unchanged(before, &status));
+        if has_changed || before.is_some_and(|(_, at)| at.elapsed() >= MAX_AGE) {
             self.write(&status)?;
-            *published = Some((status, Instant::now()));
+            polls.published = Some((status, Instant::now()));
         }
-        Ok(changed)
+        Ok(has_changed)
     }
 
-    /// Publishes once. `running` says whether the agent goes on.
+    /// Publishes once. `is_running`: whether the agent goes on.
     ///
     /// # Errors
-    /// The system's, for the status file.
-    pub fn publish(&self, running: bool) -> std::io::Result<()> {
-        self.write(&self.status(running).map_err(std::io::Error::other)?)
+    /// See [`PublishError`].
+    pub fn publish(&self, is_running: bool) -> Result<(), PublishError> {
+        Ok(self.write(&self.status(is_running)?)?)
     }
 
-    fn write(&self, status: &Status) -> std::io::Result<()> {
+    fn write(&self, status: &Status) -> io::Result<()> {
         let line = headline(status);
-        // Nobody listens outside a service manager.
+        // Without a service manager nobody reads the line.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&line)]);
         let path = self.config.lock().unwrap_or_else(PoisonError::into_inner).status_file.clone();
         if let Some(folder) = path.parent() {
@@ -135,11 +171,11 @@ impl Publisher {
         status.write(&path)
     }
 
-    /// The status as it is.
+    /// The present state.
     ///
     /// # Errors
     /// The outbox cannot be read.
-    pub fn status(&self, running: bool) -> Result<Status, OutboxError> {
+    pub fn status(&self, is_running: bool) -> Result<Status, OutboxError> {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let (counts, incident) = (reader.counts()?, reader.incident(self.clock.now())?);
         drop(reader);
@@ -150,15 +186,15 @@ impl Publisher {
             schema: SCHEMA,
             now,
             config: config.path.clone(),
-            agent: status::Agent {
+            agent: status::AgentStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
-                running,
-                pid: running.then(std::process::id),
-                since: Some(if running { self.since } else { now }),
+                running: is_running,
+                pid: is_running.then(std::process::id),
+                since: Some(if is_running { self.started_at } else { now }),
             },
-            spool: status::Spool { duplicates: counts.duplicates, ..snapshot.spool },
+            spool: status::SpoolStatus { duplicates: counts.duplicates, ..snapshot.spool },
             intake: snapshot.intake,
-            outbox: status::Outbox {
+            outbox: status::OutboxStatus {
                 path: config.outbox.path.clone(),
                 pending: counts.of(State::Pending),
                 delivered: counts.of(State::Delivered),
@@ -169,7 +205,7 @@ impl Publisher {
                 oldest_pending_seconds: counts.oldest_pending.map(|at| now.since(at).as_secs()),
                 bytes: self.stats.bytes(),
                 max_bytes: config.outbox.max_bytes,
-                disk_free: disk::of(&config.outbox.path).map_or(0, |disk| disk.free),
+                disk_free: disk::space_of(&config.outbox.path).map_or(0, |disk| disk.free),
                 log_bytes: self.stats.wal_bytes(),
                 log_held_by: self.stats.wal_held_by(),
                 incident,
@@ -188,8 +224,8 @@ impl Publisher {
     }
 }
 
-/// Whether nothing has changed but what always does: the time, ages, free space.
-fn same(before: &Status, after: &Status) -> bool {
+/// Whether the two differ only in what changes all the time: the time, ages, free space.
+fn is_unchanged(before: &Status, after: &Status) -> bool {
     let mut after = after.clone();
     after.now = before.now;
     after.outbox.oldest_pending_seconds = before.outbox.oldest_pending_seconds;
@@ -198,26 +234,26 @@ fn same(before: &Status, after: &Status) -> bool {
     *before == after
 }
 
-/// One line for `systemctl status`.
+/// The line of `systemctl status`.
 fn headline(status: &Status) -> String {
     use status::DestinationState::*;
     let mut line = match status.destination.state {
         Online => "online".to_owned(),
-        Backoff => "receiver in trouble".to_owned(),
-        Refused => "refused".to_owned(),
+        Backoff => format!("receiver {}", backoff_word(status.destination.reason.as_ref())),
+        Refused => "receiver refuses events".to_owned(),
         Unknown => "nothing sent yet".to_owned(),
     };
     if let Some(reason) = &status.destination.reason {
         line.push_str(&format!(" ({})", reason.text));
     }
     line.push_str(&format!("; {} pending, {} delivered", status.outbox.pending, status.outbox.delivered));
-    for (n, what) in [(status.outbox.failed, "failed"), (status.spool.rejected_files, "files set aside")] {
+    for (n, what) in [(status.outbox.failed, "failed"), (status.spool.rejected_files, "files rejected")] {
         if n > 0 {
             line.push_str(&format!(", {n} {what}"));
         }
     }
     if let Some(reason) = &status.intake.reason {
-        line.push_str(&format!("; no files are taken ({})", reason.text));
+        line.push_str(&format!("; the intake is blocked ({})", reason.text));
     }
     line
 }

@@ -1,35 +1,74 @@
-//! What cannot be taken: set aside, or left in the folder for as long as it may still be fixed.
+//! Files and parts of files that cannot be ingested: moved or copied to `rejected/`, or left in the spool for as long as
+//! they may still grow whole.
 
-use super::append_batch::{REJECTED_PIECE_BYTES, SourceFile};
-use super::intake::{Intake, Stop};
+use super::append_batch::{AppendBatch, SourceFile};
+use crate::clock::{Mono, Timestamp};
 use crate::event::Flaw;
+use crate::outbox::ReusedId;
 use crate::reason::Code;
-use crate::spool::{Entry, shown};
-use nix::unistd::{Gid, Group, Uid, User};
-use std::io::{self, ErrorKind};
-use std::os::unix::fs::MetadataExt;
-use std::time::Duration;
+use crate::spool::{Format, RejectedFolder, Spool, SpoolEntry, SpoolError, printable};
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::time::{Duration, Instant};
 
-impl Intake {
-    /// A whole text that is wrong: set aside, unless it only ends too early and may still grow.
-    pub(super) fn flawed(&mut self, entry: &Entry, flaw: &Flaw) -> Result<Option<Duration>, Stop> {
-        if flaw.incomplete
-            && let Some(wait) = self.wait_for_more(entry)
-        {
-            return Ok(Some(wait));
-        }
-        self.reject_file(entry, flaw)?;
-        Ok(None)
+/// The interval at which `rejected/` is searched for files that have expired or have grown whole.
+const TIDY_INTERVAL: Duration = Duration::from_secs(30);
+/// A search that takes long is repeated less often, so that it takes at most this part of the time.
+const TIDY_SHARE: u32 = 100;
+
+/// A line or an element that cannot be ingested.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RejectedPart {
+    /// The number of the line or element in the file, from 1.
+    pub place: u64,
+    /// The bytes of the line or element.
+    pub content: Vec<u8>,
+    /// Why it cannot be ingested.
+    pub flaw: Flaw,
+}
+
+/// The folder `rejected/`, and the files that may still get there.
+#[derive(Debug)]
+pub struct Rejections {
+    folder: RejectedFolder,
+    /// Whether anything in the folder may not be durable yet.
+    needs_sync: bool,
+    /// Files that ended too early: as of the reading, and since when they have been so.
+    incomplete: HashMap<OsString, (SpoolEntry, Mono)>,
+    tidy_at: Mono,
+}
+
+impl Rejections {
+    pub fn new(folder: RejectedFolder) -> Rejections {
+        Rejections { folder, needs_sync: false, incomplete: HashMap::new(), tidy_at: Mono::ZERO }
     }
 
-    /// How long a file that ends too early may still stay as it is; `None`: its time is up.
-    pub(super) fn wait_for_more(&mut self, entry: &Entry) -> Option<Duration> {
-        let now = self.parts.clock.mono();
-        let since = match self.incomplete.get(&entry.name) {
-            Some((before, since)) if before == entry => *since,
-            _ => now,
-        };
-        let rest = self.config.spool.incomplete_after.saturating_sub(now.saturating_sub(since));
+    pub fn count(&self) -> u64 {
+        self.folder.count_files()
+    }
+
+    /// The time that is left to a file that ended too early and has not changed since; `None`: it did not end too early, or
+    /// it has changed.
+    pub fn incomplete_rest(
+        &self,
+        entry: &SpoolEntry,
+        now: Mono,
+        incomplete_after: Duration,
+    ) -> Option<Duration> {
+        let (_, since) = self.incomplete.get(&entry.name).filter(|(before, _)| before == entry)?;
+        Some(incomplete_after.saturating_sub(now.saturating_sub(*since)))
+    }
+
+    /// Notes that the file ends too early. Returns how long it may still stay as it is; `None`: it is to be rejected.
+    pub fn wait_for_rest(
+        &mut self,
+        entry: &SpoolEntry,
+        now: Mono,
+        incomplete_after: Duration,
+    ) -> Option<Duration> {
+        let known = self.incomplete.get(&entry.name).filter(|(before, _)| before == entry);
+        let since = known.map_or(now, |(_, since)| *since);
+        let rest = incomplete_after.saturating_sub(now.saturating_sub(since));
         if rest.is_zero() {
             self.incomplete.remove(&entry.name);
             return None;
@@ -38,101 +77,161 @@ impl Intake {
         Some(rest)
     }
 
-    /// The text could not be read to its end.
-    pub(super) fn unread(
+    pub fn is_complete(&mut self, name: &OsStr) {
+        self.incomplete.remove(name);
+    }
+
+    /// Forgets files that are not in the folder any more.
+    pub fn retain(&mut self, present: &HashSet<&OsStr>) {
+        self.incomplete.retain(|name, _| present.contains(name.as_os_str()));
+    }
+
+    /// Rejects a whole file. Returns whether it has left the spool: a file that was replaced or written to since it was
+    /// read stays, and is read again. It is durable after [`Rejections::sync`].
+    ///
+    /// # Errors
+    /// The system's; then the file is still in the spool.
+    pub fn reject_file(
         &mut self,
-        entry: &Entry,
-        gz: bool,
-        error: &io::Error,
-    ) -> Result<Option<Duration>, Stop> {
-        let flaw = |what: &str, incomplete| Flaw { incomplete, ..Flaw::at("", 0, Code::NotJson, what) };
-        match error.kind() {
-            ErrorKind::UnexpectedEof if gz && entry.size > 0 => {
-                let flaw = flaw("the packed file ends too early", true);
-                if let Some(wait) = self.wait_for_more(entry) {
-                    return Ok(Some(wait));
-                }
-                self.reject_rest(entry, &flaw)
-            }
-            ErrorKind::UnexpectedEof if gz => self.flawed(entry, &flaw("the packed file is empty", true)),
-            ErrorKind::InvalidInput | ErrorKind::InvalidData if gz => {
-                self.reject_rest(entry, &flaw("the packed file is damaged, or is not gzip", false))
-            }
-            // Shorter than what was taken of it.
-            ErrorKind::UnexpectedEof => Ok(self.begin_anew(entry)),
-            _ => {
-                self.report(&entry.name, format_args!("cannot be read: {error}"));
-                Ok(None)
-            }
+        spool: &Spool,
+        entry: &SpoolEntry,
+        flaw: &Flaw,
+        now: Timestamp,
+    ) -> Result<bool, SpoolError> {
+        let has_left = self.folder.reject_file(spool, entry, flaw, now)?.is_some();
+        if has_left {
+            self.needs_sync = true;
+            tracing::warn!("{} rejected ({}): {flaw}", printable(&entry.name), flaw.code);
         }
+        Ok(has_left)
     }
 
-    /// What was taken of the file is not in it any more. It is read from its start: what is left of it, if it was
-    /// only cut, is told from what is new by the events' ids.
-    pub(super) fn begin_anew(&mut self, entry: &Entry) -> Option<Duration> {
-        if let Some(progress) = self.ingested.get_mut(&entry.identity.key()) {
-            (progress.position, progress.place, progress.sum, progress.finished) = (0, 0, None, false);
-        }
-        Some(Duration::ZERO)
-    }
-
-    /// Sets a file aside of which something may have been taken: that is made durable first.
-    pub(super) fn reject_rest(&mut self, entry: &Entry, flaw: &Flaw) -> Result<Option<Duration>, Stop> {
-        self.flush()?;
-        self.finish_commit()?;
-        self.reject_file(entry, flaw)?;
-        Ok(None)
-    }
-
-    pub(super) fn reject_file(&mut self, entry: &Entry, flaw: &Flaw) -> Result<(), Stop> {
-        let now = self.parts.clock.now();
-        let aside = match self.rejected_folder.reject_file(&self.parts.spool, entry, flaw, now) {
-            // It has no event for those behind it to overtake, and they make room when they are taken.
-            Err(e) if e.is_full() => {
-                self.report(&entry.name, format_args!("{e}; it is left until there is room"));
-                return Ok(());
-            }
-            done => done?,
-        };
-        // How far it was taken stays known, should it come back.
-        if aside.is_some() {
-            self.reject_pending_sync = true;
-            self.forget_waiting(entry);
-            tracing::warn!("{} set aside ({}): {flaw}", shown(&entry.name), flaw.code);
-        }
-        Ok(())
-    }
-
-    pub(super) fn reject_piece(
+    /// Rejects a part of a file. It is durable after [`Rejections::sync`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn reject_part(
         &mut self,
         source: &SourceFile,
-        place: u64,
-        content: &[u8],
-        flaw: &Flaw,
-    ) -> Result<(), Stop> {
-        let (first_seen, now) = (&source.progress.identity, self.parts.clock.now());
-        self.rejected_folder.reject_piece(&source.entry, first_seen, place, content, flaw, now)?;
-        self.batch.account_bytes(content.len().max(REJECTED_PIECE_BYTES));
-        if !self.reject_pending_sync {
-            tracing::warn!("parts of {} set aside ({}): {flaw}", shown(&source.entry.name), flaw.code);
+        part: &RejectedPart,
+        now: Timestamp,
+    ) -> Result<(), SpoolError> {
+        let RejectedPart { place, content, flaw } = part;
+        let first_seen = &source.progress.identity;
+        self.folder.reject_part(&source.entry, first_seen, *place, content, flaw, now)?;
+        if !self.needs_sync {
+            // One line for all parts of a batch.
+            tracing::warn!("parts of {} rejected ({}): {flaw}", printable(&source.entry.name), flaw.code);
         }
-        self.reject_pending_sync = true;
+        self.needs_sync = true;
         Ok(())
     }
 
-    pub(super) fn hint_for_unreadable(&self, entry: &Entry, owner: u32) -> String {
-        let path = self.parts.spool.dir().join(&entry.name);
-        let owner = User::from_uid(Uid::from_raw(owner)).ok().flatten().map_or(owner.to_string(), |u| u.name);
-        let group = |path: &std::path::Path| std::fs::symlink_metadata(path).map(|m| m.gid()).ok();
-        let (its, spools) = (group(&path), group(self.parts.spool.dir()));
-        let quoted = format!("'{}'", shown(&path).replace('\'', r"'\''"));
-        let mut remedy = format!("chmod g+r {quoted}");
-        if its != spools
-            && let Some(gid) = spools
-        {
-            let name = Group::from_gid(Gid::from_raw(gid)).ok().flatten().map_or(gid.to_string(), |g| g.name);
-            remedy = format!("chgrp {name} {quoted} && {remedy}");
+    /// Rejects events whose ids were used before by other events, durably, and takes them out of the batch. Returns the
+    /// files that left the spool with their only event.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn reject_reused(
+        &self,
+        batch: &mut AppendBatch,
+        reused: &[ReusedId],
+        spool: &Spool,
+        now: Timestamp,
+    ) -> Result<Vec<SpoolEntry>, SpoolError> {
+        let mut whole_files = HashSet::new();
+        for ReusedId { index, first_at, first_file } in reused {
+            let (event, source_index, source) = batch.event(*index);
+            let is_line = matches!(source.entry.format(), Some((Format::Lines, _)));
+            let flaw = Flaw {
+                code: Code::MessageIdReused,
+                text: format!(
+                    "the messageId came before with other content, {first_at} in {}: \
+                     give each event an id of its own",
+                    printable(first_file)
+                ),
+                line: if is_line { event.place as usize } else { 1 },
+                column: 1,
+                incomplete: false,
+            };
+            if event.place == 0 {
+                // A file that was replaced or written to since it was read is read by the next scan.
+                self.folder.reject_file(spool, &source.entry, &flaw, now)?;
+                whole_files.insert(source_index);
+            } else {
+                let (first_seen, content) = (&source.progress.identity, event.body.as_bytes());
+                self.folder.reject_part(&source.entry, first_seen, event.place, content, &flaw, now)?;
+            }
         }
-        format!("cannot be read, it belongs to {owner}; it is left until it can, by: {remedy}")
+        self.sync_folder(spool)?;
+        tracing::warn!("{} events rejected: their messageIds came before with other content", reused.len());
+        Ok(batch.take_out(&reused.iter().map(|event| event.index).collect(), &whole_files))
+    }
+
+    /// Makes all rejections durable. Returns whether there were any.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn sync(&mut self, spool: &Spool) -> Result<bool, SpoolError> {
+        let needed_sync = std::mem::take(&mut self.needs_sync);
+        if needed_sync {
+            self.sync_folder(spool)?;
+        }
+        Ok(needed_sync)
+    }
+
+    fn sync_folder(&self, spool: &Spool) -> Result<(), SpoolError> {
+        self.folder.sync().map_err(|e| SpoolError::new(spool.dir(), "reject events", e))
+    }
+
+    /// If it is time, puts files back into the spool that have grown whole, and deletes those rejected before
+    /// `expired_before`. Returns how many files are then in `rejected/`. The next time comes after `max_interval` at most,
+    /// unless the search takes long.
+    pub fn tidy(&mut self, now: Mono, expired_before: Timestamp, max_interval: Duration) -> Option<u64> {
+        if now < self.tidy_at {
+            return None;
+        }
+        let began = Instant::now();
+        for name in self.folder.put_back_grown() {
+            tracing::info!(
+                "{} was written to after it had been rejected: it is back in the spool",
+                printable(name)
+            );
+        }
+        self.folder.expire(expired_before);
+        let count = self.count();
+        self.tidy_at = now + TIDY_INTERVAL.min(max_interval).max(began.elapsed() * TIDY_SHARE);
+        Some(count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::FileIdentity;
+
+    #[test]
+    fn an_incomplete_file_waits_for_as_long_as_it_stays_unchanged() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut rejections = Rejections::new(RejectedFolder::of_spool(folder.path()));
+        let file = |size| {
+            let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
+            SpoolEntry { name: "a.json".into(), identity, size, changed: 1 }
+        };
+        let second = Duration::from_secs;
+        assert_eq!(rejections.incomplete_rest(&file(1), second(0), second(60)), None);
+        for (at, size, want) in [
+            (0, 1, Some(60)),
+            (20, 1, Some(40)),
+            // The file has grown, so its time begins again.
+            (40, 2, Some(60)),
+            (99, 2, Some(1)),
+            (100, 2, None),
+        ] {
+            let wait = rejections.wait_for_rest(&file(size), second(at), second(60));
+            assert_eq!(wait, want.map(second), "at {at} s");
+            let rest = rejections.incomplete_rest(&file(size), second(at), second(60));
+            assert_eq!(rest, want.map(second), "at {at} s");
+        }
     }
 }

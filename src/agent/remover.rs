@@ -1,51 +1,46 @@
-//! Removes files that are taken, off the intake's way: unlinking waits on the disk, and several threads wait at
-//! once.
+//! Removes stored files on threads of its own, because unlinking waits for the disk and the intake should not.
 
-use crate::spool::{Entry, Removal, Spool, SpoolError};
+use crate::spool::{Removal, Spool, SpoolEntry, SpoolError};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-/// Threads: an ordinary disk removes three times as many files on four as on one.
+/// An ordinary disk removes three times as many files on four threads as on one.
 const THREADS: usize = 4;
 
-/// Files that a thread takes up at once: few enough that the others have some as well, many enough that it is not woken
-/// for each.
-const AT_ONCE: usize = 16;
+/// Files that a thread takes at once: few enough that the other threads get some, enough that it is not woken for each.
+const CHUNK: usize = 16;
 
-/// Files that wait for a thread, by so many at once. Whoever has more waits with them: a disk that removes slowly does
-/// not fill memory.
-const MAX_WAITING: usize = 10_000 / AT_ONCE;
+/// Chunks that wait for a thread. The caller blocks on more, so that a slow disk does not fill the memory.
+const MAX_WAITING: usize = 10_000 / CHUNK;
 
-/// A file that was to be removed, and what became of that.
-pub type Done = (Entry, Result<Removal, SpoolError>);
+/// A file that was to be removed, and the result.
+pub type RemovalResult = (SpoolEntry, Result<Removal, SpoolError>);
 
-/// The threads, and what they have done.
+/// The threads and their results.
 pub struct Remover {
-    work: Option<SyncSender<Vec<Entry>>>,
-    done: Receiver<Done>,
+    work: Option<SyncSender<Vec<SpoolEntry>>>,
+    results: Receiver<RemovalResult>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Remover {
-    /// Starts the threads.
-    ///
     /// # Errors
     /// The system has no more threads.
     pub fn start(spool: &Spool) -> std::io::Result<Remover> {
-        let (work, todo) = sync_channel::<Vec<Entry>>(MAX_WAITING);
-        let (finished, done) = channel();
-        let todo = Arc::new(Mutex::new(todo));
+        let (work, chunks) = sync_channel::<Vec<SpoolEntry>>(MAX_WAITING);
+        let (finished, results) = channel();
+        let chunks = Arc::new(Mutex::new(chunks));
         let threads = (0..THREADS)
             .map(|_| {
-                let (spool, todo, finished) = (spool.clone(), todo.clone(), finished.clone());
+                let (spool, chunks, finished) = (spool.clone(), chunks.clone(), finished.clone());
                 std::thread::Builder::new().name("remover".into()).spawn(move || {
                     loop {
-                        let next = todo.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                        let next = chunks.lock().unwrap_or_else(PoisonError::into_inner).recv();
                         let Ok(entries) = next else { return };
                         for entry in entries {
-                            let removal = spool.remove(&entry);
-                            if finished.send((entry, removal)).is_err() {
+                            let result = spool.remove(&entry);
+                            if finished.send((entry, result)).is_err() {
                                 return;
                             }
                         }
@@ -53,29 +48,29 @@ impl Remover {
                 })
             })
             .collect::<Result<_, _>>()?;
-        Ok(Remover { work: Some(work), done, threads })
+        Ok(Remover { work: Some(work), results, threads })
     }
 
-    /// Removes files, sooner or later. Returns when there is room for them among those that wait.
-    pub fn remove(&self, entries: Vec<Entry>) {
+    /// Has files removed. Returns once all of them are being removed or wait for a thread.
+    pub fn remove(&self, entries: Vec<SpoolEntry>) {
         let Some(work) = &self.work else { return };
         let mut entries = entries.into_iter().peekable();
         while entries.peek().is_some() {
-            // The threads end after this sender.
-            let _ = work.send(entries.by_ref().take(AT_ONCE).collect());
+            // The threads outlive this sender.
+            let _ = work.send(entries.by_ref().take(CHUNK).collect());
         }
     }
 
-    /// What was done since the last call.
-    pub fn done(&self) -> impl Iterator<Item = Done> {
-        self.done.try_iter()
+    /// The results since the last call.
+    pub fn results(&self) -> impl Iterator<Item = RemovalResult> {
+        self.results.try_iter()
     }
 
-    /// Waits until everything is done.
+    /// Waits until all files are removed.
     pub fn finish(&mut self) {
         self.work = None;
         for thread in self.threads.drain(..) {
-            // A panic has been logged by the panic hook.
+            // The panic hook has logged a panic.
             let _ = thread.join();
         }
     }

@@ -1,172 +1,213 @@
-//! What the intake sees and says: the folder, the room that is left, and what was odd.
+//! The spool's part of the status, and the lines in the log about files that are left where they are.
 
-use super::intake::Intake;
-use crate::clock::Moment;
-use crate::config;
-use crate::disk;
-use crate::reason::{Code, Reason};
-use crate::spool::{Entry, Listing, shown};
+use crate::clock::{Moment, Mono};
+use crate::reason::Reason;
+use crate::spool::{SpoolEntry, SpoolListing, printable, shell_quoted};
 use crate::status;
-use std::collections::HashSet;
-use std::ffi::OsStr;
-use std::sync::PoisonError;
+use nix::unistd::{Gid, Group, Uid, User};
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// A full outbox takes files again when it has shrunk to this share, so that it does not flap.
-const REOPEN_BELOW: f64 = 0.95;
-/// A byte of an event may need so many on the disk until it is stored: in the database and in its log, on pages that are
-/// half empty, with the indexes.
-const ROOM_OF_A_BYTE: u64 = 8;
-/// With room for less than this at once nothing is stored: it would cost more than it brings.
-const MIN_ROOM: usize = 64 << 10;
-/// How often a file that cannot be read is spoken of again.
+/// The interval at which the log names a file again that cannot be read.
 const REMIND_EVERY: Duration = Duration::from_secs(3600);
-/// Names remembered as spoken of; of more oddities than this at once the rest is not spoken of.
-pub(super) const MAX_REPORTED: usize = 10_000;
+/// Files whose line in the log is remembered. If there are more at once, the rest is not logged.
+const MAX_REPORTED: usize = 10_000;
 
-/// What the intake tells the rest of the agent.
+/// The spool and the intake, as `status` shows them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SpoolSnapshot {
-    /// The spool's part of the status.
-    pub spool: status::Spool,
-    /// Whether files are taken.
-    pub intake: status::Intake,
+    pub spool: status::SpoolStatus,
+    pub intake: status::IntakeStatus,
 }
 
-impl Intake {
-    pub(super) fn forget_waiting(&mut self, entry: &Entry) {
-        self.announced.remove(&entry.name);
-        self.progressed = true;
-        self.snapshot(|snapshot| {
-            snapshot.spool.waiting_files = snapshot.spool.waiting_files.saturating_sub(1);
-            snapshot.spool.waiting_bytes = snapshot.spool.waiting_bytes.saturating_sub(entry.size);
-        });
-    }
-
-    /// Why nothing can be stored for now. If something can, so much of it at once as there is room for.
-    pub(super) fn no_room(&mut self) -> Option<Reason> {
-        let outbox = &self.config.outbox;
-        let used = self.stats.bytes();
-        let was_full = self.blocked.as_ref().is_some_and(|reason| reason.code == Code::MaxBytes);
-        let limit = if was_full { outbox.max_bytes as f64 * REOPEN_BELOW } else { outbox.max_bytes as f64 };
-        if used as f64 >= limit {
-            let text = format!(
-                "the outbox holds {} of the {} that outbox.max_bytes allows, delivered ids within outbox.keep_delivered \
-                 among them",
-                config::Bytes(used),
-                config::Bytes(outbox.max_bytes)
-            );
-            return Some(Reason::new(Code::MaxBytes, text));
+impl SpoolSnapshot {
+    pub fn new(dir: &Path) -> SpoolSnapshot {
+        SpoolSnapshot {
+            spool: status::SpoolStatus { dir: dir.to_owned(), ..status::SpoolStatus::default() },
+            intake: status::IntakeStatus { state: status::IntakeState::Open, reason: None },
         }
-        let disk::Disk { free, total } = disk::of(&outbox.path)?;
-        let kept = outbox.min_free.bytes(total).saturating_add(self.stats.missing_reserve());
-        self.room = usize::try_from(free.saturating_sub(kept) / ROOM_OF_A_BYTE).unwrap_or(usize::MAX);
-        if self.blocked.as_ref().is_some_and(|reason| reason.code == Code::DiskFull) {
-            // It did not fit after all.
-            self.room = self.room.min(MIN_ROOM);
-        }
-        (self.room < MIN_ROOM).then(|| {
-            let text = format!(
-                "the outbox's file system has {} free, too little to take files and leave {} as outbox.min_free and the \
-                 marks of what is delivered ask for",
-                config::Bytes(free),
-                config::Bytes(kept)
-            );
-            Reason::new(Code::MinFree, text)
-        })
     }
+}
 
-    pub(super) fn block(&mut self, reason: Reason) {
-        if self.blocked.as_ref().is_none_or(|before| before.code != reason.code) {
-            tracing::warn!("no more files are ingested ({reason}); they wait in the spool");
-        }
-        self.blocked = Some(reason);
-        self.publish_intake();
-    }
+/// Keeps the snapshot up to date, and logs each oddity of the folder once.
+#[derive(Debug)]
+pub struct ScanReport {
+    dir: PathBuf,
+    snapshot: Arc<Mutex<SpoolSnapshot>>,
+    /// Files that the agent may not read, and when the log last named each.
+    unreadable: HashMap<OsString, Mono>,
+    /// Names in the folder that are no regular file with one name, and since when.
+    irregular: HashMap<OsString, Mono>,
+    /// Files that the log has named.
+    reported: HashSet<OsString>,
+}
 
-    pub(super) fn unblock(&mut self) {
-        if self.blocked.take().is_some() {
-            tracing::info!("files are ingested again");
-            self.publish_intake();
+impl ScanReport {
+    pub fn new(dir: &Path, snapshot: Arc<Mutex<SpoolSnapshot>>) -> ScanReport {
+        ScanReport {
+            dir: dir.to_owned(),
+            snapshot,
+            unreadable: HashMap::new(),
+            irregular: HashMap::new(),
+            reported: HashSet::new(),
         }
     }
 
-    pub(super) fn publish_intake(&self) {
-        let state =
-            if self.blocked.is_some() { status::IntakeState::Blocked } else { status::IntakeState::Open };
-        self.snapshot(|snapshot| snapshot.intake = status::Intake { state, reason: self.blocked.clone() });
-    }
-
-    pub(super) fn snapshot(&self, change: impl FnOnce(&mut SpoolSnapshot)) {
-        change(&mut self.parts.snapshot.lock().unwrap_or_else(PoisonError::into_inner));
-    }
-
-    /// Says what the folder shows. Returns when to look again at the latest.
-    pub(super) fn report_scan(&mut self, listing: &Listing) -> Duration {
-        self.progressed = false;
-        let present: HashSet<&OsStr> = listing.files.iter().map(|e| e.name.as_os_str()).collect();
+    /// Reports a scan. Of the files `present`, `removing` (their number and bytes) are stored already. Returns how soon
+    /// an irregular file has to be looked at again, if any has.
+    pub fn scanned(
+        &mut self,
+        listing: &SpoolListing,
+        present: &HashSet<&OsStr>,
+        removing: (u64, u64),
+        now: Moment,
+        settle: Duration,
+    ) -> Option<Duration> {
+        let irregular: HashSet<&OsStr> = listing.irregular.iter().map(|(name, _)| name.as_os_str()).collect();
         self.unreadable.retain(|name, _| present.contains(name.as_os_str()));
-        self.incomplete.retain(|name, _| present.contains(name.as_os_str()));
-        self.unsettled.retain(|name, _| present.contains(name.as_os_str()));
-        self.announced.retain(|name| present.contains(name.as_os_str()));
-        let irregular: HashSet<&OsStr> = listing.left.iter().map(|(name, _)| name.as_os_str()).collect();
+        self.irregular.retain(|name, _| irregular.contains(name.as_os_str()));
         self.reported
             .retain(|name| irregular.contains(name.as_os_str()) || present.contains(name.as_os_str()));
-        let Moment { wall: now, mono } = self.parts.clock.moment();
-        let (settle, mut wait) = (self.config.spool.settle, self.config.spool.scan_interval);
-        self.irregular.retain(|name, _| irregular.contains(name.as_os_str()));
-        for (name, what) in &listing.left {
-            // A file may have two names for a moment: a producer links it to where it goes, and unlinks it where it was.
-            let since = *self.irregular.entry(name.clone()).or_insert(mono);
-            let rest = settle.saturating_sub(mono.saturating_sub(since));
+        let mut wait: Option<Duration> = None;
+        for (name, what) in &listing.irregular {
+            // A producer that links a file into the spool and then unlinks its first name leaves it with two for a moment.
+            let since = *self.irregular.entry(name.clone()).or_insert(now.mono);
+            let rest = settle.saturating_sub(now.mono.saturating_sub(since));
             if rest.is_zero() {
-                let what = format_args!("left alone: it is {what}, and only files with one name are read");
-                self.report(name, what);
+                self.report(
+                    name,
+                    format_args!("left alone: it is {what}, and only files with one name are read"),
+                );
             } else {
-                wait = wait.min(rest);
+                wait = Some(wait.map_or(rest, |wait| wait.min(rest)));
             }
         }
         let unreadable = self.unreadable.len() as u64;
-        let removing = listing.files.iter().filter(|entry| self.removing.contains_key(&entry.name));
-        let (files, bytes) = removing.fold((0, 0), |(files, bytes), entry| (files + 1, bytes + entry.size));
-        self.snapshot(|snapshot| {
-            snapshot.spool.waiting_files = listing.waiting.0.saturating_sub(files);
-            snapshot.spool.waiting_bytes = listing.waiting.1.saturating_sub(bytes);
+        self.update(|snapshot| {
+            snapshot.spool.waiting_files = listing.waiting_files.saturating_sub(removing.0);
+            snapshot.spool.waiting_bytes = listing.waiting_bytes.saturating_sub(removing.1);
             snapshot.spool.unreadable_files = unreadable;
-            snapshot.spool.scanned_at = Some(now);
+            snapshot.spool.scanned_at = Some(now.wall);
         });
         wait
     }
 
-    /// Speaks of an oddity of the folder once.
-    pub(super) fn report(&mut self, name: &OsStr, what: std::fmt::Arguments<'_>) {
-        if self.reported.len() < MAX_REPORTED && self.reported.insert(name.to_owned()) {
-            tracing::warn!("{}: {what}", shown(self.parts.spool.dir().join(name)));
+    /// Counts a file as waiting no more.
+    pub fn forget_waiting(&self, size: u64) {
+        self.update(|snapshot| {
+            snapshot.spool.waiting_files = snapshot.spool.waiting_files.saturating_sub(1);
+            snapshot.spool.waiting_bytes = snapshot.spool.waiting_bytes.saturating_sub(size);
+        });
+    }
+
+    /// Logs an oddity of a file, unless the log has named the file before.
+    pub fn report(&mut self, name: &OsStr, what: std::fmt::Arguments<'_>) {
+        if self.is_first_report(name) {
+            tracing::warn!("{}: {what}", printable(self.dir.join(name)));
         }
     }
 
-    /// A file that may not be read stays, is counted, and is spoken of now and then.
-    pub(super) fn leave_unreadable(&mut self, entry: &Entry, hint: &str) {
-        let now = self.parts.clock.mono();
-        let said = self.unreadable.get(&entry.name);
-        if said.is_none_or(|said| now.saturating_sub(*said) >= REMIND_EVERY) {
-            tracing::warn!("{}: {hint}", shown(self.parts.spool.dir().join(&entry.name)));
+    /// Whether the log has not named the file yet; from now on it has.
+    pub fn is_first_report(&mut self, name: &OsStr) -> bool {
+        self.reported.len() < MAX_REPORTED && self.reported.insert(name.to_owned())
+    }
+
+    /// Counts a file that may not be read, and logs how its owner, a uid, makes it readable: now and once an hour.
+    pub fn unreadable(&mut self, entry: &SpoolEntry, owner: u32, now: Mono) {
+        let logged_at = self.unreadable.get(&entry.name);
+        if logged_at.is_none_or(|at| now.saturating_sub(*at) >= REMIND_EVERY) {
+            let path = self.dir.join(&entry.name);
+            tracing::warn!("{}: {}", printable(&path), how_to_make_readable(&path, &self.dir, owner));
             self.unreadable.insert(entry.name.clone(), now);
         }
-        let unreadable = self.unreadable.len() as u64;
-        self.snapshot(|snapshot| snapshot.spool.unreadable_files = unreadable);
+        self.update_unreadable();
     }
 
-    /// It could be opened.
-    pub(super) fn is_readable(&mut self, name: &OsStr) {
+    pub fn readable(&mut self, name: &OsStr) {
         if self.unreadable.remove(name).is_some() {
-            let unreadable = self.unreadable.len() as u64;
-            self.snapshot(|snapshot| snapshot.spool.unreadable_files = unreadable);
+            self.update_unreadable();
         }
     }
 
-    pub(super) fn count_rejected(&self) {
-        let rejected = self.rejected_folder.count();
-        self.snapshot(|snapshot| snapshot.spool.rejected_files = rejected);
+    fn update_unreadable(&self) {
+        let unreadable = self.unreadable.len() as u64;
+        self.update(|snapshot| snapshot.spool.unreadable_files = unreadable);
+    }
+
+    pub fn rejected(&self, count: u64) {
+        self.update(|snapshot| snapshot.spool.rejected_files = count);
+    }
+
+    /// Notes why no files are ingested for now; `None`: they are.
+    pub fn blocked(&self, reason: Option<&Reason>) {
+        let state = if reason.is_some() { status::IntakeState::Blocked } else { status::IntakeState::Open };
+        self.update(|snapshot| snapshot.intake = status::IntakeStatus { state, reason: reason.cloned() });
+    }
+
+    fn update(&self, change: impl FnOnce(&mut SpoolSnapshot)) {
+        change(&mut self.snapshot.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+fn how_to_make_readable(path: &Path, spool_dir: &Path, owner: u32) -> String {
+    let owner =
+        User::from_uid(Uid::from_raw(owner)).ok().flatten().map_or(owner.to_string(), |user| user.name);
+    let group_of = |path: &Path| std::fs::symlink_metadata(path).map(|meta| meta.gid()).ok();
+    let spool_group = group_of(spool_dir);
+    let quoted = shell_quoted(printable(path).as_ref());
+    let mut commands = format!("chmod g+r {quoted}");
+    if group_of(path) != spool_group
+        && let Some(gid) = spool_group
+    {
+        let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
+        let group = group.map_or(gid.to_string(), |group| group.name);
+        commands = format!("chgrp {group} {quoted} && {commands}");
+    }
+    format!("cannot be read, it belongs to {owner}; it stays until it can be read. To allow that: {commands}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::spool::FileIdentity;
+
+    fn file(name: &str) -> SpoolEntry {
+        let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
+        SpoolEntry { name: name.into(), identity, size: 10, changed: 1 }
+    }
+
+    #[test]
+    fn the_snapshot_counts_waiting_and_unreadable_files() {
+        let snapshot = Arc::new(Mutex::new(SpoolSnapshot::new(Path::new("/spool"))));
+        let mut report = ScanReport::new(Path::new("/spool"), snapshot.clone());
+        let files = vec![file("a"), file("b"), file("c")];
+        let at = |seconds| Moment { wall: Timestamp(seconds), mono: Duration::from_secs(seconds as u64) };
+        let scan = |report: &mut ScanReport, removing, now| {
+            let listing = SpoolListing {
+                files: files.clone(),
+                irregular: vec![("pipe".into(), "no file")],
+                waiting_files: 3,
+                waiting_bytes: 30,
+            };
+            let present = files.iter().map(|entry| entry.name.as_os_str()).collect();
+            report.scanned(&listing, &present, removing, now, Duration::from_secs(2))
+        };
+        assert_eq!(scan(&mut report, (1, 10), at(1)), Some(Duration::from_secs(2)));
+        report.unreadable(&file("b"), 0, at(1).mono);
+        report.forget_waiting(10);
+        let figures = |snapshot: &Mutex<SpoolSnapshot>| {
+            let spool = &snapshot.lock().unwrap().spool;
+            (spool.waiting_files, spool.waiting_bytes, spool.unreadable_files, spool.scanned_at)
+        };
+        assert_eq!(figures(&snapshot), (1, 10, 1, Some(Timestamp(1))));
+        report.readable(OsStr::new("b"));
+        assert_eq!(scan(&mut report, (0, 0), at(3)), None);
+        assert_eq!(figures(&snapshot), (3, 30, 0, Some(Timestamp(3))));
+        assert!(!report.is_first_report(OsStr::new("pipe")), "the log has named it");
     }
 }

@@ -1,77 +1,75 @@
-//! Whose events are sent next, and what an answer does to them: the sender's judgement. Pure.
+//! Decides whose events are sent next, and what an answer means for them. Pure.
 //!
-//! Every person is an ordering key. An ordering key's events go out in order, one request at a time; ordering keys go side by side, the
-//! one with the oldest event first. What the answers decide:
+//! Every person is an ordering key. The events of an ordering key are sent in order, one request at a time; ordering keys
+//! are sent side by side, the one with the oldest event first. An answer other than acceptance leads to one of these:
 //!
-//! - trouble: the destination as a whole waits; an ordering key that meets it alone three times waits alone;
-//! - doubt (a 400): an isolation, which finds out whether an event is at fault or everybody is refused.
+//! - after trouble the destination as a whole waits; an ordering key that meets trouble alone three times waits alone;
+//! - after a refusal (a 400) an isolation finds out whether an event is to blame or everybody is refused.
 //!
-//! Nothing here ever gives an event up.
-
-mod isolation;
+//! The scheduler never drops an event.
 
 use super::destination::{Destination, Gate, backoff};
+use super::isolation::{AwaitedCanary, Isolation, WithoutCanary};
 use super::ordering_keys::OrderingKeys;
 use crate::clock::{Moment, Mono};
-use crate::item::OrderingKey;
+use crate::item::{MAX_OF_A_KIND, OrderingKey};
 use crate::koala::Verdict;
-use crate::koala::batch::MAX_OF_A_KIND;
 use crate::outbox::Settled;
 use crate::reason::{Code, Reason};
-use isolation::{AwaitedCanary, Isolation};
 
-/// Events accepted but not yet marked, beyond which no request is begun: with those that are in flight by then, what a
-/// crash may send again, in whole requests and under the same ids. Enough that requests of one event each need not wait
-/// for every commit.
+/// Accepted events whose settlement is not durable yet, at which no further request is sent. With the requests in flight
+/// at that time, a crash makes the agent send them again, in whole requests and under the same ids. The number lets
+/// requests of one event each go on without waiting for every commit.
 const MAX_UNSETTLED: usize = 400;
-/// Troubles of one ordering key, with others taken in between, after which it waits alone.
+/// Failures of an ordering key, with other requests accepted in between, after which it waits alone.
 const FAILURES_ALONE: u32 = 3;
-/// Memory for pending events that are known by number, so that a person's can be gathered from all over the queue: a
-/// million of them of 80,000 persons. Where none of them may be sent, more are looked for all the same.
+/// The memory for pending events, so that the events of a person can be gathered from all over the outbox: a million
+/// events of 80,000 persons. If none of those may be sent, more are discovered all the same.
 const WINDOW: usize = 28 << 20;
-/// What is left of it when more is looked for.
+/// More events are discovered when so little of the window is left.
 const REFILL: usize = WINDOW / 8;
-/// Events looked at for one request: both kinds full, and one more to see where the next begins.
-const GATHER_AT_ONCE: usize = 2 * MAX_OF_A_KIND;
-/// Requests are kept below Segment's own limit for one, until the receiver teaches a smaller one.
+/// Events planned for one request: both kinds full, and one more that shows where the next request begins.
+const GATHER_LIMIT: usize = 2 * MAX_OF_A_KIND;
+/// Requests stay below Segment's own limit for one, until the receiver teaches a smaller one.
 const MAX_REQUEST_BYTES: usize = 500_000;
 
-/// What to do next.
+/// The next action of the sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Next {
-    /// Send this, of [`Scheduler::events`], then say [`Scheduler::sent`], [`Scheduler::unsent`] or [`Scheduler::nothing`].
+pub enum NextAction {
+    /// Build and send the request of [`Scheduler::events`], then call [`Scheduler::sent`], [`Scheduler::settled_unsent`] or
+    /// [`Scheduler::nothing_sent`].
     Start(BatchPlan),
-    /// Look for ordering keys in the outbox, then say [`Scheduler::discovered`] and [`Scheduler::exhausted`].
+    /// Search the outbox for pending events, then call [`Scheduler::discovered`] and [`Scheduler::set_exhausted`].
     Discover,
-    /// Wait for an answer, a commit, an event, or for this moment.
+    /// Wait for an answer, a commit or an event, or until this moment.
     Wait(Option<Mono>),
 }
 
-/// A request to be made.
+/// A request to be built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchPlan {
-    /// Whose events.
+    /// The ordering key of the events.
     pub key: OrderingKey,
-    /// Which of them.
+    /// Which of its events.
     pub selection: Selection,
-    /// The tick at which it was given.
-    given: u64,
+    /// The tick at which it was planned.
+    planned_at: u64,
 }
 
 #[cfg(test)]
 impl BatchPlan {
-    /// One that nobody has judged.
-    pub fn of(key: OrderingKey, selection: Selection) -> BatchPlan {
-        BatchPlan { key, selection, given: 0 }
+    /// A plan that no scheduler has made.
+    pub fn unscheduled(key: OrderingKey, selection: Selection) -> BatchPlan {
+        BatchPlan { key, selection, planned_at: 0 }
     }
 }
 
-/// Which of an ordering key's pending events go into the request.
+/// Which of an ordering key's pending events are planned for the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Selection {
-    /// As many of the oldest as the rules allow, at most so many.
+    /// The oldest, at most this many.
     First(usize),
-    /// The second oldest alone: a canary for the oldest, where no other person has anything.
+    /// The second oldest alone: a canary for the oldest, where no other person has a pending event.
     Second,
 }
 
@@ -82,160 +80,164 @@ pub struct InFlight {
     /// The events in it.
     pub seqs: Vec<i64>,
     size: usize,
-    at: Mono,
-    started: u64,
+    sent_at: Mono,
+    /// The tick at which it was sent.
+    tick: u64,
 }
 
-/// What an answer does, to be made durable in one commit; then say [`Scheduler::settled`].
+/// The changes that an answer makes to the outbox, in one commit; after that, call [`Scheduler::settled`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AnswerEffects {
     /// Events that are settled.
     pub rows: Vec<(i64, Settled)>,
-    /// Whose they are: these ordering keys stand still until the commit.
+    /// The ordering keys of those events; nothing of them is sent before the commit.
     pub keys: Vec<OrderingKey>,
-    /// Events that wait on, and what they were answered with.
+    /// Events that stay pending, and the answer to be noted with them.
     pub noted: Option<(Vec<i64>, Reason)>,
 }
 
-/// The sender's judgement.
+/// The scheduler's state.
 #[derive(Debug)]
 pub struct Scheduler {
-    /// How the destination is.
+    /// The state of the destination.
     pub destination: Destination,
     keys: OrderingKeys,
-    /// Requests that were ordered and not answered, and how many of them are being made.
+    /// Requests that were planned and not answered.
     in_flight_count: usize,
-    making: usize,
-    /// Events whose settling is on its way to the disk.
+    /// The part of `in_flight_count` that is still being built.
+    building_count: usize,
+    /// Events whose settlement is being committed.
     unsettled: usize,
-    /// Everything pending has been discovered.
-    exhausted: bool,
-    /// The window is being filled. It is then sent all but empty before more is looked for: what was delivered lies close
-    /// together then, and the rows that are moved for it stand on few pages.
+    /// Whether all pending events are discovered.
+    is_exhausted: bool,
+    /// Whether the window is being filled. It is almost emptied before it is filled again: the events delivered meanwhile
+    /// then lie close together, so that their rows stand on few pages.
     is_filling: bool,
-    /// Counts launches and answers, so that it can be said what was sent after what.
+    /// Counts requests and answers, to tell which came first.
     tick: u64,
-    /// The tick at which the destination's state last changed: answers to older requests do not tell how it is.
-    entered: u64,
-    /// The tick at which another receiver took the last one's place.
-    renewed: u64,
-    accepted: u64,
-    isolation: Option<Isolation>,
-    awaited_canary: Option<AwaitedCanary>,
-    /// The ordering key of a canary or of a suspect in flight: nothing else is sent until the answer, so that what
-    /// waits can serve as its canary.
+    /// The tick at which the destination's state last changed. The answers to older requests say nothing about it.
+    state_changed_at: u64,
+    /// The tick at which the receiver was last replaced by another one.
+    receiver_replaced_at: u64,
+    /// The number of accepted requests.
+    accepted_count: u64,
+    isolation: Isolation,
+    /// The ordering key of a canary in flight, or of a bisected event alone. Nothing else is sent until the answer, so that
+    /// a pending event is left to serve as its canary.
     exclusive: Option<OrderingKey>,
-    /// The oldest event of the last request that was no canary: a probe is another person's.
-    last: i64,
+    /// The oldest event of the last request that was no canary. A probe is of another person.
+    last_oldest: i64,
     max_bytes: usize,
     rng: fastrand::Rng,
 }
 
 impl Scheduler {
-    /// Nothing is known of the outbox yet.
+    /// A scheduler that knows no event yet.
     pub fn new(destination: Destination, rng: fastrand::Rng) -> Scheduler {
         Scheduler {
             destination,
             keys: OrderingKeys::default(),
             in_flight_count: 0,
-            making: 0,
+            building_count: 0,
             unsettled: 0,
-            exhausted: false,
+            is_exhausted: false,
             is_filling: true,
             tick: 0,
-            entered: 0,
-            renewed: 0,
-            accepted: 0,
-            isolation: None,
-            awaited_canary: None,
+            state_changed_at: 0,
+            receiver_replaced_at: 0,
+            accepted_count: 0,
+            isolation: Isolation::default(),
             exclusive: None,
-            last: 0,
+            last_oldest: 0,
             max_bytes: MAX_REQUEST_BYTES,
             rng,
         }
     }
 
-    /// The most that a request's events may come to, but for a single one.
+    /// The most bytes of a request's events together; a single event may be larger.
     pub fn max_bytes(&self) -> usize {
         self.max_bytes
     }
 
-    /// A pending event was found. Events of one ordering key may come in any order.
+    /// Adds a pending event. The events of an ordering key may come in any order.
     pub fn discovered(&mut self, seq: i64, key: OrderingKey) {
         self.keys.discovered(seq, key);
-        self.arrived(key);
+        self.isolation.event_arrived(key, &self.keys);
     }
 
-    /// Whether everything pending has been discovered; an event that is stored later says `false` again.
-    pub fn exhausted(&mut self, exhausted: bool) {
-        self.exhausted = exhausted;
+    /// Sets whether all pending events are discovered. An event that is stored later makes it `false` again.
+    pub fn set_exhausted(&mut self, is_exhausted: bool) {
+        self.is_exhausted = is_exhausted;
     }
 
-    /// Whether everything pending has been discovered, and more could be.
+    /// Whether all pending events are discovered, and the window has room for more.
     pub fn knows_all(&self) -> bool {
-        self.exhausted && self.keys.bytes() < WINDOW
+        self.is_exhausted && self.keys.bytes() < WINDOW
     }
 
-    /// Whether there is more to be sent as soon as an answer is there.
-    pub fn has_more(&self) -> bool {
-        self.keys.oldest().is_some()
+    /// Whether any ordering key is ready to be sent.
+    pub fn has_ready(&self) -> bool {
+        self.keys.oldest_ready().is_some()
     }
 
-    /// The requests from now on go to another receiver: what the last one refused proves nothing any more.
-    pub fn renewed(&mut self) {
-        self.entered();
-        self.renewed = self.tick;
+    /// Notes that requests go to another receiver from now on: the refusals of the last one prove nothing any more.
+    pub fn receiver_replaced(&mut self) {
+        self.state_changed();
+        self.receiver_replaced_at = self.tick;
         self.max_bytes = MAX_REQUEST_BYTES;
     }
 
-    /// What to do next.
-    pub fn next(&mut self, now: Moment) -> Next {
+    /// The next action.
+    pub fn next(&mut self, now: Moment) -> NextAction {
         self.keys.wake(now.mono);
-        if self.awaited_canary.as_ref().is_some_and(|awaited_canary| awaited_canary.over) {
+        if self.isolation.has_canary_arrived() {
             self.destination.reopen(now);
-            self.entered();
+            self.state_changed();
         }
         let gate = self.destination.gate(now.mono);
-        let width = match gate {
-            Gate::Open(width) => width,
+        let limit = match gate {
+            Gate::Open(limit) => limit,
             Gate::Probe => 1,
-            Gate::ShutUntil(_) if self.awaited_canary.is_some() && !self.exhausted => return Next::Discover,
-            Gate::ShutUntil(until) => return Next::Wait(Some(until)),
+            Gate::ShutUntil(_) if self.isolation.awaited_canary.is_some() && !self.is_exhausted => {
+                return NextAction::Discover;
+            }
+            Gate::ShutUntil(until) => return NextAction::Wait(Some(until)),
         };
         let is_full =
-            self.in_flight_count >= width || self.unsettled >= MAX_UNSETTLED || self.exclusive.is_some();
-        // The more is known of a person, the more goes into one request; meanwhile one at a time is sent.
+            self.in_flight_count >= limit || self.unsettled >= MAX_UNSETTLED || self.exclusive.is_some();
+        // The more events of a person are known, the more fit into one request; until then one request at a time is sent.
         self.is_filling = self.keys.bytes() < if self.is_filling { WINDOW } else { REFILL };
-        if (is_full || self.in_flight_count > 0) && !self.exhausted && self.is_filling {
-            return Next::Discover;
+        if (is_full || self.in_flight_count > 0) && !self.is_exhausted && self.is_filling {
+            return NextAction::Discover;
         }
         if is_full {
-            return Next::Wait(None);
+            return NextAction::Wait(None);
         }
         if let Some(plan) = self.plan(gate == Gate::Probe) {
             return self.start(plan);
         }
-        if !self.exhausted {
+        if !self.is_exhausted {
             self.is_filling = true;
-            return Next::Discover;
+            return NextAction::Discover;
         }
         if self.in_flight_count == 0
             && self.unsettled == 0
-            && let Some(isolation) = self.isolation.take()
+            && let Some(without_canary) = self.isolation.without_canary(&mut self.keys)
         {
-            return self.without_canary(isolation, now);
+            return self.go_on_without_canary(without_canary, now);
         }
-        Next::Wait(self.keys.next_wake())
+        NextAction::Wait(self.keys.next_wake())
     }
 
-    fn plan(&mut self, probe: bool) -> Option<BatchPlan> {
-        let key = match &self.isolation {
-            Some(_) => self.keys.canary()?,
-            None if probe => self.probe_key()?,
-            None => self.keys.oldest()?,
+    fn plan(&mut self, is_probe: bool) -> Option<BatchPlan> {
+        let is_isolating = self.isolation.is_running();
+        let key = match is_isolating {
+            true => self.keys.canary()?,
+            false if is_probe => self.probe_key()?,
+            false => self.keys.oldest_ready()?,
         };
         let most = match self.keys.bisect_range(key) {
-            _ if self.isolation.is_some() || (probe && self.destination.refuses()) => 1,
+            _ if is_isolating || (is_probe && self.destination.refuses()) => 1,
             0 => usize::MAX,
             bisect_range => (bisect_range / 2).max(1),
         };
@@ -244,132 +246,131 @@ impl Scheduler {
 
     fn plan_of(&mut self, key: OrderingKey, selection: Selection) -> BatchPlan {
         self.tick += 1;
-        BatchPlan { key, selection, given: self.tick }
+        BatchPlan { key, selection, planned_at: self.tick }
     }
 
-    /// The next ordering key in the order of the spool after the last one asked, so that no two persons whose events are
-    /// refused can stand in for everybody for long. `None` while others may still be discovered.
+    /// The next ordering key in the order of the spool after the last one, so that two persons whose events are refused
+    /// do not stand for everybody for long. `None` while others may still be discovered.
     fn probe_key(&self) -> Option<OrderingKey> {
-        self.keys.after(self.last).or_else(|| self.keys.oldest().filter(|_| self.exhausted))
+        let next = self.keys.oldest_ready_after(self.last_oldest);
+        next.or_else(|| self.keys.oldest_ready().filter(|_| self.is_exhausted))
     }
 
-    fn start(&mut self, plan: BatchPlan) -> Next {
+    fn start(&mut self, plan: BatchPlan) -> NextAction {
         let is_bisected = self.keys.bisect_range(plan.key) > 0;
-        let oldest = self.keys.begin(plan.key);
-        if self.isolation.is_none() {
-            self.last = oldest.unwrap_or(self.last);
+        let oldest = self.keys.set_busy(plan.key);
+        if !self.isolation.is_running() {
+            self.last_oldest = oldest.unwrap_or(self.last_oldest);
         }
         self.in_flight_count += 1;
-        self.making += 1;
-        if self.isolation.is_some() || (is_bisected && plan.selection == Selection::First(1)) {
+        self.building_count += 1;
+        if self.isolation.is_running() || (is_bisected && plan.selection == Selection::First(1)) {
             self.exclusive = Some(plan.key);
         }
-        Next::Start(plan)
+        NextAction::Start(plan)
     }
 
-    /// Whether what was made by that order is still to be sent: not where the destination's state has changed meanwhile.
-    pub fn stands(&self, plan: BatchPlan) -> bool {
-        plan.given > self.entered
+    /// Whether the request of the plan is still to be sent: not if the destination's state has changed since it was
+    /// planned.
+    pub fn is_current(&self, plan: BatchPlan) -> bool {
+        plan.planned_at > self.state_changed_at
     }
 
-    /// The events that the order is to be made of, oldest first.
+    /// The events to build the request of, oldest first.
     pub fn events(&self, plan: BatchPlan) -> Vec<i64> {
         let (skip, most) = match plan.selection {
-            Selection::First(most) => (0, most.min(GATHER_AT_ONCE)),
+            Selection::First(most) => (0, most.min(GATHER_LIMIT)),
             Selection::Second => (1, 1),
         };
         self.keys.events(plan.key).skip(skip).take(most).collect()
     }
 
-    /// These of the order's events are not pending any more: somebody else has settled them.
-    pub fn gone(&mut self, plan: BatchPlan, seqs: &[i64]) {
-        self.keys.gone(plan.key, seqs);
+    /// Removes events of the plan that are not pending any more, because a command has settled them.
+    pub fn remove_gone(&mut self, plan: BatchPlan, seqs: &[i64]) {
+        self.keys.remove_events(plan.key, seqs);
     }
 
-    /// The request of that order is on its way with these events, of so many bytes in all.
-    pub fn sent(&mut self, plan: BatchPlan, seqs: Vec<i64>, size: usize, at: Mono) -> InFlight {
-        self.making -= 1;
+    /// Notes that the request of the plan was sent with these events, of `size` bytes in all.
+    pub fn sent(&mut self, plan: BatchPlan, seqs: Vec<i64>, size: usize, now: Mono) -> InFlight {
+        self.building_count -= 1;
         self.tick += 1;
-        InFlight { plan, seqs, size, at, started: self.tick }
+        InFlight { plan, seqs, size, sent_at: now, tick: self.tick }
     }
 
-    /// Nothing is there to be sent for that order: the events are gone, or have no second.
-    pub fn nothing(&mut self, plan: BatchPlan) {
-        self.given_up(plan);
+    /// Notes that no request was sent for the plan: its events are gone, there is no second one, or the plan is outdated.
+    pub fn nothing_sent(&mut self, plan: BatchPlan) {
+        self.drop_plan(plan);
         if plan.selection != Selection::Second {
-            self.keys.ready(plan.key);
+            self.keys.set_ready(plan.key);
         }
     }
 
-    /// These of the order's events are settled without being sent. Returns the ordering keys that stand still until that is
-    /// durable, for [`Scheduler::settled`].
-    pub fn unsent(&mut self, plan: BatchPlan, seqs: &[i64]) -> Vec<OrderingKey> {
-        self.given_up(plan);
+    /// Notes that these events of the plan are settled without being sent. Returns the ordering keys of which nothing is
+    /// sent until that is durable, for [`Scheduler::settled`].
+    pub fn settled_unsent(&mut self, plan: BatchPlan, seqs: &[i64]) -> Vec<OrderingKey> {
+        self.drop_plan(plan);
         self.unsettled += seqs.len();
-        match (&mut self.isolation, plan.selection) {
-            (Some(isolation), Selection::Second) => {
-                // The isolation holds the ordering key, and seeks another second.
-                isolation.sought_second = false;
-                self.keys.gone(plan.key, seqs);
-                Vec::new()
-            }
-            _ => vec![plan.key],
+        if self.isolation.is_running() && plan.selection == Selection::Second {
+            // The isolation holds the ordering key.
+            self.isolation.second_is_settled();
+            self.keys.remove_events(plan.key, seqs);
+            return Vec::new();
         }
+        vec![plan.key]
     }
 
-    /// No request comes of the order.
-    fn given_up(&mut self, plan: BatchPlan) {
-        self.making -= 1;
-        self.back(plan);
+    fn drop_plan(&mut self, plan: BatchPlan) {
+        self.building_count -= 1;
+        self.end_request(plan);
     }
 
-    /// A request has come back. `true`: it was a decisive one.
-    fn back(&mut self, plan: BatchPlan) -> bool {
+    /// Counts a request as no longer in flight. Returns whether it was exclusive.
+    fn end_request(&mut self, plan: BatchPlan) -> bool {
         self.in_flight_count -= 1;
         self.exclusive.take_if(|key| *key == plan.key).is_some()
     }
 
-    /// A request was answered.
+    /// Handles the answer to a request.
     pub fn answered(&mut self, in_flight: InFlight, verdict: Verdict, now: Moment) -> AnswerEffects {
         self.tick += 1;
-        let is_canary = self.back(in_flight.plan) && self.isolation.is_some();
-        let current = in_flight.started > self.entered;
+        let is_canary = self.end_request(in_flight.plan) && self.isolation.is_running();
+        let is_current = in_flight.tick > self.state_changed_at;
         let reason = match verdict {
-            Verdict::Accepted => return self.accepted(in_flight, is_canary, current, now),
-            _ if in_flight.started <= self.renewed => {
-                self.again(&in_flight);
+            Verdict::Accepted => return self.accepted(in_flight, is_canary, is_current, now),
+            _ if in_flight.tick <= self.receiver_replaced_at => {
+                self.send_again(&in_flight);
                 return AnswerEffects::default();
             }
             Verdict::Trouble { reason, retry_after } => {
                 if is_canary {
-                    self.abort();
+                    self.isolation.abort(&mut self.keys);
                 }
                 if retry_after.is_some() || !self.waits_alone(&in_flight, reason.code, now) {
-                    self.again(&in_flight);
-                    if self.destination.trouble(reason.clone(), retry_after, current, now) {
-                        self.entered();
+                    self.send_again(&in_flight);
+                    if self.destination.trouble(reason.clone(), retry_after, is_current, now) {
+                        self.state_changed();
                     }
                 }
                 reason
             }
             Verdict::Closed(reason) => {
                 if is_canary {
-                    self.abort();
+                    self.isolation.abort(&mut self.keys);
                 }
-                self.again(&in_flight);
-                if current {
+                self.send_again(&in_flight);
+                if is_current {
                     self.destination.refuse(reason.clone(), now);
-                    self.entered();
+                    self.state_changed();
                 }
                 reason
             }
             Verdict::TooLarge(reason) if in_flight.seqs.len() > 1 => {
                 self.max_bytes = self.max_bytes.min(in_flight.size / 2);
-                self.again(&in_flight);
+                self.send_again(&in_flight);
                 reason
             }
             Verdict::Doubtful(reason) | Verdict::TooLarge(reason) => {
-                self.doubtful(&in_flight, reason, is_canary, current, now)
+                self.refused(&in_flight, reason, is_canary, is_current, now)
             }
         };
         AnswerEffects { noted: Some((in_flight.seqs, reason)), ..AnswerEffects::default() }
@@ -379,72 +380,142 @@ impl Scheduler {
         &mut self,
         in_flight: InFlight,
         is_canary: bool,
-        current: bool,
+        is_current: bool,
         now: Moment,
     ) -> AnswerEffects {
         let key = in_flight.plan.key;
-        self.destination.took(now.mono.saturating_sub(in_flight.at), self.in_flight_count - self.making + 1);
-        self.accepted += 1;
-        self.keys.begin(key);
-        self.keys.clear(key, in_flight.seqs.len());
+        let round_trip = now.mono.saturating_sub(in_flight.sent_at);
+        self.destination.record_round_trip(round_trip, self.in_flight_count - self.building_count + 1);
+        self.accepted_count += 1;
+        self.keys.set_busy(key);
+        self.keys.forget_failures(key, in_flight.seqs.len());
         let mut effects = AnswerEffects {
             rows: in_flight.seqs.iter().map(|seq| (*seq, Settled::Delivered)).collect(),
             keys: vec![key],
             noted: None,
         };
-        if let Some(isolation) = self.isolation.take_if(|_| is_canary) {
-            self.conclude(isolation, &mut effects);
+        if is_canary && let Some((key, seq, reason)) = self.isolation.canary_accepted(&mut self.keys) {
+            effects.rows.push((seq, Settled::Failed(reason)));
+            if !effects.keys.contains(&key) {
+                effects.keys.push(key);
+            }
         }
         self.unsettled += effects.rows.len();
-        if self.destination.accepted(current, now) {
-            self.entered();
+        if self.destination.accepted(is_current, now) {
+            self.state_changed();
         }
         effects
     }
 
-    /// Counts a trouble against its ordering key. `true`: the ordering key now waits alone, and the destination goes on.
+    /// Counts a failure of the request's ordering key. Returns whether the ordering key now waits alone, so that the
+    /// destination goes on.
     fn waits_alone(&mut self, in_flight: &InFlight, code: Code, now: Moment) -> bool {
         let plan = in_flight.plan;
-        let personal = matches!(code, Code::Http5xx | Code::Timeout | Code::Connect);
-        if !personal || plan.selection == Selection::Second {
+        let may_be_personal = matches!(code, Code::Http5xx | Code::Timeout | Code::Connect);
+        if !may_be_personal || plan.selection == Selection::Second {
             return false;
         }
-        let failures = self.keys.count_failure(plan.key, self.accepted);
+        let failures = self.keys.count_failure(plan.key, self.accepted_count);
         if failures < FAILURES_ALONE {
             return false;
         }
         let until = now.mono + backoff(failures, &mut self.rng);
-        self.keys.wait(plan.key, until);
+        self.keys.set_waiting(plan.key, until);
         true
     }
 
-    /// The destination's state has changed: what was found out before is found out again.
-    fn entered(&mut self) {
-        self.entered = self.tick;
-        self.awaited_canary = None;
-        self.abort();
+    /// Handles the refusal of a request. Returns the reason as it is noted with its events.
+    fn refused(
+        &mut self,
+        in_flight: &InFlight,
+        mut reason: Reason,
+        is_canary: bool,
+        is_current: bool,
+        now: Moment,
+    ) -> Reason {
+        let (key, count) = (in_flight.plan.key, in_flight.seqs.len());
+        let Some(&oldest) = in_flight.seqs.first() else { return reason };
+        if is_canary {
+            let awaited = self.isolation.canary_refused(key, count, &mut self.keys);
+            self.refuse_all(&reason, awaited, now);
+            return reason;
+        }
+        let is_second = in_flight.plan.selection == Selection::Second;
+        let is_isolating = self.isolation.is_running() || self.exclusive.is_some();
+        let is_bisecting = self.keys.bisect_range(key) > 0 && count > 1;
+        let is_known = self.destination.refuses() && (self.destination.refuses_all() || !is_current);
+        if is_second || is_isolating || is_bisecting || is_known {
+            if !is_second {
+                self.keys.set_bisect_range(key, count);
+            }
+            if is_known && is_current {
+                let awaited = self.isolation.awaited_canary.take();
+                self.refuse_all(&reason, awaited, now);
+            }
+            return reason;
+        }
+        if self.destination.refuses() {
+            // The receiver refused the key or the address before; now it reads the events.
+            self.destination.reopen(now);
+            self.state_changed();
+        }
+        self.isolation.begin(key, oldest, count, reason.clone());
+        if count == 1 {
+            reason
+                .text
+                .push_str("; not blamed yet: waiting for proof that the receiver accepts other events");
+        }
+        reason
     }
 
-    /// The request's events are to be sent again. Where it was the second event alone, its isolation holds the ordering key.
-    fn again(&mut self, in_flight: &InFlight) {
+    fn go_on_without_canary(&mut self, without_canary: WithoutCanary, now: Moment) -> NextAction {
+        match without_canary {
+            WithoutCanary::TrySecond(key) => {
+                let plan = self.plan_of(key, Selection::Second);
+                return self.start(plan);
+            }
+            WithoutCanary::Bisect => {}
+            WithoutCanary::RefusesAll(reason, awaited) => self.refuse_all(&reason, Some(awaited), now),
+        }
+        self.next(now)
+    }
+
+    fn refuse_all(&mut self, reason: &Reason, awaited: Option<AwaitedCanary>, now: Moment) {
+        self.destination.refuse(Reason::new(Code::RefusesAll, reason.text.clone()), now);
+        self.state_changed();
+        self.isolation.awaited_canary = awaited;
+        self.max_bytes = MAX_REQUEST_BYTES;
+    }
+
+    /// Notes that the destination's state has changed: conclusions from before do not hold any more.
+    fn state_changed(&mut self) {
+        self.state_changed_at = self.tick;
+        self.isolation.awaited_canary = None;
+        self.isolation.abort(&mut self.keys);
+    }
+
+    /// Has the request's events sent again. An isolation goes on to hold the ordering key of a second event.
+    fn send_again(&mut self, in_flight: &InFlight) {
         if in_flight.plan.selection != Selection::Second {
-            self.keys.ready(in_flight.plan.key);
+            self.keys.set_ready(in_flight.plan.key);
         }
     }
 
-    /// Whether something is kept up until it is durable that so many events of these ordering keys are settled: more of theirs, a
-    /// isolation, or what anybody has to send.
-    pub fn awaits(&self, keys: &[OrderingKey], settled: usize) -> bool {
+    /// Whether anything waits for the commit that settles `count` events of these ordering keys: more of their events,
+    /// an isolation, or the next request of anybody.
+    pub fn awaits(&self, keys: &[OrderingKey], count: usize) -> bool {
         let [key] = keys else { return true };
-        self.unsettled > MAX_UNSETTLED / 2 || self.isolation.is_some() || self.keys.count(*key) > settled
+        self.unsettled > MAX_UNSETTLED / 2
+            || self.isolation.is_running()
+            || self.keys.pending_count(*key) > count
     }
 
-    /// It is durable that these events of these ordering keys are settled.
+    /// Notes that the settlement of these events is durable.
     pub fn settled(&mut self, keys: &[OrderingKey], seqs: &[i64]) {
         self.unsettled -= seqs.len();
         for key in keys {
-            self.keys.gone(*key, seqs);
-            self.keys.ready(*key);
+            self.keys.remove_events(*key, seqs);
+            self.keys.set_ready(*key);
         }
     }
 }

@@ -1,17 +1,18 @@
-//! The sender: takes events from the outbox to the receiver. It joins what stands below it and decides nothing:
-//! [`Scheduler`] says whose events are next and what an answer means for them.
+//! The sender: brings events from the outbox to the receiver. It joins the parts below it and decides nothing: the
+//! [`Scheduler`] decides whose events are next, and what an answer means for them.
 //!
 //! ```text
-//!   scheduler.next ──order──▶ batcher ──request──▶ client ──verdict──▶ scheduler.answered
+//!   scheduler.next ──plan──▶ batcher ──request──▶ client ──verdict──▶ scheduler.answered
 //!        ▲                                                                  │
-//!        └────── scheduler.settled ◀── commit ◀── writer.settle ◀──outcome───┘
+//!        └────── scheduler.settled ◀── commit ◀── writer.settle ◀──effects───┘
 //! ```
 
 use super::batcher::{BatchJob, Batcher, BuiltBatch, BuiltRequest};
 use super::destination::Destination;
-use super::scheduler::{AnswerEffects, BatchPlan, InFlight, Next, Scheduler};
+use super::error::Fatal;
+use super::heartbeat::Heartbeat;
+use super::scheduler::{AnswerEffects, BatchPlan, InFlight, NextAction, Scheduler};
 use super::state_reporter::StateReporter;
-use super::{Fatal, Heartbeat};
 use crate::clock::{Clock, Moment, Timestamp};
 use crate::config::{Concurrency, Config};
 use crate::item::OrderingKey;
@@ -24,40 +25,39 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
 
-/// Pending events looked at in one search for ordering keys.
-const DISCOVER_AT_ONCE: usize = 1_000;
-/// How long the sender lets requests finish when it is stopped; what is left then is sent again, under the
-/// same ids. Well within the ten seconds that the whole agent has.
-const GRACE: Duration = Duration::from_secs(5);
-/// How long to wait before asking a full or locked outbox again.
-const OUTBOX_RETRY: Duration = Duration::from_secs(1);
+/// Pending events read in one step of the search for ordering keys.
+const DISCOVER_LIMIT: usize = 1_000;
+/// The time for requests in flight to finish when the agent stops; slower ones are sent again under the same ids. The
+/// whole agent has ten seconds.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// The wait before a commit is tried again that a full or locked outbox refused.
+const COMMIT_RETRY: Duration = Duration::from_secs(1);
 
-/// What the sender is told from outside.
+/// A command to the sender.
 #[derive(Debug)]
 pub enum SenderCommand {
-    /// Events were stored.
+    /// Send these events, which were stored just now.
     Stored(Enqueued),
-    /// Ask the receiver at once, and look at the whole outbox again: something was put back.
+    /// Try the receiver at once, and search the whole outbox again, because a command has put events back.
     RetryNow,
-    /// Another client, for a changed key, address or trust; `None`: there is no key.
+    /// Use another client, because the key, the address or the trust has changed.
     Client {
-        /// The client.
+        /// The client; `None`: there is no key.
         client: Option<Client>,
-        /// Its address, as it is shown.
+        /// The receiver's address as `status` shows it.
         endpoint: String,
-        /// How many requests may be in flight.
+        /// The limit of requests in flight.
         concurrency: Concurrency,
     },
-    /// Other mappings are in force.
+    /// Use other mappings.
     Mappings(Arc<Mappings>),
-    /// Finish what is in flight, then end.
-    Stop,
 }
 
-/// What a commit has settled, and whose it is.
-type Committed = Result<(Vec<OrderingKey>, Vec<i64>), Arc<OutboxError>>;
+/// Events that a commit has settled, and their ordering keys.
+type CommitResult = Result<(Vec<OrderingKey>, Vec<i64>), Arc<OutboxError>>;
 
 /// The sender's state; [`Sender::run`] is its loop.
 pub struct Sender {
@@ -67,25 +67,26 @@ pub struct Sender {
     batcher: Batcher,
     clock: Clock,
     scheduler: Scheduler,
-    /// Up to this event the outbox was searched for ordering keys.
-    searched: i64,
-    /// The first number that was free when something was last stored.
-    stored: Option<i64>,
-    /// Up to this one it had been before it was searched again.
-    known: i64,
-    /// Events up to there that are delivered, and whose rows may still be met.
+    /// The outbox is searched for ordering keys up to this event.
+    searched_to: i64,
+    /// The first sequence number that was free after the last [`SenderCommand::Stored`].
+    stored_to: Option<i64>,
+    /// The greatest `searched_to` of all searches.
+    known_to: i64,
+    /// Delivered events whose rows the present search may still find.
     delivered: BTreeSet<i64>,
     requests: JoinSet<(InFlight, Option<u64>, Verdict)>,
-    commits: JoinSet<Committed>,
-    /// Commits that could not be made yet: nothing more is sent that could not be marked either.
-    stalled: watch::Sender<usize>,
+    commits: JoinSet<CommitResult>,
+    /// The number of commits that the outbox refuses for now. Nothing is sent that could not be noted as delivered.
+    stalled_commits: watch::Sender<usize>,
+    /// The receiver's deadline as the outbox has it.
     retry_after_deadline: Option<Timestamp>,
     reporter: StateReporter,
     heartbeat: Heartbeat,
 }
 
 impl Sender {
-    /// A sender for that outbox. What it knows of the destination it tells as news.
+    /// A sender of the pending events of an outbox.
     pub fn new(
         client: Option<Client>,
         config: &Config,
@@ -106,237 +107,252 @@ impl Sender {
             batcher,
             clock,
             scheduler: Scheduler::new(destination, fastrand::Rng::new()),
-            searched: 0,
-            stored: None,
-            known: 0,
+            searched_to: 0,
+            stored_to: None,
+            known_to: 0,
             delivered: BTreeSet::new(),
             requests: JoinSet::new(),
             commits: JoinSet::new(),
-            stalled: watch::Sender::new(0),
+            stalled_commits: watch::Sender::new(0),
             retry_after_deadline,
             reporter,
             heartbeat,
         }
     }
 
-    /// Runs until it is told to stop. When it returns `Ok`, everything that was answered is durable.
+    /// Runs until `stopping` is cancelled. When this returns `Ok`, everything that was answered is durable.
     ///
     /// # Errors
     /// The outbox failed in a way that waiting does not fix.
-    pub async fn run(mut self, mut signals: mpsc::UnboundedReceiver<SenderCommand>) -> Result<(), Fatal> {
-        self.search_again()?;
+    pub async fn run(
+        mut self,
+        mut commands: mpsc::UnboundedReceiver<SenderCommand>,
+        stopping: CancellationToken,
+    ) -> Result<(), Fatal> {
+        self.restart_search()?;
         self.publish();
         loop {
             self.heartbeat.tick();
             let now = self.clock.moment();
             let mut is_searching = false;
-            let wait = if self.client.is_none() || *self.stalled.borrow() > 0 {
+            let wait = if self.client.is_none() || *self.stalled_commits.borrow() > 0 {
                 None
             } else {
                 match self.scheduler.next(now) {
-                    Next::Start(plan) => {
+                    NextAction::Start(plan) => {
                         self.start(plan)?;
                         continue;
                     }
-                    Next::Discover => {
+                    NextAction::Discover => {
                         self.discover()?;
                         is_searching = true;
                         None
                     }
-                    Next::Wait(until) => {
-                        // It may have found that there is nobody left to compare a refused event with.
+                    NextAction::Wait(until) => {
+                        // An isolation may just have ended because no canary is left.
                         if self.scheduler.destination.state() != self.reporter.state() {
                             self.publish();
                         }
-                        if !self.scheduler.has_more() {
-                            self.batcher.queue().release().map_err(fatal)?;
+                        if !self.scheduler.has_ready() {
+                            self.batcher.queue().release()?;
                         }
                         until
                     }
                 }
             };
-            let held = self.batcher.queue().held_until();
+            let held_until = self.batcher.queue().held_until();
             tokio::select! {
                 built = self.batcher.built() => {
-                    let built = built.ok_or(Fatal::Defect("batcher"))?.map_err(fatal)?;
-                    self.built(built);
+                    let built = built.ok_or(Fatal::Defect("batcher"))??;
+                    self.send(built);
                 }
                 Some(answered) = self.requests.join_next() => {
-                    // A request's task is not aborted while this loop runs, so it has panicked.
+                    // The task of a request is not aborted while this loop runs, so it has panicked.
                     let (in_flight, read_version, verdict) = answered.map_err(|_| Fatal::Defect("sender"))?;
                     self.answered(in_flight, read_version, verdict);
                 }
                 Some(committed) = self.commits.join_next() => self.committed(committed)?,
-                signal = signals.recv() => match signal {
-                    Some(SenderCommand::Stored(enqueued)) => {
-                        self.batcher.refresh().map_err(fatal)?;
-                        self.stored(enqueued);
-                    }
-                    Some(SenderCommand::RetryNow) => self.retry_now()?,
-                    Some(SenderCommand::Client { client, endpoint, concurrency }) => {
-                        self.client = client;
-                        self.reporter.move_to(endpoint);
-                        self.scheduler.renewed();
-                        self.scheduler.destination.set_concurrency(concurrency);
-                        self.retry_now()?;
-                    }
-                    Some(SenderCommand::Mappings(mappings)) => self.mappings = mappings,
-                    Some(SenderCommand::Stop) | None => return self.stop().await,
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command)?,
+                    // The agent is gone.
+                    None => return self.stop().await,
                 },
+                () = stopping.cancelled() => return self.stop().await,
                 () = self.clock.sleep_until(wait.unwrap_or_default()), if wait.is_some() => {}
-                () = self.clock.sleep_until(held.unwrap_or_default()), if held.is_some() => {
-                    self.batcher.queue().release().map_err(fatal)?;
+                () = self.clock.sleep_until(held_until.unwrap_or_default()), if held_until.is_some() => {
+                    self.batcher.queue().release()?;
                 }
                 () = self.heartbeat.pinged() => self.batcher.ping(),
-                // A search of the whole outbox is long; answers have their turn amid it.
+                // A search of the whole outbox takes long; answers are handled between its steps.
                 () = tokio::task::yield_now(), if is_searching => {}
             }
         }
     }
 
+    fn obey(&mut self, command: SenderCommand) -> Result<(), Fatal> {
+        match command {
+            SenderCommand::Stored(waiting) => {
+                self.batcher.refresh()?;
+                self.add_stored(waiting);
+            }
+            SenderCommand::RetryNow => self.retry_now()?,
+            SenderCommand::Client { client, endpoint, concurrency } => {
+                self.client = client;
+                self.reporter.move_to(endpoint);
+                self.scheduler.receiver_replaced();
+                self.scheduler.destination.set_concurrency(concurrency);
+                self.retry_now()?;
+            }
+            SenderCommand::Mappings(mappings) => self.mappings = mappings,
+        }
+        Ok(())
+    }
+
     fn retry_now(&mut self) -> Result<(), Fatal> {
         self.scheduler.destination.retry_now();
-        self.search_again()?;
+        self.restart_search()?;
         self.publish();
         Ok(())
     }
 
-    /// Begins at the start of the outbox: something may have been put back there.
-    fn search_again(&mut self) -> Result<(), Fatal> {
-        self.delivered = self.batcher.queue().acked().map_err(fatal)?;
+    /// Has the search begin at the start of the outbox, where events may have been put back.
+    fn restart_search(&mut self) -> Result<(), Fatal> {
+        self.delivered = self.batcher.queue().acked()?;
         let last = self.delivered.last().copied().unwrap_or(0);
-        self.known = self.known.max(self.searched).max(last);
-        self.searched = 0;
-        self.scheduler.exhausted(false);
+        self.known_to = self.known_to.max(self.searched_to).max(last);
+        self.searched_to = 0;
+        self.scheduler.set_exhausted(false);
         Ok(())
     }
 
-    /// What was stored right behind what is known is known with that; anything else is looked for.
-    fn stored(&mut self, enqueued: Enqueued) {
-        let is_next = self.stored.replace(enqueued.to).is_none_or(|to| to == enqueued.from);
+    /// Adds events that were stored right behind all known ones; any others are left to the search.
+    fn add_stored(&mut self, waiting: Enqueued) {
+        let is_next = self.stored_to.replace(waiting.to).is_none_or(|to| to == waiting.from);
         if !is_next || !self.scheduler.knows_all() {
-            return self.scheduler.exhausted(false);
+            return self.scheduler.set_exhausted(false);
         }
-        for (seq, key) in enqueued.items {
-            // A search may have found it before this was told.
-            if seq > self.searched {
-                self.searched = seq;
+        for (seq, key) in waiting.items {
+            // A search may have found the event before this command arrived.
+            if seq > self.searched_to {
+                self.searched_to = seq;
                 self.scheduler.discovered(seq, key);
             }
         }
     }
 
+    /// Makes one step of the search for pending events.
     fn discover(&mut self) -> Result<(), Fatal> {
-        let found = self.batcher.queue().discover(self.searched, DISCOVER_AT_ONCE).map_err(fatal)?;
-        self.batcher.refresh().map_err(fatal)?;
-        self.scheduler.exhausted(found.len() < DISCOVER_AT_ONCE);
+        let found = self.batcher.queue().discover(self.searched_to, DISCOVER_LIMIT)?;
+        self.batcher.refresh()?;
+        self.scheduler.set_exhausted(found.len() < DISCOVER_LIMIT);
         for (seq, key) in found {
-            self.searched = seq;
+            self.searched_to = seq;
             if !self.delivered.contains(&seq) {
                 self.scheduler.discovered(seq, key);
             }
         }
-        if self.searched >= self.known {
+        if self.searched_to >= self.known_to {
             self.delivered = BTreeSet::new();
         }
         Ok(())
     }
 
-    /// Has the request of an order made.
+    /// Has the request of a plan built.
     fn start(&mut self, plan: BatchPlan) -> Result<(), Fatal> {
         let (events, max_bytes) = (self.scheduler.events(plan), self.scheduler.max_bytes());
         let job = BatchJob { plan, events, mappings: self.mappings.clone(), max_bytes };
-        let built = self.batcher.submit(job).map_err(fatal)?;
-        built.into_iter().for_each(|built| self.built(built));
+        if let Some(built) = self.batcher.submit(job)? {
+            self.send(built);
+        }
         Ok(())
     }
 
-    /// Sends the request that was made, unless something has changed meanwhile that speaks against it.
-    fn built(&mut self, built: BuiltBatch) {
+    /// Sends a request, unless something has changed since it was planned.
+    fn send(&mut self, built: BuiltBatch) {
         let BuiltBatch { plan, mappings, gone, settled, request } = built;
-        self.scheduler.gone(plan, &gone);
-        let is_current = Arc::ptr_eq(&mappings, &self.mappings) && self.scheduler.stands(plan);
-        let may_go = is_current && *self.stalled.borrow() == 0;
-        let Some(client) = self.client.clone().filter(|_| may_go) else {
-            return self.scheduler.nothing(plan);
+        self.scheduler.remove_gone(plan, &gone);
+        let is_current = Arc::ptr_eq(&mappings, &self.mappings) && self.scheduler.is_current(plan);
+        let may_send = is_current && *self.stalled_commits.borrow() == 0;
+        let Some(client) = self.client.clone().filter(|_| may_send) else {
+            return self.scheduler.nothing_sent(plan);
         };
         if !settled.is_empty() {
             let unsent: Vec<i64> = settled.iter().map(|(seq, _)| *seq).collect();
-            let keys = self.scheduler.unsent(plan, &unsent);
+            let keys = self.scheduler.settled_unsent(plan, &unsent);
             self.settle(settled, keys, None);
         } else if let Some(BuiltRequest { endpoint, body, seqs, read_version }) = request {
             let in_flight = self.scheduler.sent(plan, seqs, body.len(), self.clock.mono());
             self.requests.spawn(async move { (in_flight, read_version, client.batch(endpoint, body).await) });
         } else {
-            self.scheduler.nothing(plan);
+            self.scheduler.nothing_sent(plan);
         }
     }
 
-    /// `seen`: see [`Settlement::read_version`].
+    /// `read_version`: see [`Settlement::read_version`].
     fn answered(&mut self, in_flight: InFlight, read_version: Option<u64>, verdict: Verdict) {
         let effects = self.scheduler.answered(in_flight, verdict, self.clock.moment());
         self.publish();
         let AnswerEffects { rows, keys, noted } = effects;
         if rows.is_empty() {
             let attempts = noted.into_iter().collect();
-            // An answer that is not noted is a line less in an event's history; the event waits all the same.
+            // Nobody waits for the commit: if it is lost, a line of the events' history is missing.
             drop(self.writer.settle(Settlement { attempts, ..Settlement::default() }));
             return;
         }
         self.settle(rows, keys, read_version);
     }
 
-    /// Settles rows; these ordering keys stand still until that is durable.
+    /// Settles rows. Nothing of these ordering keys is sent until that is durable.
     fn settle(&mut self, rows: Vec<(i64, Settled)>, keys: Vec<OrderingKey>, read_version: Option<u64>) {
-        let (writer, stalled) = (self.writer.clone(), self.stalled.clone());
+        let (writer, stalled_commits) = (self.writer.clone(), self.stalled_commits.clone());
         let may_wait = !self.scheduler.awaits(&keys, rows.len());
         self.commits.spawn(async move {
             let seqs = rows.iter().map(|(seq, _)| *seq).collect();
-            commit(&writer, Settlement { rows, read_version, may_wait, ..Settlement::default() }, &stalled)
-                .await?;
+            let settlement = Settlement { rows, read_version, may_wait, ..Settlement::default() };
+            commit(&writer, settlement, &stalled_commits).await?;
             Ok((keys, seqs))
         });
     }
 
-    fn committed(&mut self, committed: Result<Committed, tokio::task::JoinError>) -> Result<(), Fatal> {
-        // A commit's task is not aborted, so it has panicked.
+    fn committed(&mut self, committed: Result<CommitResult, JoinError>) -> Result<(), Fatal> {
+        // The task of a commit is not aborted, so it has panicked.
         let (keys, seqs) = committed.map_err(|_| Fatal::Defect("sender"))?.map_err(Fatal::Outbox)?;
         self.scheduler.settled(&keys, &seqs);
-        if self.searched < self.known {
-            // Their rows may be there yet when the search gets to them.
+        if self.searched_to < self.known_to {
+            // Their rows may still be there when the search arrives at them.
             self.delivered.extend(seqs);
         }
         Ok(())
     }
 
     async fn stop(mut self) -> Result<(), Fatal> {
-        self.batcher.queue().release().map_err(fatal)?;
-        let finish = async {
+        self.batcher.queue().release()?;
+        let finish_requests = async {
             while let Some(answered) = self.requests.join_next().await {
                 if let Ok((in_flight, read_version, verdict)) = answered {
                     self.answered(in_flight, read_version, verdict);
                 }
             }
         };
-        if tokio::time::timeout(GRACE, finish).await.is_err() {
+        if tokio::time::timeout(STOP_GRACE, finish_requests).await.is_err() {
             tracing::info!(
                 "{} requests were not answered in time; their events stay pending",
                 self.requests.len()
             );
         }
-        let marked = async {
+        let finish_commits = async {
             while let Some(committed) = self.commits.join_next().await {
                 self.committed(committed)?;
             }
             Ok(())
         };
-        let marked = tokio::time::timeout(GRACE / 2, marked).await.unwrap_or(Ok(()));
-        // A disk that hangs must not keep the time-out of the stop from being noticed.
+        let finished = tokio::time::timeout(STOP_GRACE / 2, finish_commits).await.unwrap_or(Ok(()));
+        // A hanging disk must not keep the agent from noticing that its time for the stop is over.
         let _ = tokio::task::spawn_blocking(move || self.batcher.stop()).await;
-        marked
+        finished
     }
 
-    /// Publishes the destination's state where it has changed, and keeps the receiver's own wish.
+    /// Publishes the destination's state, and stores the receiver's deadline where it has changed.
     fn publish(&mut self) {
         let now = self.clock.moment();
         let retry_after_deadline = self.scheduler.destination.retry_after_deadline(now);
@@ -346,48 +362,46 @@ impl Sender {
             self.retry_after_deadline = retry_after_deadline;
             self.writer.set_retry_after_deadline(retry_after_deadline);
         }
-        self.reporter.report(shown(&self.scheduler.destination, self.client.is_some(), now), now.wall);
+        let status = status_of(&self.scheduler.destination, self.client.is_some(), now);
+        self.reporter.report(status, now.wall);
     }
 }
 
-fn fatal(e: OutboxError) -> Fatal {
-    Fatal::Outbox(Arc::new(e))
-}
-
-/// Settles rows, however long the outbox has no room to write it down.
+/// Settles rows, however long the outbox has no room for that.
 async fn commit(
     writer: &Writer,
     settlement: Settlement,
-    stalled: &watch::Sender<usize>,
+    stalled_commits: &watch::Sender<usize>,
 ) -> Result<(), Arc<OutboxError>> {
-    let mut waited = false;
-    let done = loop {
+    let mut is_stalled = false;
+    let committed = loop {
         match writer.settle(settlement.clone()).wait().await {
             Err(e) if e.is_transient() => {
-                if !waited {
+                if !is_stalled {
                     let mut is_first = false;
-                    stalled.send_modify(|n| {
+                    stalled_commits.send_modify(|n| {
                         *n += 1;
                         is_first = *n == 1;
                     });
                     if is_first {
-                        tracing::warn!("{e}; nothing more is sent until it can be marked as delivered");
+                        tracing::warn!("{e}; nothing more is sent until deliveries can be recorded");
                     }
-                    waited = true;
+                    is_stalled = true;
                 }
-                tokio::time::sleep(OUTBOX_RETRY).await;
+                tokio::time::sleep(COMMIT_RETRY).await;
             }
-            done => break done,
+            committed => break committed,
         }
     };
-    if waited {
-        stalled.send_modify(|n| *n -= 1);
+    if is_stalled {
+        stalled_commits.send_modify(|n| *n -= 1);
     }
-    done
+    committed
 }
 
-fn shown(destination: &Destination, has_key: bool, now: Moment) -> status::Destination {
-    let mut shown = status::Destination {
+/// The destination as `status` shows it, without its kind and its address.
+fn status_of(destination: &Destination, has_key: bool, now: Moment) -> status::DestinationStatus {
+    let mut status = status::DestinationStatus {
         kind: String::new(),
         endpoint: String::new(),
         state: destination.state(),
@@ -397,9 +411,9 @@ fn shown(destination: &Destination, has_key: bool, now: Moment) -> status::Desti
         last_delivery: destination.last_delivery(),
     };
     if !has_key {
-        shown.state = DestinationState::Unknown;
-        shown.reason = Some(Reason::new(Code::NoKey, "there is no public key yet"));
-        shown.retry_at = None;
+        status.state = DestinationState::Unknown;
+        status.reason = Some(Reason::new(Code::NoKey, "there is no public key yet"));
+        status.retry_at = None;
     }
-    shown
+    status
 }

@@ -1,96 +1,125 @@
-//! What is told of the destination: all of it for the status, and what has changed for longer than a moment in the log.
+//! Reports the state of the destination: all of it for the status, and in the log what lasts longer than a moment.
 
 use crate::clock::Timestamp;
-use crate::reason::Reason;
-use crate::status::{Destination, DestinationState};
-use std::sync::mpsc::Sender;
+use crate::reason::{Code, Reason};
+use crate::status::{DestinationState, DestinationStatus};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use tokio::sync::watch;
 
-/// Trouble that passes sooner is not told: a receiver that fails a tenth of its requests would fill the log with
-/// it, a line a request. What waits for longer than that is worth a line.
+/// The log does not tell of trouble that is over sooner: a receiver that fails a tenth of its requests would fill the log
+/// with a line a request.
 const MIN_REPORTED: Duration = Duration::from_secs(5);
 
-/// Tells it.
+/// Reports to the status and the log.
 #[derive(Debug)]
 pub struct StateReporter {
-    shown: watch::Sender<Destination>,
-    /// Has the status published at once: whoever reads the line in the log, or has just sent an event, looks there next.
-    notify: Sender<()>,
-    last_reported: LastReported,
+    destination: watch::Sender<DestinationStatus>,
+    /// Has the status published at once, because whoever reads the line in the log looks there next.
+    changed: Sender<()>,
+    last_logged: LastLogged,
+}
+
+/// Where the reports arrive.
+pub struct Reported {
+    /// The destination as it was last reported.
+    pub destination: watch::Receiver<DestinationStatus>,
+    /// A message for each change that was logged.
+    pub changed: Receiver<()>,
 }
 
 impl StateReporter {
-    /// Nothing was told yet but what `shown` holds.
-    pub fn new(shown: watch::Sender<Destination>, notify: Sender<()>) -> StateReporter {
-        StateReporter { shown, notify, last_reported: LastReported::default() }
+    /// A reporter about a receiver at `endpoint` that nothing was sent to.
+    pub fn new(endpoint: String) -> (StateReporter, Reported) {
+        let (destination, reported) = watch::channel(DestinationStatus {
+            kind: "koala".to_owned(),
+            endpoint,
+            state: DestinationState::Unknown,
+            since: None,
+            reason: None,
+            retry_at: None,
+            last_delivery: None,
+        });
+        let (notify, changed) = channel();
+        let reporter = StateReporter { destination, changed: notify, last_logged: LastLogged::default() };
+        (reporter, Reported { destination: reported, changed })
     }
 
-    /// The state that was told last.
+    /// The state that was reported last.
     pub fn state(&self) -> DestinationState {
-        self.shown.borrow().state
+        self.destination.borrow().state
     }
 
-    /// Another receiver stands at this address.
+    /// Notes that the receiver has another address.
     pub fn move_to(&self, endpoint: String) {
-        self.shown.send_modify(|shown| shown.endpoint = endpoint);
+        self.destination.send_modify(|destination| destination.endpoint = endpoint);
     }
 
-    /// Tells how the destination is; its kind and its address stay.
-    pub fn report(&mut self, now_shown: Destination, now: Timestamp) {
-        let (last_reported, notify) = (&mut self.last_reported, &self.notify);
-        self.shown.send_if_modified(|shown| {
-            let (kind, endpoint) = (shown.kind.clone(), shown.endpoint.clone());
-            let now_shown = Destination { kind, endpoint, ..now_shown };
-            if last_reported.is_reportable(&now_shown, now) {
-                log(&now_shown);
-                // Nobody publishes any more where the agent ends.
-                let _ = notify.send(());
+    /// Reports the state of the destination; its kind and its address stay.
+    pub fn report(&mut self, new: DestinationStatus, now: Timestamp) {
+        let (last_logged, changed) = (&mut self.last_logged, &self.changed);
+        self.destination.send_if_modified(|current| {
+            let new =
+                DestinationStatus { kind: current.kind.clone(), endpoint: current.endpoint.clone(), ..new };
+            if last_logged.is_worth_logging(&new, now) {
+                log(&new);
+                // The publisher is gone when the agent ends.
+                let _ = changed.send(());
             }
-            let changed = *shown != now_shown;
-            *shown = now_shown;
-            changed
+            let has_changed = *current != new;
+            *current = new;
+            has_changed
         });
     }
 }
 
-fn log(shown: &Destination) {
-    let why = shown.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    let endpoint = &shown.endpoint;
-    match shown.state {
-        DestinationState::Online => tracing::info!("{endpoint} takes events"),
+/// The word for a destination in backoff: whether the receiver was reached at all.
+pub fn backoff_word(reason: Option<&Reason>) -> &'static str {
+    use Code::{Connect, Dns, Proxy, Timeout, Tls};
+    match reason.map(|reason| reason.code) {
+        Some(Dns | Connect | Tls | Timeout | Proxy) => "unreachable",
+        _ => "failing",
+    }
+}
+
+fn log(destination: &DestinationStatus) {
+    let why = destination.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let endpoint = &destination.endpoint;
+    match destination.state {
+        DestinationState::Online => tracing::info!("{endpoint} accepts events"),
         DestinationState::Refused => {
-            tracing::error!("{endpoint} refuses{why}: events wait unharmed until somebody acts");
+            tracing::error!("{endpoint} refuses events{why}: they are kept until somebody fixes the cause");
         }
         DestinationState::Backoff => {
-            tracing::warn!("{endpoint} is in trouble{why}: events wait, it is tried again by itself");
+            let word = backoff_word(destination.reason.as_ref());
+            tracing::warn!("{endpoint} is {word}{why}: events are kept and sent again automatically");
         }
         DestinationState::Unknown => tracing::warn!("nothing is sent{why}"),
     }
 }
 
-/// What the log was told last.
+/// The state and the reason that were logged last.
 #[derive(Debug, Default)]
-struct LastReported(Option<(DestinationState, Option<Reason>)>);
+struct LastLogged(Option<(DestinationState, Option<Reason>)>);
 
-impl LastReported {
-    fn is_reportable(&mut self, shown: &Destination, now: Timestamp) -> bool {
-        let reporter = match shown.state {
+impl LastLogged {
+    fn is_worth_logging(&mut self, new: &DestinationStatus, now: Timestamp) -> bool {
+        let is_worth_logging = match new.state {
             DestinationState::Online => self.state() != Some(DestinationState::Online),
             DestinationState::Backoff => {
-                let until = shown.retry_at.map_or(now, |at| at.max(now));
+                let until = new.retry_at.map_or(now, |at| at.max(now));
                 self.state() != Some(DestinationState::Backoff)
-                    && shown.since.is_some_and(|since| until.since(since) >= MIN_REPORTED)
+                    && new.since.is_some_and(|since| until.since(since) >= MIN_REPORTED)
             }
-            DestinationState::Unknown if shown.reason.is_none() => false,
+            DestinationState::Unknown if new.reason.is_none() => false,
             DestinationState::Unknown | DestinationState::Refused => {
-                self.0.as_ref() != Some(&(shown.state, shown.reason.clone()))
+                self.0.as_ref() != Some(&(new.state, new.reason.clone()))
             }
         };
-        if reporter {
-            self.0 = Some((shown.state, shown.reason.clone()));
+        if is_worth_logging {
+            self.0 = Some((new.state, new.reason.clone()));
         }
-        reporter
+        is_worth_logging
     }
 
     fn state(&self) -> Option<DestinationState> {
@@ -101,24 +130,12 @@ impl LastReported {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reason::Code;
 
     #[test]
-    fn trouble_is_told_when_it_lasts_and_a_recovery_when_trouble_was_told() {
+    fn trouble_is_logged_when_it_lasts_and_a_recovery_when_trouble_was_logged() {
         use DestinationState::*;
-        let destination = |state, since, reason, retry_at| Destination {
-            kind: "koala".to_owned(),
-            endpoint: "https://koala.test".to_owned(),
-            state,
-            since,
-            reason,
-            retry_at,
-            last_delivery: None,
-        };
-        let (shown, seen) = watch::channel(destination(Unknown, None, None, None));
-        let (notify, rung) = std::sync::mpsc::channel();
-        let mut reporter = StateReporter::new(shown, notify);
-        for (at, state, since, retry_at, code, last_reported) in [
+        let (mut reporter, reported) = StateReporter::new("https://koala.test".to_owned());
+        for (at, state, since, retry_at, code, is_logged) in [
             (0, Unknown, 0, None, None, false),
             (1, Backoff, 1, Some(2), Some(Code::Connect), false),
             (4, Backoff, 1, Some(5), Some(Code::Connect), false),
@@ -137,12 +154,20 @@ mod tests {
             (3900, Online, 3900, None, None, true),
         ] {
             let second = |s: i64| Timestamp(s * 1000);
-            let reason = code.map(|code| Reason::new(code, ""));
-            let now = destination(state, Some(second(since)), reason, retry_at.map(second));
-            let unaddressed = Destination { kind: String::new(), endpoint: String::new(), ..now.clone() };
+            let now = DestinationStatus {
+                kind: "koala".to_owned(),
+                endpoint: "https://koala.test".to_owned(),
+                state,
+                since: Some(second(since)),
+                reason: code.map(|code| Reason::new(code, "")),
+                retry_at: retry_at.map(second),
+                last_delivery: None,
+            };
+            let unaddressed =
+                DestinationStatus { kind: String::new(), endpoint: String::new(), ..now.clone() };
             reporter.report(unaddressed, second(at));
-            assert_eq!(rung.try_recv().is_ok(), last_reported, "{state:?} at {at} s");
-            assert_eq!(*seen.borrow(), now);
+            assert_eq!(reported.changed.try_recv().is_ok(), is_logged, "{state:?} at {at} s");
+            assert_eq!(*reported.destination.borrow(), now);
         }
     }
 }

@@ -1,13 +1,13 @@
-//! What an hour came to: one line in the log, where there would otherwise be one a request, or silence.
+//! The hourly line in the log. A line for each request would fill the log, and no line would look like a dead agent.
 
 use crate::clock::Mono;
 use crate::outbox::Throughput;
 use std::time::Duration;
 
-/// Often enough to see in the journal when a day went wrong, seldom enough to read a week of it.
-const EVERY: Duration = Duration::from_secs(3600);
+/// Short enough to see in the journal when a day went wrong, long enough to read a week of it.
+const INTERVAL: Duration = Duration::from_secs(3600);
 
-/// What was said last.
+/// The figures of the last line.
 #[derive(Debug)]
 pub struct Summary {
     since: Mono,
@@ -20,10 +20,9 @@ impl Summary {
         Summary { since: now, throughput: Throughput::default() }
     }
 
-    /// The line, once an hour; none for an hour in which nothing moved: what stands still was told when it
-    /// began to.
+    /// The line, once an hour; none for an hour without any event: the log has told of a standstill when it began.
     pub fn due(&mut self, now: Mono, throughput: Throughput, pending: u64) -> Option<String> {
-        if now.saturating_sub(self.since) < EVERY {
+        if now.saturating_sub(self.since) < INTERVAL {
             return None;
         }
         let before = std::mem::replace(self, Summary { since: now, throughput }).throughput;
@@ -47,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_hour_in_which_something_moved_makes_one_line() {
+    fn an_hour_with_events_makes_one_line() {
         const MINUTE: Duration = Duration::from_secs(60);
         let throughput = |ingested, delivered, failed| Throughput { ingested, delivered, failed };
         let mut summary = Summary::new(Mono::ZERO);

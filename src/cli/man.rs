@@ -1,119 +1,145 @@
-//! `koala-agent man`: the manual page, generated from the command line and from the exit codes.
+//! `koala-agent man [PAGE]`: the manual pages, whose sources are part of the program.
+//!
+//! The pages are written by hand: a page that is generated from the command line says no more than `--help`. Tests
+//! compare koala-agent(1) with the commands, options, exit codes and reasons of the program.
 
-use super::{Cli, CliError, ExitCode, write_raw};
-use clap::CommandFactory;
-use clap_mangen::Man;
-use clap_mangen::roff::{Roff, bold, roman};
-use std::io;
+use super::{CliError, ExitCode, write_raw};
+use clap::{Args, ValueEnum};
 
-const FILES: [(&str, &str); 7] = [
-    ("/etc/koala-agent/config.toml", "the configuration; every key stands in it with its default"),
-    ("/etc/koala-agent/public-key", "the public key of the Koala workspace"),
-    ("/etc/koala-agent/hash-key", "the key of @hash in mappings; as secret"),
-    ("/var/spool/koala-agent", "the spool: programs drop event files here, under a finished name"),
-    ("/var/spool/koala-agent/rejected", "files that could not be taken, each beside its reason"),
-    ("/var/lib/koala-agent/outbox.db", "the outbox, an SQLite database"),
-    ("/run/koala-agent/status.json", "what the agent tells everybody about itself"),
-];
-
-/// The guarantee holds where these do; and what happens where one does not.
-const CONDITIONS: [(&str, &str); 4] = [
-    (
-        "the storage honours fsync",
-        "else a power cut may lose the last commits; files that it brings back get the ids they had",
-    ),
-    (
-        "a producer's messageIds are unique",
-        "else the same content is dropped as a duplicate, and other content is set aside",
-    ),
-    (
-        "the receiver remembers ids for longer than the longest wait",
-        "else what was accepted without an answer counts twice there",
-    ),
-    (
-        "the outbox is not put back from an older copy",
-        "else what was delivered since is sent again, and what was taken since is lost",
-    ),
-];
-
-const GUARANTEE: &str = "An event of a finished spool file is, at every moment and after every crash, in the spool, in \
-     the outbox, in rejected/ beside its reason, or at the receiver; and the receiver sees it under one id. What was in \
-     flight at a crash is sent again under that id. The conditions:";
-
-const ENVIRONMENT: [(&str, &str); 4] = [
-    ("KOALA_AGENT_CONFIG", "the configuration, where --config names none"),
-    ("KOALA_AGENT_SPOOL__DIR and so on", "any key: KOALA_AGENT_, its path in capitals, __ between levels"),
-    ("HTTPS_PROXY, NO_PROXY", "the proxy, where koala.proxy names none; never for loopback"),
-    ("NO_COLOR", "no colours"),
-];
-
-/// Prints the manual page in roff.
-///
-/// # Errors
-/// Of stdout.
-pub fn run() -> Result<ExitCode, CliError> {
-    write_raw(&page()?)
+/// Print the source of a manual page: koala-agent man spool | man -l -
+#[derive(Debug, Args)]
+pub struct ManArgs {
+    /// The page
+    #[arg(value_enum, default_value_t)]
+    page: Page,
 }
 
-fn page() -> io::Result<Vec<u8>> {
-    let man = Man::new(Cli::command());
-    let mut page = Vec::new();
-    man.render_title(&mut page)?;
-    man.render_name_section(&mut page)?;
-    man.render_synopsis_section(&mut page)?;
-    man.render_description_section(&mut page)?;
-    man.render_options_section(&mut page)?;
-    commands(&mut page)?;
-    let codes: Vec<_> = ExitCode::ALL.iter().map(|(code, text)| ((*code as u8).to_string(), *text)).collect();
-    let mut roff = Roff::default();
-    roff.control("SH", ["GUARANTEE"]);
-    roff.text([roman(GUARANTEE)]);
-    roff.to_writer(&mut page)?;
-    entries(&mut page, CONDITIONS)?;
-    section(&mut page, "EXIT STATUS", codes.iter().map(|(code, text)| (code.as_str(), *text)))?;
-    section(&mut page, "FILES", FILES)?;
-    section(&mut page, "ENVIRONMENT", ENVIRONMENT)?;
-    Ok(page)
+/// A manual page, named by the end of its name.
+#[derive(Debug, Clone, Copy, Default, ValueEnum)]
+enum Page {
+    /// koala-agent(1): the commands
+    #[default]
+    #[value(alias = "koala-agent")]
+    Agent,
+    /// koala-agent.toml(5): the configuration
+    #[value(alias = "koala-agent.toml")]
+    Toml,
+    /// koala-agent-spool(7): how programs hand events in
+    #[value(alias = "koala-agent-spool")]
+    Spool,
+    /// koala-agent-guarantees(7): what is promised, and under which conditions
+    #[value(alias = "koala-agent-guarantees")]
+    Guarantees,
+    /// koala-agent-mappings(7): which events are sent, and as what
+    #[value(alias = "koala-agent-mappings")]
+    Mappings,
 }
 
-/// Every command with its arguments, where clap's own list has the names alone.
-fn commands(page: &mut Vec<u8>) -> io::Result<()> {
-    let mut roff = Roff::default();
-    roff.control("SH", ["COMMANDS"]);
-    let mut cli = Cli::command();
-    cli.build();
-    for command in cli.get_subcommands().filter(|c| !c.is_hide_set() && c.get_name() != "help") {
-        roff.control("SS", [command.get_name()]);
-        roff.text([roman(command.get_about().map(ToString::to_string).unwrap_or_default())]);
-        for argument in command.get_arguments().filter(|a| !a.is_hide_set() && !a.is_global_set()) {
-            if matches!(argument.get_id().as_str(), "help" | "version") {
-                continue;
-            }
-            roff.control("TP", []);
-            roff.text([bold(argument.to_string())]);
-            roff.text([roman(argument.get_help().map(ToString::to_string).unwrap_or_default())]);
+impl Page {
+    fn source(self) -> &'static str {
+        match self {
+            Page::Agent => include_str!("../../packaging/man/koala-agent.1"),
+            Page::Toml => include_str!("../../packaging/man/koala-agent.toml.5"),
+            Page::Spool => include_str!("../../packaging/man/koala-agent-spool.7"),
+            Page::Guarantees => include_str!("../../packaging/man/koala-agent-guarantees.7"),
+            Page::Mappings => include_str!("../../packaging/man/koala-agent-mappings.7"),
         }
     }
-    roff.to_writer(page)
 }
 
-fn section<'a>(
-    page: &mut Vec<u8>,
-    title: &str,
-    entries: impl IntoIterator<Item = (&'a str, &'a str)>,
-) -> io::Result<()> {
-    let mut roff = Roff::default();
-    roff.control("SH", [title]);
-    roff.to_writer(page)?;
-    self::entries(page, entries)
+/// Prints the source of a page in mdoc(7), as man(1) reads it.
+///
+/// # Errors
+/// The output cannot be written.
+pub fn run(args: &ManArgs) -> Result<ExitCode, CliError> {
+    write_raw(args.page.source().as_bytes())
 }
 
-fn entries<'a>(page: &mut Vec<u8>, entries: impl IntoIterator<Item = (&'a str, &'a str)>) -> io::Result<()> {
-    let mut roff = Roff::default();
-    for (name, text) in entries {
-        roff.control("TP", []);
-        roff.text([bold(name)]);
-        roff.text([roman(text)]);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Cli;
+    use crate::reason::Code;
+    use clap::{Arg, Command, CommandFactory};
+    use std::collections::{BTreeMap, BTreeSet};
+
+    /// Returns the lines of a section of koala-agent(1).
+    fn section(title: &str) -> impl Iterator<Item = &'static str> {
+        let heading = format!(".Sh {title}");
+        let mut lines = Page::Agent.source().lines().skip_while(move |line| *line != heading);
+        assert!(lines.next().is_some(), "there is no section {title}");
+        lines.take_while(|line| !line.starts_with(".Sh "))
     }
-    roff.to_writer(page)
+
+    /// Returns the subject of a line that begins a list item, such as `Fl -state Ar STATE,...`.
+    fn item(line: &str) -> Option<&str> {
+        line.strip_prefix(".It ")
+    }
+
+    /// Long options, each with the name of its value if it takes one.
+    type Options = BTreeMap<String, Option<String>>;
+
+    /// Returns the long option that a list item documents, if it documents one.
+    fn documented(item: &str) -> Option<(String, Option<String>)> {
+        let words: Vec<&str> = item.split_whitespace().collect();
+        let long = words.windows(2).find(|pair| pair[0] == "Fl" && pair[1].starts_with('-'))?;
+        let value = words.windows(2).find(|pair| pair[0] == "Ar").map(|pair| pair[1].replace(",...", ",…"));
+        Some((long[1][1..].to_owned(), value))
+    }
+
+    fn offered<'a>(arguments: impl Iterator<Item = &'a Arg>) -> Options {
+        let value = |arg: &Arg| {
+            let takes = arg.get_action().takes_values();
+            takes
+                .then(|| arg.get_value_names().and_then(|names| names.first()).map(ToString::to_string))
+                .flatten()
+        };
+        arguments.filter_map(|arg| Some((arg.get_long()?.to_owned(), value(arg)))).collect()
+    }
+
+    fn is_own(arg: &&Arg) -> bool {
+        !arg.is_global_set() && arg.get_id() != "help"
+    }
+
+    fn program() -> Command {
+        let mut program = Cli::command();
+        program.build();
+        program
+    }
+
+    #[test]
+    fn the_page_has_every_command_with_its_options_and_no_other() {
+        let mut documented_commands: BTreeMap<&str, Options> = BTreeMap::new();
+        let mut command = "";
+        for line in section("COMMANDS") {
+            if let Some(heading) = line.strip_prefix(".Ss ") {
+                command = heading.split_whitespace().next().unwrap();
+                documented_commands.insert(command, Options::new());
+            } else if let Some((option, value)) = item(line).and_then(documented) {
+                documented_commands.get_mut(command).unwrap().insert(option, value);
+            }
+        }
+        let program = program();
+        let commands = program.get_subcommands().filter(|command| command.get_name() != "help");
+        let offered: BTreeMap<&str, Options> =
+            commands.map(|c| (c.get_name(), offered(c.get_arguments().filter(is_own)))).collect();
+        assert_eq!(documented_commands, offered);
+    }
+
+    #[test]
+    fn the_page_has_every_option_for_all_commands() {
+        let documented: Options = section("DESCRIPTION").filter_map(item).filter_map(documented).collect();
+        let program = program();
+        assert_eq!(documented, offered(program.get_arguments()));
+    }
+
+    #[test]
+    fn the_page_has_every_exit_code_and_every_reason() {
+        let codes: Vec<String> = section("EXIT STATUS").filter_map(item).map(str::to_owned).collect();
+        assert_eq!(codes, ExitCode::ALL.map(|code| (code as u8).to_string()));
+
+        let reasons: BTreeSet<&str> =
+            section("REASONS").filter_map(item).filter_map(|item| item.strip_prefix("Ic ")).collect();
+        assert_eq!(reasons, Code::ALL.iter().map(|code| code.as_str()).collect());
+    }
 }

@@ -1,28 +1,28 @@
 //! The addresses that requests go to: the endpoint and the proxy.
 //!
-//! They are read by the parser that the client uses, so both agree on what the host is.
+//! The parser is the one that the client uses, so that both agree on the host.
 
 use reqwest::Url;
 use std::net::IpAddr;
 
-/// The endpoint as scheme and host, or what is wrong with it: a clause that follows the key's name.
+/// Parses the endpoint into scheme and host. The error is a clause that follows the key's name.
 pub(super) fn endpoint(text: &str) -> Result<String, &'static str> {
     let url = web_address(text).ok_or("wants scheme and host, such as \"https://api2.getkoala.com\"")?;
     if url.path() != "/" {
-        return Err("has a path; the agent adds its own, so leave scheme and host alone");
+        return Err("must not have a path, because the agent adds its own; write scheme and host only");
     }
-    bare(&url)
+    origin(&url)
 }
 
-/// The proxy's address as it was written, or what is wrong with it. It may hold a password.
+/// Checks the address of a proxy and returns it as it was written. It may contain a password.
 pub(super) fn proxy(text: &str) -> Result<String, &'static str> {
     let mut url =
         web_address(text).ok_or("wants http:// or https://, host and port, such as \"http://proxy:3128\"")?;
     if url.path() != "/" {
-        return Err("has a path; leave scheme, host and port alone");
+        return Err("must not have a path; write scheme, host and port only");
     }
     let _ = url.set_username("").and_then(|()| url.set_password(None));
-    bare(&url).map(|_| text.trim().to_owned())
+    origin(&url).map(|_| text.trim().to_owned())
 }
 
 /// Whether a request to this address stays on the machine.
@@ -33,23 +33,24 @@ pub(super) fn is_loopback(endpoint: &str) -> bool {
     host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
 }
 
-/// Whether requests to this address are readable on their way.
+/// Whether requests to this address are not encrypted.
 pub(super) fn is_plain(endpoint: &str) -> bool {
     endpoint.starts_with("http:")
 }
 
 fn web_address(text: &str) -> Option<Url> {
-    // The parser would forgive a missing "//".
+    // The parser would accept an address without "//".
     let url = Url::parse(text.trim()).ok().filter(|_| text.contains("://"))?;
     (matches!(url.scheme(), "http" | "https") && url.has_host()).then_some(url)
 }
 
-fn bare(url: &Url) -> Result<String, &'static str> {
+/// Scheme, host and port of an address that has nothing else.
+fn origin(url: &Url) -> Result<String, &'static str> {
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("has a user or password in it; leave scheme and host alone");
+        return Err("must not have a user or password; write scheme and host only");
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err("has a query or fragment; leave scheme and host alone");
+        return Err("must not have a query or fragment; write scheme and host only");
     }
     Ok(url.origin().ascii_serialization())
 }
@@ -70,12 +71,12 @@ mod tests {
             assert_eq!(endpoint(text).as_deref(), Ok(kept));
         }
         for (text, clause) in [
-            ("https://k.test/v1", "has a path"),
-            ("https://k.test//", "has a path"),
-            ("https://user@k.test", "has a user or password"),
-            ("https://:pw@k.test", "has a user or password"),
-            ("https://k.test?a=1", "has a query"),
-            ("https://k.test/#a", "has a query or fragment"),
+            ("https://k.test/v1", "must not have a path"),
+            ("https://k.test//", "must not have a path"),
+            ("https://user@k.test", "must not have a user or password"),
+            ("https://:pw@k.test", "must not have a user or password"),
+            ("https://k.test?a=1", "must not have a query"),
+            ("https://k.test/#a", "must not have a query or fragment"),
             ("k.test", "wants scheme and host"),
             ("https:k.test", "wants scheme and host"),
             ("https://", "wants scheme and host"),

@@ -1,4 +1,4 @@
-//! The public key: a secret here, though its name says otherwise, since who has it can write to the workspace.
+//! The public key. In spite of its name it is a secret here: anybody who has it can write to the workspace.
 
 use std::fmt;
 use std::fs::File;
@@ -6,33 +6,33 @@ use std::io::{ErrorKind, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// Koala's keys have about 40 characters; five times that leaves room, and no room for a file named by mistake.
+/// The longest key. Koala's keys have about 40 characters; a text of more than five times that was named by mistake.
 const MAX_KEY_BYTES: usize = 200;
 
-/// More of a key file is never read: a longest key with room for white space around it.
+/// The most bytes read of a key file: the longest key with room for white space around it.
 const MAX_KEY_FILE_BYTES: u64 = 4096;
 
 /// The permission bit by which everybody can read a file.
 pub(super) const READABLE_BY_OTHERS: u32 = 0o004;
 
-/// What stands for the key wherever a person or a log could see it.
+/// The text in place of the key in everything that a person or a log could see.
 const PLACEHOLDER: &str = "<public_key>";
 
-/// The key of a Koala workspace: one URL path segment, never shown, never serialized.
+/// The key of a Koala workspace: one segment of a URL path. It is never shown and never serialized.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PublicKey(String);
 
 impl PublicKey {
-    /// The key that `text` holds once white space around it is gone; `None` if nothing is left.
+    /// The key in `text`, without surrounding white space; `None` if the text is empty.
     ///
     /// # Errors
-    /// [`InvalidKey`] where it could not stand in a URL's path as it is; the error does not quote it.
+    /// [`InvalidKey`] if the text would need escapes in the path of a URL. The error does not quote it.
     pub fn new(text: &str) -> Result<Option<PublicKey>, InvalidKey> {
         let text = text.trim();
         let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
         match text {
             "" => Ok(None),
-            // As path segments these two name another folder.
+            // In a path, these two segments name another folder.
             "." | ".." => Err(InvalidKey::Character),
             _ if text.len() > MAX_KEY_BYTES => Err(InvalidKey::TooLong),
             _ if !text.bytes().all(unreserved) => Err(InvalidKey::Character),
@@ -40,12 +40,12 @@ impl PublicKey {
         }
     }
 
-    /// The key itself. This is the only door out, for the client alone, which needs it in the URL.
+    /// The key itself, for the client alone, which needs it in the URL. There is no other way to read it.
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// `text` with `<public_key>` in every place where the key stood.
+    /// Replaces the key in `text` by `<public_key>`.
     pub fn redact(&self, text: &str) -> String {
         text.replace(&self.0, PLACEHOLDER)
     }
@@ -57,47 +57,52 @@ impl fmt::Debug for PublicKey {
     }
 }
 
-/// Why a text is no public key; whoever read it says where it stood.
+/// The reason that a text is not a public key. The caller adds where the text was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
-    /// A character that would need escaping in a URL (RFC 3986, section 2.3).
-    #[error("not a public key: only letters, digits and - . _ ~ can stand in one")]
+    /// A character would need an escape in a URL (RFC 3986, section 2.3).
+    #[error("not a public key: only letters, digits and - . _ ~ are allowed")]
     Character,
-    /// Longer than any key.
+    /// The text is longer than any key.
     #[error("not a public key: it is longer than {MAX_KEY_BYTES} bytes")]
     TooLong,
 }
 
-/// What a key file gave: the key if there is one, and what is odd about the file.
+/// The key of a key file, if there is one, and warnings about the file.
 #[derive(Debug, Default)]
-pub(super) struct Found {
+pub(super) struct KeyFile {
     pub key: Option<PublicKey>,
     pub warnings: Vec<String>,
 }
 
-/// Reads a key file. A missing or an empty one means "no key yet"; one that may not be read does too, with a
-/// warning, so that the events are stored meanwhile.
+/// Reads a key file. A missing or an empty file means "no key yet". A file that may not be read means the same, with a
+/// warning, so that events are stored meanwhile.
 ///
 /// # Errors
-/// A sentence that names the file, if what it holds is no key.
-pub(super) fn read_file(path: &Path) -> Result<Found, String> {
+/// A sentence that names the file, if its content is not a key.
+pub(super) fn read_file(path: &Path) -> Result<KeyFile, String> {
     let shown = path.display();
     let (bytes, mode) = match read(path) {
-        Ok(read) => read,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Found::default()),
-        Err(e) => return Ok(Found { key: None, warnings: vec![unreadable(path, e.kind(), &user())] }),
+        Ok(content_and_mode) => content_and_mode,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(KeyFile::default()),
+        Err(e) => {
+            return Ok(KeyFile {
+                key: None,
+                warnings: vec![warning_for_unreadable(path, e.kind(), &user())],
+            });
+        }
     };
-    // What is not UTF-8 becomes a character that no key has.
+    // Bytes that are not UTF-8 become a character that no key has.
     let key = PublicKey::new(&String::from_utf8_lossy(&bytes))
-        .map_err(|e| format!("{shown}: what it holds is {e}"))?;
+        .map_err(|e| format!("{shown}: the content is {e}"))?;
     let mut warnings = Vec::new();
     if key.is_some() && mode & READABLE_BY_OTHERS != 0 {
         warnings.push(format!("everybody can read the public key in {shown}; run: chmod o-r {shown}"));
     }
-    Ok(Found { key, warnings })
+    Ok(KeyFile { key, warnings })
 }
 
-/// Its content, no more than a key has, and its mode.
+/// Reads the content of a key file, up to a limit, and its mode.
 pub(super) fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
     let file = File::open(path)?;
     let mode = file.metadata()?.permissions().mode();
@@ -106,17 +111,17 @@ pub(super) fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
     Ok((bytes, mode))
 }
 
-fn unreadable(path: &Path, kind: ErrorKind, user: &str) -> String {
+fn warning_for_unreadable(path: &Path, kind: ErrorKind, user: &str) -> String {
     let shown = path.display();
-    let mend = match kind {
+    let fix = match kind {
         ErrorKind::PermissionDenied => {
             format!(
-                "run: chown {user} {shown} && chmod 600 {shown}, or restart the service if it is given the key"
+                "run: chown {user} {shown} && chmod 600 {shown}, or restart the service if systemd passes the key to it"
             )
         }
-        _ => "events are stored until it can be".to_owned(),
+        _ => "until it can, events are stored but not sent".to_owned(),
     };
-    format!("{user} cannot read the public key file {shown}: {kind}; {mend}")
+    format!("{user} cannot read the public key file {shown}: {kind}; {fix}")
 }
 
 fn user() -> String {
@@ -146,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_single_path_segment_is_no_key() {
+    fn a_text_that_is_not_one_path_segment_is_no_key() {
         for text in ["a/b", "a b", "a?b", "a#b", "a%2fb", "a\nb", "a\0", "é", ".", "..", "<public_key>"] {
             assert_eq!(PublicKey::new(text), Err(InvalidKey::Character), "{text:?}");
         }
@@ -154,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_shown_nowhere() {
+    fn a_key_is_never_shown() {
         let key = key("pk_secret");
         assert_eq!(format!("{key:?}"), "PublicKey(…)");
         assert_eq!(
@@ -171,20 +176,20 @@ mod tests {
             if let Some(text) = content {
                 fs::write(&path, text).unwrap();
             }
-            let found = read_file(&path).unwrap();
-            assert_eq!((found.key, found.warnings), (None, vec![]));
+            let file = read_file(&path).unwrap();
+            assert_eq!((file.key, file.warnings), (None, vec![]));
         }
     }
 
     #[test]
-    fn a_key_file_is_read_and_blamed_without_its_content() {
+    fn a_key_file_is_read_and_no_error_quotes_its_content() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("public-key");
         let shown = path.display();
         fs::write(&path, "pk_1\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let found = read_file(&path).unwrap();
-        assert_eq!((found.key, found.warnings), (Some(key("pk_1")), vec![]));
+        let file = read_file(&path).unwrap();
+        assert_eq!((file.key, file.warnings), (Some(key("pk_1")), vec![]));
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(
@@ -197,22 +202,22 @@ mod tests {
             assert_eq!(
                 read_file(&path).unwrap_err(),
                 format!(
-                    "{shown}: what it holds is not a public key: only letters, digits and - . _ ~ can stand in one"
+                    "{shown}: the content is not a public key: only letters, digits and - . _ ~ are allowed"
                 )
             );
         }
     }
 
     #[test]
-    fn a_key_file_that_may_not_be_read_is_a_warning_with_the_mend() {
+    fn a_key_file_that_may_not_be_read_gives_a_warning_with_the_fix() {
         assert_eq!(
-            unreadable(Path::new("/etc/key"), ErrorKind::PermissionDenied, "koala-agent"),
+            warning_for_unreadable(Path::new("/etc/key"), ErrorKind::PermissionDenied, "koala-agent"),
             "koala-agent cannot read the public key file /etc/key: permission denied; \
-             run: chown koala-agent /etc/key && chmod 600 /etc/key, or restart the service if it is given the key"
+             run: chown koala-agent /etc/key && chmod 600 /etc/key, or restart the service if systemd passes the key to it"
         );
         let dir = tempfile::tempdir().unwrap();
-        let found = read_file(dir.path()).unwrap();
-        assert!(found.key.is_none());
-        assert!(found.warnings[0].contains("is a directory; events are stored until it can be"));
+        let file = read_file(dir.path()).unwrap();
+        assert!(file.key.is_none());
+        assert!(file.warnings[0].contains("is a directory; until it can, events are stored but not sent"));
     }
 }

@@ -1,6 +1,6 @@
-//! `[[mapping]]` and `mappings_file`: how mappings are written down. What they mean is [`mapping`](crate::mapping)'s.
+//! The syntax of mappings in `[[mapping]]` and `mappings_file`. The module [`mapping`](crate::mapping) has their meaning.
 
-use super::settings::File;
+use super::value::SourceText;
 use crate::event::json::{self, Object};
 use crate::event::{Raw, elements};
 use crate::mapping::{Definition, MAX_MAPPINGS};
@@ -10,66 +10,69 @@ use toml::de::{DeTable, DeValue};
 
 /// The keys of a mapping in TOML.
 const KEYS: [&str; 5] = ["preset", "name", "trigger", "action", "fields"];
-/// Fifty mappings with fields as long as Segment allows are far smaller: more is another file, named by mistake.
+/// The largest file of mappings. Fifty mappings with fields as long as Segment allows are far smaller, so a larger file was
+/// named by mistake.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 
-/// Reads what stands under `mapping`: definitions, and problems with their places in the text.
+/// Reads the value of `mapping`, which stands at `offset`. Problems come with their offsets.
 pub(super) fn read_toml(
-    file: &File,
-    at: usize,
+    file: &SourceText,
+    offset: usize,
     value: &DeValue,
     definitions: &mut Vec<Definition>,
     problems: &mut Vec<(usize, String)>,
 ) {
     let DeValue::Array(tables) = value else {
-        problems.push((at, format!("{}: mapping is a list; write [[mapping]]", file.place(at))));
+        problems.push((offset, format!("{}: mapping is a list; write [[mapping]]", file.place(offset))));
         return;
     };
     for table in tables {
-        let at = table.span().start;
+        let offset = table.span().start;
         let DeValue::Table(table) = table.get_ref() else {
-            problems.push((at, format!("{}: a mapping is a table; write [[mapping]]", file.place(at))));
+            problems
+                .push((offset, format!("{}: a mapping is a table; write [[mapping]]", file.place(offset))));
             continue;
         };
-        let mut definition = Definition { place: file.place(at), ..Definition::default() };
+        let mut definition = Definition { place: file.place(offset), ..Definition::default() };
         for (key, value) in table {
-            let (at, name) = (key.span().start, key.get_ref().as_ref());
-            let wrong = match name {
-                "preset" => text(value.get_ref(), &mut definition.preset),
-                "name" => text(value.get_ref(), &mut definition.name),
-                "trigger" => text(value.get_ref(), &mut definition.trigger),
-                "action" => text(value.get_ref(), &mut definition.action),
-                "fields" => fields(value.get_ref(), &mut definition.fields),
-                _ => Err(format!("is no key of a mapping, which has {}", KEYS.join(", "))),
+            let (offset, name) = (key.span().start, key.get_ref().as_ref());
+            let result = match name {
+                "preset" => read_text(value.get_ref(), &mut definition.preset),
+                "name" => read_text(value.get_ref(), &mut definition.name),
+                "trigger" => read_text(value.get_ref(), &mut definition.trigger),
+                "action" => read_text(value.get_ref(), &mut definition.action),
+                "fields" => read_fields(value.get_ref(), &mut definition.fields),
+                _ => Err(format!("is not a key of a mapping; the keys are {}", KEYS.join(", "))),
             };
-            if let Err(wrong) = wrong {
+            if let Err(problem) = result {
                 let name = name.escape_debug();
-                problems.push((at, format!("{}: mapping.{name} {wrong}", file.place(at))));
+                problems.push((offset, format!("{}: mapping.{name} {problem}", file.place(offset))));
             }
         }
         definitions.push(definition);
     }
 }
 
-fn text(value: &DeValue, slot: &mut Option<String>) -> Result<(), String> {
+fn read_text(value: &DeValue, slot: &mut Option<String>) -> Result<(), String> {
     *slot = Some(value.as_str().ok_or("wants a text in quotes")?.to_owned());
     Ok(())
 }
 
-fn fields(value: &DeValue, fields: &mut Vec<(String, String)>) -> Result<(), String> {
+fn read_fields(value: &DeValue, fields: &mut Vec<(String, String)>) -> Result<(), String> {
     let DeValue::Table(table) = value else {
         return Err("wants a table, such as { event = { \"@path\" = \"$.event\" } }".to_owned());
     };
     for (name, value) in table {
         let mut json = String::new();
-        to_json(value.get_ref(), &mut json).map_err(|wrong| format!(".{}: {wrong}", name.get_ref()))?;
+        write_json(value.get_ref(), &mut json)
+            .map_err(|problem| format!(".{}: {problem}", name.get_ref()))?;
         fields.push((name.get_ref().to_string(), json));
     }
     Ok(())
 }
 
-/// The JSON of a value of TOML. Its parser holds the depth down.
-fn to_json(value: &DeValue, out: &mut String) -> Result<(), String> {
+/// Writes a TOML value as JSON. The parser of TOML limits the depth.
+fn write_json(value: &DeValue, out: &mut String) -> Result<(), String> {
     match value {
         DeValue::String(text) => *out += &json::quote(text),
         DeValue::Integer(n) => {
@@ -83,22 +86,22 @@ fn to_json(value: &DeValue, out: &mut String) -> Result<(), String> {
         DeValue::Boolean(b) => *out += if *b { "true" } else { "false" },
         DeValue::Datetime(at) => *out += &json::quote(&at.to_string()),
         DeValue::Array(items) => {
-            list('[', items.iter(), ']', out, |item, out| to_json(item.get_ref(), out))?;
+            write_list('[', items.iter(), ']', out, |item, out| write_json(item.get_ref(), out))?;
         }
-        DeValue::Table(table) => object(table, out)?,
+        DeValue::Table(table) => write_object(table, out)?,
     }
     Ok(())
 }
 
-fn object(table: &DeTable, out: &mut String) -> Result<(), String> {
-    list('{', table.iter(), '}', out, |(name, value), out| {
+fn write_object(table: &DeTable, out: &mut String) -> Result<(), String> {
+    write_list('{', table.iter(), '}', out, |(name, value), out| {
         *out += &json::quote(name.get_ref());
         out.push(':');
-        to_json(value.get_ref(), out)
+        write_json(value.get_ref(), out)
     })
 }
 
-fn list<T>(
+fn write_list<T>(
     open: char,
     items: impl Iterator<Item = T>,
     close: char,
@@ -117,8 +120,8 @@ fn list<T>(
 }
 
 /// Reads mappings as Segment's public API prints them, a list of `{name, trigger, actionSlug, settings, enabled}`, or as
-/// its destinations' own code writes them, `{name, subscribe, partnerAction, mapping}`. One that is not enabled is
-/// passed over.
+/// the code of its destinations writes them, `{name, subscribe, partnerAction, mapping}`. Leaves out those that are not
+/// enabled.
 ///
 /// # Errors
 /// A sentence that names the file and the place in the list.
@@ -126,35 +129,37 @@ pub(super) fn read_exported(path: &Path) -> Result<Vec<Definition>, String> {
     let shown = path.display();
     let size = std::fs::metadata(path).map_err(|e| format!("mappings_file {shown}: {e}"))?.len();
     if size > MAX_FILE_BYTES {
-        return Err(format!("mappings_file {shown}: it is larger than 4 MiB"));
+        return Err(format!("mappings_file {shown}: the file is larger than 4 MiB"));
     }
     let text = std::fs::read_to_string(path).map_err(|e| format!("mappings_file {shown}: {e}"))?;
-    let wrong = |flaw: String| format!("{shown}: {flaw}");
-    // The API puts the list into an object.
+    let in_file = |flaw: String| format!("{shown}: {flaw}");
+    // The API wraps the list in an object.
     let outer = serde_json::from_str::<&RawValue>(&text)
         .map(Raw::from)
         .map_err(|e| format!("{shown}:{}:{}: not JSON: {e}", e.line(), e.column()))?;
-    let inner = Object::of(outer).and_then(|o| {
-        let data = o.get("data").and_then(Object::of).unwrap_or(o);
+    let inner = Object::from_raw(outer).and_then(|o| {
+        let data = o.get("data").and_then(Object::from_raw).unwrap_or(o);
         data.get("subscriptions")
     });
     let list = inner.unwrap_or(outer);
     if !list.get().trim_start().starts_with('[') {
-        return Err(wrong("it must be a list of mappings, as Segment's public API prints it".to_owned()));
+        return Err(in_file(
+            "the content must be a list of mappings, as Segment's public API prints it".to_owned(),
+        ));
     }
     let mut definitions = Vec::new();
-    for (n, item) in elements(list.get()).map_err(|flaw| wrong(flaw.to_string()))?.enumerate() {
+    for (n, item) in elements(list.get()).map_err(|flaw| in_file(flaw.to_string()))?.enumerate() {
         let place = format!("{shown}: mapping {}", n + 1);
         if definitions.len() > MAX_MAPPINGS {
             break;
         }
-        definitions.extend(exported(item, &place).map_err(|flaw| format!("{place}: {flaw}"))?);
+        definitions.extend(read_exported_mapping(item, &place).map_err(|flaw| format!("{place}: {flaw}"))?);
     }
     Ok(definitions)
 }
 
-fn exported(item: &str, place: &str) -> Result<Option<Definition>, String> {
-    let item: Object = serde_json::from_str(item).map_err(|_| "it must be an object")?;
+fn read_exported_mapping(item: &str, place: &str) -> Result<Option<Definition>, String> {
+    let item: Object = serde_json::from_str(item).map_err(|_| "a mapping must be an object")?;
     let text = |name: &str| match item.non_null(name) {
         None => Ok(None),
         Some(value) if value.get().starts_with('"') => Ok(json::decode(value.get()).map(|t| t.into_owned())),
@@ -167,7 +172,7 @@ fn exported(item: &str, place: &str) -> Result<Option<Definition>, String> {
     let fields = match item.non_null("settings").or_else(|| item.non_null("mapping")) {
         None => Vec::new(),
         Some(fields) => {
-            // Terraform's exports hold it as text.
+            // Exports of Terraform have the object as text.
             let inner = fields.get().starts_with('"').then(|| json::decode(fields.get())).flatten();
             let inner = inner.as_deref().unwrap_or(fields.get());
             let fields: Object = serde_json::from_str(inner).map_err(|_| "settings must be an object")?;
@@ -176,9 +181,9 @@ fn exported(item: &str, place: &str) -> Result<Option<Definition>, String> {
     };
     let (name, trigger) = (text("name")?, either("trigger", "subscribe")?);
     let action = either("actionSlug", "partnerAction")?;
-    for (what, there) in [("name", &name), ("trigger", &trigger), ("actionSlug", &action)] {
-        if there.is_none() {
-            return Err(format!("{what} is missing"));
+    for (member, value) in [("name", &name), ("trigger", &trigger), ("actionSlug", &action)] {
+        if value.is_none() {
+            return Err(format!("{member} is missing"));
         }
     }
     Ok(Some(Definition {

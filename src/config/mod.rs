@@ -1,43 +1,42 @@
 //! The settings in force, and where they came from.
 //!
-//! [`Config`] is what the rest of the program reads: checked, typed, with no option left open. [`load`]
-//! reads it from the option, the environment, one file and the defaults, in that order.
+//! [`Config`] is the checked and typed result for the rest of the program. [`load`] reads it from the command line, the
+//! environment, one file and the defaults, in that order. The layers are read by hand rather than by a crate such as
+//! figment, so that an error names the file, the line and the nearest known key, lists all problems, and quotes no value.
 
 mod address;
-mod defaults;
-mod environment;
-mod error;
+mod builder;
 mod key;
 mod load;
 mod mappings;
-mod settings;
+mod sections;
 #[cfg(test)]
 mod tests;
 mod units;
 mod value;
 
-pub use environment::Environment;
-pub use error::ConfigError;
 pub use key::{InvalidKey, PublicKey};
-pub use load::{Options, load};
-pub use units::{Bytes, Floor};
+pub use load::{ConfigOptions, load};
+pub use sections::{Concurrency, KoalaConfig, OutboxConfig, SpoolConfig};
+pub use units::{Bytes, MinFree};
 
 use crate::mapping::Mappings;
-use std::fmt;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The commented defaults: the file that a package installs, and the documentation of every key.
 pub const DEFAULTS: &str = include_str!("../../packaging/config.toml");
 
-/// What the environment variables begin with that set a key: `KOALA_AGENT_SPOOL__DIR` is `spool.dir`.
+/// The prefix of environment variables that set a key: `KOALA_AGENT_SPOOL__DIR` is `spool.dir`.
 const PREFIX: &str = "KOALA_AGENT_";
 
 /// The environment variable that names the configuration file.
 const VARIABLE: &str = "KOALA_AGENT_CONFIG";
 
-/// Whose agent this is: decides the defaults of all paths, never a mix of two.
+/// The kind of place from which the configuration comes. It decides the defaults of all paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// `/etc/koala-agent/config.toml` and the system's paths.
@@ -48,116 +47,38 @@ pub enum Scope {
     Named,
 }
 
-/// Everything that can be set, checked.
+/// All settings, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Whose agent this is.
+    /// The kind of place from which the configuration comes.
     pub scope: Scope,
-    /// The file that was read, or that would have been if it existed.
+    /// The configuration file, whether it exists or not.
     pub path: PathBuf,
     /// Whether that file exists.
     pub file_exists: bool,
-    /// Where the daemon publishes its status for everybody to read.
+    /// The file in which the daemon publishes its status for everybody to read.
     pub status_file: PathBuf,
     /// `[spool]`
-    pub spool: Spool,
+    pub spool: SpoolConfig,
     /// `[outbox]`
-    pub outbox: Outbox,
+    pub outbox: OutboxConfig,
     /// `[koala]`
-    pub koala: Koala,
-    /// The mappings: the presets, where none are written.
+    pub koala: KoalaConfig,
+    /// The mappings; the presets if none are written.
     pub mappings: Arc<Mappings>,
-    /// What the mappings lack to do their work, and the fix; the daemon does not run so.
+    /// The thing that the mappings lack, and the fix. The daemon does not run without it.
     pub mappings_lack: Option<String>,
-    /// Whether the file holds the key and can be read by everybody, which a `check` fails.
+    /// Whether everybody can read the key in the configuration file; `check` fails then.
     pub key_exposed: bool,
-    /// What was odd but no error, a sentence each; the caller shows them.
+    /// Warnings, a sentence each, for the caller to show.
     pub warnings: Vec<String>,
 }
 
-/// `[spool]`: the folder that programs drop files into.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Spool {
-    /// The folder.
-    pub dir: PathBuf,
-    /// The folder is read this often whatever the watcher says.
-    pub scan_interval: Duration,
-    /// A file that no event announced as finished is taken when unchanged for so long.
-    pub settle: Duration,
-    /// An incomplete document unchanged for so long is set aside.
-    pub incomplete_after: Duration,
-    /// The largest JSON document; NDJSON streams and has no such limit.
-    pub max_file_bytes: u64,
-    /// The largest event.
-    pub max_event_bytes: u64,
-}
-
-/// `[outbox]`: the database.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outbox {
-    /// The database file.
-    pub path: PathBuf,
-    /// The size of the database at which the intake is blocked.
-    pub max_bytes: u64,
-    /// The free space of its file system below which the intake is blocked.
-    pub min_free: Floor,
-    /// How long a delivered messageId is remembered.
-    pub keep_delivered: Duration,
-    /// How long a delivered body is kept.
-    pub keep_bodies: Duration,
-    /// How long the bodies of skipped events are kept.
-    pub keep_skipped: Duration,
-    /// How long failed events and files in `rejected/` are kept.
-    pub keep_failed: Duration,
-}
-
-/// `[koala]`: the destination.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Koala {
-    /// Scheme and host, without a trailing slash or a path.
-    pub endpoint: String,
-    /// The key; `None` while its file is empty or missing.
-    pub public_key: Option<PublicKey>,
-    /// Where the key is looked for, in words for a person: a path, `the credential koala-public-key`, ...
-    pub key_source: String,
-    /// The file that the key comes from; `None` if it stands in the configuration itself.
-    pub key_file: Option<PathBuf>,
-    /// What is odd about the key's file, a sentence each; for those who need the key, as `run` and `check` do.
-    pub key_warnings: Vec<String>,
-    /// An event that refuses one of these is skipped.
-    pub consent_categories: Vec<String>,
-    /// Requests in flight at once.
-    pub concurrency: Concurrency,
-    /// The longest that one request may take.
-    pub timeout: Duration,
-    /// The proxy; `None`: as the environment says. It may hold a password, so it is never shown.
-    pub proxy: Option<String>,
-    /// Certificates to trust beside the system's, a PEM file.
-    pub ca_file: Option<PathBuf>,
-    /// Whether `http://` may leave the machine.
-    pub allow_plain_http: bool,
-}
-
-/// How many requests may be in flight at once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Concurrency {
-    /// As many as the receiver answers well, at most [`Concurrency::MOST`].
-    Auto,
-    /// So many.
-    Fixed(usize),
-}
-
-impl Concurrency {
-    /// The most of one agent: more connections from one machine would look like an attack, and a crash sends again what
-    /// was in flight.
-    pub const MOST: usize = 64;
-}
-
 impl Config {
-    /// The same, if it has all that the daemon needs.
+    /// Returns this configuration if the daemon can run with it.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`] with what the mappings lack.
+    /// [`ConfigError::Invalid`] if the mappings lack something.
     pub fn for_daemon(self) -> Result<Config, ConfigError> {
         match self.mappings_lack {
             Some(lack) => Err(ConfigError::one(lack)),
@@ -166,20 +87,67 @@ impl Config {
     }
 }
 
-impl Koala {
-    /// Whether the endpoint is on this machine: then no proxy is used, and `http://` is as good as `https://`.
-    pub fn is_loopback(&self) -> bool {
-        address::is_loopback(&self.endpoint)
+/// The environment variables in force, collected once; tests make their own. An empty variable counts as not set, since a
+/// shell or a container file may leave one. There is no `Debug`: a value may be the public key.
+#[derive(Clone, Default)]
+pub struct Environment(BTreeMap<OsString, OsString>);
+
+impl Environment {
+    /// The variables of this process.
+    pub fn of_process() -> Environment {
+        std::env::vars_os().collect()
+    }
+
+    /// The value of a variable.
+    pub fn get(&self, name: &str) -> Option<&OsStr> {
+        self.0.get(OsStr::new(name)).map(OsString::as_os_str)
+    }
+
+    /// The variables with the agent's prefix. Bytes of a name that are not UTF-8 are replaced.
+    fn with_prefix(&self) -> impl Iterator<Item = (String, &OsStr)> {
+        let named =
+            self.0.iter().map(|(name, value)| (name.to_string_lossy().into_owned(), value.as_os_str()));
+        named.filter(|(name, _)| name.starts_with(PREFIX))
     }
 }
 
-impl fmt::Debug for Koala {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Koala")
-            .field("endpoint", &self.endpoint)
-            .field("key_source", &self.key_source)
-            .field("concurrency", &self.concurrency)
-            .field("timeout", &self.timeout)
-            .finish_non_exhaustive()
+impl<K: Into<OsString>, V: Into<OsString>> FromIterator<(K, V)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(variables: I) -> Environment {
+        let variables = variables.into_iter().map(|(name, value)| (name.into(), value.into()));
+        Environment(variables.filter(|(_, value): &(_, OsString)| !value.is_empty()).collect())
+    }
+}
+
+/// The reason that a configuration could not be loaded. It quotes no value, so it contains no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file exists but cannot be read. No other file is read instead.
+    #[error("cannot read the configuration {}: {}", path.display(), source.kind())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
+    /// The file that was named does not exist.
+    #[error("the configuration {}, named by {named_by}, does not exist", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// `--config` or `KOALA_AGENT_CONFIG`.
+        named_by: &'static str,
+    },
+    /// The settings are wrong.
+    #[error("{}", problems.join("\n"))]
+    Invalid {
+        /// The problems, a sentence each: first those of the file in its order, then those of the environment, then those
+        /// between keys.
+        problems: Vec<String>,
+    },
+}
+
+impl ConfigError {
+    fn one(problem: String) -> ConfigError {
+        ConfigError::Invalid { problems: vec![problem] }
     }
 }

@@ -1,12 +1,12 @@
-//! Sizes, shares and durations, as people write them and as people read them.
+//! Sizes, shares and durations as people write and read them.
 
 use std::fmt;
 use std::time::Duration;
 
-/// The largest size: what SQLite and TOML can hold in an integer.
+/// The largest size: the largest integer of SQLite and TOML.
 const MAX_SIZE: u64 = i64::MAX as u64;
 
-/// The longest duration: longer than any machine serves, and short enough that no clock overflows by it.
+/// The longest duration: longer than the life of a machine, and short enough that no clock overflows.
 pub(super) const LONGEST: Duration = Duration::from_secs(100 * 31_557_600);
 
 /// The duration that `30s`, `2m`, `1h 30m` or `30d` names.
@@ -14,7 +14,7 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
     humantime::parse_duration(text.trim()).ok()
 }
 
-/// The bytes that `512`, `32KiB` or `1GiB` names, or `64MB` with its thousands; the case does not matter.
+/// The number of bytes that `512`, `32KiB`, `1GiB` or `64MB` names. The last is decimal; the case does not matter.
 pub(super) fn size(text: &str) -> Option<u64> {
     let text = text.trim();
     let (number, unit) = text.split_at(text.bytes().take_while(u8::is_ascii_digit).count());
@@ -35,29 +35,29 @@ pub(super) fn size(text: &str) -> Option<u64> {
 
 /// The free space that must be left: a share of the file system, or a number of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Floor {
-    /// Hundredths of a percent of the file system, so that half a percent of a large disk can be said.
+pub enum MinFree {
+    /// A share of the file system in hundredths of a percent, fine enough for half a percent of a large disk.
     Share(u16),
-    /// Bytes, whatever the file system's size.
+    /// A number of bytes, independent of the size of the file system.
     Bytes(u64),
 }
 
-impl Floor {
+impl MinFree {
     const WHOLE: u16 = 100 * 100;
 
-    /// The floor that `2%`, `0.5%`, `1GiB` or `1073741824` names.
-    pub fn parse(text: &str) -> Option<Floor> {
-        let Some(percent) = text.trim().strip_suffix('%') else { return size(text).map(Floor::Bytes) };
+    /// Parses `2%`, `0.5%`, `1GiB` or `1073741824`.
+    pub fn parse(text: &str) -> Option<MinFree> {
+        let Some(percent) = text.trim().strip_suffix('%') else { return size(text).map(MinFree::Bytes) };
         let percent: f64 = percent.trim_end().parse().ok()?;
         // In this range the cast is exact.
-        (0.0..=100.0).contains(&percent).then(|| Floor::Share((percent * 100.0).round() as u16))
+        (0.0..=100.0).contains(&percent).then(|| MinFree::Share((percent * 100.0).round() as u16))
     }
 
-    /// The floor in bytes, on a file system of `total` bytes.
+    /// The number of bytes on a file system of `total` bytes.
     pub fn bytes(&self, total: u64) -> u64 {
         match *self {
-            Floor::Bytes(bytes) => bytes,
-            Floor::Share(share) => {
+            MinFree::Bytes(bytes) => bytes,
+            MinFree::Share(share) => {
                 let bytes = u128::from(total) * u128::from(share) / u128::from(Self::WHOLE);
                 u64::try_from(bytes).unwrap_or(total)
             }
@@ -65,16 +65,16 @@ impl Floor {
     }
 }
 
-impl fmt::Display for Floor {
+impl fmt::Display for MinFree {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Floor::Bytes(bytes) => Bytes(bytes).fmt(f),
-            Floor::Share(share) => write!(f, "{}%", f64::from(share) / 100.0),
+            MinFree::Bytes(bytes) => Bytes(bytes).fmt(f),
+            MinFree::Share(share) => write!(f, "{}%", f64::from(share) / 100.0),
         }
     }
 }
 
-/// A size for a person: in binary units with one decimal, `1.0 GiB`; below 1 KiB in bytes, `512 B`.
+/// A size for people, in binary units with at most one decimal: `512 B`, `1 GiB`, `1.5 MiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bytes(pub u64);
 
@@ -86,12 +86,13 @@ impl fmt::Display for Bytes {
         let mut value = self.0 as f64 / 1024.0;
         let mut units = ["KiB", "MiB", "GiB", "TiB", "PiB"].into_iter();
         let mut unit = units.next().unwrap_or_default();
-        // What would be rounded up to 1024.0 is one of the next unit.
+        // A value that would be rounded up to 1024 is shown as 1 of the next unit.
         while value >= 1023.95 {
             let Some(next) = units.next() else { break };
             (value, unit) = (value / 1024.0, next);
         }
-        write!(f, "{value:.1} {unit}")
+        let number = format!("{value:.1}");
+        write!(f, "{} {unit}", number.strip_suffix(".0").unwrap_or(&number))
     }
 }
 
@@ -131,22 +132,22 @@ mod tests {
     }
 
     #[test]
-    fn a_floor_is_a_share_or_bytes() {
+    fn a_minimum_of_free_space_is_a_share_or_bytes() {
         const TB: u64 = 1_000_000_000_000;
         for (text, bytes, shown) in [
             ("2%", 20_000_000_000, "2%"),
             ("0.25 %", 2_500_000_000, "0.25%"),
             ("0%", 0, "0%"),
             ("100%", TB, "100%"),
-            ("1GiB", 1 << 30, "1.0 GiB"),
+            ("1GiB", 1 << 30, "1 GiB"),
             ("5", 5, "5 B"),
         ] {
-            let floor = Floor::parse(text).unwrap();
-            assert_eq!((floor.bytes(TB), floor.to_string().as_str()), (bytes, shown));
+            let min_free = MinFree::parse(text).unwrap();
+            assert_eq!((min_free.bytes(TB), min_free.to_string().as_str()), (bytes, shown));
         }
-        assert_eq!(Floor::Share(Floor::WHOLE).bytes(u64::MAX), u64::MAX);
+        assert_eq!(MinFree::Share(MinFree::WHOLE).bytes(u64::MAX), u64::MAX);
         for text in ["", "%", "-1%", "101%", "nan%", "inf%", "2 percent"] {
-            assert_eq!(Floor::parse(text), None, "{text}");
+            assert_eq!(MinFree::parse(text), None, "{text}");
         }
     }
 
@@ -155,11 +156,11 @@ mod tests {
         for (bytes, shown) in [
             (0, "0 B"),
             (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1_048_575, "1.0 MiB"),
+            (1024, "1 KiB"),
+            (1_048_575, "1 MiB"),
             (1_572_864, "1.5 MiB"),
-            (1 << 30, "1.0 GiB"),
-            (u64::MAX, "16384.0 PiB"),
+            (1 << 30, "1 GiB"),
+            (u64::MAX, "16384 PiB"),
         ] {
             assert_eq!(Bytes(bytes).to_string(), shown);
         }

@@ -1,71 +1,71 @@
-//! One value on its way in, read as the type that its key has.
+//! One value of a setting before it is checked, and its place.
 
 use super::units::{Bytes, duration, size};
-use super::{Concurrency, Floor};
+use super::{Concurrency, MinFree};
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::de::DeValue;
 
-/// What is wrong with a value: a clause that follows the key's name and does not quote the value.
-pub(super) type Wrong = String;
+/// The problem with a value, as a clause that follows the key's name. It does not quote the value.
+pub(super) type ValueProblem = String;
 
-/// A value as a layer gives it.
-pub(super) enum Given<'a> {
-    /// From the environment: text whatever the key's type is.
+/// A value as one layer gives it.
+pub(super) enum SettingValue<'a> {
+    /// From the environment, which has text for every type.
     Text(&'a str),
-    /// From a file, with the type that it has there.
-    Value(&'a DeValue<'a>),
+    /// From a file, with its type in TOML.
+    Toml(&'a DeValue<'a>),
 }
 
-impl Given<'_> {
-    pub fn text(&self) -> Result<&str, Wrong> {
+impl SettingValue<'_> {
+    pub fn text(&self) -> Result<&str, ValueProblem> {
         let text = match self {
-            Given::Text(text) => Some(*text),
-            Given::Value(value) => value.as_str(),
+            SettingValue::Text(text) => Some(*text),
+            SettingValue::Toml(value) => value.as_str(),
         };
         text.ok_or_else(|| "wants a text in quotes".to_owned())
     }
 
     fn integer(&self) -> Option<u64> {
         match self {
-            Given::Text(text) => text.trim().parse().ok(),
-            Given::Value(value) => {
+            SettingValue::Text(text) => text.trim().parse().ok(),
+            SettingValue::Toml(value) => {
                 value.as_integer().and_then(|n| u64::from_str_radix(n.as_str(), n.radix()).ok())
             }
         }
     }
 
-    pub fn path(&self) -> Result<PathBuf, Wrong> {
+    pub fn path(&self) -> Result<PathBuf, ValueProblem> {
         let path = self.text().ok().map(PathBuf::from).filter(|path| path.is_absolute());
         path.ok_or_else(|| "is not an absolute path; write an absolute path in quotes".to_owned())
     }
 
-    pub fn duration(&self, range: RangeInclusive<Duration>) -> Result<Duration, Wrong> {
+    pub fn duration(&self, range: RangeInclusive<Duration>) -> Result<Duration, ValueProblem> {
         let wanted = || "wants a duration such as \"30s\", \"2m\" or \"30d\"".to_owned();
-        let given = self.text().ok().and_then(duration).ok_or_else(wanted)?;
+        let duration = self.text().ok().and_then(duration).ok_or_else(wanted)?;
         let (least, most) = (range.start(), range.end());
-        range.contains(&given).then_some(given).ok_or_else(|| {
+        range.contains(&duration).then_some(duration).ok_or_else(|| {
             format!("wants {} to {}", humantime::format_duration(*least), humantime::format_duration(*most))
         })
     }
 
-    pub fn size(&self, least: u64) -> Result<u64, Wrong> {
+    pub fn size(&self, least: u64) -> Result<u64, ValueProblem> {
         let wanted = || "wants a size such as \"64MiB\", or a number of bytes".to_owned();
-        let given = self.bytes().ok_or_else(wanted)?;
-        (given >= least).then_some(given).ok_or_else(|| format!("wants at least {}", Bytes(least)))
+        let bytes = self.bytes().ok_or_else(wanted)?;
+        (bytes >= least).then_some(bytes).ok_or_else(|| format!("wants at least {}", Bytes(least)))
     }
 
     fn bytes(&self) -> Option<u64> {
         self.integer().map_or_else(|| size(self.text().ok()?), |n| size(&n.to_string()))
     }
 
-    pub fn floor(&self) -> Result<Floor, Wrong> {
-        let floor = self.bytes().map(Floor::Bytes).or_else(|| Floor::parse(self.text().ok()?));
-        floor.ok_or_else(|| "wants a share from \"0%\" to \"100%\", or a size such as \"1GiB\"".to_owned())
+    pub fn min_free(&self) -> Result<MinFree, ValueProblem> {
+        let min_free = self.bytes().map(MinFree::Bytes).or_else(|| MinFree::parse(self.text().ok()?));
+        min_free.ok_or_else(|| "wants a share from \"0%\" to \"100%\", or a size such as \"1GiB\"".to_owned())
     }
 
-    pub fn concurrency(&self) -> Result<Concurrency, Wrong> {
+    pub fn concurrency(&self) -> Result<Concurrency, ValueProblem> {
         if self.text().is_ok_and(|text| text.trim() == "auto") {
             return Ok(Concurrency::Auto);
         }
@@ -74,24 +74,41 @@ impl Given<'_> {
         count.ok_or_else(|| format!("wants \"auto\" or a whole number from 1 to {}", Concurrency::MOST))
     }
 
-    /// A list of texts; in the environment they are parted by commas.
-    pub fn texts(&self) -> Result<Vec<String>, Wrong> {
+    /// A list of texts; in the environment they are separated by commas.
+    pub fn texts(&self) -> Result<Vec<String>, ValueProblem> {
         let texts: Option<Vec<String>> = match self {
-            Given::Text(text) => Some(text.split(',').map(|text| text.trim().to_owned()).collect()),
-            Given::Value(DeValue::Array(items)) => {
+            SettingValue::Text(text) => Some(text.split(',').map(|text| text.trim().to_owned()).collect()),
+            SettingValue::Toml(DeValue::Array(items)) => {
                 items.iter().map(|item| item.get_ref().as_str().map(str::to_owned)).collect()
             }
-            Given::Value(_) => None,
+            SettingValue::Toml(_) => None,
         };
         let texts = texts.ok_or_else(|| "wants a list of texts, such as [\"marketing\"]".to_owned())?;
         Ok(texts.into_iter().filter(|text| !text.is_empty()).collect())
     }
 
-    pub fn flag(&self) -> Result<bool, Wrong> {
+    pub fn flag(&self) -> Result<bool, ValueProblem> {
         let flag = match self {
-            Given::Text(text) => text.trim().parse().ok(),
-            Given::Value(value) => value.as_bool(),
+            SettingValue::Text(text) => text.trim().parse().ok(),
+            SettingValue::Toml(value) => value.as_bool(),
         };
         flag.ok_or_else(|| "wants true or false".to_owned())
+    }
+}
+
+/// The text of a configuration file, for naming places in it.
+pub(super) struct SourceText<'a> {
+    path: String,
+    text: &'a str,
+}
+
+impl<'a> SourceText<'a> {
+    pub fn new(path: &Path, text: &'a str) -> SourceText<'a> {
+        SourceText { path: path.display().to_string(), text }
+    }
+
+    /// The file and line of the byte at `offset`.
+    pub fn place(&self, offset: usize) -> String {
+        format!("{}:{}", self.path, self.text[..offset].matches('\n').count() + 1)
     }
 }

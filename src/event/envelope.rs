@@ -1,42 +1,44 @@
-//! Segment's batch envelope: what stands beside `batch: […]` holds for each item of it.
+//! Segment's batch envelope: the members next to `batch: […]` apply to every item of the batch.
 
 use super::Event;
-use super::json::{Object, Raw, Writer};
+use super::json::{Object, ObjectWriter, Raw};
 use std::collections::HashSet;
 
-/// The item's text with what its batch says for all: the batch's `context` and `integrations` merged into the
-/// item's own member by member at their top level, where the item's member wins.
+/// The item with the batch's `context` and `integrations` merged into its own, member by member at their top level;
+/// the item's members win.
 ///
-/// The text is unchanged where there is nothing to add: the batch says nothing new, or one of the two is no object.
+/// The text stays unchanged if the batch adds nothing, or if either value is not an object.
 pub fn merge_envelope(item: &Event, context: Option<Raw<'_>>, integrations: Option<Raw<'_>>) -> String {
     let added: Vec<_> = [("context", context), ("integrations", integrations)]
         .into_iter()
-        .filter_map(|(name, batch)| Some((name, merged(item.object.non_null(name), Object::of(batch?)?)?)))
+        .filter_map(|(name, batch)| {
+            Some((name, merged(item.object.non_null(name), Object::from_raw(batch?)?)?))
+        })
         .collect();
     if added.is_empty() {
         return item.raw().into();
     }
-    let mut out = Writer::with_capacity(item.raw().len());
+    let mut out = ObjectWriter::with_capacity(item.raw().len());
     for member in &item.object.0 {
         if !added.iter().any(|(name, _)| member.name == *name) {
-            out.entry(member.key, member.value.get());
+            out.member_with_key(member.key, member.value.get());
         }
     }
     added.iter().for_each(|(name, json)| out.member(name, json));
     out.finish()
 }
 
-/// The item's members, then those of the batch that it lacks; `None` if the item's value stays as it is.
+/// The item's members, then the batch's members that it lacks; `None` if the item's value stays unchanged.
 fn merged(own: Option<Raw<'_>>, batch: Object) -> Option<String> {
     let own = match own {
-        Some(value) => Object::of(value)?,
+        Some(value) => Object::from_raw(value)?,
         None => Object(Vec::new()),
     };
     let names: HashSet<_> = own.0.iter().map(|m| m.name.as_ref()).collect();
     let mut lacking = batch.0.iter().filter(|m| !names.contains(m.name.as_ref())).peekable();
     lacking.peek()?;
-    let mut out = Writer::new();
-    own.0.iter().chain(lacking).for_each(|m| out.entry(m.key, m.value.get()));
+    let mut out = ObjectWriter::new();
+    own.0.iter().chain(lacking).for_each(|m| out.member_with_key(m.key, m.value.get()));
     Some(out.finish())
 }
 
@@ -46,7 +48,7 @@ mod tests {
     use serde_json::value::RawValue;
 
     #[test]
-    fn what_a_batch_says_for_all_fills_what_an_item_leaves_open() {
+    fn the_batch_fills_members_that_the_item_lacks() {
         let batch = (r#"{"ip":"1","locale":"de"}"#, r#"{"All":false}"#);
         for (item, context, integrations, want) in [
             (r#"{"a": 1}"#, None, None, r#"{"a": 1}"#),

@@ -1,31 +1,32 @@
-//! What an event is known by: its messageId, and a digest that tells a repetition from a reuse.
+//! The identity of an event: its messageId, and a digest of its content. An equal id with an equal digest is a
+//! duplicate; an equal id with another digest is a reuse.
 
-use super::json::Writer;
+use super::json::ObjectWriter;
 use super::{Event, MAX_MESSAGE_ID};
 use sha2::{Digest as _, Sha256};
 use std::fmt;
 use thiserror::Error;
 
-/// The members that belong to an attempt to send or to the pipe it came through, not to the event.
+/// Members that describe one attempt to send the event, not the event itself.
 const NOT_CONTENT: [&str; 3] = ["sentAt", "receivedAt", "_metadata"];
 
-/// An event's messageId: text, not empty, of at most [`MAX_MESSAGE_ID`] characters.
+/// An event's messageId: a text that is not empty and has at most [`MAX_MESSAGE_ID`] characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId(String);
 
-/// Why a text is no messageId.
+/// The reason why a text is not a messageId.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum MessageIdError {
-    /// There is nothing in it.
+    /// The text is empty.
     #[error("messageId is empty")]
     Empty,
-    /// It has more characters than Segment allows.
+    /// The text has more characters than Segment allows.
     #[error("messageId has {0} characters, more than the {MAX_MESSAGE_ID} allowed")]
     TooLong(usize),
 }
 
 impl MessageId {
-    /// The messageId of that text.
+    /// Checks a text that came from outside.
     pub fn new(text: String) -> Result<MessageId, MessageIdError> {
         match text.chars().count() {
             0 => Err(MessageIdError::Empty),
@@ -34,23 +35,24 @@ impl MessageId {
         }
     }
 
-    /// A messageId that went through [`MessageId::new`] before it was written down.
+    /// A messageId that was checked by [`MessageId::new`] before it was stored.
     pub fn from_stored(text: String) -> MessageId {
         MessageId(text)
     }
 
     /// The messageId of an event that came without one: a UUID (version 8) of the file's identity, the event's
-    /// place in it and the event's bytes. The same three give the same id, so a file read twice sends once.
-    pub fn derived(identity: &[u8], place: u64, bytes: &[u8]) -> MessageId {
+    /// position in the file and the event's bytes. A file that is read twice yields the same ids, so its events are sent
+    /// once.
+    pub fn derived(identity: &[u8], position: u64, bytes: &[u8]) -> MessageId {
         let mut hash = Sha256::new_with_prefix(b"koala-agent messageId\0");
         hash.update((identity.len() as u64).to_le_bytes());
         hash.update(identity);
-        hash.update(place.to_le_bytes());
+        hash.update(position.to_le_bytes());
         hash.update(bytes);
-        MessageId(uuid::Uuid::new_v8(first(hash.finalize().into())).to_string())
+        MessageId(uuid::Uuid::new_v8(first_half(hash.finalize().into())).to_string())
     }
 
-    /// The text.
+    /// The messageId as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -62,10 +64,10 @@ impl fmt::Display for MessageId {
     }
 }
 
-/// A digest of an event's content: equal for two texts of one event, different for two events.
+/// A digest of an event's content.
 ///
-/// The order and spelling of the top-level names, white space, and `sentAt`, `receivedAt` and `_metadata` do not
-/// count; of duplicate names the last does. Nested values count as they are written.
+/// Two texts have the same digest if they differ only in white space, in the order and spelling of the top-level names,
+/// or in `sentAt`, `receivedAt` and `_metadata`. The last of duplicate names counts. Nested values count as written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Digest([u8; 16]);
 
@@ -74,28 +76,28 @@ impl Digest {
         let mut members: Vec<_> =
             event.object.0.iter().filter(|m| !NOT_CONTENT.contains(&m.name.as_ref())).collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut content = Writer::with_capacity(event.raw().len());
+        let mut content = ObjectWriter::with_capacity(event.raw().len());
         for (i, member) in members.iter().enumerate() {
             if members.get(i + 1).is_none_or(|next| next.name != member.name) {
-                content.entry(&member.plain_key(), member.value.get());
+                content.member_with_key(&member.canonical_key(), member.value.get());
             }
         }
-        Digest(first(Sha256::digest(content.finish()).into()))
+        Digest(first_half(Sha256::digest(content.finish()).into()))
     }
 
-    /// The digest that was kept as these bytes.
+    /// A digest that was stored by [`Digest::to_bytes`].
     pub fn from_bytes(bytes: [u8; 16]) -> Digest {
         Digest(bytes)
     }
 
-    /// The digest as bytes to be kept.
+    /// The digest as bytes to be stored.
     pub fn to_bytes(self) -> [u8; 16] {
         self.0
     }
 }
 
-/// Half of a SHA-256: 128 bits, where a chance collision needs 2^64 events.
-fn first(hash: [u8; 32]) -> [u8; 16] {
+/// The first half of a SHA-256: with 128 bits, a chance collision needs 2^64 events.
+fn first_half(hash: [u8; 32]) -> [u8; 16] {
     let mut half = [0; 16];
     half.copy_from_slice(&hash[..16]);
     half
@@ -110,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_derived_id_is_a_uuid_of_all_three_and_stays_the_same() {
+    fn a_derived_id_depends_on_file_position_and_bytes_and_stays_the_same() {
         let id = MessageId::derived(b"a.json", 7, b"{}");
         assert_eq!(id.as_str(), "656c85cc-6f6d-8cb5-872e-3cc58177367b");
         for other in [
@@ -123,14 +125,14 @@ mod tests {
     }
 
     #[test]
-    fn an_id_has_one_to_a_hundred_characters() {
+    fn a_message_id_has_one_to_a_hundred_characters() {
         assert_eq!(MessageId::new(String::new()), Err(MessageIdError::Empty));
         assert!(MessageId::new("ü".repeat(100)).is_ok());
         assert_eq!(MessageId::new("x".repeat(101)), Err(MessageIdError::TooLong(101)));
     }
 
     #[test]
-    fn repetitions_of_an_event_have_its_digest() {
+    fn duplicates_of_an_event_have_the_same_digest() {
         let event = digest(r#"{"messageId":"m","type":"track","properties":{"n":1.0}}"#);
         for same in [
             "  {\"type\" : \"track\",\n\"properties\":{ \"n\": 1.0 },\"messageId\":\"m\"}\n",
@@ -142,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn another_content_has_another_digest() {
+    fn different_content_has_a_different_digest() {
         let event = digest(r#"{"messageId":"m","type":"track","properties":{"n":1.0}}"#);
         for other in [
             r#"{"messageId":"m","type":"track","properties":{"n":1}}"#,

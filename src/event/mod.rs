@@ -1,56 +1,54 @@
-//! What an event is: one JSON object in Segment's form, read in place. All meaning of an event's text stands here.
+//! Events: one JSON object each, in Segment's form, with the rules for ids, digests and missing members.
 //!
-//! An [`Event`] borrows its text and looks one level deep. Values stay the bytes they came in, to the last digit.
+//! An [`Event`] borrows its text and parses one level of it. Nested values keep their bytes, to the last digit of a
+//! number; parsed into `serde_json::Value`, they would not.
 
+pub mod datetime;
 mod envelope;
 mod id;
 pub(crate) mod json;
-mod scan;
 
 use crate::reason::Code;
 pub use envelope::merge_envelope;
 pub use id::{Digest, MessageId, MessageIdError};
 pub use json::Raw;
-use json::{Object, Shape};
+use json::{JsonType, Object, WHITESPACE};
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use thiserror::Error;
 
-/// How deep an event may nest, itself included. Common parsers stop at 127 (serde_json) or 128, and a request
-/// wraps its values in two levels more; what people send nests less than ten.
+/// The maximum nesting depth of an event, its own object included. Common parsers stop at 127 (serde_json) or 128, and
+/// a request adds two levels; real events nest less than ten deep.
 pub const MAX_DEPTH: usize = 120;
 
-/// How many characters a messageId may have: Segment's own limit.
+/// Segment's limit for a messageId, in characters.
 pub const MAX_MESSAGE_ID: usize = 100;
 
-/// What JSON calls white space.
-const WHITE: [char; 4] = [' ', '\n', '\r', '\t'];
-
-/// Why a text is no event, and where: nothing of the text itself is in it.
+/// The reason why a text is not an event, and the position. It quotes nothing of the text, which may hold personal data.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("line {line}, column {column}: {text}")]
 pub struct Flaw {
     /// `not_json`, `too_deep` or `not_an_event`.
     pub code: Code,
-    /// For a person.
+    /// The explanation for people.
     pub text: String,
-    /// Counted from 1, in the text that was read.
+    /// The line, from 1.
     pub line: usize,
-    /// Counted from 1, in bytes.
+    /// The column in bytes, from 1.
     pub column: usize,
-    /// The text is the beginning of an event: it may grow whole.
+    /// The text ends too early: it may be an event that is still being written.
     pub incomplete: bool,
 }
 
 impl Flaw {
-    /// A flaw of the byte at `offset` of `text`.
-    pub fn at(text: &str, offset: usize, code: Code, what: impl Into<String>) -> Flaw {
+    /// A flaw at the byte `offset` of `text`.
+    pub fn at(text: &str, offset: usize, code: Code, explanation: impl Into<String>) -> Flaw {
         let before = &text.as_bytes()[..offset];
         let line_start = memchr::memrchr(b'\n', before).map_or(0, |newline| newline + 1);
         Flaw {
             code,
-            text: what.into(),
+            text: explanation.into(),
             line: 1 + memchr::memchr_iter(b'\n', before).count(),
             column: 1 + offset - line_start,
             incomplete: false,
@@ -58,24 +56,24 @@ impl Flaw {
     }
 
     fn syntax(text: &str, error: &serde_json::Error) -> Flaw {
-        let what = error.to_string();
-        let what = what.rsplit_once(" at line ").map_or(what.as_str(), |(what, _)| what);
+        let message = error.to_string();
+        let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
         let end = Flaw::at(text, text.len(), Code::NotJson, "the text ends before the event does");
-        // serde_json calls a number that the end cuts invalid.
-        let cut_number = what == "invalid number"
+        // serde_json reports a number that is cut by the end of the text as invalid, not as EOF.
+        let is_cut_number = message == "invalid number"
             && text.ends_with(['-', '+', '.', 'e', 'E'])
             && (error.line(), error.column() + 1) >= (end.line, end.column);
-        if error.is_eof() || cut_number {
+        if error.is_eof() || is_cut_number {
             return Flaw { incomplete: true, ..end };
         }
-        // serde_json gives the place before a control character, and that of anything else.
-        let before = usize::from(what.starts_with("control character"));
+        // serde_json reports the column before a control character, but the column of any other error itself.
+        let before = usize::from(message.starts_with("control character"));
         let (line, column) = (error.line().max(1), error.column().max(1 - before) + before);
-        Flaw { code: Code::NotJson, text: what.into(), line, column, incomplete: false }
+        Flaw { code: Code::NotJson, text: message.into(), line, column, incomplete: false }
     }
 }
 
-/// One event: a view of its text.
+/// One event, parsed one level deep.
 #[derive(Debug, Clone)]
 pub struct Event<'a> {
     text: &'a str,
@@ -83,24 +81,24 @@ pub struct Event<'a> {
 }
 
 impl<'a> Event<'a> {
-    /// The event in `json`: one object nested at most [`MAX_DEPTH`] deep, with nothing but white space around it.
+    /// Parses one object, nested at most [`MAX_DEPTH`] deep, with nothing but white space around it.
     ///
-    /// Depth comes first, so that no later reader of the text meets a depth that it cannot take.
+    /// The depth is checked first: a recursive parser that reads the text later cannot overflow its stack.
     pub fn parse(json: &'a str) -> Result<Event<'a>, Flaw> {
-        if let Some(at) = scan::deeper_than(MAX_DEPTH, json) {
+        if let Some(at) = json::deeper_than(MAX_DEPTH, json) {
             return Err(Flaw::at(json, at, Code::TooDeep, format!("nested more than {MAX_DEPTH} deep")));
         }
         Event::parse_shallow(json)
     }
 
-    /// The object in `json`, however deep it nests: for a look at its members alone.
+    /// Parses one object of any nesting depth. For callers that read only its top-level members.
     pub fn parse_shallow(json: &'a str) -> Result<Event<'a>, Flaw> {
         match serde_json::from_str(json) {
             Ok(object) => Ok(Event { text: json, object }),
             Err(error) if error.is_data() => Err(match serde_json::from_str::<&RawValue>(json) {
                 Ok(value) => {
-                    let what = format!("an event is an object but this is {}", Shape::of(value.into()));
-                    Flaw::at(json, offset(json, value.get()), Code::NotAnEvent, what)
+                    let text = format!("an event is an object but this is {}", JsonType::of(value.get()));
+                    Flaw::at(json, offset(json, value.get()), Code::NotAnEvent, text)
                 }
                 Err(error) => Flaw::syntax(json, &error),
             }),
@@ -108,22 +106,24 @@ impl<'a> Event<'a> {
         }
     }
 
-    /// The object's text as it came, without the white space around it.
+    /// The object as it came, without the white space around it.
     pub fn raw(&self) -> &'a str {
-        self.text.trim_matches(WHITE)
+        self.text.trim_matches(WHITESPACE)
     }
 
-    /// The member of that name at the top level; of duplicates the last, as in `JSON.parse`.
+    /// The top-level member `name`; the last of duplicates, as in `JSON.parse`.
+    #[inline]
     pub fn get(&self, name: &str) -> Option<Raw<'a>> {
         self.object.get(name)
     }
 
-    /// The member of that name, unless it is null or the empty string: those count as missing.
+    /// The top-level member `name`, unless it is null or the empty string: both count as missing.
+    #[inline]
     pub fn non_blank(&self, name: &str) -> Option<Raw<'a>> {
         self.get(name).filter(|value| !matches!(value.get(), "null" | "\"\""))
     }
 
-    /// The members in order, duplicates and all.
+    /// The top-level members in order, duplicates included.
     pub fn members(&self) -> impl Iterator<Item = (&str, Raw<'a>)> {
         self.object.0.iter().map(|m| (m.name.as_ref(), m.value))
     }
@@ -133,21 +133,23 @@ impl<'a> Event<'a> {
         json::decode(self.get("type")?.get())
     }
 
-    /// For display: what a track calls its event, if that is a scalar and not missing.
+    /// The name of a track's event for display: its `event`, if that is a scalar and not missing.
     pub fn name(&self) -> Option<Cow<'a, str>> {
         let event = self.non_blank("event").filter(|_| self.kind().as_deref() == Some("track"))?;
-        (!matches!(Shape::of(event), Shape::Array | Shape::Object)).then(|| json::text(event.get()))
+        (!matches!(JsonType::of(event.get()), JsonType::Array | JsonType::Object))
+            .then(|| json::to_text(event.get()))
     }
 
-    /// The event's messageId, `None` where it is missing. A number or a boolean, alone or as the one element of
-    /// an array, serves as its text, as it does for Segment. The flaw is of code `not_an_event`.
+    /// The event's messageId, `None` if it is missing. A number or a boolean, alone or as the only element of an array,
+    /// counts as its text, as it does for Segment. A flaw has the code `not_an_event`.
     pub fn message_id(&self) -> Result<Option<MessageId>, Flaw> {
         let Some(value) = self.non_blank("messageId") else { return Ok(None) };
-        let flaw = |what| Flaw::at(self.text, offset(self.text, value.get()), Code::NotAnEvent, what);
-        let json = json::as_string(value)
-            .ok_or_else(|| flaw(format!("messageId must be a string but is {}", Shape::of(value))))?;
+        let flaw = |text| Flaw::at(self.text, offset(self.text, value.get()), Code::NotAnEvent, text);
+        let json = json::coerce_to_string(value).ok_or_else(|| {
+            flaw(format!("messageId must be a string but is {}", JsonType::of(value.get())))
+        })?;
         let text = json::decode(&json)
-            .ok_or_else(|| flaw("messageId is no text: half a surrogate pair stands in it".into()))?;
+            .ok_or_else(|| flaw("messageId is not valid Unicode: it has an unpaired surrogate".into()))?;
         match MessageId::new(text.into_owned()) {
             Err(MessageIdError::Empty) => Ok(None),
             id => id.map(Some).map_err(|error| flaw(error.to_string())),
@@ -160,28 +162,27 @@ impl<'a> Event<'a> {
     }
 }
 
-/// The elements of the array in `json`, unread.
+/// The elements of the array in `json`, each as written.
 pub fn elements(json: &str) -> Result<Elements<'_>, Flaw> {
     let counted: Vec<IgnoredAny> = serde_json::from_str(json).map_err(|error| Flaw::syntax(json, &error))?;
     Ok(Elements {
-        rest: json.trim_start_matches(WHITE).strip_prefix('[').unwrap_or(json),
-        left: counted.len(),
+        rest: json.trim_start_matches(WHITESPACE).strip_prefix('[').unwrap_or(json),
+        remaining: counted.len(),
     })
 }
 
-/// The elements of an array. Each is looked for when its turn comes: a list of them would be larger than an array of
-/// short ones is.
+/// The elements of an array, found one by one: a list of all positions would be larger than an array of short elements.
 #[derive(Debug, Clone)]
 pub struct Elements<'a> {
-    /// Known to be JSON.
+    /// The valid JSON that follows the last element returned.
     rest: &'a str,
-    left: usize,
+    remaining: usize,
 }
 
 impl<'a> Elements<'a> {
-    /// The only one.
+    /// A single element, without an array around it.
     pub fn one(json: &'a str) -> Elements<'a> {
-        Elements { rest: json, left: 1 }
+        Elements { rest: json, remaining: 1 }
     }
 }
 
@@ -189,21 +190,21 @@ impl<'a> Iterator for Elements<'a> {
     type Item = &'a str;
 
     fn next(&mut self) -> Option<&'a str> {
-        self.left = self.left.checked_sub(1)?;
-        let end = scan::value_end(self.rest);
-        let element = self.rest[..end].trim_matches(WHITE);
+        self.remaining = self.remaining.checked_sub(1)?;
+        let end = json::value_end(self.rest);
+        let element = self.rest[..end].trim_matches(WHITESPACE);
         self.rest = self.rest.get(end + 1..).unwrap_or_default();
         Some(element)
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        (self.left, Some(self.left))
+        (self.remaining, Some(self.remaining))
     }
 }
 
 impl ExactSizeIterator for Elements<'_> {}
 
-/// Where `part` begins in the text that it is a part of.
+/// The position of `part`, a slice of `text`, within it.
 fn offset(text: &str, part: &str) -> usize {
     part.as_ptr().addr().saturating_sub(text.as_ptr().addr()).min(text.len())
 }
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_that_is_no_event_is_told_with_its_place() {
+    fn a_text_that_is_not_an_event_is_refused_with_its_position() {
         for (json, want) in [
             ("", (Code::NotJson, 1, 1, true)),
             (" \n", (Code::NotJson, 2, 1, true)),
@@ -250,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn elements_come_in_the_bytes_they_were_written_in() {
+    fn elements_keep_their_bytes() {
         for (array, want) in [
             ("[]", &[][..]),
             (" [ ] ", &[]),
@@ -274,12 +275,12 @@ mod tests {
     }
 
     #[test]
-    fn members_are_seen_in_the_bytes_they_came_in() {
+    fn members_keep_their_bytes() {
         let event = Event::parse(" {\"n\": 9007199254740993, \"x\":[1.0 ,1e21],\"n\":-0}\n").unwrap();
         assert_eq!(event.raw(), "{\"n\": 9007199254740993, \"x\":[1.0 ,1e21],\"n\":-0}");
         assert_eq!(event.get("n").unwrap().get(), "-0");
-        let all: Vec<_> = event.members().map(|(name, value)| (name, value.get())).collect();
-        assert_eq!(all, [("n", "9007199254740993"), ("x", "[1.0 ,1e21]"), ("n", "-0")]);
+        let members: Vec<_> = event.members().map(|(name, value)| (name, value.get())).collect();
+        assert_eq!(members, [("n", "9007199254740993"), ("x", "[1.0 ,1e21]"), ("n", "-0")]);
     }
 
     #[test]
@@ -292,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn type_and_name_are_read_where_they_are_text() {
+    fn type_and_name_are_read_if_they_are_text() {
         for (json, kind, name) in [
             (r#"{"type":"tr\u0061ck","event":"Größe \"x\""}"#, Some("track"), Some("Größe \"x\"")),
             (r#"{"type":"track","event":404}"#, Some("track"), Some("404")),
@@ -321,7 +322,7 @@ mod tests {
             ("[null]", Ok(None)),
             ("{}", Err("messageId must be a string but is an object")),
             ("[1,2]", Err("messageId must be a string but is an array")),
-            (r#""\ud800""#, Err("messageId is no text: half a surrogate pair stands in it")),
+            (r#""\ud800""#, Err("messageId is not valid Unicode: it has an unpaired surrogate")),
             (&long, Err("messageId has 101 characters, more than the 100 allowed")),
         ] {
             let text = format!("{{\n\"messageId\": {json}}}");

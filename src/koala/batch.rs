@@ -1,4 +1,5 @@
-//! The body of a request: some events of one person or account, in order, that together say what they say one by one.
+//! The body of a request: items of one person or account in order, combined so that the receiver reads the same as
+//! from single requests.
 //!
 //! ```text
 //! {profile_id?, email?, traits, ip?, identifies: […], events: […]}
@@ -6,54 +7,54 @@
 //! ```
 
 use crate::event::json::Object;
-use crate::item::{Endpoint, Item, Names, Person};
+use crate::item::{Endpoint, Identifiers, Item, MAX_OF_A_KIND, Person};
 use std::collections::HashMap;
 
-/// How many items of each kind one request may hold: Koala's own limit.
-pub const MAX_OF_A_KIND: usize = 30;
-
-/// Items of one person for one request, at least one of them.
+/// The items of one request: at least one, all about the same person or account.
 ///
-/// Each kind is in the order in which it was pushed, and no track went before an identify, so the body read from
-/// its start tells the items in order. No trait of the top level has had two values.
+/// The receiver reads all identifies before all events, so an identify after an event needs a new request. A trait of the
+/// top level has one value in a request, so an item with another value needs a new request.
 #[derive(Debug, Clone)]
 pub struct Batch {
     endpoint: Endpoint,
     person: Person,
-    names: Names,
+    identifiers: Identifiers,
     traits: Option<Traits>,
     identifies: Vec<String>,
     events: Vec<String>,
-    /// Bytes of the items.
-    items: usize,
+    /// The bytes of all items' bodies.
+    item_bytes: usize,
 }
 
 impl Batch {
-    /// A request for this item.
+    /// A batch of one item.
     pub fn new(first: Item) -> Batch {
-        let Item { kind, person, names, traits, body, message_id: _ } = first;
-        let items = body.len();
+        let Item { kind, person, identifiers, traits, body, message_id: _ } = first;
+        let item_bytes = body.len();
         let (identifies, events) =
             if kind.is_identify() { (vec![body], vec![]) } else { (vec![], vec![body]) };
         let endpoint = kind.endpoint();
-        Batch { endpoint, person, names, traits: traits.map(Traits::new), identifies, events, items }
+        let traits = traits.map(Traits::new);
+        Batch { endpoint, person, identifiers, traits, identifies, events, item_bytes }
     }
 
-    /// Takes the item in after the others. An error gives it back, the batch unchanged: the request must end
-    /// before it.
-    #[expect(clippy::result_large_err, reason = "the item goes on into the next batch, once a request")]
+    /// Adds an item at the end.
+    ///
+    /// # Errors
+    /// The item, if it needs a new request; the batch stays unchanged.
+    #[expect(clippy::result_large_err, reason = "the caller puts the item into the next batch")]
     pub fn push(&mut self, item: Item) -> Result<(), Item> {
-        let same = self.endpoint == item.kind.endpoint() && self.names == item.names;
-        let room = if item.kind.is_identify() {
+        let is_same_subject = self.endpoint == item.kind.endpoint() && self.identifiers == item.identifiers;
+        let has_room = if item.kind.is_identify() {
             self.events.is_empty() && self.identifies.len() < MAX_OF_A_KIND
         } else {
             self.events.len() < MAX_OF_A_KIND
         };
-        let agree = |traits: &mut Traits| traits.add(item.traits.as_deref().unwrap_or("{}"));
-        if !same || !room || !self.traits.as_mut().is_none_or(agree) {
+        let merge_traits = |traits: &mut Traits| traits.merge(item.traits.as_deref().unwrap_or("{}"));
+        if !is_same_subject || !has_room || !self.traits.as_mut().is_none_or(merge_traits) {
             return Err(item);
         }
-        self.items += item.body.len();
+        self.item_bytes += item.body.len();
         match item.kind.is_identify() {
             true => self.identifies.push(item.body),
             false => self.events.push(item.body),
@@ -61,34 +62,35 @@ impl Batch {
         Ok(())
     }
 
-    /// Where it goes.
+    /// The endpoint that the request goes to.
     pub fn endpoint(&self) -> Endpoint {
         self.endpoint
     }
 
-    /// Whose events they are.
+    /// The person or account of all items.
     pub fn person(&self) -> &Person {
         &self.person
     }
 
-    /// How many items there are, of both kinds.
-    #[expect(clippy::len_without_is_empty, reason = "there is always one")]
+    /// The number of items.
+    #[expect(clippy::len_without_is_empty, reason = "a batch is never empty")]
     pub fn len(&self) -> usize {
         self.identifies.len() + self.events.len()
     }
 
-    /// The bytes of the body.
+    /// The length of [`Batch::body`] in bytes, without building it.
     pub fn size(&self) -> usize {
-        let top: usize = self.top().map(|(name, json)| name.len() + json.len() + "\"\":,".len()).sum();
+        let top: usize =
+            self.top_members().map(|(name, json)| name.len() + json.len() + "\"\":,".len()).sum();
         let lists: usize =
             self.lists().map(|(name, items)| name.len() + items.len() + "\"\":[],".len() - 1).sum();
-        "{}".len() + top + lists + self.items - 1
+        "{}".len() + top + lists + self.item_bytes - 1
     }
 
-    /// The body: JSON without insignificant white space.
+    /// The body as JSON without insignificant white space.
     pub fn body(&self) -> String {
         let mut body = String::with_capacity(self.size());
-        for (name, json) in self.top() {
+        for (name, json) in self.top_members() {
             body.push(if body.is_empty() { '{' } else { ',' });
             body.extend(["\"", name, "\":", json]);
         }
@@ -104,23 +106,23 @@ impl Batch {
         body
     }
 
-    /// The members of the top level, at least one of them.
-    fn top(&self) -> impl Iterator<Item = (&str, &str)> {
-        let names = &self.names;
+    /// The members before the lists; never none.
+    fn top_members(&self) -> impl Iterator<Item = (&str, &str)> {
+        let identifiers = &self.identifiers;
         let traits = self.traits.as_ref().map(|traits| &traits.text);
         [
-            ("profile_id", names.profile_id.as_ref()),
-            ("email", names.email.as_ref()),
-            ("domain", names.domain.as_ref()),
-            ("account_id", names.account_id.as_ref()),
+            ("profile_id", identifiers.profile_id.as_ref()),
+            ("email", identifiers.email.as_ref()),
+            ("domain", identifiers.domain.as_ref()),
+            ("account_id", identifiers.account_id.as_ref()),
             ("traits", traits),
-            ("ip", names.ip.as_ref()),
+            ("ip", identifiers.ip.as_ref()),
         ]
         .into_iter()
         .filter_map(|(name, json)| Some((name, json?.as_str())))
     }
 
-    /// The items of each kind that there is.
+    /// The lists of items that are not empty.
     fn lists(&self) -> impl Iterator<Item = (&str, &[String])> {
         [("identifies", self.identifies.as_slice()), ("events", self.events.as_slice())]
             .into_iter()
@@ -128,11 +130,11 @@ impl Batch {
     }
 }
 
-/// The traits of the top level: the union of the items' in order, each with one value.
+/// The traits at the top level: the union of the items' traits in order, each with one value.
 #[derive(Debug, Clone)]
 struct Traits {
     text: String,
-    /// The values by name, read from the text when a second item comes: most requests have but one.
+    /// The values by name; parsed only when a second item is added, because most requests have one item.
     values: Option<HashMap<String, String>>,
 }
 
@@ -141,20 +143,20 @@ impl Traits {
         Traits { text, values: None }
     }
 
-    /// Adds what is new in `json`, unless it gives another value to a trait that is there.
-    fn add(&mut self, json: &str) -> bool {
+    /// Adds the traits in `json`. Returns false, and changes nothing, if one of them is present with another value.
+    fn merge(&mut self, json: &str) -> bool {
         if json == "{}" || json == self.text {
             return true;
         }
         let Ok(object) = serde_json::from_str::<Object>(json) else { return false };
-        let said: HashMap<&str, &str> = object.0.iter().map(|m| (m.name.as_ref(), m.value.get())).collect();
-        let values = self.values.get_or_insert_with(|| values(&self.text));
-        if said.iter().any(|(&name, &json)| values.get(name).is_some_and(|value| value != json)) {
+        let new: HashMap<&str, &str> = object.0.iter().map(|m| (m.name.as_ref(), m.value.get())).collect();
+        let values = self.values.get_or_insert_with(|| values_by_name(&self.text));
+        if new.iter().any(|(&name, &json)| values.get(name).is_some_and(|value| value != json)) {
             return false;
         }
         for member in &object.0 {
             let name = member.name.as_ref();
-            if let (false, Some(json)) = (values.contains_key(name), said.get(name)) {
+            if let (false, Some(json)) = (values.contains_key(name), new.get(name)) {
                 self.text.pop();
                 if self.text.len() > 1 {
                     self.text.push(',');
@@ -167,7 +169,7 @@ impl Traits {
     }
 }
 
-fn values(json: &str) -> HashMap<String, String> {
+fn values_by_name(json: &str) -> HashMap<String, String> {
     let object: Object = serde_json::from_str(json).unwrap_or_default();
     object.0.into_iter().map(|m| (m.name.into_owned(), m.value.get().into())).collect()
 }
@@ -182,7 +184,7 @@ mod tests {
         Item {
             kind,
             person: Person::of(None, Some("\"a\"")).unwrap(),
-            names: Names { email: Some("\"a\"".into()), ..Names::default() },
+            identifiers: Identifiers { email: Some("\"a\"".into()), ..Identifiers::default() },
             traits: Some(traits.into()),
             body: "{}".into(),
             message_id: MessageId::new("m".into()).unwrap(),
@@ -205,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_tells_the_items_in_order_under_the_union_of_their_traits() {
+    fn a_body_has_the_items_in_order_under_the_union_of_their_traits() {
         let batch = batch(vec![
             identify(r#"{"plan":"pro","n":1.0}"#),
             identify(r#"{"pl\u0061n":"pro","x":{"y":[]},"z":0,"z":1}"#),
@@ -220,20 +222,20 @@ mod tests {
     }
 
     #[test]
-    fn a_request_ends_before_what_would_change_its_meaning() {
+    fn an_item_that_would_change_the_meaning_needs_a_new_request() {
         let first = || identify(r#"{"plan":"pro"}"#);
-        let named = |change: fn(&mut Names)| {
+        let with_identifiers = |change: fn(&mut Identifiers)| {
             let mut item = first();
-            change(&mut item.names);
+            change(&mut item.identifiers);
             item
         };
         for (why, batch, item) in [
             ("a trait changes", vec![first()], track(r#"{"new":1,"plan":"free"}"#)),
-            ("a number is spelt otherwise", vec![track(r#"{"n":1}"#)], track(r#"{"n":1.0}"#)),
+            ("a number has another spelling", vec![track(r#"{"n":1}"#)], track(r#"{"n":1.0}"#)),
             ("an identify follows a track", vec![first(), track("{}")], identify("{}")),
-            ("another profile_id", vec![first()], named(|names| names.profile_id = Some("1".into()))),
-            ("another email", vec![first()], named(|names| names.email = Some("\"b\"".into()))),
-            ("an ip", vec![first()], named(|names| names.ip = Some("\"::1\"".into()))),
+            ("another profile_id", vec![first()], with_identifiers(|ids| ids.profile_id = Some("1".into()))),
+            ("another email", vec![first()], with_identifiers(|ids| ids.email = Some("\"b\"".into()))),
+            ("an ip", vec![first()], with_identifiers(|ids| ids.ip = Some("\"::1\"".into()))),
             ("30 identifies", vec![first(); 30], first()),
             ("30 tracks", vec![track("{}"); 30], track("{}")),
         ] {

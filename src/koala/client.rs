@@ -1,6 +1,6 @@
-//! The only place that speaks HTTP to the receiver.
+//! The HTTP client for the receiver, the only code that sends requests to it.
 
-use super::verdict::{Answer, Verdict, judge, quote};
+use super::verdict::{ReceiverResponse, Verdict, classify, excerpt};
 use crate::clock::{Clock, Mono};
 use crate::config::{self, PublicKey};
 use crate::item::Endpoint;
@@ -17,76 +17,76 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-/// Without a User-Agent Koala takes the sender for a bot and drops what it sent, without an error.
+/// Koala silently drops the events of a request without a User-Agent: it takes the sender for a bot.
 pub const USER_AGENT: &str = concat!("koala-agent/", env!("CARGO_PKG_VERSION"));
-/// Of an answer's body no more is read: a verdict needs one sentence of it. Over HTTP/2, where what arrives is held
-/// until it is read, no more is let in either, and the headers have as much room.
-const MAX_ANSWER: u32 = 64 << 10;
-/// What may be held of all answers on one HTTP/2 connection: room for some that have much to say at the same time.
-const MAX_HELD: u32 = 16 * MAX_ANSWER;
-/// A host that is there accepts a connection within a few round trips.
+/// The part of a response's body that is read: a verdict needs one sentence of it. Over HTTP/2 it is also the window of a
+/// stream, so that no more is buffered, and the limit of the headers.
+const MAX_RESPONSE: u32 = 64 << 10;
+/// The window of an HTTP/2 connection, which limits what is buffered of all responses: room for several long ones.
+const MAX_BUFFERED: u32 = 16 * MAX_RESPONSE;
+/// A reachable host accepts a connection within a few round trips.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A connection that idles longer is dropped, so that an address that moves is looked up again.
+/// A connection that idles longer is closed, so that a changed address is looked up.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// A connection that never idles takes no more requests after this: it would go on to the old address for as long as
-/// somebody answers there. With a request's usual time-out an address that moves is found within five minutes.
+/// Connections are replaced after this time even if they never idle: they would use an old address as long as a host
+/// answers there. With the default time-out, a changed address is used within five minutes.
 const MAX_AGE: Duration = Duration::from_secs(240);
 
-/// Why a client could not be made.
+/// The reason why a client could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The CA file.
+    /// The CA file cannot be used.
     #[error("cannot use koala.ca_file {path}: {text}")]
     CaFile {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The problem with it.
         text: String,
     },
-    /// The proxy's address; it may hold a password, so it is not shown.
+    /// The proxy's address is invalid. It may contain a password, so it is not shown.
     #[error("koala.proxy (or HTTPS_PROXY) is not a proxy's address: write http://host:port")]
     Proxy,
-    /// The endpoint.
+    /// The endpoint is not a URL.
     #[error("koala.endpoint {0} is not an address")]
     Endpoint(String),
-    /// Anything else.
+    /// Any other failure.
     #[error("cannot set up HTTPS: {0}")]
     Setup(String),
 }
 
-/// A client for one destination: its address, its key, its proxy, its trust.
+/// A client for one destination, with its address, key, proxy and certificates.
 #[derive(Debug, Clone)]
 pub struct Client {
-    config: Arc<config::Koala>,
+    config: Arc<config::KoalaConfig>,
     endpoint: Url,
-    addresses: Arc<Addresses>,
+    urls: Arc<RequestUrls>,
     key: PublicKey,
     clock: Clock,
     connections: Arc<Mutex<Connections>>,
 }
 
-/// Where requests go. The key stands in each.
-struct Addresses {
+/// The URLs of all requests. Each contains the key, so `Debug` does not show them.
+struct RequestUrls {
     people: Url,
     accounts: Url,
     auth: Url,
 }
 
-impl Addresses {
-    fn new(endpoint: &Url, key: &PublicKey) -> Addresses {
-        let address = |last: &str| {
+impl RequestUrls {
+    fn new(endpoint: &Url, key: &PublicKey) -> RequestUrls {
+        let url_of = |last: &str| {
             let mut url = endpoint.clone();
             url.set_path(&format!("/web/projects/{}/{last}", key.expose()));
             url
         };
-        Addresses {
-            people: address(Endpoint::People.path()),
-            accounts: address(Endpoint::Accounts.path()),
-            auth: address("auth"),
+        RequestUrls {
+            people: url_of(Endpoint::People.path()),
+            accounts: url_of(Endpoint::Accounts.path()),
+            auth: url_of("auth"),
         }
     }
 
-    fn of(&self, endpoint: Endpoint) -> &Url {
+    fn batch(&self, endpoint: Endpoint) -> &Url {
         match endpoint {
             Endpoint::People => &self.people,
             Endpoint::Accounts => &self.accounts,
@@ -94,110 +94,110 @@ impl Addresses {
     }
 }
 
-impl fmt::Debug for Addresses {
+impl fmt::Debug for RequestUrls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Addresses(..)")
+        f.write_str("RequestUrls(..)")
     }
 }
 
-/// Kept-alive connections, and since when.
+/// A pool of connections and the time of its creation.
 #[derive(Debug)]
 struct Connections {
     http: reqwest::Client,
     since: Mono,
-    /// One of them failed a request. Over HTTP/1.1 it ended with it; over HTTP/2 it lives on, and where the fault is
-    /// its own (the host is gone, the proxy leads nowhere) every request after would fail as that one did. Pings would
-    /// find the first of these alone, and call a host dead before a request's own time is over.
+    /// A request on one of the connections failed, so the next request gets a new pool. An HTTP/1.1 connection ends with
+    /// its failed request; an HTTP/2 connection stays open, and if it is the cause (the host is gone, the proxy leads
+    /// nowhere), all later requests would fail too. HTTP/2 pings are no alternative: they detect only a host that is gone,
+    /// and give up a slow host before the request's time-out.
     is_spent: bool,
 }
 
-/// Why there is no answer to judge.
+/// The reason why there is no complete response.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum RequestFailure {
     #[error(transparent)]
     Http(reqwest::Error),
-    #[error("the answer broke off")]
-    BrokeOff,
+    #[error("the response was cut off")]
+    CutOff,
 }
 
 impl Client {
-    /// A client for the destination; `None` while there is no key.
+    /// Creates a client; `None` while no key is configured.
     ///
     /// # Errors
     /// See [`ClientError`].
-    pub fn new(config: &config::Koala, clock: Clock) -> Result<Option<Client>, ClientError> {
+    pub fn new(config: &config::KoalaConfig, clock: Clock) -> Result<Option<Client>, ClientError> {
         let Some(key) = config.public_key.clone() else { return Ok(None) };
         let endpoint =
             Url::parse(&config.endpoint).map_err(|_| ClientError::Endpoint(config.endpoint.clone()))?;
-        let connections = Connections { http: http(config)?, since: clock.mono(), is_spent: false };
+        let connections = Connections { http: new_pool(config)?, since: clock.mono(), is_spent: false };
         let connections = Arc::new(Mutex::new(connections));
-        let addresses = Arc::new(Addresses::new(&endpoint, &key));
-        Ok(Some(Client { config: Arc::new(config.clone()), endpoint, addresses, key, clock, connections }))
+        let urls = Arc::new(RequestUrls::new(&endpoint, &key));
+        Ok(Some(Client { config: Arc::new(config.clone()), endpoint, urls, key, clock, connections }))
     }
 
-    /// Sends a request's body for people, and judges the answer.
+    /// Sends a batch and returns the verdict on the response.
     pub async fn batch(&self, endpoint: Endpoint, body: String) -> Verdict {
-        let url = self.addresses.of(endpoint).clone();
-        self.judged(|http| http.post(url).header(CONTENT_TYPE, "application/json").body(body)).await
+        let url = self.urls.batch(endpoint).clone();
+        self.send(|http| http.post(url).header(CONTENT_TYPE, "application/json").body(body)).await
     }
 
-    /// Asks whether the receiver knows the key, without sending an event.
+    /// Asks the receiver whether it accepts the key, without sending an event.
     pub async fn auth(&self) -> Verdict {
-        let url = self.addresses.auth.clone();
-        self.judged(|http| http.get(url)).await
+        let url = self.urls.auth.clone();
+        self.send(|http| http.get(url)).await
     }
 
-    /// The connections for a request and since when they are in use, new ones where those that there are have been
-    /// used for long enough.
-    fn http(&self) -> (reqwest::Client, Mono) {
+    /// The pool for the next request and the time of its creation. A pool that is spent or too old is replaced.
+    fn pool(&self) -> (reqwest::Client, Mono) {
         let now = self.clock.mono();
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         if connections.is_spent || now.saturating_sub(connections.since) >= MAX_AGE {
             connections.since = now;
             connections.is_spent = false;
-            // Where the CA file is gone or broken since, the old connections are better than none.
-            if let Ok(http) = http(&self.config) {
+            // If the CA file has become unreadable, the old pool is better than none.
+            if let Ok(http) = new_pool(&self.config) {
                 connections.http = http;
             }
         }
         (connections.http.clone(), connections.since)
     }
 
-    /// The next request has new connections, unless those that it would have are younger: many may fail at once.
-    fn spend(&self, since: Mono) {
+    /// Replaces the pool created at `since` before the next request. A newer pool stays: many requests may fail at once.
+    fn mark_spent(&self, since: Mono) {
         let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
         connections.is_spent |= connections.since == since;
     }
 
-    async fn judged(&self, request: impl FnOnce(&reqwest::Client) -> RequestBuilder) -> Verdict {
-        let (http, since) = self.http();
-        let answer = match request(&http).send().await {
-            Ok(response) => self.answer(response).await,
-            // The URL holds the key.
-            Err(error) => Err(Failure::Http(error.without_url())),
+    async fn send(&self, request: impl FnOnce(&reqwest::Client) -> RequestBuilder) -> Verdict {
+        let (http, since) = self.pool();
+        let response = match request(&http).send().await {
+            Ok(response) => self.read(response).await,
+            // The URL contains the key.
+            Err(error) => Err(RequestFailure::Http(error.without_url())),
         };
-        match answer {
-            Ok(answer) => judge(&answer, self.clock.now()),
+        match response {
+            Ok(response) => classify(&response, self.clock.now()),
             Err(failure) => {
-                let was_connected = !matches!(&failure, Failure::Http(error) if error.is_connect());
-                // Without TLS it is HTTP/1.1.
+                let was_connected = !matches!(&failure, RequestFailure::Http(error) if error.is_connect());
+                // Without TLS the connection is HTTP/1.1 and ends with the request.
                 if was_connected && self.endpoint.scheme() == "https" {
-                    self.spend(since);
+                    self.mark_spent(since);
                 }
-                self.trouble(&failure)
+                self.unreachable(&failure)
             }
         }
     }
 
-    async fn answer(&self, response: Response) -> Result<Answer, Failure> {
+    async fn read(&self, response: Response) -> Result<ReceiverResponse, RequestFailure> {
         let (head, body) = hyper::Response::<reqwest::Body>::from(response).into_parts();
-        let (body, failure) = beginning(body, head.version).await;
-        // Acceptance must be whole. Any other status says enough, and its Retry-After holds.
+        let (body, failure) = read_beginning(body, head.version).await;
+        // Only an accepted request needs the whole body; any other status decides the verdict together with its headers.
         if let Some(failure) = failure.filter(|_| head.status.is_success()) {
             return Err(failure);
         }
         let header = |name| header(&head.headers, name).map(|text| self.key.redact(&text));
-        Ok(Answer {
+        Ok(ReceiverResponse {
             status: head.status.as_u16(),
             retry_after: header(RETRY_AFTER),
             content_type: header(CONTENT_TYPE),
@@ -206,26 +206,27 @@ impl Client {
         })
     }
 
-    fn trouble(&self, failure: &Failure) -> Verdict {
+    /// The verdict if there is no complete response.
+    fn unreachable(&self, failure: &RequestFailure) -> Verdict {
         let host = self.endpoint.host_str().unwrap_or_default();
         let (is_timeout, is_connect) = match failure {
-            Failure::Http(error) => (error.is_timeout(), error.is_connect()),
-            Failure::BrokeOff => (false, false),
+            RequestFailure::Http(error) => (error.is_timeout(), error.is_connect()),
+            RequestFailure::CutOff => (false, false),
         };
-        // A receiver that ends an HTTP/2 connection can say why at any length.
-        let said = quote(&self.key.redact(&innermost(failure)));
+        // A receiver that closes an HTTP/2 connection can send a message of any length.
+        let cause_text = excerpt(&self.key.redact(&innermost(failure)));
         let (code, text) = if is_timeout {
             (Code::Timeout, format!("{host} did not answer in time"))
         } else if cause::<ResolveError>(failure).is_some() {
-            (Code::Dns, said)
+            (Code::Dns, cause_text)
         } else if let Some(error) = cause::<rustls::Error>(failure) {
-            (Code::Tls, format!("no trusted TLS connection with {host}: {}", untrusted(error)))
+            (Code::Tls, format!("no trusted TLS connection with {host}: {}", tls_problem(error)))
         } else if is_connect && proxy_of(&self.config).is_some() {
-            (Code::Proxy, format!("the proxy lets no connection through to {host}: {said}"))
+            (Code::Proxy, format!("the proxy lets no connection through to {host}: {cause_text}"))
         } else if is_connect {
-            (Code::Connect, format!("no connection to {}: {said}", self.address()))
+            (Code::Connect, format!("no connection to {}: {cause_text}", self.address()))
         } else {
-            (Code::Connect, format!("the connection to {} broke: {said}", self.address()))
+            (Code::Connect, format!("the connection to {} broke: {cause_text}", self.address()))
         };
         Verdict::Trouble { reason: Reason::new(code, self.key.redact(&text)), retry_after: None }
     }
@@ -236,19 +237,19 @@ impl Client {
     }
 }
 
-/// The beginning of an answer's body, and why there is no more of it where it should go on.
-async fn beginning(mut body: reqwest::Body, version: Version) -> (Vec<u8>, Option<Failure>) {
-    let (mut read, most) = (Vec::new(), MAX_ANSWER as usize);
-    while read.len() < most {
+/// The beginning of a response's body, and the failure that cut it off, if one did.
+async fn read_beginning(mut body: reqwest::Body, version: Version) -> (Vec<u8>, Option<RequestFailure>) {
+    let (mut read, max) = (Vec::new(), MAX_RESPONSE as usize);
+    while read.len() < max {
         match body.frame().await {
             Some(Ok(frame)) => {
                 let chunk = frame.into_data().unwrap_or_default();
-                read.extend_from_slice(&chunk[..chunk.len().min(most - read.len())]);
+                read.extend_from_slice(&chunk[..chunk.len().min(max - read.len())]);
             }
-            Some(Err(error)) => return (read, Some(Failure::Http(error))),
-            // A stream that is reset for no error has no error, and no end either.
+            Some(Err(error)) => return (read, Some(RequestFailure::Http(error))),
+            // A stream that is reset with NO_ERROR returns no error, but has not ended.
             None if version == Version::HTTP_2 && !body.is_end_stream() => {
-                return (read, Some(Failure::BrokeOff));
+                return (read, Some(RequestFailure::CutOff));
             }
             None => break,
         }
@@ -256,14 +257,13 @@ async fn beginning(mut body: reqwest::Body, version: Version) -> (Vec<u8>, Optio
     (read, None)
 }
 
-/// Connections for one destination, none of them open yet.
+/// Creates a pool of connections; none is open yet.
 ///
-/// Over HTTP/2 reqwest sends a request again by itself, at most twice, where the receiver has said that it did not
-/// process it: by REFUSED_STREAM, or by a GOAWAY that does not count it in (RFC 9113, 8.7). That is left on. Nothing is
-/// sent twice by it, and a receiver that renews a connection or takes fewer requests at once than come would be in
-/// trouble each time.
-fn http(config: &config::Koala) -> Result<reqwest::Client, ClientError> {
-    // Fails only if a provider is installed already, which is as good.
+/// Over HTTP/2, reqwest itself repeats a request, at most twice, if the receiver says that it did not process it: by
+/// REFUSED_STREAM, or by a GOAWAY with a lower stream id (RFC 9113, 8.7). This stays enabled. No event is sent twice by
+/// it, and without it every renewed connection, and every limit of concurrent streams, would count as a failure.
+fn new_pool(config: &config::KoalaConfig) -> Result<reqwest::Client, ClientError> {
+    // An error means that a provider is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut builder = reqwest::Client::builder()
         .user_agent(USER_AGENT)
@@ -271,13 +271,13 @@ fn http(config: &config::Koala) -> Result<reqwest::Client, ClientError> {
         .timeout(config.timeout)
         .connect_timeout(CONNECT_TIMEOUT.min(config.timeout))
         .pool_idle_timeout(IDLE_TIMEOUT)
-        .http2_initial_stream_window_size(MAX_ANSWER)
-        .http2_initial_connection_window_size(MAX_HELD)
-        .http2_max_header_list_size(MAX_ANSWER)
+        .http2_initial_stream_window_size(MAX_RESPONSE)
+        .http2_initial_connection_window_size(MAX_BUFFERED)
+        .http2_max_header_list_size(MAX_RESPONSE)
         .dns_resolver(SystemResolver)
         .no_proxy();
     if config.endpoint.starts_with("http://") && proxy_of(config).is_none() {
-        // The system's authorities are not read where nobody asks them: they take a megabyte.
+        // Without TLS the system's certificates are not needed; they take a megabyte of memory.
         builder = builder.tls_certs_only([]);
     }
     if let Some(address) = proxy_of(config) {
@@ -285,19 +285,20 @@ fn http(config: &config::Koala) -> Result<reqwest::Client, ClientError> {
         builder = builder.proxy(proxy.no_proxy(NoProxy::from_env()));
     }
     if let Some(path) = &config.ca_file {
-        let bad = |text: String| ClientError::CaFile { path: path.clone(), text };
-        let pem = std::fs::read(path).map_err(|e| bad(e.to_string()))?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| bad(innermost(&e)))?;
+        let unusable = |text: String| ClientError::CaFile { path: path.clone(), text };
+        let pem = std::fs::read(path).map_err(|e| unusable(e.to_string()))?;
+        let certificates =
+            reqwest::Certificate::from_pem_bundle(&pem).map_err(|e| unusable(innermost(&e)))?;
         if certificates.is_empty() {
-            return Err(bad("there is no certificate in it: it must be PEM".to_owned()));
+            return Err(unusable("there is no certificate in it: it must be PEM".to_owned()));
         }
         builder = builder.tls_certs_merge(certificates);
     }
     builder.build().map_err(|e| ClientError::Setup(innermost(&e)))
 }
 
-/// The proxy that requests go through; to this machine they go straight.
-fn proxy_of(config: &config::Koala) -> Option<String> {
+/// The proxy for requests; requests to this machine use none.
+fn proxy_of(config: &config::KoalaConfig) -> Option<String> {
     let environment = || ["HTTPS_PROXY", "https_proxy"].iter().find_map(|name| std::env::var(name).ok());
     let proxy = config.proxy.clone().or_else(environment);
     proxy.filter(|address| !address.is_empty() && !config.is_loopback())
@@ -307,7 +308,7 @@ fn header(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
-/// Walks through the causes of an error; an [`std::io::Error`] that wraps another hides it from `source`.
+/// The error and all its causes. An [`std::io::Error`] hides the error that it wraps from `source`, so it is unwrapped.
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| {
         let error: &'a (dyn StdError + 'static) = *error;
@@ -320,13 +321,13 @@ fn cause<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Opti
     causes(error).find_map(|cause| cause.downcast_ref())
 }
 
-/// What is wrong with the connection, in words for the faults that people meet.
-fn untrusted(error: &rustls::Error) -> String {
+/// The problem of a TLS connection, in plain words for common problems.
+fn tls_problem(error: &rustls::Error) -> String {
     use rustls::CertificateError::*;
     use rustls::{Error, InvalidMessage};
     match error {
         Error::InvalidCertificate(UnknownIssuer) => {
-            "nobody who is trusted here has signed its certificate; set koala.ca_file if you trust who has"
+            "its certificate is signed by an authority that is not trusted here; set koala.ca_file to trust it"
                 .into()
         }
         Error::InvalidCertificate(Expired | ExpiredContext { .. }) => "its certificate has expired".into(),
@@ -341,19 +342,19 @@ fn untrusted(error: &rustls::Error) -> String {
     }
 }
 
-/// The last cause says what happened; those before it say through which layers it came.
+/// The last cause, which says what happened; the others only name the layers above it.
 fn innermost(error: &(dyn StdError + 'static)) -> String {
     causes(error).last().map_or_else(String::new, ToString::to_string)
 }
 
-/// The system's resolver, with an error that can be told from others.
+/// The system's resolver, with an error type that identifies a failed lookup.
 #[derive(Debug)]
 struct SystemResolver;
 
 #[derive(Debug, thiserror::Error)]
 #[error("the name {name} cannot be resolved: {text}")]
 struct ResolveError {
-    /// The receiver's or the proxy's.
+    /// The host name of the receiver or of the proxy.
     name: String,
     text: String,
 }

@@ -1,4 +1,4 @@
-//! Koala's wire: the body of a request, the client that sends it, and what an answer means.
+//! Koala's protocol: the body of a request, the client that sends it, and the verdict on the response.
 
 pub mod batch;
 mod client;

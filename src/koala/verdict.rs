@@ -1,68 +1,66 @@
-//! What an answer means, decided in one place: nothing downstream looks at a status code or a message.
+//! The verdict on a response. Nothing else looks at a status code or a message.
 
 use crate::clock::Timestamp;
-use crate::reason::{Code, Reason};
+use crate::reason::{Code, Reason, SUSPENDED};
 use std::time::Duration;
 
-/// The longest that a receiver may ask us to stay away. Longer wishes are more often mistakes than plans.
+/// The longest `Retry-After` that is obeyed; longer ones are usually mistakes.
 pub const MAX_RETRY_AFTER: Duration = Duration::from_secs(3600);
-/// What is kept of an answer's body, in characters: enough for the sentence that says what is wrong.
+/// The part of a response's body that is quoted, in characters: enough for one sentence.
 const MAX_QUOTE: usize = 200;
-/// The body by which Koala's hosted service refuses everything since it has been shut down.
-const SUSPENDED: &str = "Koala ingest suspended";
 
-/// How an email is told in an answer: as it is, escaped in a URL, escaped in JSON.
+/// The spellings of `@` in a response: plain, and escaped in a URL, in JSON and in HTML.
 const AT_SIGNS: [&str; 4] = ["@", "%40", "\\u0040", "&#64;"];
 
-/// What came back.
+/// The parts of an HTTP response that decide the verdict.
 #[derive(Debug, Clone, Default)]
-pub struct Answer {
+pub struct ReceiverResponse {
     /// The status code.
     pub status: u16,
-    /// `Retry-After`.
+    /// The `Retry-After` header.
     pub retry_after: Option<String>,
-    /// `Content-Type`.
+    /// The `Content-Type` header.
     pub content_type: Option<String>,
-    /// `Location`.
+    /// The `Location` header.
     pub location: Option<String>,
-    /// The beginning of the body, without the key.
+    /// The beginning of the body, with the key redacted.
     pub body: String,
 }
 
-/// What it means for the request's events and for the destination.
+/// The consequence of a response for the request's events and for the destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every event of the request is taken.
+    /// The receiver accepted every event of the request.
     Accepted,
-    /// The receiver is in trouble: everything waits, at least for as long as it asks.
+    /// The receiver cannot accept events for now: all events wait, at least as long as it asks.
     Trouble {
-        /// What the trouble is.
+        /// The reason of the failure.
         reason: Reason,
-        /// How long it asks us to stay away, at most [`MAX_RETRY_AFTER`].
+        /// The receiver's `Retry-After`, at most [`MAX_RETRY_AFTER`].
         retry_after: Option<Duration>,
     },
-    /// The key, the address or the service is wrong: a person must act, events wait unharmed.
+    /// The key, the address or the service is wrong: all events wait until a person acts.
     Closed(Reason),
-    /// Perhaps one of these events is at fault, perhaps the receiver refuses everybody.
+    /// Either one of these events is invalid, or the receiver refuses all events.
     Doubtful(Reason),
-    /// The request is too large.
+    /// The request is larger than the receiver accepts.
     TooLarge(Reason),
 }
 
-/// Judges an answer, by the table that the README shows.
-pub fn judge(answer: &Answer, now: Timestamp) -> Verdict {
-    let said = said(answer);
-    let closed = |code| Verdict::Closed(Reason::new(code, said.clone()));
+/// The verdict on a response, by the table in the README.
+pub fn classify(response: &ReceiverResponse, now: Timestamp) -> Verdict {
+    let explanation = explanation(response);
+    let closed = |code| Verdict::Closed(Reason::new(code, explanation.clone()));
     let trouble = |code| Verdict::Trouble {
-        reason: Reason::new(code, said.clone()),
-        retry_after: answer.retry_after.as_deref().and_then(|text| retry_after(text, now)),
+        reason: Reason::new(code, explanation.clone()),
+        retry_after: response.retry_after.as_deref().and_then(|text| parse_retry_after(text, now)),
     };
-    match answer.status {
-        200..=299 if is_html(answer) => Verdict::Closed(Reason::new(
+    match response.status {
+        200..=299 if is_html(response) => Verdict::Closed(Reason::new(
             Code::NotTheReceiver,
             format!(
-                "something other than Koala answered {} with a web page: a portal or a proxy stands in between",
-                answer.status
+                "something other than Koala answered {} with a web page: a captive portal or a proxy is in between",
+                response.status
             ),
         )),
         200..=299 => Verdict::Accepted,
@@ -71,41 +69,41 @@ pub fn judge(answer: &Answer, now: Timestamp) -> Verdict {
             format!(
                 "the receiver answered {} and points to {}; redirects are not followed: set koala.endpoint to \
                  the right address",
-                answer.status,
-                quote(answer.location.as_deref().unwrap_or("nowhere"))
+                response.status,
+                excerpt(response.location.as_deref().unwrap_or("nowhere"))
             ),
         )),
         401 | 403 => closed(Code::KeyRefused),
         404 | 405 | 410 => closed(Code::NotFound),
         407 => closed(Code::Proxy),
-        413 => Verdict::TooLarge(Reason::new(Code::TooLarge, said)),
+        413 => Verdict::TooLarge(Reason::new(Code::TooLarge, explanation)),
         429 => trouble(Code::RateLimited),
         408 | 425 | 500..=599 => trouble(Code::Http5xx),
-        _ => Verdict::Doubtful(Reason::new(Code::Refused, said)),
+        _ => Verdict::Doubtful(Reason::new(Code::Refused, explanation)),
     }
 }
 
-/// What the receiver said, for a person.
-fn said(answer: &Answer) -> String {
-    let mut text = format!("the receiver answered {}", answer.status);
-    let body = quote(&answer.body);
+/// The response in a sentence for people.
+fn explanation(response: &ReceiverResponse) -> String {
+    let mut text = format!("the receiver answered {}", response.status);
+    let body = excerpt(&response.body);
     if !body.is_empty() {
         text.push_str(": ");
         text.push_str(&body);
     }
-    if answer.body.contains(SUSPENDED) {
+    if response.body.contains(SUSPENDED) {
         text.push_str(
-            "; Koala's hosted service is shut down: set koala.endpoint to a receiver that takes events",
+            "; Koala's hosted service is shut down: set koala.endpoint to a receiver that accepts events",
         );
     }
     text
 }
 
-/// The beginning of a stranger's text in one line, without control characters and without emails: it is shown
-/// to everybody on the machine.
-pub(super) fn quote(text: &str) -> String {
+/// The beginning of an untrusted text in one line, without control characters and email addresses: every user of the
+/// machine can read it.
+pub(super) fn excerpt(text: &str) -> String {
     let ends = [' ', '"', '\'', ',', '<', '>', '(', ')', ':', ';'];
-    // Masked before it is cut, or half an email could stay.
+    // Addresses are masked before the text is cut, or half an address could remain.
     let mut line = String::new();
     for word in text.split_whitespace().flat_map(|word| [" "].into_iter().chain(word.split_inclusive(ends))) {
         let name = word.trim_end_matches(ends);
@@ -113,30 +111,30 @@ pub(super) fn quote(text: &str) -> String {
             true => line.extend(["…@…", &word[name.len()..]]),
             false => line.push_str(word),
         }
-        // It begins with a space.
+        // The line begins with a space, which is trimmed later.
         if line.chars().nth(1 + MAX_QUOTE).is_some() {
             break;
         }
     }
-    let mut quote: String =
+    let mut excerpt: String =
         line.trim_start().chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_QUOTE).collect();
     if line.trim_start().chars().nth(MAX_QUOTE).is_some() {
-        quote.push('…');
+        excerpt.push('…');
     }
-    quote
+    excerpt
 }
 
-fn is_html(answer: &Answer) -> bool {
-    let kind = answer.content_type.as_deref().unwrap_or_default().trim_start().to_ascii_lowercase();
-    let body: String = answer.body.trim_start().chars().take(9).collect::<String>().to_ascii_lowercase();
-    kind.starts_with("text/html")
-        || kind.starts_with("application/xhtml")
+fn is_html(response: &ReceiverResponse) -> bool {
+    let content_type = response.content_type.as_deref().unwrap_or_default().trim_start().to_ascii_lowercase();
+    let body: String = response.body.trim_start().chars().take(9).collect::<String>().to_ascii_lowercase();
+    content_type.starts_with("text/html")
+        || content_type.starts_with("application/xhtml")
         || body.starts_with("<!doctype")
         || body.starts_with("<html")
 }
 
-/// `Retry-After` in both its forms (RFC 9110, 10.2.3), capped; `None` for what is neither or already over.
-fn retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+/// Parses both forms of `Retry-After` (RFC 9110, 10.2.3), capped; `None` for an invalid or past one.
+fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
     let text = text.trim();
     let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
         text.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs)
@@ -153,7 +151,7 @@ mod tests {
     const NOW: Timestamp = Timestamp(784_111_777_000); // Sun, 06 Nov 1994 08:49:37 GMT
 
     fn verdict(status: u16) -> Verdict {
-        judge(&Answer { status, ..Answer::default() }, NOW)
+        classify(&ReceiverResponse { status, ..ReceiverResponse::default() }, NOW)
     }
 
     #[test]
@@ -182,9 +180,9 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_quoted_as_far_as_a_line_has_room_whatever_its_alphabet() {
-        let answer = "𝄞".repeat(MAX_QUOTE) + " and so on";
-        assert_eq!(quote(&answer), "𝄞".repeat(MAX_QUOTE) + "…");
+    fn an_excerpt_is_cut_by_characters_not_bytes() {
+        let body = "𝄞".repeat(MAX_QUOTE) + " and so on";
+        assert_eq!(excerpt(&body), "𝄞".repeat(MAX_QUOTE) + "…");
     }
 
     #[test]
@@ -204,47 +202,48 @@ mod tests {
             ("1.5", None),
             ("", None),
         ] {
-            assert_eq!(retry_after(text, NOW), seconds.map(Duration::from_secs), "{text:?}");
+            assert_eq!(parse_retry_after(text, NOW), seconds.map(Duration::from_secs), "{text:?}");
         }
     }
 
     #[test]
-    fn a_page_is_not_acceptance() {
+    fn a_web_page_is_not_acceptance() {
         for (content_type, body) in [
             (Some("text/html; charset=utf-8"), ""),
             (Some("Text/HTML"), "ok"),
             (None, "\n <!DOCTYPE html><title>Log in</title>"),
             (None, "<html>"),
         ] {
-            let answer = Answer {
+            let response = ReceiverResponse {
                 status: 200,
                 content_type: content_type.map(str::to_owned),
                 body: body.to_owned(),
-                ..Answer::default()
+                ..ReceiverResponse::default()
             };
-            let Verdict::Closed(reason) = judge(&answer, NOW) else { panic!("{body}") };
+            let Verdict::Closed(reason) = classify(&response, NOW) else { panic!("{body}") };
             assert_eq!(reason.code, Code::NotTheReceiver);
         }
-        let json = Answer { status: 200, body: r#"{"ok":true}"#.into(), ..Answer::default() };
-        assert_eq!(judge(&json, NOW), Verdict::Accepted);
+        let json =
+            ReceiverResponse { status: 200, body: r#"{"ok":true}"#.into(), ..ReceiverResponse::default() };
+        assert_eq!(classify(&json, NOW), Verdict::Accepted);
     }
 
     #[test]
-    fn what_the_receiver_said_is_quoted_in_one_clean_line() {
-        let answer = |body: &str| {
-            let answer = Answer { status: 400, body: body.into(), ..Answer::default() };
-            match judge(&answer, NOW) {
+    fn a_response_is_quoted_in_one_clean_line() {
+        let refusal = |body: &str| {
+            let response = ReceiverResponse { status: 400, body: body.into(), ..ReceiverResponse::default() };
+            match classify(&response, NOW) {
                 Verdict::Doubtful(reason) => reason.text,
                 other => panic!("{other:?}"),
             }
         };
         assert_eq!(
-            answer("{\"error\":\n\"no\\u001b[31m <ana@acme.dev>\"}\u{1b}[0m"),
+            refusal("{\"error\":\n\"no\\u001b[31m <ana@acme.dev>\"}\u{1b}[0m"),
             "the receiver answered 400: {\"error\": \"no\\u001b[31m <…@…>\"} [0m"
         );
-        assert_eq!(answer(""), "the receiver answered 400");
-        assert_eq!(answer(&"x".repeat(999)).chars().count(), "the receiver answered 400: ".len() + 201);
-        let suspended = answer(r#"{"error":"Koala ingest suspended"}"#);
+        assert_eq!(refusal(""), "the receiver answered 400");
+        assert_eq!(refusal(&"x".repeat(999)).chars().count(), "the receiver answered 400: ".len() + 201);
+        let suspended = refusal(r#"{"error":"Koala ingest suspended"}"#);
         assert!(suspended.contains(r#"{"error":"Koala ingest suspended"}"#), "{suspended}");
         assert!(suspended.contains("shut down") && suspended.contains("koala.endpoint"), "{suspended}");
     }

@@ -1,15 +1,15 @@
-//! What is told of an account, a company: Koala's accounts, which Segment's own destination does not reach.
+//! Items about an account, a company. Segment's own destination has no such actions.
 
-use super::fields::{Checks, Given, non_blank};
-use super::{Draft, skip};
+use super::DraftItem;
+use super::fields::{FieldChecks, Overrides, non_blank};
 use crate::clock::Timestamp;
-use crate::event::json::{self, Object, Writer};
+use crate::event::json::{self, Object, ObjectWriter};
 use crate::event::{Event, MessageId};
-use crate::item::{Disposition, Item, ItemKind, Names, Person};
+use crate::item::{Disposition, Identifiers, Item, ItemKind, Person};
 use crate::reason::{Code, Reason};
 use std::borrow::Cow;
 
-/// Domains under which mail is given to anybody: an address there says nothing of a company. The largest by users.
+/// The largest public mail providers: an address there says nothing about a company.
 const MAIL_PROVIDERS: &[&str] = &[
     "gmail.com",
     "googlemail.com",
@@ -33,16 +33,20 @@ const MAIL_PROVIDERS: &[&str] = &[
     "126.com",
 ];
 
-pub(super) fn outcome<'a>(
+/// Makes the item, or decides to skip or to fail the event.
+pub(super) fn draft<'a>(
     event: &Event,
     kind: ItemKind,
     own_id: &MessageId,
     timestamp: Timestamp,
-    given: &Given,
-) -> Disposition<Draft<'a>> {
-    match item(event, kind, own_id, timestamp, given) {
-        Ok(Some(item)) => Disposition::Send(Draft::Account(Box::new(item))),
-        Ok(None) => skip(Code::NoIdentity, "neither a domain nor an account_id says which account it is"),
+    overrides: &Overrides,
+) -> Disposition<DraftItem<'a>> {
+    match item(event, kind, own_id, timestamp, overrides) {
+        Ok(Some(item)) => Disposition::Send(DraftItem::Account(Box::new(item))),
+        Ok(None) => {
+            let text = "neither a domain nor an account_id says which account it is";
+            Disposition::Skip(Reason::new(Code::NoIdentity, text))
+        }
         Err(reason) => Disposition::Fail(reason),
     }
 }
@@ -52,24 +56,24 @@ fn item(
     kind: ItemKind,
     own_id: &MessageId,
     timestamp: Timestamp,
-    given: &Given,
+    overrides: &Overrides,
 ) -> Result<Option<Item>, Reason> {
-    let mut check = Checks::default();
-    let traits = match given.get("traits") {
-        Some(traits) => check.object("traits", traits),
-        None => check.object("traits", event.get("traits")),
+    let mut checks = FieldChecks::default();
+    let traits = match overrides.get("traits") {
+        Some(traits) => checks.object("traits", traits),
+        None => checks.object("traits", event.get("traits")),
     };
-    let domain = match given.get("domain") {
-        Some(domain) => check.string("domain", domain),
+    let domain = match overrides.get("domain") {
+        Some(domain) => checks.string("domain", domain),
         None => domain_of(event, traits.as_ref()).map(|domain| json::quote(&domain).into()),
     };
-    let account_id = given.get("account_id").and_then(|id| check.string("account_id", id));
-    let mut body = Writer::new();
-    body.member("type", &json::quote(kind.as_str()));
+    let account_id = overrides.get("account_id").and_then(|id| checks.string("account_id", id));
+    let mut body = ObjectWriter::new();
+    body.member("type", &json::quote(kind.wire_type()));
     let mut message_id = None;
     if kind == ItemKind::AccountIdentify {
-        let group_id = given.get("group_id").unwrap_or(event.get("groupId"));
-        let group_id = check.string("group_id", group_id);
+        let group_id = overrides.get("group_id").unwrap_or(event.get("groupId"));
+        let group_id = checks.string("group_id", group_id);
         let traits = traits.unwrap_or_default();
         body.member(
             "traits",
@@ -79,49 +83,51 @@ fn item(
             },
         );
     } else {
-        message_id = given.get("message_id").and_then(|id| check.required("message_id", id));
-        let name = check.required("event", given.get("event").unwrap_or(event.get("event")));
-        let properties = given.get("properties").unwrap_or(event.get("properties"));
-        let properties = check.object("properties", properties);
-        let sent_at = match given.get("sent_at") {
-            Some(value) if non_blank(value).is_none() => check.required("sent_at", value).unwrap_or_default(),
-            Some(value) => check.date_time("sent_at", value),
-            None => check.sent_at(event, timestamp),
+        message_id = overrides.get("message_id").and_then(|id| checks.required("message_id", id));
+        let name = checks.required("event", overrides.get("event").unwrap_or(event.get("event")));
+        let properties = overrides.get("properties").unwrap_or(event.get("properties"));
+        let properties = checks.object("properties", properties);
+        let sent_at = match overrides.get("sent_at") {
+            Some(value) if non_blank(value).is_none() => {
+                checks.required("sent_at", value).unwrap_or_default()
+            }
+            Some(value) => checks.date_time("sent_at", value),
+            None => checks.sent_at(event, timestamp),
         };
-        body.optional("event", name.as_deref());
-        properties.iter().for_each(|properties| body.object("properties", properties));
+        body.optional_member("event", name.as_deref());
+        properties.iter().for_each(|properties| body.object_member("properties", properties));
         body.member("sent_at", &sent_at);
     }
-    if !check.faults.is_empty() {
-        return Err(Reason::new(Code::InvalidField, check.faults.join("; ")));
+    if !checks.faults.is_empty() {
+        return Err(Reason::new(Code::InvalidField, checks.faults.join("; ")));
     }
     let message_id = super::message_id(message_id.as_deref(), own_id)?;
     if kind == ItemKind::AccountTrack {
         body.member("message_id", &json::quote(message_id.as_str()));
     }
     let Some(person) = Person::of_account(domain.as_deref(), account_id.as_deref()) else { return Ok(None) };
-    let names = Names {
+    let identifiers = Identifiers {
         domain: domain.map(Cow::into_owned),
         account_id: account_id.map(Cow::into_owned),
-        ..Names::default()
+        ..Identifiers::default()
     };
-    Ok(Some(Item { kind, person, names, traits: None, body: body.finish(), message_id }))
+    Ok(Some(Item { kind, person, identifiers, traits: None, body: body.finish(), message_id }))
 }
 
-/// The company's domain: `traits.domain`, else the host of `traits.website`, else the domain of the email, unless
-/// that is a provider of mail.
+/// The company's domain: `traits.domain`, else the host of `traits.website`, else the domain of the email, unless that
+/// is a public mail provider's.
 fn domain_of(event: &Event, traits: Option<&Object>) -> Option<String> {
-    if let Some(domain) = ["domain", "website"].iter().find_map(|name| host(&text(traits, name)?)) {
+    if let Some(domain) = ["domain", "website"].iter().find_map(|name| host(&string_member(traits, name)?)) {
         return Some(domain);
     }
-    let context = event.get("context").and_then(Object::of);
-    let known = context.as_ref().and_then(|c| c.get("traits")).and_then(Object::of);
-    let email = text(traits, "email").or_else(|| text(known.as_ref(), "email"))?;
+    let context = event.get("context").and_then(Object::from_raw);
+    let context_traits = context.as_ref().and_then(|c| c.get("traits")).and_then(Object::from_raw);
+    let email = string_member(traits, "email").or_else(|| string_member(context_traits.as_ref(), "email"))?;
     let (_, domain) = email.rsplit_once('@')?;
     host(domain).filter(|domain| !MAIL_PROVIDERS.contains(&domain.as_str()))
 }
 
-fn text<'a>(object: Option<&Object<'a>>, name: &str) -> Option<Cow<'a, str>> {
+fn string_member<'a>(object: Option<&Object<'a>>, name: &str) -> Option<Cow<'a, str>> {
     json::decode(object?.non_null(name)?.get())
 }
 
@@ -132,8 +138,8 @@ fn host(address: &str) -> Option<String> {
     let rest = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
     let host = rest.split(':').next()?.trim_end_matches('.').to_lowercase();
     let host = host.strip_prefix("www.").unwrap_or(&host);
-    let fits = host.contains('.') && host.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-'));
-    fits.then(|| host.to_owned())
+    let is_host = host.contains('.') && host.chars().all(|c| c.is_alphanumeric() || matches!(c, '.' | '-'));
+    is_host.then(|| host.to_owned())
 }
 
 #[cfg(test)]
@@ -141,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_host_is_told_from_an_address_however_it_is_written() {
+    fn the_host_is_found_in_every_form_of_an_address() {
         for (address, want) in [
             ("acme.dev", Some("acme.dev")),
             (" https://WWW.Acme.dev:8080/about?x#y ", Some("acme.dev")),

@@ -1,199 +1,154 @@
-//! Mappings as people write them, and the presets that they may start from.
+//! Mappings as they are configured, the presets that they can start from, and their checks.
 
 use super::directive::{Field, FieldError};
+use super::fields::field_names;
 use super::trigger::Trigger;
 use super::{MAX_MAPPINGS, Mapping};
 use crate::item::ItemKind;
 use std::fmt;
 use std::sync::Arc;
 
-/// What a mapping makes of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Something that a person did.
-    Track,
-    /// Something about a person.
-    Identify,
-    /// Something that somebody of a company did.
-    AccountTrack,
-    /// Something about a company.
-    AccountIdentify,
-}
-
-impl Action {
-    /// All of them.
-    pub const ALL: [Action; 4] =
-        [Action::Track, Action::Identify, Action::AccountTrack, Action::AccountIdentify];
-
-    /// Its name in a configuration.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Action::Track => "track",
-            Action::Identify => "identify",
-            Action::AccountTrack => "account_track",
-            Action::AccountIdentify => "account_identify",
-        }
-    }
-
-    /// The fields that it has.
-    pub fn fields(self) -> &'static [&'static str] {
-        match self {
-            Action::Track => {
-                &["email", "event", "properties", "traits", "sent_at", "context", "device_ip", "message_id"]
-            }
-            Action::Identify => &["email", "traits", "sent_at", "context", "device_ip", "message_id"],
-            Action::AccountTrack => &["domain", "account_id", "event", "properties", "sent_at", "message_id"],
-            Action::AccountIdentify => &["domain", "account_id", "group_id", "traits"],
-        }
-    }
-
-    pub(super) fn item_kind(self) -> ItemKind {
-        match self {
-            Action::Track => ItemKind::Track,
-            Action::Identify => ItemKind::Identify,
-            Action::AccountTrack => ItemKind::AccountTrack,
-            Action::AccountIdentify => ItemKind::AccountIdentify,
-        }
-    }
-}
-
-/// The presets, by name: which events, and what is made of them. The first two are Segment's, and in force where there
-/// are no mappings; Segment's destination has no accounts.
-const PRESETS: [(&str, &str, Action); 3] = [
-    ("Track Calls", "type = \"track\"", Action::Track),
-    ("Identify Calls", "type = \"identify\"", Action::Identify),
-    ("Group Calls", "type = \"group\"", Action::AccountIdentify),
+/// The presets: name, trigger, action. The first two are Segment's and apply if no mapping is configured; Segment's
+/// destination has no accounts.
+const PRESETS: [(&str, &str, ItemKind); 3] = [
+    ("Track Calls", "type = \"track\"", ItemKind::Track),
+    ("Identify Calls", "type = \"identify\"", ItemKind::Identify),
+    ("Group Calls", "type = \"group\"", ItemKind::AccountIdentify),
 ];
 
-/// A mapping as it is written.
+/// A mapping as it is configured, unchecked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Definition {
-    /// Where it is written, for whoever fixes it.
+    /// The position in the configuration, for error messages.
     pub place: String,
-    /// The preset that it starts from.
+    /// The preset that the mapping starts from.
     pub preset: Option<String>,
-    /// What people call it; the preset's name if it has none.
+    /// The name; the preset's if absent.
     pub name: Option<String>,
-    /// FQL: which events it takes; the preset's if there is none.
+    /// The trigger in FQL; the preset's if absent.
     pub trigger: Option<String>,
-    /// What it makes of them; the preset's if there is none.
+    /// The action; the preset's if absent.
     pub action: Option<String>,
-    /// Fields by name, each in Segment's mapping language as JSON; those left out are the preset's.
+    /// The fields by name, each in Segment's mapping language as JSON; absent ones are the preset's.
     pub fields: Vec<(String, String)>,
-    /// Written by Segment: fields that mean something to it alone are passed over.
+    /// The definition was exported from Segment: fields unknown here are ignored.
     pub exported: bool,
 }
 
-/// What is wrong with a definition.
+/// A mistake in a definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Flaw {
-    /// Where the mapping is written.
+pub struct DefinitionError {
+    /// The position in the configuration.
     pub place: String,
-    /// What is wrong, and the fix.
+    /// The mistake and the fix.
     pub text: String,
 }
 
-impl fmt::Display for Flaw {
+impl fmt::Display for DefinitionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place, self.text)
     }
 }
 
-/// What is in force where no mapping is written.
+/// The mappings that apply if none is configured.
 pub(super) fn presets() -> Vec<Mapping> {
-    let segments = PRESETS.iter().filter(|(_, _, action)| matches!(action, Action::Track | Action::Identify));
-    let mapping = |(name, trigger, action): &(&str, &str, Action)| {
+    let mapping = |(name, trigger, action): &(&str, &str, ItemKind)| {
         let trigger = Trigger::parse(trigger).ok()?;
         Some(Mapping { name: Arc::from(*name), trigger, action: *action, fields: Vec::new() })
     };
-    segments.filter_map(mapping).collect()
+    PRESETS.iter().take(2).filter_map(mapping).collect()
 }
 
-pub(super) fn mappings(definitions: &[Definition]) -> Result<Vec<Mapping>, Vec<Flaw>> {
-    let (mut mappings, mut flaws): (Vec<Mapping>, _) = (Vec::new(), Vec::new());
+/// Checks all definitions and makes mappings of them.
+///
+/// # Errors
+/// All mistakes in all definitions.
+pub(super) fn mappings(definitions: &[Definition]) -> Result<Vec<Mapping>, Vec<DefinitionError>> {
+    let (mut mappings, mut errors): (Vec<Mapping>, _) = (Vec::new(), Vec::new());
     for definition in definitions {
-        let mut flaw = |text: String| flaws.push(Flaw { place: definition.place.clone(), text });
-        let Some(mapping) = checked(definition, &mut flaw) else { continue };
+        let mut report =
+            |text: String| errors.push(DefinitionError { place: definition.place.clone(), text });
+        let Some(mapping) = checked(definition, &mut report) else { continue };
         if mappings.iter().any(|other| other.name == mapping.name) {
-            flaw(format!("there is another mapping {:?}; give each a name of its own", mapping.name));
+            report(format!("there is another mapping {:?}; give each its own name", mapping.name));
         }
         mappings.push(mapping);
     }
     if let Some(first) = definitions.get(MAX_MAPPINGS) {
-        let text = format!("there are {} mappings; at most {MAX_MAPPINGS} may be", definitions.len());
-        flaws.push(Flaw { place: first.place.clone(), text });
+        let text = format!("there are {} mappings; at most {MAX_MAPPINGS} are allowed", definitions.len());
+        errors.push(DefinitionError { place: first.place.clone(), text });
     }
-    if flaws.is_empty() { Ok(mappings) } else { Err(flaws) }
+    if errors.is_empty() { Ok(mappings) } else { Err(errors) }
 }
 
-/// The mapping, after every flaw of it was told; `None` if it has some.
-fn checked(definition: &Definition, flaw: &mut impl FnMut(String)) -> Option<Mapping> {
-    let mut sound = true;
-    let mut flaw = |text: String| {
-        sound = false;
-        flaw(text);
+/// The mapping; `None` if `report` was called with a mistake.
+fn checked(definition: &Definition, report: &mut impl FnMut(String)) -> Option<Mapping> {
+    let mut is_valid = true;
+    let mut report = |text: String| {
+        is_valid = false;
+        report(text);
     };
     let preset = definition.preset.as_ref().and_then(|name| {
-        let preset = PRESETS.iter().find(|(known, ..)| known == name);
+        let preset = PRESETS.iter().find(|(preset, ..)| preset == name);
         if preset.is_none() {
             let names: Vec<String> = PRESETS.iter().map(|(name, ..)| format!("{name:?}")).collect();
-            flaw(format!("there is no preset {name:?}; the presets are {}", names.join(", ")));
+            report(format!("there is no preset {name:?}; the presets are {}", names.join(", ")));
         }
         preset
     });
     let name = definition.name.as_deref().or(preset.map(|(name, ..)| *name)).filter(|name| !name.is_empty());
     if name.is_none() && definition.preset.is_none() {
-        flaw("the mapping has no name; write name = \"…\"".to_owned());
+        report("the mapping has no name; write name = \"…\"".to_owned());
     }
-    let called = name.map(|name| format!("mapping {name:?}")).unwrap_or_else(|| "the mapping".to_owned());
+    let title = name.map(|name| format!("mapping {name:?}")).unwrap_or_else(|| "the mapping".to_owned());
     let action = match definition.action.as_deref() {
-        Some(text) => Action::ALL.into_iter().find(|action| action.as_str() == text).or_else(|| {
-            let names = Action::ALL.map(Action::as_str).join(", ");
-            flaw(format!("{called}: there is no action {text:?}; the actions are {names}"));
+        Some(text) => ItemKind::ALL.into_iter().find(|action| action.action_name() == text).or_else(|| {
+            let names = ItemKind::ALL.map(ItemKind::action_name).join(", ");
+            report(format!("{title}: there is no action {text:?}; the actions are {names}"));
             None
         }),
         None if definition.preset.is_none() => {
-            let names = Action::ALL.map(Action::as_str).join(", ");
-            flaw(format!("{called} has no action; write action = \"…\", one of {names}"));
+            let names = ItemKind::ALL.map(ItemKind::action_name).join(", ");
+            report(format!("{title} has no action; write action = \"…\", one of {names}"));
             None
         }
         None => preset.map(|(_, _, action)| *action),
     };
     let trigger = match definition.trigger.as_deref().or(preset.map(|(_, trigger, _)| *trigger)) {
         Some(text) => {
-            Trigger::parse(text).map_err(|e| flaw(format!("{called}: the trigger is not clear: {e}"))).ok()
+            Trigger::parse(text).map_err(|e| report(format!("{title}: the trigger is not valid: {e}"))).ok()
         }
         None if definition.preset.is_none() => {
-            flaw(format!("{called} has no trigger; write trigger = 'type = \"track\"' for all tracks"));
+            report(format!("{title} has no trigger; write trigger = 'type = \"track\"' for all tracks"));
             None
         }
         None => None,
     };
-    let fields = action.map(|action| fields(definition, action, &called, &mut flaw)).unwrap_or_default();
+    let fields = action.map(|action| fields(definition, action, &title, &mut report)).unwrap_or_default();
     let (name, trigger, action) = (Arc::from(name?), trigger?, action?);
-    sound.then_some(Mapping { name, trigger, action, fields })
+    is_valid.then_some(Mapping { name, trigger, action, fields })
 }
 
 fn fields(
     definition: &Definition,
-    action: Action,
-    called: &str,
-    flaw: &mut impl FnMut(String),
+    action: ItemKind,
+    title: &str,
+    report: &mut impl FnMut(String),
 ) -> Vec<(&'static str, Field)> {
     let mut fields = Vec::new();
     for (name, json) in &definition.fields {
-        let Some(known) = action.fields().iter().find(|known| *known == name) else {
+        let Some(field_name) = field_names(action).iter().find(|field_name| *field_name == name) else {
             if !definition.exported {
-                let names = action.fields().join(", ");
-                flaw(format!("{called}: {} has no field {name:?}; it has {names}", action.as_str()));
+                let names = field_names(action).join(", ");
+                report(format!("{title}: {} has no field {name:?}; it has {names}", action.action_name()));
             }
             continue;
         };
         match Field::parse(json) {
-            Ok(field) => fields.push((*known, field)),
+            Ok(field) => fields.push((*field_name, field)),
             Err(errors) => {
                 for FieldError { path, text } in errors {
-                    flaw(format!("{called}: field {name}{path}: {text}"));
+                    report(format!("{title}: field {name}{path}: {text}"));
                 }
             }
         }

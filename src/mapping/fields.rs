@@ -1,113 +1,138 @@
-//! An event's members as a mapping maps them: cleaned (null and "" are dropped), then checked.
+//! The members of an event as a mapping takes them: cleaned (null and "" count as missing), then type-checked.
 
-use super::datetime;
 use crate::clock::Timestamp;
-use crate::event::json::{self, Object, Shape};
-use crate::event::{Event, Raw};
+use crate::event::json::{self, JsonType, Object};
+use crate::event::{Event, Raw, datetime};
 use crate::item::ItemKind;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 
-/// The fields that a mapping's own definitions made of an event; `None`: there is nothing.
+/// The fields that a mapping configures, with their values for one event; `None`: no value.
 #[derive(Default)]
-pub struct Given(pub Vec<(&'static str, Option<Box<RawValue>>)>);
+pub struct Overrides(pub Vec<(&'static str, Option<Box<RawValue>>)>);
 
-impl Given {
-    /// The field, if the mapping defines it.
+impl Overrides {
+    /// The field's value, if the mapping configures the field.
     pub fn get(&self, field: &str) -> Option<Option<Raw<'_>>> {
         self.0.iter().find(|(name, _)| *name == field).map(|(_, value)| value.as_deref().map(Raw::from))
     }
 }
 
-/// The mapped fields. Scalars are the JSON text of a string.
-pub struct Fields<'a> {
+/// The field names of an action.
+pub fn field_names(action: ItemKind) -> &'static [&'static str] {
+    match action {
+        ItemKind::Track => {
+            &["email", "event", "properties", "traits", "sent_at", "context", "device_ip", "message_id"]
+        }
+        ItemKind::Identify => &["email", "traits", "sent_at", "context", "device_ip", "message_id"],
+        ItemKind::AccountTrack => &["domain", "account_id", "event", "properties", "sent_at", "message_id"],
+        ItemKind::AccountIdentify => &["domain", "account_id", "group_id", "traits"],
+    }
+}
+
+/// The fields of an item about a person. Scalars are JSON strings.
+pub struct PersonFields<'a> {
     pub email: Option<Cow<'a, str>>,
-    /// There for a track.
+    /// Always present in a track.
     pub event: Option<Cow<'a, str>>,
-    /// A track's.
+    /// Only in a track.
     pub properties: Option<Object<'a>>,
-    /// A track's `context.traits`, an identify's own.
+    /// The event's `context.traits` in a track, its `traits` in an identify.
     pub traits: Option<Object<'a>>,
     pub sent_at: Cow<'a, str>,
     pub context: Option<Object<'a>>,
     pub device_ip: Option<Cow<'a, str>>,
-    /// The mapping's own; `None`: the event's.
+    /// Present only if the mapping configures it.
     pub message_id: Option<Cow<'a, str>>,
 }
 
-impl<'a> Fields<'a> {
-    /// The fields: those that are given, and the preset's for the rest; or every fault of the event in one sentence
-    /// for a person.
+impl<'a> PersonFields<'a> {
+    /// Reads the fields: the overrides, and the preset's members of the event for the rest.
+    ///
+    /// # Errors
+    /// All faults of the event in one sentence.
     pub fn read(
         event: &Event<'a>,
         kind: ItemKind,
         timestamp: Timestamp,
-        given: &'a Given,
-    ) -> Result<Fields<'a>, String> {
-        let mut check = Checks::default();
-        let object = |check: &mut Checks, field, preset, value| match given.get(field) {
-            Some(value) => check.object(field, value),
-            None => check.object(preset, value),
+        overrides: &'a Overrides,
+    ) -> Result<PersonFields<'a>, String> {
+        let mut checks = FieldChecks::default();
+        let object = |checks: &mut FieldChecks, field, preset, value| match overrides.get(field) {
+            Some(value) => checks.object(field, value),
+            None => checks.object(preset, value),
         };
-        let context = object(&mut check, "context", "context", event.get("context"));
+        let context = object(&mut checks, "context", "context", event.get("context"));
         let unmapped =
-            given.get("context").and_then(|_| non_blank(event.get("context"))).and_then(Object::of);
-        let own_context = if given.get("context").is_some() { &unmapped } else { &context };
+            overrides.get("context").and_then(|_| non_blank(event.get("context"))).and_then(Object::from_raw);
+        let own_context = if overrides.get("context").is_some() { &unmapped } else { &context };
         let in_context = |name| own_context.as_ref().and_then(|c| c.get(name));
         let (name, properties, traits) = if kind.is_identify() {
-            (None, None, object(&mut check, "traits", "traits", event.get("traits")))
+            (None, None, object(&mut checks, "traits", "traits", event.get("traits")))
         } else {
-            let name = check.required("event", given.get("event").unwrap_or(event.get("event")));
-            let properties = object(&mut check, "properties", "properties", event.get("properties"));
-            (name, properties, object(&mut check, "traits", "context.traits", in_context("traits")))
+            let name = checks.required("event", overrides.get("event").unwrap_or(event.get("event")));
+            let properties = object(&mut checks, "properties", "properties", event.get("properties"));
+            (name, properties, object(&mut checks, "traits", "context.traits", in_context("traits")))
         };
-        let own_traits = event.get("traits").and_then(Object::of);
-        let email = match (given.get("email"), own_traits.and_then(|t| t.non_null("email"))) {
-            (Some(email), _) => check.string("email", email),
-            (None, Some(email)) => check.string("traits.email", Some(email)),
-            (None, None) => check.string("email", event.get("email")),
+        let own_traits = event.get("traits").and_then(Object::from_raw);
+        let email = match (overrides.get("email"), own_traits.and_then(|t| t.non_null("email"))) {
+            (Some(email), _) => checks.string("email", email),
+            (None, Some(email)) => checks.string("traits.email", Some(email)),
+            (None, None) => checks.string("email", event.get("email")),
         };
-        let sent_at = match given.get("sent_at") {
-            Some(value) => check.required("sent_at", value).map(|_| check.date_time("sent_at", value)),
-            None => Some(check.sent_at(event, timestamp)),
+        let sent_at = match overrides.get("sent_at") {
+            Some(value) => checks.required("sent_at", value).map(|_| checks.date_time("sent_at", value)),
+            None => Some(checks.sent_at(event, timestamp)),
         };
-        let device_ip = match given.get("device_ip") {
-            Some(ip) => check.string("device_ip", ip),
-            None => check.string("context.ip", in_context("ip")),
+        let device_ip = match overrides.get("device_ip") {
+            Some(ip) => checks.string("device_ip", ip),
+            None => checks.string("context.ip", in_context("ip")),
         };
-        let message_id = given.get("message_id").and_then(|id| check.required("message_id", id));
-        match (sent_at, check.faults.is_empty()) {
-            (Some(sent_at), true) => {
-                Ok(Fields { email, event: name, properties, traits, sent_at, context, device_ip, message_id })
-            }
-            _ => Err(check.faults.join("; ")),
+        let message_id = overrides.get("message_id").and_then(|id| checks.required("message_id", id));
+        match (sent_at, checks.faults.is_empty()) {
+            (Some(sent_at), true) => Ok(PersonFields {
+                email,
+                event: name,
+                properties,
+                traits,
+                sent_at,
+                context,
+                device_ip,
+                message_id,
+            }),
+            _ => Err(checks.faults.join("; ")),
         }
     }
 }
 
-/// Collects what is wrong; a faulty field reads as missing, and the event is given up in the end.
+/// Checks the types of fields and collects all faults. A faulty field reads as missing until the faults are reported.
 #[derive(Default)]
-pub struct Checks {
+pub struct FieldChecks {
     pub faults: Vec<String>,
 }
 
-impl Checks {
+impl FieldChecks {
     pub fn object<'a>(&mut self, name: &str, value: Option<Raw<'a>>) -> Option<Object<'a>> {
-        let value = non_blank(value)?;
-        let object = Object::of(value);
-        if object.is_none() {
-            self.faults.push(format!("{name} must be an object but is {}", Shape::of(value)));
-        }
-        object
+        self.typed(name, value, "an object", Object::from_raw)
     }
 
     pub fn string<'a>(&mut self, name: &str, value: Option<Raw<'a>>) -> Option<Cow<'a, str>> {
+        self.typed(name, value, "a string", json::coerce_to_string)
+    }
+
+    fn typed<'a, T>(
+        &mut self,
+        name: &str,
+        value: Option<Raw<'a>>,
+        wanted: &str,
+        read: impl Fn(Raw<'a>) -> Option<T>,
+    ) -> Option<T> {
         let value = non_blank(value)?;
-        let string = json::as_string(value);
-        if string.is_none() {
-            self.faults.push(format!("{name} must be a string but is {}", Shape::of(value)));
+        let typed = read(value);
+        if typed.is_none() {
+            self.faults.push(format!("{name} must be {wanted} but is {}", JsonType::of(value.get())));
         }
-        string
+        typed
     }
 
     pub fn required<'a>(&mut self, name: &str, value: Option<Raw<'a>>) -> Option<Cow<'a, str>> {
@@ -117,7 +142,7 @@ impl Checks {
         self.string(name, value)
     }
 
-    /// When the event happened, by its own word or by the time that it was given.
+    /// The time of the event: its own, else `timestamp`.
     pub fn sent_at<'a>(&mut self, event: &Event<'a>, timestamp: Timestamp) -> Cow<'a, str> {
         match ["timestamp", "originalTimestamp"].iter().find_map(|at| Some((at, event.non_blank(at)?))) {
             Some((at, value)) => self.date_time(at, Some(value)),
@@ -126,7 +151,7 @@ impl Checks {
     }
 
     pub fn date_time<'a>(&mut self, name: &str, value: Option<Raw<'a>>) -> Cow<'a, str> {
-        let string = value.and_then(json::as_string).unwrap_or_default();
+        let string = value.and_then(json::coerce_to_string).unwrap_or_default();
         if !json::decode(&string).is_some_and(|text| datetime::is_valid(&text)) {
             self.faults.push(format!("{name} must be a date and time such as 2026-01-02T03:04:05Z"));
         }

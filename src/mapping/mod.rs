@@ -1,323 +1,197 @@
-//! From event to items, by mappings: a trigger says which events one takes, an action what it makes of them, fields
-//! what goes into that. Without any there are the presets of Segment's own destination, "Track Calls" and
-//! "Identify Calls".
+//! Mappings from an event to items: a trigger selects events, an action says which kind of item to make, and fields
+//! give the item's values. Without configured mappings, the presets "Track Calls" and "Identify Calls" of Segment's own
+//! destination apply.
 //!
-//! Segment's order: map, clean, check, skip. An event that is wrong is told so even where it would be skipped.
-//! Where this departs from Segment, it is on purpose: values keep the text they were written in, an event is
-//! completed rather than refused, its `integrations` are obeyed here, a null context is none, `context.source`
-//! names this agent, and RudderStack's `ko_profile_id` serves where profile_id is absent.
+//! The order is Segment's: map, clean, check, skip. An invalid event is therefore reported as invalid even if it would
+//! be skipped. The differences from Segment are on purpose: values keep their spelling, an incomplete event is completed
+//! rather than refused, the event's `integrations` are obeyed here, a null context counts as missing, `context.source`
+//! names this agent, and RudderStack's `ko_profile_id` is used if profile_id is absent.
 
 mod account;
-mod datetime;
 mod definition;
 pub mod directive;
 mod fields;
-mod lint;
-mod lookup;
+mod javascript;
+mod mappings;
 mod person;
 pub mod trigger;
 
-pub use definition::{Action, Definition, Flaw};
+pub use definition::{Definition, DefinitionError};
+pub use directive::HashKey;
+pub use mappings::{MAX_MAPPINGS, Mapped, Mappings, turns_off_only_browser};
 
 use crate::clock::Timestamp;
-use crate::event::json::{self, Object};
-use crate::event::{Event, MessageId};
-use crate::item::{Disposition, Item, Person};
+use crate::event::json::{self, JsonType};
+use crate::event::{Event, MessageId, datetime};
+use crate::item::{Disposition, Item, ItemKind, Person};
 use crate::reason::{Code, Reason};
-pub use directive::HashKey;
-use directive::{Field, Source};
-use fields::Given;
+use directive::{Evaluator, Field};
+use fields::Overrides;
+use person::PersonDraft;
 use std::borrow::Cow;
 use std::sync::Arc;
 use trigger::Trigger;
-
-/// The name of this destination in an event's `integrations`; `Koala` alone is the browser's, another thing.
-const INTEGRATION: &str = "Koala (Cloud)";
-
-/// Segment's own limit for one destination.
-pub const MAX_MAPPINGS: usize = 50;
-
-/// What one mapping that takes an event makes of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mapped<T = Box<Item>> {
-    /// The mapping's name.
-    pub mapping: Arc<str>,
-    /// What it makes of the event.
-    pub disposition: Disposition<T>,
-}
-
-/// An item of which it is known whose it is, and which can be written.
-enum Draft<'a> {
-    Person(Box<person::Draft<'a>>),
-    Account(Box<Item>),
-}
-
-fn item_of(draft: Draft<'_>) -> Box<Item> {
-    match draft {
-        Draft::Person(draft) => Box::new(draft.item()),
-        Draft::Account(item) => item,
-    }
-}
-
-fn person_of(draft: Draft<'_>) -> Person {
-    match draft {
-        Draft::Person(draft) => draft.person,
-        Draft::Account(item) => item.person,
-    }
-}
-
-/// The mappings in force, in order, each with a name of its own; and what holds for all of them.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Mappings {
-    list: Vec<Mapping>,
-    hash_key: Option<HashKey>,
-    consent_categories: Vec<String>,
-}
 
 /// One mapping, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mapping {
     name: Arc<str>,
     trigger: Trigger,
-    action: Action,
-    /// The fields that are not the preset's, by their names.
+    action: ItemKind,
+    /// The configured fields by name; all others are the preset's.
     fields: Vec<(&'static str, Field)>,
 }
 
 impl Mapping {
-    /// What people call it.
+    /// The name, unique among the mappings.
     pub fn name(&self) -> &Arc<str> {
         &self.name
     }
 
-    /// Which events it takes.
+    /// The condition on events.
     pub fn trigger(&self) -> &Trigger {
         &self.trigger
     }
 
-    /// What it makes of them.
-    pub fn action(&self) -> Action {
+    /// The kind of item that the mapping makes.
+    pub fn action(&self) -> ItemKind {
         self.action
     }
 
-    /// Whether it hashes anything.
+    /// Whether a field uses `@hash`, so that a key is needed.
     pub fn hashes(&self) -> bool {
         self.fields.iter().any(|(_, field)| field.hashes())
     }
 
-    /// What it makes of an event that it takes, finished so.
+    /// The mapping's decision about an event that meets its trigger; `finish` makes the result of the draft.
     fn disposition<T>(
         &self,
         event: &Event,
         message_id: &MessageId,
         timestamp: Timestamp,
         key: Option<&HashKey>,
-        finish: fn(Draft<'_>) -> T,
+        finish: fn(DraftItem<'_>) -> T,
     ) -> Disposition<T> {
-        let given = match self.given(event, message_id, timestamp, key) {
-            Ok(given) => given,
+        let overrides = match self.overrides(event, message_id, timestamp, key) {
+            Ok(overrides) => overrides,
             Err(fault) => return Disposition::Fail(Reason::new(Code::InvalidField, fault)),
         };
-        let kind = self.action.item_kind();
         let draft = match self.action {
-            Action::Track | Action::Identify => person::outcome(event, kind, message_id, timestamp, &given),
-            Action::AccountTrack | Action::AccountIdentify => {
-                account::outcome(event, kind, message_id, timestamp, &given)
+            ItemKind::Track | ItemKind::Identify => {
+                person::draft(event, self.action, message_id, timestamp, &overrides)
+            }
+            ItemKind::AccountTrack | ItemKind::AccountIdentify => {
+                account::draft(event, self.action, message_id, timestamp, &overrides)
             }
         };
         draft.map(finish)
     }
 
-    /// The values of the mapping's own fields.
-    fn given(
+    /// The values of the configured fields.
+    fn overrides(
         &self,
         event: &Event,
         message_id: &MessageId,
         timestamp: Timestamp,
         key: Option<&HashKey>,
-    ) -> Result<Given, String> {
+    ) -> Result<Overrides, String> {
         if self.fields.is_empty() {
-            return Ok(Given::default());
+            return Ok(Overrides::default());
         }
-        let text = completed(event, message_id, timestamp);
-        let source = Source::new(&text, key);
-        let resolve = |(name, field): &(&'static str, Field)| {
-            let value = field.resolve(&source).map_err(|fault| format!("{name}: {fault}"))?;
-            let value =
-                value.map(|json| json::owned(&json)).transpose().map_err(|e| format!("{name}: {e}"))?;
+        let event = completed(event, message_id, timestamp);
+        let evaluator = Evaluator::new(&event, key);
+        let evaluate = |(name, field): &(&'static str, Field)| {
+            let value = field.evaluate(&evaluator).map_err(|fault| format!("{name}: {fault}"))?;
+            let value = value
+                .map(|json| json::to_raw_value(&json))
+                .transpose()
+                .map_err(|e| format!("{name}: {e}"))?;
             Ok((*name, value))
         };
-        Ok(Given(self.fields.iter().map(resolve).collect::<Result<_, String>>()?))
-    }
-}
-
-impl Mappings {
-    /// The presets, "Track Calls" and "Identify Calls".
-    pub fn presets() -> Mappings {
-        Mappings::of(definition::presets())
+        Ok(Overrides(self.fields.iter().map(evaluate).collect::<Result<_, String>>()?))
     }
 
-    fn of(list: Vec<Mapping>) -> Mappings {
-        Mappings { list, hash_key: None, consent_categories: Vec::new() }
+    /// The mistakes that can be seen without an event, a clause each: a trigger that no event meets, a field with which
+    /// no request can be made.
+    pub fn lint(&self) -> Vec<String> {
+        let never = self.trigger.contradiction().map(|why| format!("it never matches: {why}"));
+        never.into_iter().chain(self.fields.iter().filter_map(|(name, _)| self.lint_field(name))).collect()
     }
 
-    /// These.
-    ///
-    /// # Errors
-    /// What is wrong with each of the definitions, and two of one name.
-    pub fn new(definitions: &[Definition]) -> Result<Mappings, Vec<Flaw>> {
-        definition::mappings(definitions).map(Mappings::of)
-    }
-
-    /// The same, with the key for `@hash`.
-    pub fn with_hash_key(self, key: HashKey) -> Mappings {
-        Mappings { hash_key: Some(key), ..self }
-    }
-
-    /// The same, for people who have refused none of these.
-    pub fn with_consent(self, categories: Vec<String>) -> Mappings {
-        Mappings { consent_categories: categories, ..self }
-    }
-
-    /// In order.
-    pub fn iter(&self) -> impl Iterator<Item = &Mapping> {
-        self.list.iter()
-    }
-
-    /// Each mapping, and the condition of its trigger that the event does not meet, if it does not take it.
-    pub fn judge(&self, event: &Event) -> impl Iterator<Item = (&Mapping, Option<&str>)> {
-        self.iter().map(|mapping| (mapping, mapping.trigger.unmet(event)))
-    }
-
-    /// What is sent for `event`, under its own messageId or the one it was given; `timestamp` is when it happened if
-    /// neither its `timestamp` nor its `originalTimestamp` says so. One outcome for each mapping that takes it.
-    ///
-    /// # Errors
-    /// Why no mapping takes it: then it is skipped.
-    pub fn map(
-        &self,
-        event: &Event,
-        message_id: &MessageId,
-        timestamp: Timestamp,
-    ) -> Result<Vec<Mapped>, Reason> {
-        self.map_to(event, message_id, timestamp, item_of)
-    }
-
-    /// The same, told only whose each item is: which takes half of the work.
-    ///
-    /// # Errors
-    /// As [`Mappings::map`].
-    pub fn persons(
-        &self,
-        event: &Event,
-        message_id: &MessageId,
-        timestamp: Timestamp,
-    ) -> Result<Vec<Mapped<Person>>, Reason> {
-        self.map_to(event, message_id, timestamp, person_of)
-    }
-
-    fn map_to<T>(
-        &self,
-        event: &Event,
-        message_id: &MessageId,
-        timestamp: Timestamp,
-        finish: fn(Draft<'_>) -> T,
-    ) -> Result<Vec<Mapped<T>>, Reason> {
-        self.allowed(event)?;
-        let key = self.hash_key.as_ref();
-        let mapped: Vec<Mapped<T>> = self
-            .iter()
-            .filter(|mapping| mapping.trigger.matches(event))
-            .map(|mapping| Mapped {
-                mapping: mapping.name.clone(),
-                disposition: mapping.disposition(event, message_id, timestamp, key, finish),
-            })
-            .collect();
-        match (mapped.is_empty(), event.kind()) {
-            (false, _) => Ok(mapped),
-            (true, Some(_)) => Err(Reason::new(Code::NoMapping, "no mapping takes an event like this")),
-            (true, None) => Err(Reason::new(Code::NoMapping, "no mapping takes an event without a type")),
-        }
-    }
-
-    /// What the mapping of that name makes of an event now, if it still takes it; of the empty name the first that
-    /// does.
-    pub fn map_by(
-        &self,
-        name: &str,
-        event: &Event,
-        message_id: &MessageId,
-        timestamp: Timestamp,
-    ) -> Disposition<Box<Item>> {
-        if let Err(reason) = self.allowed(event) {
-            return Disposition::Skip(reason);
-        }
-        let named = |mapping: &&Mapping| name.is_empty() || *mapping.name == *name;
-        match self.iter().filter(named).find(|mapping| mapping.trigger.matches(event)) {
-            Some(mapping) => {
-                mapping.disposition(event, message_id, timestamp, self.hash_key.as_ref(), item_of)
+    fn lint_field(&self, name: &str) -> Option<String> {
+        let is_blank = self.is_always_blank(name);
+        let is_account = matches!(self.action, ItemKind::AccountTrack | ItemKind::AccountIdentify);
+        match name {
+            "event" | "sent_at" | "message_id" if is_blank => {
+                let action = self.action.action_name();
+                Some(format!("its field {name} is always empty, and {action} needs it"))
             }
-            None => {
-                skip(Code::NoMapping, "the mapping that took it when it was stored does not take it any more")
+            "message_id" => {
+                self.literal(name)?;
+                let text =
+                    "its field message_id is the same for every event: Koala would take all of them for one";
+                Some(text.to_owned())
             }
-        }
-    }
-
-    /// Whether the event itself and the person's consent let it be sent at all.
-    fn allowed(&self, event: &Event) -> Result<(), Reason> {
-        if turned_off(event) {
-            let text = "the event's integrations turn Koala (Cloud) off";
-            return Err(Reason::new(Code::IntegrationsOff, text));
-        }
-        match refused(event, &self.consent_categories) {
-            Some(category) => {
-                Err(Reason::new(Code::NoConsent, format!("the person refuses the category {category:?}")))
+            "sent_at" => {
+                let text = json::decode(self.literal(name)?);
+                let is_time = text.is_some_and(|text| datetime::is_valid(&text));
+                (!is_time).then(|| "its field sent_at is not a date and time".to_owned())
             }
-            None => Ok(()),
+            "properties" | "traits" | "context" if !is_blank => {
+                let kind = JsonType::of(self.literal(name)?);
+                (kind != JsonType::Object)
+                    .then(|| format!("its field {name} must be an object, and is {kind}"))
+            }
+            "domain" if is_account && is_blank => {
+                let has_id = self.fields.iter().any(|(field, _)| *field == "account_id")
+                    && !self.is_always_blank("account_id");
+                (!has_id).then(|| "neither domain nor account_id says which account it is".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// The value of a field that is configured as a literal.
+    fn literal(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(field, _)| *field == name).and_then(|(_, field)| field.literal())
+    }
+
+    fn is_always_blank(&self, name: &str) -> bool {
+        self.literal(name).is_some_and(|json| matches!(json, "null" | "\"\""))
+    }
+}
+
+/// An item whose person is known but whose body is not written yet: at intake only the person is needed.
+enum DraftItem<'a> {
+    Person(Box<PersonDraft<'a>>),
+    Account(Box<Item>),
+}
+
+impl DraftItem<'_> {
+    fn into_item(self) -> Box<Item> {
+        match self {
+            DraftItem::Person(draft) => Box::new(draft.into_item()),
+            DraftItem::Account(item) => item,
+        }
+    }
+
+    fn into_person(self) -> Person {
+        match self {
+            DraftItem::Person(draft) => draft.person,
+            DraftItem::Account(item) => item.person,
         }
     }
 }
 
-fn skip<T>(code: Code, text: &str) -> Disposition<T> {
-    Disposition::Skip(Reason::new(code, text))
-}
-
-/// Only `false` turns a destination off; its own name goes before `All`.
-fn turned_off(event: &Event) -> bool {
-    let Some(integrations) = event.get("integrations").and_then(Object::of) else { return false };
-    let setting = integrations.non_null(INTEGRATION).or_else(|| integrations.non_null("All"));
-    setting.is_some_and(|on| on.get() == "false")
-}
-
-/// The first of the categories that the person has refused: Segment notes it in `context.consent`.
-fn refused<'a>(event: &Event, categories: &'a [String]) -> Option<&'a str> {
-    if categories.is_empty() {
-        return None;
-    }
-    let context = event.get("context").and_then(Object::of)?;
-    let consent = context.get("consent").and_then(Object::of)?;
-    let preferences = consent.get("categoryPreferences").and_then(Object::of)?;
-    let refuses = |category: &&String| preferences.get(category).is_some_and(|given| given.get() == "false");
-    categories.iter().find(refuses).map(String::as_str)
-}
-
-/// Whether the event's `integrations` turn off `Koala`, which is the browser's destination: nothing is turned off here,
-/// and its author may have meant otherwise.
-pub fn names_the_browsers(event: &Event) -> bool {
-    let Some(integrations) = event.get("integrations").and_then(Object::of) else { return false };
-    integrations.get("Koala").is_some_and(|on| on.get() == "false") && !turned_off(event)
-}
-
-/// The event with the messageId and the timestamp that it was given, where it has none: so Segment's API completes it
-/// before a mapping sees it.
+/// The event with a messageId and a timestamp where it has none, as Segment's API completes it before a mapping.
 fn completed<'a>(event: &Event<'a>, message_id: &MessageId, timestamp: Timestamp) -> Cow<'a, str> {
-    let mut text = Cow::Borrowed(event.raw());
+    let mut completed = Cow::Borrowed(event.raw());
     let mut add = |name: &str, json: &str| {
-        let empty = text[1..].trim_start().starts_with('}');
-        let text = text.to_mut();
+        let is_empty = completed[1..].trim_start().starts_with('}');
+        let text = completed.to_mut();
         text.pop();
-        // At the end: of two members of one name the last counts, and a null may stand there.
-        text.extend([if empty { "\"" } else { ",\"" }, name, "\":", json, "}"]);
+        // Added at the end: the last of two members of one name wins, and the event may have the member as null.
+        text.extend([if is_empty { "\"" } else { ",\"" }, name, "\":", json, "}"]);
     };
     if event.non_blank("messageId").is_none() {
         add("messageId", &json::quote(message_id.as_str()));
@@ -328,12 +202,11 @@ fn completed<'a>(event: &Event<'a>, message_id: &MessageId, timestamp: Timestamp
             None => add("timestamp", &json::quote(&timestamp.to_millis_string())),
         }
     }
-    text
+    completed
 }
 
-/// The id that a mapping gives, else the event's own.
-fn message_id(given: Option<&str>, own: &MessageId) -> Result<MessageId, Reason> {
-    let Some(given) = given.and_then(json::decode) else { return Ok(own.clone()) };
-    MessageId::new(given.into_owned())
-        .map_err(|e| Reason::new(Code::InvalidField, format!("message_id: {e}")))
+/// The messageId that a mapping's field gives, else the event's own.
+fn message_id(overriding: Option<&str>, own: &MessageId) -> Result<MessageId, Reason> {
+    let Some(id) = overriding.and_then(json::decode) else { return Ok(own.clone()) };
+    MessageId::new(id.into_owned()).map_err(|e| Reason::new(Code::InvalidField, format!("message_id: {e}")))
 }

@@ -1,138 +1,157 @@
-//! What is told of a person: Segment's own two actions of this destination.
+//! Items about a person: the two actions of Segment's own destination.
 
-use super::fields::{Fields, Given};
-use super::skip;
+use super::DraftItem;
+use super::fields::{Overrides, PersonFields};
 use crate::clock::Timestamp;
-use crate::event::json::{self, Object, Shape, Writer};
+use crate::event::json::{self, JsonType, Object, ObjectWriter};
 use crate::event::{Event, MessageId, Raw};
-use crate::item::{Disposition, Item, ItemKind, Names, Person};
+use crate::item::{Disposition, Identifiers, Item, ItemKind, Person};
 use crate::reason::{Code, Reason};
 use std::borrow::Cow;
 
-/// The library of the browser, whose tracks the pixel beside it has sent already.
+/// The browser's library. Koala's pixel on the same page has already sent the tracks that it makes.
 const BROWSER_LIBRARY: &str = "analytics.js";
 
-/// What an identify's `context.source` says.
+/// The `context.source` of an identify.
 const SOURCE: &str = "\"koala-agent\"";
 
-/// RudderStack's spelling of profile_id.
+/// RudderStack's name for profile_id.
 const KO_PROFILE_ID: &str = "ko_profile_id";
 
-pub(super) fn outcome<'a>(
+/// Drafts the item, or decides to skip or to fail the event.
+pub(super) fn draft<'a>(
     event: &Event<'a>,
     kind: ItemKind,
     own_id: &MessageId,
     timestamp: Timestamp,
-    given: &'a Given,
-) -> Disposition<super::Draft<'a>> {
-    let fields = match Fields::read(event, kind, timestamp, given) {
+    overrides: &'a Overrides,
+) -> Disposition<DraftItem<'a>> {
+    let fields = match PersonFields::read(event, kind, timestamp, overrides) {
         Ok(fields) => fields,
         Err(faults) => return Disposition::Fail(Reason::new(Code::InvalidField, faults)),
     };
-    if kind == ItemKind::Track && from_browser(&fields) {
-        return skip(
-            Code::BrowserLibrary,
-            "analytics.js made the event, so the browser has sent it to Koala",
-        );
+    if kind == ItemKind::Track && is_from_browser(&fields) {
+        let text = "analytics.js made the event, so the browser has sent it to Koala";
+        return Disposition::Skip(Reason::new(Code::BrowserLibrary, text));
     }
-    match Draft::of(kind, event.raw().len(), fields, own_id) {
-        Ok(Some(draft)) => Disposition::Send(super::Draft::Person(Box::new(draft))),
-        Ok(None) => skip(Code::NoIdentity, "neither a profile_id nor an email says whose event it is"),
+    match PersonDraft::new(kind, event.raw().len(), fields, own_id) {
+        Ok(Some(draft)) => Disposition::Send(DraftItem::Person(Box::new(draft))),
+        Ok(None) => {
+            let text = "neither a profile_id nor an email says whose event it is";
+            Disposition::Skip(Reason::new(Code::NoIdentity, text))
+        }
         Err(reason) => Disposition::Fail(reason),
     }
 }
 
-fn from_browser(fields: &Fields) -> bool {
-    let library = fields.context.as_ref().and_then(|c| c.get("library")).and_then(Object::of);
+fn is_from_browser(fields: &PersonFields) -> bool {
+    let library = fields.context.as_ref().and_then(|c| c.get("library")).and_then(Object::from_raw);
     let name = library.and_then(|l| l.get("name")).and_then(|name| json::decode(name.get()));
     name.as_deref() == Some(BROWSER_LIBRARY)
 }
 
-/// An item that is about to be written.
-pub(super) struct Draft<'a> {
+/// An item about a person, before its body is written.
+pub(super) struct PersonDraft<'a> {
     pub(super) person: Person,
     kind: ItemKind,
-    /// About so many bytes.
-    size: usize,
-    fields: Fields<'a>,
+    /// An estimate of the body's size in bytes.
+    estimated_size: usize,
+    fields: PersonFields<'a>,
     profile_id: Option<Cow<'a, str>>,
     email: Option<Cow<'a, str>>,
     ip: Option<Cow<'a, str>>,
-    /// The profile_id came under RudderStack's name, which is left out of what is sent inside.
-    is_lent: bool,
+    /// The profile_id came under RudderStack's name, which is removed from the item.
+    has_ko_profile_id: bool,
     message_id: MessageId,
 }
 
-impl<'a> Draft<'a> {
-    /// The draft, unless nobody can be told from the fields.
-    fn of(
+impl<'a> PersonDraft<'a> {
+    /// Drafts the item; `None` if the fields identify no person.
+    fn new(
         kind: ItemKind,
-        size: usize,
-        fields: Fields<'a>,
+        estimated_size: usize,
+        fields: PersonFields<'a>,
         own_id: &MessageId,
-    ) -> Result<Option<Draft<'a>>, Reason> {
-        let Fields { properties, traits, .. } = &fields;
-        let about = if kind.is_identify() { traits.as_ref() } else { properties.as_ref() };
-        let own_profile = about.and_then(|a| a.get("profile_id"));
-        let lent_profile = about.filter(|_| own_profile.is_none()).and_then(|a| a.get(KO_PROFILE_ID));
-        let profile_id = own_profile.or(lent_profile).map(compact);
+    ) -> Result<Option<PersonDraft<'a>>, Reason> {
+        let PersonFields { properties, traits, .. } = &fields;
+        let attributes = if kind.is_identify() { traits.as_ref() } else { properties.as_ref() };
+        let profile_id = attributes.and_then(|a| a.get("profile_id"));
+        let ko_profile_id = attributes.filter(|_| profile_id.is_none()).and_then(|a| a.get(KO_PROFILE_ID));
+        let profile_id = profile_id.or(ko_profile_id).map(compact);
 
-        // Null falls through like absence, but the last of a chain counts even when it is null.
+        // A null falls through to the next source, except in the last one, traits.email, where it counts.
         let property = properties.as_ref().and_then(|p| p.non_null("email"));
-        let inner_email = || property.or_else(|| traits.as_ref()?.get("email")).map(compact);
-        let email = fields.email.clone().or_else(inner_email);
-        let ip = about.and_then(|a| a.non_null("ip")).map(compact).or_else(|| fields.device_ip.clone());
+        let fallback_email = || property.or_else(|| traits.as_ref()?.get("email")).map(compact);
+        let email = fields.email.clone().or_else(fallback_email);
+        let ip = attributes.and_then(|a| a.non_null("ip")).map(compact).or_else(|| fields.device_ip.clone());
         let Some(person) = Person::of(profile_id.as_deref(), email.as_deref()) else { return Ok(None) };
         let message_id = super::message_id(fields.message_id.as_deref(), own_id)?;
-        let is_lent = lent_profile.is_some();
-        Ok(Some(Draft { person, kind, size, fields, profile_id, email, ip, is_lent, message_id }))
+        Ok(Some(PersonDraft {
+            person,
+            kind,
+            estimated_size,
+            fields,
+            profile_id,
+            email,
+            ip,
+            has_ko_profile_id: ko_profile_id.is_some(),
+            message_id,
+        }))
     }
 
-    pub(super) fn item(self) -> Item {
-        let Draft { person, kind, size, fields, profile_id, email: top_email, ip, is_lent, message_id } =
-            self;
-        let Fields { email, event, properties, traits, sent_at, context, device_ip, message_id: _ } = fields;
-        let sent = |object: Object<'a>, of: ItemKind| match is_lent && of == kind {
-            true => object.without(KO_PROFILE_ID),
-            false => object,
-        };
-        let properties = properties.map(|p| sent(p, ItemKind::Track));
-        let traits = traits.map(|t| sent(t, ItemKind::Identify).compact());
+    /// Writes the item.
+    pub(super) fn into_item(self) -> Item {
+        let PersonFields { email, event, properties, traits, sent_at, context, device_ip, message_id: _ } =
+            self.fields;
+        let without_ko_profile_id =
+            |object: Object<'a>, holder: ItemKind| match self.has_ko_profile_id && holder == self.kind {
+                true => object.without(KO_PROFILE_ID),
+                false => object,
+            };
+        let properties = properties.map(|p| without_ko_profile_id(p, ItemKind::Track));
+        let traits = traits.map(|t| without_ko_profile_id(t, ItemKind::Identify).compact());
 
-        let mut body = Writer::with_capacity(size);
-        body.member("type", &json::quote(kind.as_str()));
-        body.optional("email", email.as_deref());
-        match kind {
+        let mut body = ObjectWriter::with_capacity(self.estimated_size);
+        body.member("type", &json::quote(self.kind.wire_type()));
+        body.optional_member("email", email.as_deref());
+        match self.kind {
             ItemKind::Identify => {
-                traits.iter().for_each(|traits| body.compacted("traits", traits));
+                traits.iter().for_each(|traits| body.compact_member("traits", traits));
                 body.member("sent_at", &sent_at);
-                body.compacted("context", &context.unwrap_or_default().with("source", SOURCE));
+                body.compact_member("context", &context.unwrap_or_default().with("source", SOURCE));
             }
             _ => {
-                body.optional("event", event.as_deref());
-                properties.iter().for_each(|properties| body.object("properties", properties));
+                body.optional_member("event", event.as_deref());
+                properties.iter().for_each(|properties| body.object_member("properties", properties));
                 body.member("sent_at", &sent_at);
-                context.iter().for_each(|context| body.object("context", context));
-                traits.iter().for_each(|traits| body.compacted("traits", traits));
+                context.iter().for_each(|context| body.object_member("context", context));
+                traits.iter().for_each(|traits| body.compact_member("traits", traits));
             }
         }
-        body.optional("device_ip", device_ip.as_deref());
-        body.member("message_id", &json::quote(message_id.as_str()));
-        let names = Names {
-            profile_id: profile_id.map(Cow::into_owned),
-            email: top_email.map(Cow::into_owned),
-            ip: ip.map(Cow::into_owned),
-            ..Names::default()
+        body.optional_member("device_ip", device_ip.as_deref());
+        body.member("message_id", &json::quote(self.message_id.as_str()));
+        let identifiers = Identifiers {
+            profile_id: self.profile_id.map(Cow::into_owned),
+            email: self.email.map(Cow::into_owned),
+            ip: self.ip.map(Cow::into_owned),
+            ..Identifiers::default()
         };
         let traits = Some(traits.unwrap_or_else(|| "{}".into()));
-        Item { kind, person, names, traits, body: body.finish(), message_id }
+        Item {
+            kind: self.kind,
+            person: self.person,
+            identifiers,
+            traits,
+            body: body.finish(),
+            message_id: self.message_id,
+        }
     }
 }
 
-/// A value without insignificant white space.
+/// The value without insignificant white space.
 fn compact(value: Raw<'_>) -> Cow<'_, str> {
-    match Shape::of(value) {
-        Shape::Array | Shape::Object => Cow::Owned(json::compact(value.get())),
+    match JsonType::of(value.get()) {
+        JsonType::Array | JsonType::Object => Cow::Owned(json::compact(value.get())),
         _ => Cow::Borrowed(value.get()),
     }
 }

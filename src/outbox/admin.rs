@@ -31,7 +31,7 @@ impl Admin {
     /// # Errors
     /// [`OutboxError::Missing`], [`OutboxError::Denied`], [`OutboxError::OlderSchema`], [`OutboxError::NewerSchema`],
     /// and SQLite's.
-    pub fn open(config: &config::Outbox) -> Result<Admin, OutboxError> {
+    pub fn open(config: &config::OutboxConfig) -> Result<Admin, OutboxError> {
         let reader = Reader::open(&config.path)?;
         let mut store = Store::open(config)?;
         // The searches below find a delivered event in `settled` alone.
@@ -143,7 +143,7 @@ impl Admin {
 fn erase_file_names(db: &Database, subject: &Subject) -> Result<(), rusqlite::Error> {
     let mut finished = db.cached("SELECT DISTINCT name FROM spool_files WHERE finished = 1")?;
     let names = finished.query_map([], |r| r.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
-    for name in names.iter().filter(|name| subject.names_file(&String::from_utf8_lossy(name))) {
+    for name in names.iter().filter(|name| subject.is_in_file_name(&String::from_utf8_lossy(name))) {
         db.cached("UPDATE spool_files SET name = x'' WHERE finished = 1 AND name = ?")?.execute([name])?;
     }
     Ok(())

@@ -147,7 +147,7 @@ impl Database {
             return Ok(());
         }
         // As much again goes into the log.
-        let is_full = || disk::of(&self.path).is_some_and(|disk| disk.free < 2 * missing);
+        let is_full = || disk::space_of(&self.path).is_some_and(|disk| disk.free < 2 * missing);
         let full = || rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_FULL), None);
         if is_full() {
             return Err(full());

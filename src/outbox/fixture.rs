@@ -3,16 +3,16 @@
 use super::store::Store;
 use super::{Addressee, NewEvent, NewItem, recovery};
 use crate::clock::Timestamp;
-use crate::config::{Environment, Options, load};
+use crate::config::{ConfigOptions, Environment, load};
 use crate::event::{Digest, MessageId};
 use crate::item::{Disposition, OrderingKey};
 use std::path::Path;
 
 /// The configuration of an outbox in that folder.
-pub(crate) fn config(dir: &Path) -> crate::config::Outbox {
+pub(crate) fn config(dir: &Path) -> crate::config::OutboxConfig {
     let file = dir.join("config.toml");
     std::fs::write(&file, format!("outbox.path = \"{}/outbox.db\"", dir.display())).unwrap();
-    load(&Options { config: Some(file), user: false }, &Environment::default()).unwrap().outbox
+    load(&ConfigOptions { config: Some(file), user: false }, &Environment::default()).unwrap().outbox
 }
 
 /// Opens the store in that folder, and creates it if there is none.

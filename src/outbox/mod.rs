@@ -96,7 +96,7 @@ impl Outbox {
     /// # Errors
     /// Held by another agent, an older or a newer schema, another program's file, a network file system, an old SQLite,
     /// and the system's errors.
-    pub fn open(config: &config::Outbox, clock: Clock) -> Result<Outbox, OutboxError> {
+    pub fn open(config: &config::OutboxConfig, clock: Clock) -> Result<Outbox, OutboxError> {
         refuse_old_sqlite()?;
         if let Some(folder) = config.path.parent() {
             DirBuilder::new()
@@ -106,7 +106,7 @@ impl Outbox {
                 .map_err(|e| OutboxError::io(folder, "create the folder", &e))?;
             refuse_network(folder, &config.path)?;
         }
-        let config = config::Outbox { path: lock::real_path(&config.path), ..config.clone() };
+        let config = config::OutboxConfig { path: lock::real_path(&config.path), ..config.clone() };
         let path = config.path.clone();
         let (lock, previous) = Lock::take(&path)?;
         let lock = Arc::new(lock);
@@ -157,7 +157,7 @@ impl Outbox {
 
 /// Opens the database, creates a missing one, and recovers a damaged one.
 fn open_or_recover(
-    config: &config::Outbox,
+    config: &config::OutboxConfig,
     lock: &Lock,
     previous: PreviousWal,
     now: Timestamp,
@@ -206,7 +206,7 @@ fn open_or_recover(
 }
 
 /// Opens the database, and checks the integrity of a small one.
-fn open_checked(config: &config::Outbox) -> Result<Store, OutboxError> {
+fn open_checked(config: &config::OutboxConfig) -> Result<Store, OutboxError> {
     let store = Store::open(config)?;
     if store.db.size()?.bytes <= integrity::SMALL {
         integrity::check(&store.db.conn, &store.db.path)?;
@@ -247,3 +247,6 @@ fn refuse_network(folder: &Path, path: &Path) -> Result<(), OutboxError> {
     let _ = (folder, path);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

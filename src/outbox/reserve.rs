@@ -27,7 +27,7 @@ impl ReserveFile {
 
     /// Creates the file if it is missing. Twice its size must be free, so that it never causes the shortage it is for.
     pub(super) fn create(&mut self) {
-        if self.exists || disk::of(&self.path).is_none_or(|disk| disk.free < 2 * BYTES) {
+        if self.exists || disk::space_of(&self.path).is_none_or(|disk| disk.free < 2 * BYTES) {
             return;
         }
         self.exists = self.write().is_ok();

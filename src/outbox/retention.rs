@@ -16,7 +16,7 @@ const HASH_PREFIX: &str = "hash:";
 
 /// The rules of retention, as configured.
 pub(super) struct Retention {
-    pub(super) config: config::Outbox,
+    pub(super) config: config::OutboxConfig,
     pub(super) person_key: PersonKey,
 }
 

@@ -38,7 +38,7 @@ const NEXT_SEQ: &str = "SELECT 1 + max(coalesce((SELECT max(seq) FROM pending), 
 
 impl Store {
     /// Opens the database at `config.path`, and brings its schema up to date.
-    pub(super) fn open(config: &config::Outbox) -> Result<Store, OutboxError> {
+    pub(super) fn open(config: &config::OutboxConfig) -> Result<Store, OutboxError> {
         let db = Database::open(&config.path)?;
         let person_key = PersonKey::read_or_create(&db.conn, &db.path)?;
         Ok(Store {

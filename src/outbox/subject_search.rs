@@ -110,9 +110,9 @@ impl SubjectSearch<'_> {
         let texts: [Option<String>; 3] = [row.get("message_id")?, row.get("event")?, row.get("reason")?];
         let file: String = row.get("file")?;
         Ok(person.is_some() && person.as_deref() == hash
-            || body.is_some_and(|body| self.subject.is_in(&body))
-            || self.subject.names_file(&file)
-            || texts.iter().flatten().any(|text| self.subject.stands_in(text)))
+            || body.is_some_and(|body| self.subject.is_named_in(&body))
+            || self.subject.is_in_file_name(&file)
+            || texts.iter().flatten().any(|text| self.subject.has_address_in(text)))
     }
 
     /// The hash that is kept of an event that was sent for the person, once its body is erased.

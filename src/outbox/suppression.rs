@@ -19,12 +19,12 @@ pub(super) struct Suppression<'a> {
 
 impl Suppression<'_> {
     pub(super) fn add(&self, subject: &Subject, now: Timestamp) -> Result<(), rusqlite::Error> {
-        meta::set(self.conn, &self.fact(&subject.name()), now.0)
+        meta::set(self.conn, &self.fact(&subject.key()), now.0)
     }
 
     /// Returns whether the person was suppressed.
     pub(super) fn remove(&self, subject: &Subject) -> Result<bool, rusqlite::Error> {
-        meta::remove(self.conn, &self.fact(&subject.name()))
+        meta::remove(self.conn, &self.fact(&subject.key()))
     }
 
     /// Whether anybody is suppressed; if not, no event needs to be parsed.
@@ -58,7 +58,7 @@ impl Suppression<'_> {
     /// The time since when a person whom the event names is suppressed.
     fn since(&self, body: &str) -> Result<Option<Timestamp>, rusqlite::Error> {
         let Ok(event) = Event::parse(body) else { return Ok(None) };
-        for name in subject::names(&event) {
+        for name in subject::subject_keys(&event) {
             if let Some(since) = meta::get(self.conn, &self.fact(&name))? {
                 return Ok(Some(Timestamp(since)));
             }

@@ -101,7 +101,7 @@ impl WalKeeper {
 
 /// Free bytes of that file's disk; the largest number where they cannot be read.
 fn free_bytes(path: &Path) -> u64 {
-    disk::of(path).map_or(u64::MAX, |disk| disk.free)
+    disk::space_of(path).map_or(u64::MAX, |disk| disk.free)
 }
 
 /// The bytes of the -shm file that SQLite's readers lock (<https://sqlite.org/walformat.html>).

@@ -61,7 +61,7 @@ pub(super) enum WriterCommand {
     /// Waits for the next commit.
     Forget(Vec<FileIdentity>),
     RetryAfterDeadline(Option<Timestamp>),
-    Configure(config::Outbox),
+    Configure(config::OutboxConfig),
     CheckForCommits,
     Stop,
 }
@@ -171,7 +171,7 @@ impl Writer {
     }
 
     /// Takes over changed settings, except the path.
-    pub fn reconfigure(&self, config: &config::Outbox) {
+    pub fn reconfigure(&self, config: &config::OutboxConfig) {
         self.send(WriterCommand::Configure(config.clone()));
     }
 

@@ -1,59 +1,57 @@
-//! What a receiver does wrong on purpose.
+//! The faults of a receiver: everything that it does wrong on purpose.
 
+use fastrand::Rng;
 use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue, RETRY_AFTER};
 use serde::{Deserialize, Serialize};
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-/// What the hosted service has answered to every path since it was shut down.
-pub const SUSPENDED: &str = "Koala ingest suspended";
 
 /// The longest latency: an hour outlasts every time-out that a sender would set.
 const MAX_LATENCY: Duration = Duration::from_secs(3_600);
 
-/// A page as a hotel's network shows it before anybody may use it.
+/// A sign-in page, as the network of a hotel shows it.
 const PORTAL: &str =
     "<!DOCTYPE html><html><head><title>Welcome</title></head><body>Please sign in.</body></html>\n";
 
-/// The faults in force, none by default. Shares are between 0 (never) and 1 (always). Where several would
-/// strike one request, the first in the order of the fields from `offline` on does.
+/// The faults in force, none by default. Shares are between 0 (never) and 1 (always). Where several apply to one
+/// request, the first in the order of the fields from `offline` on counts.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Faults {
-    /// Every answer is held back by so many milliseconds, an hour at most.
+    /// The delay of every answer in milliseconds, an hour at most.
     pub latency_ms: u64,
-    /// The connection is broken without an answer.
+    /// Every connection is broken without an answer.
     pub offline: bool,
     /// Everything is answered with this status, 200 to 599.
     pub status: Option<u16>,
-    /// Everything is answered 200 with an HTML page, as a portal in between does.
+    /// Everything is answered 200 with an HTML page, as the portal of a network does.
     pub html: bool,
-    /// Everything is answered 400 with this error, usually [`SUSPENDED`].
+    /// Everything is answered 400 with this error, usually [`SUSPENDED`](crate::reason::SUSPENDED).
     pub refuse_all: Option<String>,
     /// The share of requests answered 503.
     pub fail_share: f64,
     /// The share of requests answered 429.
     pub rate_limited: f64,
-    /// The Retry-After of every 429 and 503, as it is to be sent.
+    /// The value of the header Retry-After of every 429 and 503.
     pub retry_after: Option<String>,
-    /// A body of more bytes is answered 413.
+    /// A body with more bytes than this is answered 413.
     pub too_large: Option<usize>,
     /// A batch with this text in a `message_id` is answered 400.
     pub poison: Option<String>,
-    /// The share of batches that are taken and held, whereupon the connection is broken without an answer.
+    /// The share of batches that are accepted without an answer: the connection is broken after they are held.
     pub drop_after_accept: f64,
 }
 
-/// Why a request is not taken, and what it is answered.
+/// The answer to a request that is not accepted.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub status: StatusCode,
+    /// The rule that was broken, or the fault in force.
     pub why: String,
     /// Retry-After or Allow, where the answer has one.
     pub header: Option<(HeaderName, HeaderValue)>,
-    /// The page that stands in for `{"error": why}`.
+    /// The body in place of `{"error": why}`.
     pub page: Option<&'static str>,
 }
 
@@ -64,20 +62,20 @@ impl Refusal {
 }
 
 impl Faults {
-    /// Reads faults as `PUT /receiver/faults` takes them: what is not mentioned is off.
+    /// Reads faults from the JSON of `PUT /receiver/faults`. Faults that are not mentioned are off.
     ///
     /// # Errors
-    /// It is not JSON, a member is unknown (the known ones are listed), or a value is out of its range.
+    /// The text is not JSON, a member is unknown (the error lists the known ones), or a value is out of its range.
     pub fn from_json(text: &[u8]) -> Result<Faults, String> {
         let faults: Faults = serde_json::from_slice(text).map_err(|e| e.to_string())?;
         faults.check()?;
         Ok(faults)
     }
 
-    /// Whether every value is in its range.
+    /// Checks that every value is in its range.
     ///
     /// # Errors
-    /// The first that is not, by its name.
+    /// The name of the first value out of its range, and that range.
     pub fn check(&self) -> Result<(), String> {
         let shares = [
             ("fail_share", self.fail_share),
@@ -86,17 +84,17 @@ impl Faults {
         ];
         for (name, share) in shares {
             if !(0.0..=1.0).contains(&share) {
-                return Err(format!("{name} must be a share between 0 and 1 and is {share}"));
+                return Err(format!("{name} wants a share from 0 to 1, not {share}"));
             }
         }
         if self.status.is_some_and(|status| !(200..600).contains(&status)) {
-            return Err("status must be between 200 and 599".to_owned());
+            return Err("status wants a number from 200 to 599".to_owned());
         }
         if self.latency() > MAX_LATENCY {
-            return Err(format!("latency_ms must be at most {}", MAX_LATENCY.as_millis()));
+            return Err(format!("latency_ms wants at most {}", MAX_LATENCY.as_millis()));
         }
         if self.retry_after.as_ref().is_some_and(|value| HeaderValue::from_str(value).is_err()) {
-            return Err("retry_after must be the text of a header".to_owned());
+            return Err("retry_after wants the value of an HTTP header".to_owned());
         }
         Ok(())
     }
@@ -105,9 +103,9 @@ impl Faults {
         Duration::from_millis(self.latency_ms)
     }
 
-    /// What strikes a request of that size and with those ids, if anything does.
-    pub(super) fn strike(&self, dice: &Dice, bytes: usize, message_ids: &[String]) -> Option<Refusal> {
-        let mut refusal = self.refusal(dice, bytes, message_ids)?;
+    /// The refusal of a request with a body of `bytes` and with these ids; `None` if no fault applies to it.
+    pub(super) fn refusal(&self, rng: &mut Rng, bytes: usize, message_ids: &[String]) -> Option<Refusal> {
+        let mut refusal = self.refusal_without_retry_after(rng, bytes, message_ids)?;
         if [StatusCode::TOO_MANY_REQUESTS, StatusCode::SERVICE_UNAVAILABLE].contains(&refusal.status) {
             let value = self.retry_after.as_ref().and_then(|value| HeaderValue::from_str(value).ok());
             refusal.header = value.map(|value| (RETRY_AFTER, value));
@@ -115,28 +113,33 @@ impl Faults {
         Some(refusal)
     }
 
-    fn refusal(&self, dice: &Dice, bytes: usize, message_ids: &[String]) -> Option<Refusal> {
+    fn refusal_without_retry_after(
+        &self,
+        rng: &mut Rng,
+        bytes: usize,
+        message_ids: &[String],
+    ) -> Option<Refusal> {
         let refusal = |status, why: &str| Some(Refusal::new(status, why));
         if let Some(status) = self.status.and_then(|status| StatusCode::from_u16(status).ok()) {
-            return refusal(status, "every request is answered so, on purpose");
+            return refusal(status, "every request is answered with this status, on purpose");
         }
         if self.html {
             return Some(Refusal {
                 page: Some(PORTAL),
-                ..Refusal::new(StatusCode::OK, "a page of HTML, on purpose")
+                ..Refusal::new(StatusCode::OK, "every request is answered with a web page, on purpose")
             });
         }
         if let Some(why) = &self.refuse_all {
             return refusal(StatusCode::BAD_REQUEST, why);
         }
-        if dice.fall_within(self.fail_share) {
-            return refusal(StatusCode::SERVICE_UNAVAILABLE, "in trouble, on purpose");
+        if is_drawn(rng, self.fail_share) {
+            return refusal(StatusCode::SERVICE_UNAVAILABLE, "unavailable, on purpose");
         }
-        if dice.fall_within(self.rate_limited) {
+        if is_drawn(rng, self.rate_limited) {
             return refusal(StatusCode::TOO_MANY_REQUESTS, "too many requests, on purpose");
         }
         if let Some(limit) = self.too_large.filter(|limit| bytes > *limit) {
-            let why = format!("the body has {bytes} bytes, and {limit} are the most, on purpose");
+            let why = format!("the body has {bytes} bytes, more than {limit}, on purpose");
             return refusal(StatusCode::PAYLOAD_TOO_LARGE, &why);
         }
         let poison = self.poison.as_deref()?;
@@ -145,12 +148,12 @@ impl Faults {
     }
 }
 
-/// What is wrong in words, or `none`.
+/// Lists the faults in force in words, or says `none`.
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |share: f64, what: &str| (share > 0.0).then(|| format!("{}% {what}", share * 100.0));
         let words = [
-            (self.latency_ms > 0).then(|| format!("{} ms late", self.latency_ms)),
+            (self.latency_ms > 0).then(|| format!("answers after {} ms", self.latency_ms)),
             self.offline.then(|| "offline".to_owned()),
             self.status.map(|status| format!("{status} to everything")),
             self.html.then(|| "HTML to everything".to_owned()),
@@ -160,7 +163,7 @@ impl fmt::Display for Faults {
             self.retry_after.as_ref().map(|value| format!("Retry-After {value}")),
             self.too_large.map(|bytes| format!("413 above {bytes} bytes")),
             self.poison.as_ref().map(|text| format!("400 to ids with {text:?}")),
-            percent(self.drop_after_accept, "taken but not answered"),
+            percent(self.drop_after_accept, "accepted but not answered"),
         ];
         let words: Vec<_> = words.into_iter().flatten().collect();
         f.write_str(if words.is_empty() { "none" } else { "" })?;
@@ -168,30 +171,10 @@ impl fmt::Display for Faults {
     }
 }
 
-/// Randomness that a seed repeats: SplitMix64, which is small and good enough to pick a share of requests.
-#[derive(Debug)]
-pub(super) struct Dice(AtomicU64);
-
-impl Dice {
-    pub fn new(seed: u64) -> Dice {
-        Dice(AtomicU64::new(seed))
-    }
-
-    /// True in that share of the calls.
-    pub fn fall_within(&self, share: f64) -> bool {
-        share > 0.0 && self.roll() < share
-    }
-
-    /// Between 0 and just below 1.
-    fn roll(&self) -> f64 {
-        const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
-        let mut z = self.0.fetch_add(STEP, Ordering::Relaxed).wrapping_add(STEP);
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
-        // The 53 bits that a double holds.
-        (z >> 11) as f64 / (1_u64 << 53) as f64
-    }
+/// True in the given share of calls. Draws no number for a share of 0, so that faults which are off do not change the
+/// sequence of a seed.
+pub(super) fn is_drawn(rng: &mut Rng, share: f64) -> bool {
+    share > 0.0 && rng.f64() < share
 }
 
 #[cfg(test)]
@@ -199,24 +182,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_is_kept_and_a_seed_repeats_it() {
-        let fall = |seed| {
-            let dice = Dice::new(seed);
-            (0..10_000).map(|_| dice.fall_within(0.1)).collect::<Vec<_>>()
+    fn a_share_is_met_and_a_seed_repeats_the_sequence() {
+        let draw = |seed| {
+            let mut rng = Rng::with_seed(seed);
+            (0..10_000).map(|_| is_drawn(&mut rng, 0.1)).collect::<Vec<_>>()
         };
-        let hits = fall(7).into_iter().filter(|hit| *hit).count();
+        let hits = draw(7).into_iter().filter(|hit| *hit).count();
         assert!((900..1_100).contains(&hits), "{hits}");
-        assert_eq!(fall(7), fall(7));
-        assert_ne!(fall(7), fall(8));
-        assert!((0..1_000).all(|_| Dice::new(1).fall_within(1.0)));
-        assert!(!Dice::new(1).fall_within(0.0));
+        assert_eq!(draw(7), draw(7));
+        assert_ne!(draw(7), draw(8));
+        assert!((0..1_000).all(|seed| is_drawn(&mut Rng::with_seed(seed), 1.0)));
+        assert!(!is_drawn(&mut Rng::with_seed(1), 0.0));
     }
 
     #[test]
-    fn faults_are_told_in_words() {
+    fn faults_are_described_in_words() {
         assert_eq!(Faults::default().to_string(), "none");
         let some =
             Faults { latency_ms: 200, fail_share: 0.1, retry_after: Some("7".into()), ..Faults::default() };
-        assert_eq!(some.to_string(), "200 ms late, 10% answered 503, Retry-After 7");
+        assert_eq!(some.to_string(), "answers after 200 ms, 10% answered 503, Retry-After 7");
     }
 }

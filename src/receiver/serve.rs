@@ -1,8 +1,8 @@
-//! A request's way through the receiver: read, fault, rule, store, answer.
+//! One request: read it, apply faults, check rules, store, answer.
 
-use super::faults::{Faults, Refusal};
-use super::rules::{self, Endpoint};
-use super::store::{MAX_HELD, Request, Taken, Verdict};
+use super::faults::{Faults, Refusal, is_drawn};
+use super::rules::{ACCOUNTS, BatchForm, PEOPLE};
+use super::store::{BatchCounts, ReceivedRequest, RequestClass};
 use super::{Notice, Shared};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
@@ -11,74 +11,83 @@ use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
 use std::sync::Arc;
 
-/// The largest body: thrice what 90 items of 32 KiB, the largest event of the agent, come to.
+/// The largest body: three times the size of 90 items of 32 KiB, which is the agent's largest event.
 const MAX_BODY: usize = 10 * 1024 * 1024;
 
-/// The connection is broken without an answer.
+/// The error that makes hyper break the connection without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection is broken on purpose")]
-pub(super) struct Broken;
+pub(super) struct BreakConnection;
 
-type Answer = Response<Full<Bytes>>;
+type HttpResponse = Response<Full<Bytes>>;
 
 /// Answers one request, or breaks its connection.
-pub(super) async fn answer(shared: Arc<Shared>, request: hyper::Request<Incoming>) -> Result<Answer, Broken> {
+pub(super) async fn answer(
+    shared: Arc<Shared>,
+    request: hyper::Request<Incoming>,
+) -> Result<HttpResponse, BreakConnection> {
     let path = request.uri().path().to_owned();
     if path.starts_with("/web/") {
-        koala(&shared, &path, request).await
+        answer_koala(&shared, &path, request).await
     } else if let Some(name) = path.strip_prefix("/receiver/") {
-        own(&shared, name, request).await
+        answer_control(&shared, name, request).await
     } else {
         let why = "only Koala's paths, /web/projects/<public_key>/…, and /receiver/… are answered here";
         Ok(refuse(Refusal::new(StatusCode::NOT_FOUND, why)))
     }
 }
 
-/// What becomes of a request to one of Koala's paths.
-enum Outcome {
-    Taken { batch: Taken, notes: Vec<String>, answered: bool },
-    KeyIsGood,
+/// The decision on a request to one of Koala's paths.
+enum Decision {
+    Accepted { counts: BatchCounts, notes: Vec<String>, is_answered: bool },
+    GoodKey,
     Refused(Refusal),
     Dropped(&'static str),
 }
 
-async fn koala(shared: &Shared, path: &str, request: hyper::Request<Incoming>) -> Result<Answer, Broken> {
-    let target = Target::of(path);
-    let mut entry = Request {
-        number: shared.store().arrive(),
+async fn answer_koala(
+    shared: &Shared,
+    path: &str,
+    request: hyper::Request<Incoming>,
+) -> Result<HttpResponse, BreakConnection> {
+    let target = Target::parse(path);
+    let mut record = ReceivedRequest {
+        number: shared.store().count_arrival(),
         received_at: shared.clock.now(),
         method: request.method().to_string(),
-        path: target.shown(),
+        path: target.path_without_key(),
         who: None,
         message_ids: Vec::new(),
         status: None,
         why: None,
     };
-    let outcome = decide(shared, &target, request, &mut entry).await;
-    let (verdict, notice, answer) = match outcome {
-        Outcome::Taken { batch, notes, answered } => {
-            notes.into_iter().for_each(|note| shared.tell(Notice::Note(note)));
-            entry.why = (!answered).then(|| "taken, and the connection dropped on purpose".to_owned());
-            let who = entry.who.clone().unwrap_or_default();
-            let items = batch.new + batch.repeats;
-            let notice = Notice::Accepted { who, items, repeats: batch.repeats };
-            (Verdict::Accepted, Some(notice), if answered { Ok(nothing()) } else { Err(Broken) })
+    let decision = decide(shared, &target, request, &mut record).await;
+    let (class, notice, answer) = match decision {
+        Decision::Accepted { counts, notes, is_answered } => {
+            notes.into_iter().for_each(|note| shared.notify(Notice::Note(note)));
+            record.why = (!is_answered).then(|| "accepted, and the connection broken on purpose".to_owned());
+            let who = record.who.clone().unwrap_or_default();
+            let items = counts.new + counts.repeats;
+            let notice = Notice::Accepted { who, items, repeats: counts.repeats };
+            let answer = if is_answered { Ok(no_content()) } else { Err(BreakConnection) };
+            (RequestClass::AcceptedBatch, Some(notice), answer)
         }
-        Outcome::KeyIsGood => (Verdict::KeyIsGood, None, Ok(nothing())),
-        Outcome::Refused(refusal) => {
-            entry.why = Some(refusal.why.clone());
+        Decision::GoodKey => (RequestClass::GoodKey, None, Ok(no_content())),
+        Decision::Refused(refusal) => {
+            record.why = Some(refusal.why.clone());
             let notice = Notice::Refused { status: refusal.status.as_u16(), why: refusal.why.clone() };
-            (Verdict::NotTaken, Some(notice), Ok(refuse(refusal)))
+            (RequestClass::NotAccepted, Some(notice), Ok(refuse(refusal)))
         }
-        Outcome::Dropped(why) => {
-            entry.why = Some(why.to_owned());
-            (Verdict::NotTaken, Some(Notice::Dropped { why: why.to_owned() }), Err(Broken))
+        Decision::Dropped(why) => {
+            record.why = Some(why.to_owned());
+            let notice = Notice::Dropped { why: why.to_owned() };
+            (RequestClass::NotAccepted, Some(notice), Err(BreakConnection))
         }
     };
-    entry.status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
-    shared.store().decided(entry, verdict);
+    record.status = answer.as_ref().ok().map(|answer| answer.status().as_u16());
+    shared.store().record(record, class);
     if let Some(notice) = notice {
-        shared.tell(notice);
+        shared.notify(notice);
     }
     answer
 }
@@ -87,88 +96,87 @@ async fn decide(
     shared: &Shared,
     target: &Target<'_>,
     request: hyper::Request<Incoming>,
-    entry: &mut Request,
-) -> Outcome {
+    record: &mut ReceivedRequest,
+) -> Decision {
     let faults = shared.faults();
     if faults.offline {
-        return Outcome::Dropped("offline, on purpose");
+        return Decision::Dropped("offline, on purpose");
     }
     let (head, body) = request.into_parts();
-    let body = match read(body).await {
+    let body = match read_body(body).await {
         Ok(body) => body,
-        Err(Unread::TooLarge(refusal)) => return Outcome::Refused(refusal),
-        Err(Unread::Broken) => return Outcome::Dropped("the request broke off"),
+        Err(BodyError::TooLarge(refusal)) => return Decision::Refused(refusal),
+        Err(BodyError::Interrupted) => return Decision::Dropped("the request broke off"),
     };
-    let batch = target.batch().filter(|_| head.method == Method::POST).map(|it| rules::read(it, &body));
+    let batch = target.form().filter(|_| head.method == Method::POST).map(|form| form.read(&body));
     if let Some(Ok(batch)) = &batch {
-        entry.who = Some(batch.who.clone());
-        entry.message_ids = batch.items.iter().map(|item| item.message_id.to_string()).collect();
+        record.who = Some(batch.who.clone());
+        record.message_ids = batch.items.iter().map(|item| item.message_id.to_string()).collect();
     }
     if faults.latency_ms > 0 {
         shared.clock.sleep_until(shared.clock.mono() + faults.latency()).await;
     }
-    if let Some(refusal) = faults.strike(&shared.dice, body.len(), &entry.message_ids) {
-        return Outcome::Refused(refusal);
+    let refusal = faults.refusal(&mut shared.rng(), body.len(), &record.message_ids);
+    if let Some(refusal) = refusal {
+        return Decision::Refused(refusal);
     }
-    if let Err(refusal) = target.check(shared, &head.method, &head.headers) {
-        return Outcome::Refused(refusal);
+    if let Err(refusal) = target.check_head(shared, &head.method, &head.headers) {
+        return Decision::Refused(refusal);
     }
     let batch = match batch {
-        None => return Outcome::KeyIsGood,
-        Some(Err(rule)) => return Outcome::Refused(Refusal::new(StatusCode::BAD_REQUEST, rule)),
+        None => return Decision::GoodKey,
+        Some(Err(rule)) => return Decision::Refused(Refusal::new(StatusCode::BAD_REQUEST, rule)),
         Some(Ok(batch)) => batch,
     };
-    let Some(taken) = shared.store().take(&batch, entry.number, entry.received_at) else {
-        let why =
-            format!("{MAX_HELD} events are held, which is the most: DELETE /receiver/events empties it");
-        return Outcome::Refused(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why));
+    let Some(counts) = shared.store().accept(&batch, record.number, record.received_at) else {
+        let why = "the receiver is full: DELETE /receiver/events empties it";
+        return Decision::Refused(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, why));
     };
-    let answered = !shared.dice.fall_within(faults.drop_after_accept);
-    Outcome::Taken { batch: taken, notes: batch.notes, answered }
+    let is_answered = !is_drawn(&mut shared.rng(), faults.drop_after_accept);
+    Decision::Accepted { counts, notes: batch.notes, is_answered }
 }
 
-/// What a path under `/web/` asks for.
+/// The resource that a path under `/web/` names.
 enum Target<'a> {
-    Batch { key: &'a str, endpoint: Endpoint },
+    Batch { key: &'a str, form: &'static BatchForm },
     Auth { key: &'a str },
     Unknown,
 }
 
 impl Target<'_> {
-    fn of(path: &str) -> Target<'_> {
+    fn parse(path: &str) -> Target<'_> {
         let Some((key, rest)) = path.strip_prefix("/web/projects/").and_then(|rest| rest.split_once('/'))
         else {
             return Target::Unknown;
         };
-        match rest {
-            _ if key.is_empty() => Target::Unknown,
-            "batch" => Target::Batch { key, endpoint: Endpoint::People },
-            "accounts/batch" => Target::Batch { key, endpoint: Endpoint::Accounts },
-            "auth" => Target::Auth { key },
+        let form = [&PEOPLE, &ACCOUNTS].into_iter().find(|form| form.path == rest);
+        match (key, rest, form) {
+            ("", ..) => Target::Unknown,
+            (_, _, Some(form)) => Target::Batch { key, form },
+            (_, "auth", _) => Target::Auth { key },
             _ => Target::Unknown,
         }
     }
 
-    fn batch(&self) -> Option<Endpoint> {
+    fn form(&self) -> Option<&'static BatchForm> {
         match self {
-            Target::Batch { endpoint, .. } => Some(*endpoint),
+            Target::Batch { form, .. } => Some(form),
             Target::Auth { .. } | Target::Unknown => None,
         }
     }
 
-    /// The path without the key, which is a secret wherever it is shown.
-    fn shown(&self) -> String {
+    /// The path for logs and answers: the key is a secret.
+    fn path_without_key(&self) -> String {
         let rest = match self {
-            Target::Batch { endpoint: Endpoint::People, .. } => "batch",
-            Target::Batch { endpoint: Endpoint::Accounts, .. } => "accounts/batch",
+            Target::Batch { form, .. } => form.path,
             Target::Auth { .. } => "auth",
             Target::Unknown => "…",
         };
         format!("/web/projects/<public_key>/{rest}")
     }
 
-    /// The rules that the head of a request must keep.
-    fn check(&self, shared: &Shared, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
+    /// Checks the rules for the head of a request.
+    fn check_head(&self, shared: &Shared, method: &Method, headers: &HeaderMap) -> Result<(), Refusal> {
         let (key, allowed) = match self {
             Target::Batch { key, .. } => (key, "POST"),
             Target::Auth { key } => (key, "GET"),
@@ -178,21 +186,25 @@ impl Target<'_> {
             }
         };
         if method.as_str() != allowed {
-            return Err(not_allowed(&self.shown(), allowed));
+            return Err(not_allowed(&self.path_without_key(), allowed));
         }
         if shared.expected_key.as_ref().is_some_and(|expected| expected != key) {
             return Err(Refusal::new(StatusCode::UNAUTHORIZED, "the key is not the one expected here"));
         }
         if headers.get(USER_AGENT).is_none_or(|agent| agent.is_empty()) {
-            let why = "User-Agent must be there: Koala drops what comes without it, and says nothing";
+            let why = "User-Agent must be there: Koala silently drops requests without it";
             return Err(Refusal::new(StatusCode::BAD_REQUEST, why));
         }
         Ok(())
     }
 }
 
-/// The paths of the receiver itself.
-async fn own(shared: &Shared, name: &str, request: hyper::Request<Incoming>) -> Result<Answer, Broken> {
+/// Answers a request to one of the receiver's own paths.
+async fn answer_control(
+    shared: &Shared,
+    name: &str,
+    request: hyper::Request<Incoming>,
+) -> Result<HttpResponse, BreakConnection> {
     let allowed = match name {
         "events" => "GET, DELETE",
         "faults" => "GET, PUT",
@@ -209,18 +221,18 @@ async fn own(shared: &Shared, name: &str, request: hyper::Request<Incoming>) -> 
         ("GET", "faults") => json(shared.faults().as_ref()),
         ("DELETE", "events") => {
             shared.store().clear();
-            nothing()
+            no_content()
         }
-        ("PUT", "faults") => match read(request.into_body()).await {
+        ("PUT", "faults") => match read_body(request.into_body()).await {
             Ok(body) => match Faults::from_json(&body) {
                 Ok(faults) => {
                     shared.set_faults(faults);
-                    nothing()
+                    no_content()
                 }
                 Err(why) => refuse(Refusal::new(StatusCode::BAD_REQUEST, why)),
             },
-            Err(Unread::TooLarge(refusal)) => refuse(refusal),
-            Err(Unread::Broken) => return Err(Broken),
+            Err(BodyError::TooLarge(refusal)) => refuse(refusal),
+            Err(BodyError::Interrupted) => return Err(BreakConnection),
         },
         _ => refuse(not_allowed(&format!("/receiver/{name}"), allowed)),
     })
@@ -232,56 +244,56 @@ fn not_allowed(path: &str, allowed: &'static str) -> Refusal {
     Refusal { header, ..Refusal::new(StatusCode::METHOD_NOT_ALLOWED, why) }
 }
 
-/// Why a body could not be read to its end.
-enum Unread {
+/// The reason that a body could not be read to its end.
+enum BodyError {
     TooLarge(Refusal),
-    Broken,
+    Interrupted,
 }
 
-async fn read(body: Incoming) -> Result<Bytes, Unread> {
+async fn read_body(body: Incoming) -> Result<Bytes, BodyError> {
     let too_large = || {
         let why = format!("a body must have at most {MAX_BODY} bytes");
-        Unread::TooLarge(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, why))
+        BodyError::TooLarge(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, why))
     };
-    // Who asks first, with Expect, is spared the sending.
+    // A sender that asks first, with Expect, is refused before it sends the body.
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(too_large());
     }
     match Limited::new(body, MAX_BODY).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(_) => Err(Unread::Broken),
+        Err(_) => Err(BodyError::Interrupted),
     }
 }
 
-fn respond(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> Answer {
+fn response(status: StatusCode, media_type: &'static str, body: impl Into<Bytes>) -> HttpResponse {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
     answer
 }
 
-fn nothing() -> Answer {
+fn no_content() -> HttpResponse {
     let mut answer = Response::new(Full::default());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     answer
 }
 
-fn json(value: &impl Serialize) -> Answer {
+fn json(value: &impl Serialize) -> HttpResponse {
     match serde_json::to_vec(value) {
-        Ok(text) => respond(StatusCode::OK, "application/json", text),
-        Err(e) => respond(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", e.to_string()),
+        Ok(text) => response(StatusCode::OK, "application/json", text),
+        Err(e) => response(StatusCode::INTERNAL_SERVER_ERROR, "text/plain", e.to_string()),
     }
 }
 
-fn refuse(refusal: Refusal) -> Answer {
+fn refuse(refusal: Refusal) -> HttpResponse {
     #[derive(Serialize)]
-    struct Told {
+    struct ErrorBody {
         error: String,
     }
     let mut answer = match refusal.page {
-        Some(page) => respond(refusal.status, "text/html; charset=utf-8", page),
-        None => json(&Told { error: refusal.why }),
+        Some(page) => response(refusal.status, "text/html; charset=utf-8", page),
+        None => json(&ErrorBody { error: refusal.why }),
     };
     *answer.status_mut() = refusal.status;
     answer.headers_mut().extend(refusal.header);

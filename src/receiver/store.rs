@@ -1,84 +1,56 @@
-//! What the receiver holds, counts and remembers.
+//! The memory of the receiver: accepted items, the latest requests, and counters.
 
-use super::rules::Batch;
+use super::rules::{HeldKind, ReceivedBatch};
 use crate::clock::Timestamp;
 use serde::Serialize;
-use serde::ser::{SerializeMap, Serializer};
+use serde::ser::{Error as _, SerializeMap, Serializer};
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::fmt;
 use std::sync::Arc;
 
-/// The most items held: twice what the largest test delivers, and about a gigabyte of ordinary events.
-pub(super) const MAX_HELD: usize = 1_000_000;
+/// The most items held: twice the number that the largest test delivers, and about a gigabyte of ordinary events.
+const MAX_HELD: usize = 1_000_000;
 
-/// The most requests remembered: more than the largest test makes, even at one request an event.
+/// The most requests remembered: more than the largest test makes, even with one event in each request.
 const MAX_REQUESTS: usize = 250_000;
 
-/// What an item is, by Koala's name for its `type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// From `events`.
-    Track,
-    /// From `identifies`.
-    Identify,
-    /// From `page_views`.
-    Page,
-}
-
-impl Kind {
-    /// The `type` that such an item has.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Kind::Track => "track",
-            Kind::Identify => "identify",
-            Kind::Page => "page",
-        }
-    }
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// An item as it was first taken. Clones share the text.
+/// An item as it was first accepted. Clones share the text.
 #[derive(Debug, Clone)]
-pub struct Held {
-    /// Empty for an account's identify that came without one; such are never taken for repeats.
+pub struct HeldItem {
+    /// Empty for an account's identify that came without one; such an item never counts as a repeat.
     pub message_id: Arc<str>,
-    /// What it is.
-    pub kind: Kind,
-    /// The item in the bytes it came in.
+    /// The list of its request in which it stood.
+    pub kind: HeldKind,
+    /// The item's JSON, byte for byte as it arrived.
     pub item: Arc<RawValue>,
-    /// When its request arrived.
+    /// The arrival of its request.
     pub received_at: Timestamp,
-    /// How often it came again.
+    /// The number of times that its id arrived again.
     pub repeats: u64,
-    /// The number of its request, see [`Request::number`].
+    /// The number of its request, see [`ReceivedRequest::number`].
     pub request: u64,
     envelope: Arc<Envelope>,
 }
 
-type Envelope = Vec<(&'static str, Box<RawValue>)>;
+/// Top-level members of a request by name, as JSON.
+type Envelope = Vec<(&'static str, Box<str>)>;
 
-impl Held {
-    /// A top-level member of its request in the bytes it came in: `profile_id`, `email`, `ip` or `traits`,
-    /// for an account `account_id` or `domain`. `None` where the request had none.
+impl HeldItem {
+    /// A top-level member of its request, byte for byte as it arrived: `profile_id`, `email`, `ip` or `traits`, for an
+    /// account `account_id` or `domain`. `None` where the request had none.
     pub fn top(&self, name: &str) -> Option<&str> {
-        self.envelope.iter().find(|(found, _)| *found == name).map(|(_, raw)| raw.get())
+        self.envelope.iter().find(|(found, _)| *found == name).map(|(_, json)| &**json)
     }
 }
 
-/// The members of its request's top level stand beside its own; those that were absent stay absent.
-impl Serialize for Held {
+/// One object: the item's own members and those of its request's top level. Absent ones stay absent.
+impl Serialize for HeldItem {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("message_id", &Some(&*self.message_id).filter(|id| !id.is_empty()))?;
         map.serialize_entry("kind", self.kind.as_str())?;
-        for (name, raw) in self.envelope.iter() {
-            map.serialize_entry(name, raw)?;
+        for (name, json) in self.envelope.iter() {
+            map.serialize_entry(name, serde_json::from_str::<&RawValue>(json).map_err(S::Error::custom)?)?;
         }
         map.serialize_entry("item", &*self.item)?;
         map.serialize_entry("received_at", &self.received_at.to_millis_string())?;
@@ -88,44 +60,44 @@ impl Serialize for Held {
     }
 }
 
-/// A request to one of Koala's paths, whatever became of it.
+/// A request to one of Koala's paths, accepted or not.
 #[derive(Debug, Clone, Serialize)]
-pub struct Request {
-    /// Counts from 1 in the order of arrival.
+pub struct ReceivedRequest {
+    /// The place in the order of arrival, from 1.
     pub number: u64,
-    /// When its head had arrived.
-    #[serde(serialize_with = "millis")]
+    /// The arrival of its head.
+    #[serde(serialize_with = "serialize_millis")]
     pub received_at: Timestamp,
     /// The method.
     pub method: String,
     /// The path, with `<public_key>` in the place of the key.
     pub path: String,
-    /// Whose batch it is; `None` where the body could not be read or broke a rule.
+    /// The person or account of the batch; `None` where the body could not be read or broke a rule.
     pub who: Option<String>,
-    /// The ids of its items in the order they are taken; empty where `who` is `None`.
+    /// The ids of its items in the order of acceptance; empty where `who` is `None`.
     pub message_ids: Vec<String>,
     /// The status of the answer; `None` when the connection was broken without one.
     pub status: Option<u16>,
-    /// Why it was not taken or not answered.
+    /// The reason if it was not accepted or not answered.
     pub why: Option<String>,
 }
 
-fn millis<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+fn serialize_millis<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&time.to_millis_string())
 }
 
 /// Counters since the start.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct Stats {
-    /// Requests to Koala's paths that have arrived, those that their sender has given up among them.
+pub struct ReceiverStats {
+    /// Requests to Koala's paths that have arrived, including those that their sender has given up.
     pub requests: u64,
-    /// Batches taken, those not answered on purpose among them.
+    /// Batches accepted, including those that were not answered on purpose.
     pub accepted_requests: u64,
-    /// Requests that were answered, but not taken.
+    /// Requests that were answered with a refusal.
     pub refused_requests: u64,
     /// Connections broken without an answer.
     pub dropped_requests: u64,
-    /// Items taken for the first time.
+    /// Items accepted for the first time.
     pub events: u64,
     /// Items that were held already.
     pub repeats: u64,
@@ -135,60 +107,65 @@ pub struct Stats {
     pub by_status: BTreeMap<u16, u64>,
 }
 
-/// How a request was decided, as far as it is counted.
+/// A decided request, as far as the counters tell requests apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// A batch was taken.
-    Accepted,
-    /// The question whether the key is good was answered yes.
-    KeyIsGood,
-    /// Anything else.
-    NotTaken,
+pub(super) enum RequestClass {
+    /// A batch that was accepted.
+    AcceptedBatch,
+    /// A question whether the key is good, answered yes.
+    GoodKey,
+    /// Any other request.
+    NotAccepted,
 }
 
-/// How many items of a batch came for the first time, and how many again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Taken {
+/// The items of an accepted batch: how many arrived for the first time, and how many again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct BatchCounts {
     pub new: usize,
     pub repeats: usize,
 }
 
 /// Everything that the receiver keeps, in memory.
 #[derive(Debug, Default)]
-pub(super) struct Store {
-    held: Vec<Held>,
-    by_id: HashMap<Arc<str>, usize>,
-    requests: VecDeque<Request>,
-    stats: Stats,
+pub(super) struct ReceiverStore {
+    held: Vec<HeldItem>,
+    index_by_id: HashMap<Arc<str>, usize>,
+    requests: VecDeque<ReceivedRequest>,
+    stats: ReceiverStats,
 }
 
-impl Store {
-    /// The number of a request that has just arrived.
-    pub fn arrive(&mut self) -> u64 {
+impl ReceiverStore {
+    /// Counts a request that has just arrived. Returns its number.
+    pub fn count_arrival(&mut self) -> u64 {
         self.stats.requests += 1;
         self.stats.requests
     }
 
-    /// After this each item of the batch is held, and those that were before count a repeat. `None` when
-    /// there is no room for the whole batch, and then nothing has changed.
-    pub fn take(&mut self, batch: &Batch<'_>, request: u64, received_at: Timestamp) -> Option<Taken> {
+    /// Holds each item of the batch; one that was held before counts a repeat. `None` if there is no room for the whole
+    /// batch: nothing has changed then.
+    pub fn accept(
+        &mut self,
+        batch: &ReceivedBatch<'_>,
+        request: u64,
+        received_at: Timestamp,
+    ) -> Option<BatchCounts> {
         if self.held.len() + batch.items.len() > MAX_HELD {
             return None;
         }
-        let envelope = batch.envelope.iter().map(|(name, raw)| (*name, (*raw).to_owned()));
+        let envelope = batch.envelope.iter().map(|(name, json)| (*name, Box::from(*json)));
         let envelope = Arc::new(envelope.collect::<Envelope>());
-        let mut taken = Taken { new: 0, repeats: 0 };
+        let mut counts = BatchCounts::default();
         for item in &batch.items {
-            if let Some(&at) = self.by_id.get(&*item.message_id) {
-                self.held[at].repeats += 1;
-                taken.repeats += 1;
+            if let Some(&index) = self.index_by_id.get(&*item.message_id) {
+                self.held[index].repeats += 1;
+                counts.repeats += 1;
                 continue;
             }
             let message_id = Arc::<str>::from(&*item.message_id);
             if !message_id.is_empty() {
-                self.by_id.insert(message_id.clone(), self.held.len());
+                self.index_by_id.insert(message_id.clone(), self.held.len());
             }
-            self.held.push(Held {
+            self.held.push(HeldItem {
                 message_id,
                 kind: item.kind,
                 item: item.raw.to_owned().into(),
@@ -197,19 +174,19 @@ impl Store {
                 request,
                 envelope: envelope.clone(),
             });
-            taken.new += 1;
+            counts.new += 1;
         }
-        self.stats.events += taken.new as u64;
-        self.stats.repeats += taken.repeats as u64;
-        Some(taken)
+        self.stats.events += counts.new as u64;
+        self.stats.repeats += counts.repeats as u64;
+        Some(counts)
     }
 
-    /// Counts a request and remembers it; the oldest makes room.
-    pub fn decided(&mut self, request: Request, verdict: Verdict) {
-        match (verdict, request.status) {
-            (Verdict::Accepted, _) => self.stats.accepted_requests += 1,
-            (Verdict::NotTaken, Some(_)) => self.stats.refused_requests += 1,
-            (Verdict::NotTaken, None) | (Verdict::KeyIsGood, _) => {}
+    /// Counts a decided request and remembers it, in place of the oldest one where there is no more room.
+    pub fn record(&mut self, request: ReceivedRequest, class: RequestClass) {
+        match (class, request.status) {
+            (RequestClass::AcceptedBatch, _) => self.stats.accepted_requests += 1,
+            (RequestClass::NotAccepted, Some(_)) => self.stats.refused_requests += 1,
+            (RequestClass::NotAccepted, None) | (RequestClass::GoodKey, _) => {}
         }
         match request.status {
             Some(status) => *self.stats.by_status.entry(status).or_default() += 1,
@@ -223,18 +200,18 @@ impl Store {
 
     pub fn clear(&mut self) {
         self.held = Vec::new();
-        self.by_id = HashMap::new();
+        self.index_by_id = HashMap::new();
     }
 
-    pub fn events(&self) -> Vec<Held> {
+    pub fn events(&self) -> Vec<HeldItem> {
         self.held.clone()
     }
 
-    pub fn requests(&self) -> Vec<Request> {
+    pub fn requests(&self) -> Vec<ReceivedRequest> {
         self.requests.iter().cloned().collect()
     }
 
-    pub fn stats(&self) -> Stats {
-        Stats { held: self.held.len(), ..self.stats.clone() }
+    pub fn stats(&self) -> ReceiverStats {
+        ReceiverStats { held: self.held.len(), ..self.stats.clone() }
     }
 }

@@ -1,4 +1,4 @@
-//! A file of the spool as the folder shows it: which file it is, and as of which write.
+//! A file of the spool as the folder shows it: its identity and its version.
 
 use super::names::{Format, format_of};
 use std::ffi::{OsStr, OsString};
@@ -6,24 +6,24 @@ use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::time::UNIX_EPOCH;
 
-/// A file as the file system knows it: enough to tell it from a later one of the same name.
+/// The identity of a file: enough to tell it from a later one of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FileIdentity {
-    /// The inode, which is used again as soon as it is free.
+    /// The inode; a file system uses it again as soon as it is free.
     pub inode: u64,
-    /// Birth, nanoseconds since 1970; 0 where the file system does not know.
+    /// Time of birth, nanoseconds since 1970; 0 where the file system does not record it.
     pub born: i64,
-    /// Last modification, nanoseconds since 1970.
+    /// Time of the last modification, nanoseconds since 1970.
     pub modified: i64,
 }
 
-/// What stays of a file's identity however it is renamed and written to: its inode and birth. Where the file system
-/// knows no birth, its last modification stands in.
+/// The part of a file's identity that survives renaming and writing: inode and time of birth. Where the file system
+/// records no birth, the last modification stands in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileKey(u64, i64);
 
 impl FileIdentity {
-    /// What two sightings of one file have in common.
+    /// The key that is equal for two entries of one file.
     pub fn key(&self) -> FileKey {
         FileKey(self.inode, if self.born == 0 { self.modified } else { self.born })
     }
@@ -31,39 +31,39 @@ impl FileIdentity {
 
 /// A file of the spool, as the folder shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Its name in the folder.
+pub struct SpoolEntry {
+    /// The name in the folder.
     pub name: OsString,
-    /// Which file of that name.
+    /// The identity of the file with that name.
     pub identity: FileIdentity,
-    /// Its size in bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// When anything about it last changed, its name among that: nanoseconds since 1970. No producer can set it.
+    /// Time of the last change of content, name or mode (ctime), nanoseconds since 1970. No producer can set it.
     pub changed: i64,
 }
 
-impl Entry {
-    pub(super) fn of(name: OsString, meta: &Metadata) -> Entry {
+impl SpoolEntry {
+    pub(super) fn new(name: OsString, meta: &Metadata) -> SpoolEntry {
         let changed = nanoseconds(meta.ctime(), meta.ctime_nsec());
-        Entry { name, identity: identity(meta), size: meta.len(), changed }
+        SpoolEntry { name, identity: identity(meta), size: meta.len(), changed }
     }
 
-    /// Whether this is the file of that other sighting, and nobody has written to it in between.
-    pub fn is_as_read(&self, read: &Entry) -> bool {
+    /// Whether this is the file that was read, and nobody has written to it since.
+    pub fn is_as_read(&self, read: &SpoolEntry) -> bool {
         self.version() == read.version()
     }
 
-    /// Which file it is, and as of which write: another after each.
+    /// The version of the file: it differs after each write.
     pub fn version(&self) -> (FileIdentity, u64) {
         (self.identity, self.size)
     }
 
-    /// The order of the spool: modification time, then name.
+    /// The sort key of the spool's order: modification time, then name.
     pub fn order(&self) -> (i64, &OsStr) {
         (self.identity.modified, &self.name)
     }
 
-    /// The form of its content, and whether it is packed; `None`: its name says neither.
+    /// The format of the content and whether it is packed, by the name; see [`format_of`].
     pub fn format(&self) -> Option<(Format, bool)> {
         format_of(&self.name)
     }
@@ -78,6 +78,7 @@ pub(super) fn identity(meta: &Metadata) -> FileIdentity {
     }
 }
 
+/// A time stamp of `stat` in nanoseconds.
 pub(super) fn nanoseconds(seconds: i64, rest: i64) -> i64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(rest)
 }

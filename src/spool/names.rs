@@ -1,4 +1,4 @@
-//! What the names of files say, and which others a file may have where its own is taken.
+//! The names of files: what they say of the content, and alternatives where a name is taken.
 
 use nix::fcntl::AT_FDCWD;
 use std::ffi::{OsStr, OsString};
@@ -7,28 +7,29 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
-/// The ending of the reason's file.
+/// The ending of the file that holds the reason of a rejection.
 pub(super) const WHY: &str = ".why";
-/// What a name in `rejected/` may have beside its stem: place, time, number, ending, `.why`; the file system allows
-/// 255 bytes in all.
+/// The longest stem of a name in `rejected/`. The file system allows 255 bytes; place, time, number, ending and `.why`
+/// need up to 80 of them.
 const MAX_STEM: usize = 255 - 80;
 
-/// How the events stand in a file, as its name says.
+/// The layout of the events in a file, as its name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// `*.json`: one event, an array, or Segment's batch envelope.
     Document,
-    /// `*.jsonl`, `*.ndjson`: an event a line.
+    /// `*.jsonl`, `*.ndjson`: one event on each line.
     Lines,
 }
 
-/// Producers write under a name that starts with a dot or ends in `.tmp`, then rename.
+/// Whether a producer has finished the file: it writes under a name that starts with a dot or ends in `.tmp`, then
+/// renames.
 pub(crate) fn is_finished_name(name: &OsStr) -> bool {
     let name = name.as_bytes();
     !name.starts_with(b".") && !name.ends_with(b".tmp")
 }
 
-/// The form that a file's name promises, and whether it is packed; `None`: the name says neither.
+/// The format that a file's name promises, and whether the file is packed (gzip); `None` for any other name.
 pub fn format_of(name: &OsStr) -> Option<(Format, bool)> {
     let name = name.as_bytes().to_ascii_lowercase();
     let (name, gz) = match name.strip_suffix(b".gz") {
@@ -45,12 +46,13 @@ pub fn format_of(name: &OsStr) -> Option<(Format, bool)> {
     Some((format, gz))
 }
 
-/// Whether it is the name of a reason, in `rejected/`.
-pub(crate) fn is_reason(name: &OsStr) -> bool {
+/// Whether a file of that name in `rejected/` holds a reason.
+pub(crate) fn is_reason_name(name: &OsStr) -> bool {
     name.as_bytes().ends_with(WHY.as_bytes())
 }
 
-/// `a.b.jsonl.gz` is `a.b` and `.jsonl.gz`: a part keeps the ending, so that it can be put back as it is.
+/// Splits `a.b.jsonl.gz` into `a.b` and `.jsonl.gz`. A rejected part keeps the ending, so that it can be put back as it
+/// is.
 pub(super) fn stem_and_ending(name: &OsStr) -> (&[u8], &str) {
     let bytes = name.as_bytes();
     let packed = if bytes.to_ascii_lowercase().ends_with(b".gz") { 3 } else { 0 };
@@ -62,8 +64,8 @@ pub(super) fn stem_and_ending(name: &OsStr) -> (&[u8], &str) {
     }
 }
 
-/// `stem.place.ending`, then `stem.place~2.ending`, and so on without end.
-pub(super) fn names(stem: &[u8], place: String, ending: &str) -> impl Iterator<Item = OsString> {
+/// An endless list of names: `stem.place.ending`, then `stem.place~2.ending`, and so on.
+pub(super) fn candidate_names(stem: &[u8], place: String, ending: &str) -> impl Iterator<Item = OsString> {
     (1u64..).map(move |n| {
         let mut name = stem[..stem.len().min(MAX_STEM)].to_vec();
         name.extend(place.as_bytes());
@@ -72,20 +74,20 @@ pub(super) fn names(stem: &[u8], place: String, ending: &str) -> impl Iterator<I
         }
         name.extend(ending.as_bytes());
         if name.ends_with(WHY.as_bytes()) {
-            // Not to be taken for a reason.
+            // The name must not look like that of a reason.
             name.push(b'_');
         }
         OsString::from_vec(name)
     })
 }
 
-/// Renames, and overwrites nothing.
+/// Renames a file without overwriting another.
 pub(super) fn rename_to_free_name(from: &Path, to: &Path) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     {
         use nix::fcntl::{RenameFlags, renameat2};
         match renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE) {
-            // A file system that does not know the flag.
+            // The file system does not know the flag.
             Err(nix::errno::Errno::EINVAL) => {}
             other => return other.map_err(io::Error::from),
         }
@@ -96,7 +98,7 @@ pub(super) fn rename_to_free_name(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)
 }
 
-/// Renames to the first of these names in the folder that is free. Returns it.
+/// Renames a file to the first of these names that is free in the folder. Returns that name.
 pub(super) fn rename_to_first_free(
     from: &Path,
     folder: &Path,
@@ -109,4 +111,15 @@ pub(super) fn rename_to_first_free(
         }
     }
     Err(io::ErrorKind::AlreadyExists.into())
+}
+
+/// A word as a POSIX shell reads it back: unchanged where that is safe, else in single quotes.
+pub fn shell_quoted(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    let is_safe = |c: char| c.is_alphanumeric() || "-_./=:,@+%".contains(c);
+    if !word.is_empty() && word.chars().all(is_safe) {
+        word.into_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
 }

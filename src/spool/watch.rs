@@ -1,7 +1,7 @@
-//! The watcher: a hint that something is there to be read, and which names were announced as finished.
+//! The watcher: a hint that there is something to read, and the names of files that producers have finished.
 //!
-//! It reports nothing on network file systems and bind mounts and loses events when it overflows, so the
-//! truth is the folder itself, read at every interval.
+//! The system reports nothing on network file systems and bind mounts, and drops events when its queue overflows.
+//! Therefore the periodic scan of the folder decides, and the watcher only makes it start early.
 
 use notify::event::{AccessKind, AccessMode, ModifyKind, RemoveKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
@@ -10,8 +10,7 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Names remembered between two looks at the folder; more than that land only in a flood, and then the rest are
-/// found by the scan, a little later.
+/// The most names kept between two scans. In a flood of more files, the scan finds the others a little later.
 const MAX_ANNOUNCED: usize = 100_000;
 
 /// Watches one folder for as long as it lives.
@@ -21,33 +20,33 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Watches `dir`, calling `wake` (from another thread) whenever something happened that may let a file be
-    /// read. Where the system cannot watch, the second value says why; everything is then found by the scan.
+    /// Watches `dir` and calls `wake`, from another thread, whenever a file may have become readable. Where the system
+    /// cannot watch, the second value says why, and the scan alone finds files.
     pub fn new(dir: &Path, wake: impl Fn() + Send + 'static) -> (Watcher, Option<String>) {
         let announced = Arc::new(Mutex::new(HashSet::new()));
-        let (told, itself) = (announced.clone(), dir.to_owned());
+        let (announcing, watched_dir) = (announced.clone(), dir.to_owned());
         let handler = move |event: notify::Result<notify::Event>| {
             let Ok(event) = event else { return wake() };
             let names = event.paths.iter().filter_map(|path| path.file_name());
             let mut finished = names.filter(|name| super::is_finished_name(name)).peekable();
-            let is_of_finished = finished.peek().is_some();
+            let is_about_finished = finished.peek().is_some();
             match event.kind {
                 EventKind::Modify(ModifyKind::Name(RenameMode::To))
                 | EventKind::Access(AccessKind::Close(AccessMode::Write))
-                    if is_of_finished =>
+                    if is_about_finished =>
                 {
-                    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut names = announcing.lock().unwrap_or_else(PoisonError::into_inner);
                     for name in finished {
-                        if told.len() < MAX_ANNOUNCED {
-                            told.insert(name.to_owned());
+                        if names.len() < MAX_ANNOUNCED {
+                            names.insert(name.to_owned());
                         }
                     }
                 }
-                // A file made readable, a file begun: looked at again, not announced.
-                EventKind::Modify(ModifyKind::Metadata(_)) | EventKind::Create(_) if is_of_finished => {}
-                // A folder in it: whoever deletes the whole is not done yet.
-                EventKind::Remove(RemoveKind::Folder) if !event.paths.contains(&itself) => return,
-                // The other name of a file may be gone.
+                // The mode of a file was changed, or a file was begun: worth a scan, but not finished.
+                EventKind::Modify(ModifyKind::Metadata(_)) | EventKind::Create(_) if is_about_finished => {}
+                // A folder inside was removed: the one who deletes the whole spool has not finished.
+                EventKind::Remove(RemoveKind::Folder) if !event.paths.contains(&watched_dir) => return,
+                // A file with two names may now have one.
                 EventKind::Remove(_) | EventKind::Other => {}
                 _ => return,
             }
@@ -63,17 +62,17 @@ impl Watcher {
         }
     }
 
-    /// Watches the folder that has that name now, if the system could watch the one before it.
+    /// Watches the folder that has that name now, if the system could watch the former one.
     pub fn watch_again(&mut self, dir: &Path) {
         if let Some(watcher) = &mut self.inner {
-            // The system gives the watch up by itself when a folder is deleted, and not when it is moved.
+            // The system ends a watch by itself when the folder is deleted, but not when it is moved.
             let _ = watcher.unwatch(dir);
-            // What is not watched is found by the scan.
+            // If this fails, the scan alone finds files.
             let _ = watcher.watch(dir, RecursiveMode::NonRecursive);
         }
     }
 
-    /// The names that were announced as finished since the last call.
+    /// Takes the names of files that were finished since the last call.
     pub fn announced(&self) -> HashSet<OsString> {
         std::mem::take(&mut *self.announced.lock().unwrap_or_else(PoisonError::into_inner))
     }

@@ -1,8 +1,8 @@
 //! How fast the agent is, as ratios to floors measured in the same run: a figure alone says more of the machine.
 //!
 //! ```sh
-//! cargo bench --bench agent                    # some 20 s
-//! KOALA_BENCH=20 cargo bench --bench agent     # that many per cent of the load
+//! cargo bench --profile dist --bench agent                  # some 20 s, on the program as packages have it
+//! KOALA_BENCH=20 cargo bench --profile dist --bench agent   # that many per cent of the load
 //! ```
 //!
 //! Ten mappings promise less than twice the CPU of the presets. Nothing is asserted about time. The agent is the real
@@ -13,7 +13,7 @@
 
 mod floors;
 
-use koala_agent::receiver::{Faults, Options, Receiver};
+use koala_agent::receiver::{Faults, Receiver, ReceiverOptions};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -118,8 +118,10 @@ fn run(events: usize, mappings: &str, faults: Faults, floors: &[(f64, &str)], fi
     let spool = dir.path().join("spool");
     fs::create_dir(&spool).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let receiver = runtime
-        .block_on(Receiver::start(([127, 0, 0, 1], 0).into(), Options { faults, ..Options::default() }));
+    let receiver = runtime.block_on(Receiver::start(
+        ([127, 0, 0, 1], 0).into(),
+        ReceiverOptions { faults, ..ReceiverOptions::default() },
+    ));
     let receiver = receiver.unwrap();
     fill(&spool);
     let bytes: u64 = fs::read_dir(&spool).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();

@@ -1,7 +1,7 @@
 //! The floors: what each part of the work takes where nothing else is done, in the same run.
 
 use super::{event, person};
-use koala_agent::receiver::{Options, Receiver};
+use koala_agent::receiver::{Receiver, ReceiverOptions};
 use reqwest::{Client, RequestBuilder};
 use rusqlite::Connection;
 use std::collections::BTreeMap;
@@ -92,7 +92,7 @@ fn open(dir: &Path) -> Connection {
 }
 
 async fn receiver() -> (Receiver, Client, String) {
-    let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), Options::default()).await.unwrap();
+    let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), ReceiverOptions::default()).await.unwrap();
     let _ = rustls::crypto::ring::default_provider().install_default();
     let url = format!("{}/web/projects/pk_bench/batch", receiver.endpoint());
     (receiver, Client::builder().no_proxy().build().unwrap(), url)

@@ -8,7 +8,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "a benchmark")]
 
 use koala_agent::agent::destination::Destination;
-use koala_agent::agent::scheduler::{Next, Scheduler};
+use koala_agent::agent::scheduler::{NextAction, Scheduler};
 use koala_agent::clock::{Moment, Timestamp};
 use koala_agent::config::Concurrency;
 use koala_agent::event::Event;
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         let verdict = match change.abs() <= TOLERANCE {
             _ if !is_judged => "",
             true => ", as noted",
-            false => ", which is to be mended, or noted in tests/bench/instructions.rs",
+            false => ", which is to be fixed, or noted in tests/bench/instructions.rs",
         };
         println!("{part:>8} {each:>7} instructions an event, {change:+.1} % of what is noted{verdict}");
         is_good &= change.abs() <= TOLERANCE;
@@ -136,21 +136,21 @@ fn settle(events: usize) {
     let mut found = 0;
     loop {
         match scheduler.next(moment) {
-            Next::Discover => {
+            NextAction::Discover => {
                 for seq in found + 1..=(found + 1_000).min(events) {
                     scheduler.discovered(seq as i64, OrderingKey((seq % (events / OF_A_PERSON)) as i64));
                 }
                 found = (found + 1_000).min(events);
-                scheduler.exhausted(found == events);
+                scheduler.set_exhausted(found == events);
             }
-            Next::Start(plan) => {
+            NextAction::Start(plan) => {
                 let seqs = scheduler.events(plan);
                 let in_flight = scheduler.sent(plan, seqs, 1_000, moment.mono);
                 let outcome = scheduler.answered(in_flight, Verdict::Accepted, moment);
                 let seqs: Vec<i64> = outcome.rows.iter().map(|(seq, _)| *seq).collect();
                 scheduler.settled(&outcome.keys, &seqs);
             }
-            Next::Wait(_) => return assert_eq!(found, events),
+            NextAction::Wait(_) => return assert_eq!(found, events),
         }
     }
 }

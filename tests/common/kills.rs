@@ -1,8 +1,8 @@
 //! What a kill cut, and whether just that came again.
 
-use super::daemon::Daemon;
+use super::agent::TestAgent;
 use koala_agent::config::Concurrency;
-use koala_agent::receiver::{Held, Receiver};
+use koala_agent::receiver::{HeldItem, Receiver};
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::thread;
@@ -30,10 +30,10 @@ pub struct Kill {
 }
 
 impl Kill {
-    /// What the end of this daemon has left. When this returns, the receiver has decided on all that the daemon sent.
-    pub fn of(daemon: &Daemon, receiver: &Receiver) -> Kill {
-        until_alone(receiver);
-        Kill { pending: daemon.pending(), last_request: receiver.stats().requests }
+    /// What the end of this agent has left. When this returns, the receiver has decided on all that the agent sent.
+    pub fn of(agent: &TestAgent) -> Kill {
+        until_alone(&agent.receiver);
+        Kill { pending: agent.pending_ids(), last_request: agent.receiver.stats().requests }
     }
 }
 
@@ -56,7 +56,7 @@ fn until_alone(receiver: &Receiver) {
 /// What came again is what was under way at a kill: taken by the receiver and not yet marked, at most so much at a time.
 /// A kill cuts a request whole; what it was then sent again with, the next kill cuts. Returns how many events came again.
 pub fn repeats(receiver: &Receiver, kills: &[Kill], most: UnderWay) -> u64 {
-    let mut requests: HashMap<u64, Vec<Held>> = HashMap::new();
+    let mut requests: HashMap<u64, Vec<HeldItem>> = HashMap::new();
     for held in receiver.events() {
         requests.entry(held.request).or_default().push(held);
     }
@@ -77,7 +77,7 @@ pub fn repeats(receiver: &Receiver, kills: &[Kill], most: UnderWay) -> u64 {
             }
             cut.into_iter().for_each(|n| cuts[n] += 1);
         }
-        for (Held { message_id, repeats, .. }, cuts) in items.iter().zip(cuts) {
+        for (HeldItem { message_id, repeats, .. }, cuts) in items.iter().zip(cuts) {
             // Two kills in a row can come before it is sent again.
             let told = (cuts > 0) == (*repeats > 0) && *repeats <= cuts;
             assert!(

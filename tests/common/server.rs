@@ -1,7 +1,5 @@
 //! Servers that speak bytes, not HTTP: what they do to a connection is a test's affair.
 
-#![allow(dead_code, clippy::unwrap_used, reason = "a test, and no test needs all of it")]
-
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::io::{Read, Write};

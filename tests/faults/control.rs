@@ -25,14 +25,14 @@ pub struct Control {
 pub const EARLY_REMOVAL: Control = Control {
     name: "early-removal",
     file: "agent/intake.rs",
-    line: "let answer = self.parts.writer.append(chunk.events.clone(), chunk.progress());",
+    line: "let answer = self.agent.writer.append(batch.events.clone(), batch.progress());",
     spoilt: r#"if crate::is_spoilt("early-removal") {
-            for source in &chunk.sources {
-                let _ = std::fs::remove_file(self.parts.spool.dir().join(&source.entry.name));
+            for source in &batch.sources {
+                let _ = std::fs::remove_file(self.spool.dir().join(&source.entry.name));
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        let answer = self.parts.writer.append(chunk.events.clone(), chunk.progress());"#,
+        let answer = self.agent.writer.append(batch.events.clone(), batch.progress());"#,
 };
 
 /// Its commits are in the file, but not on the disk, when they are answered.
@@ -44,23 +44,23 @@ pub const CARELESS_COMMIT: Control = Control {
     conn.pragma_update(None, "synchronous", level)?;"#,
 };
 
-/// Keeps no ballast.
-pub const NO_BALLAST: Control = Control {
-    name: "no-ballast",
+/// Keeps no reserve file.
+pub const NO_RESERVE: Control = Control {
+    name: "no-reserve",
     file: "outbox/reserve.rs",
-    line: "if self.exists || disk::of(&self.path)",
-    spoilt: r#"if crate::is_spoilt("no-ballast") || self.exists || disk::of(&self.path)"#,
+    line: "if self.exists || disk::space_of(&self.path)",
+    spoilt: r#"if crate::is_spoilt("no-reserve") || self.exists || disk::space_of(&self.path)"#,
 };
 
 /// Gives the database no room before it commits.
 pub const NO_CLAIM: Control = Control {
     name: "no-claim",
-    file: "outbox/store.rs",
+    file: "outbox/database.rs",
     line: "            self.db.allocate_pages()?;\n",
     spoilt: r#"            if !crate::is_spoilt("no-claim") { self.db.allocate_pages()?; }"#,
 };
 
-const ALL: [Control; 4] = [EARLY_REMOVAL, CARELESS_COMMIT, NO_BALLAST, NO_CLAIM];
+const ALL: [Control; 4] = [EARLY_REMOVAL, CARELESS_COMMIT, NO_RESERVE, NO_CLAIM];
 
 /// The program's name until it is started under another.
 const PROGRAM: &str = "koala-agent-spoilt";
@@ -108,7 +108,7 @@ fn build() -> Result<PathBuf, String> {
     fs::write(copy.join("Cargo.lock"), renamed("Cargo.lock")).unwrap();
     // Tests and benchmarks are not copied.
     let manifest = renamed("Cargo.toml").replace("[lib]", "[lib]\nname = \"koala_agent\"");
-    let manifest = manifest.split("# It prints a table of its own.").next().unwrap();
+    let manifest = manifest.split("# Tests and benchmarks:").next().unwrap();
     fs::write(copy.join("Cargo.toml"), manifest).unwrap();
     let change = |file: &str, change: &dyn Fn(String) -> String| {
         let file = copy.join("src").join(file);

@@ -12,34 +12,28 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a test")]
 
-mod books;
 mod calls;
 #[path = "../common/mod.rs"]
 mod common;
 mod control;
 mod crash;
-#[path = "../common/daemon.rs"]
-mod daemon;
 mod database;
 mod disk;
 mod hangs;
-mod hours;
-#[path = "../common/kills.rs"]
-mod kills;
-mod log;
-mod place;
+mod load;
+mod machine;
+mod model;
 mod power;
 mod receiver;
+mod runner;
 mod secrets;
-#[path = "../common/server.rs"]
-mod server;
 mod service;
 mod soak;
 mod spool;
-mod stage;
 mod steps;
+mod tracer;
 
-use stage::Fault;
+use runner::Fault;
 
 /// All faults, in the order of the table.
 const GROUPS: &[(&str, &[Fault])] = &[
@@ -49,8 +43,11 @@ const GROUPS: &[(&str, &[Fault])] = &[
     ("spool", spool::FAULTS),
     ("receiver", receiver::FAULTS),
     ("service", service::FAULTS),
+    ("load", load::FAULTS),
+    ("model", model::FAULTS),
 ];
 
 fn main() -> std::process::ExitCode {
-    stage::play(GROUPS)
+    // Some faults start this program again as an agent of its own process.
+    common::driven::run_if_driven().unwrap_or_else(|| runner::run(GROUPS))
 }

@@ -1,4 +1,4 @@
-//! The judgement against a model: an outbox, a receiver and a clock, driven through random weather.
+//! The scheduler against a model: a simulated outbox, receiver and clock, driven through random scenarios.
 
 use super::*;
 use crate::clock::Timestamp;
@@ -12,71 +12,71 @@ const CONCURRENCY: usize = 4;
 const HOUR: u64 = 3_600_000;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
+enum EventKind {
     Good,
-    /// Refused in whatever company.
-    Poison,
-    /// Answered 500, for ever.
-    Cursed,
+    /// Every request with it is answered 400.
+    Refused,
+    /// Every request with it is answered 500.
+    Failing,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Arrival {
     at: u64,
     person: i64,
-    kind: Kind,
+    kind: EventKind,
     bytes: usize,
 }
 
-/// What the receiver does for a while; afterwards it is well.
+/// The receiver's behaviour for a while; after all of them it is healthy.
 #[derive(Debug, Clone, Copy)]
-enum Weather {
-    Well,
-    /// So many per cent are answered 503, with that Retry-After in seconds.
+enum Behaviour {
+    Healthy,
+    /// This percentage is answered 503, with this Retry-After in seconds.
     Trouble(u8, Option<u64>),
     RateLimited(u64),
-    /// 401.
+    /// Everything is answered 401.
     Closed,
-    /// 400 to everything.
+    /// Everything is answered 400.
     RefusesAll,
-    /// 413 above so many bytes.
+    /// Larger requests than this are answered 413.
     Small(usize),
-    /// So many per cent are taken, and the answer is lost.
+    /// Of this percentage of the accepted requests, the answer is lost.
     LosesAnswers(u8),
 }
 
 #[derive(Debug, Clone)]
-struct Story {
+struct Scenario {
     seed: u64,
     arrivals: Vec<Arrival>,
-    /// Each lasts for so many milliseconds.
-    weather: Vec<(u64, Weather)>,
-    kicks: Vec<u64>,
+    /// Each with its length in milliseconds.
+    behaviour: Vec<(u64, Behaviour)>,
+    retries: Vec<u64>,
 }
 
-struct World {
-    story: Story,
+struct Simulation {
+    scenario: Scenario,
     now: u64,
     scheduler: Scheduler,
     rng: fastrand::Rng,
-    /// Everything pending.
+    /// All pending events.
     outbox: BTreeMap<i64, Arrival>,
-    kinds: BTreeMap<i64, Arrival>,
+    arrived_events: BTreeMap<i64, Arrival>,
     arrived: usize,
-    retried_now: usize,
+    retried: usize,
     searched: i64,
-    /// Requests that are being made, and until when.
-    making: Vec<(u64, BatchPlan)>,
+    /// The plans of requests that are being built, and until when.
+    building: Vec<(u64, BatchPlan)>,
     in_flight: Vec<(u64, u64, OrderingKey, InFlight, Verdict)>,
     commits: Vec<(u64, AnswerEffects)>,
-    /// By person, what the receiver took, in the order of the first time.
-    taken: BTreeMap<i64, Vec<i64>>,
+    /// The events that the receiver accepted, by person, in the order of the first time.
+    accepted_in_order: BTreeMap<i64, Vec<i64>>,
     delivered: BTreeSet<i64>,
     failed: BTreeSet<i64>,
-    /// When each event was last refused alone.
+    /// The number of requests sent when each event was last refused alone.
     refused_alone: BTreeMap<i64, u64>,
-    /// The number of the launch, and when a request after it was last accepted.
-    launches: u64,
+    sent_count: u64,
+    /// When each request was sent.
     requests: Vec<u64>,
     ever_accepted: bool,
     retry_after_deadline: u64,
@@ -86,64 +86,64 @@ fn moment(ms: u64) -> Moment {
     Moment { wall: Timestamp(1_000_000_000 + ms as i64), mono: Duration::from_millis(ms) }
 }
 
-impl World {
-    fn new(story: Story) -> World {
-        let rng = fastrand::Rng::with_seed(story.seed);
+impl Simulation {
+    fn new(scenario: Scenario) -> Simulation {
+        let rng = fastrand::Rng::with_seed(scenario.seed);
         let destination = Destination::new(Concurrency::Fixed(CONCURRENCY), None, moment(0), rng.clone());
-        World {
+        Simulation {
             scheduler: Scheduler::new(destination, rng.clone()),
-            story,
+            scenario,
             now: 0,
             rng,
             outbox: BTreeMap::new(),
-            kinds: BTreeMap::new(),
+            arrived_events: BTreeMap::new(),
             arrived: 0,
-            retried_now: 0,
+            retried: 0,
             searched: 0,
-            making: Vec::new(),
+            building: Vec::new(),
             in_flight: Vec::new(),
             commits: Vec::new(),
-            taken: BTreeMap::new(),
+            accepted_in_order: BTreeMap::new(),
             delivered: BTreeSet::new(),
             failed: BTreeSet::new(),
             refused_alone: BTreeMap::new(),
-            launches: 0,
+            sent_count: 0,
             requests: Vec::new(),
             ever_accepted: false,
             retry_after_deadline: 0,
         }
     }
 
-    fn weather(&self) -> Weather {
+    fn behaviour(&self) -> Behaviour {
         let mut until = 0;
-        for (lasts, weather) in &self.story.weather {
+        for (lasts, behaviour) in &self.scenario.behaviour {
             until += lasts;
             if self.now < until {
-                return *weather;
+                return *behaviour;
             }
         }
-        Weather::Well
+        Behaviour::Healthy
     }
 
-    /// Lives until then, or until nothing more can happen.
-    fn live(&mut self, until: u64) {
+    /// Runs until that time, or until nothing more can happen.
+    fn run_until(&mut self, until: u64) {
         let mut idle_calls = 0;
         loop {
             idle_calls += 1;
-            assert!(idle_calls < 200, "it turns without time or progress at {}", self.now);
+            assert!(idle_calls < 200, "it loops without time or progress at {}", self.now);
             let wake = match self.scheduler.next(moment(self.now)) {
-                Next::Start(plan) => {
+                NextAction::Start(plan) => {
                     self.start(plan);
                     continue;
                 }
-                Next::Discover => {
+                NextAction::Discover => {
                     let found: Vec<_> = self
                         .outbox
                         .range(self.searched + 1..)
                         .take(3)
                         .map(|(seq, event)| (*seq, OrderingKey(event.person)))
                         .collect();
-                    self.scheduler.exhausted(found.len() < 3);
+                    self.scheduler.set_exhausted(found.len() < 3);
                     for (seq, key) in found {
                         self.searched = seq;
                         self.scheduler.discovered(seq, key);
@@ -151,16 +151,16 @@ impl World {
                     }
                     continue;
                 }
-                Next::Wait(wake) => wake.map(|at| at.as_nanos().div_ceil(1_000_000) as u64),
+                NextAction::Wait(wake) => wake.map(|at| at.as_nanos().div_ceil(1_000_000) as u64),
             };
             let next = self
                 .in_flight
                 .iter()
                 .map(|flight| flight.0)
-                .chain(self.making.iter().map(|made| made.0))
+                .chain(self.building.iter().map(|built| built.0))
                 .chain(self.commits.iter().map(|commit| commit.0))
-                .chain(self.story.arrivals.get(self.arrived).map(|arrival| arrival.at))
-                .chain(self.story.kicks.get(self.retried_now).copied())
+                .chain(self.scenario.arrivals.get(self.arrived).map(|arrival| arrival.at))
+                .chain(self.scenario.retries.get(self.retried).copied())
                 .chain(wake)
                 .min();
             let Some(next) = next.filter(|next| *next <= until) else {
@@ -171,24 +171,24 @@ impl World {
                 idle_calls = 0;
             }
             self.now = self.now.max(next);
-            self.happen();
+            self.handle_due();
         }
     }
 
-    /// Everything whose time has come.
-    fn happen(&mut self) {
-        while let Some(arrival) = self.story.arrivals.get(self.arrived).filter(|a| a.at <= self.now) {
+    /// Handles everything whose time has come.
+    fn handle_due(&mut self) {
+        while let Some(arrival) = self.scenario.arrivals.get(self.arrived).filter(|a| a.at <= self.now) {
             self.arrived += 1;
             let seq = 10 * self.arrived as i64;
             self.outbox.insert(seq, *arrival);
-            self.kinds.insert(seq, *arrival);
-            self.scheduler.exhausted(false);
+            self.arrived_events.insert(seq, *arrival);
+            self.scheduler.set_exhausted(false);
         }
-        while self.story.kicks.get(self.retried_now).is_some_and(|at| *at <= self.now) {
-            self.retried_now += 1;
+        while self.scenario.retries.get(self.retried).is_some_and(|at| *at <= self.now) {
+            self.retried += 1;
             self.scheduler.destination.retry_now();
             self.searched = 0;
-            self.scheduler.exhausted(false);
+            self.scheduler.set_exhausted(false);
         }
         while let Some(at) = self.commits.iter().position(|commit| commit.0 <= self.now) {
             let (_, effects) = self.commits.swap_remove(at);
@@ -203,9 +203,9 @@ impl World {
             let seqs: Vec<i64> = effects.rows.iter().map(|(seq, _)| *seq).collect();
             self.scheduler.settled(&effects.keys, &seqs);
         }
-        while let Some(at) = self.making.iter().position(|made| made.0 <= self.now) {
-            let (_, plan) = self.making.swap_remove(at);
-            self.made(plan);
+        while let Some(at) = self.building.iter().position(|built| built.0 <= self.now) {
+            let (_, plan) = self.building.swap_remove(at);
+            self.send(plan);
         }
         while let Some(at) = self.in_flight.iter().position(|flight| flight.0 <= self.now) {
             let (_, number, key, in_flight, verdict) = self.in_flight.swap_remove(at);
@@ -215,18 +215,18 @@ impl World {
 
     fn start(&mut self, plan: BatchPlan) {
         let busy = self.in_flight.iter().any(|flight| flight.2 == plan.key)
-            || self.making.iter().any(|made| made.1.key == plan.key)
+            || self.building.iter().any(|built| built.1.key == plan.key)
             || self.commits.iter().any(|commit| commit.1.keys.contains(&plan.key));
         assert!(!busy, "two requests of {:?} at {}", plan.key, self.now);
         match self.rng.u64(0..6) {
-            0 | 1 => self.made(plan),
-            takes => self.making.push((self.now + 50 * takes, plan)),
+            0 | 1 => self.send(plan),
+            takes => self.building.push((self.now + 50 * takes, plan)),
         }
     }
 
-    fn made(&mut self, plan: BatchPlan) {
-        if !self.scheduler.stands(plan) {
-            return self.scheduler.nothing(plan);
+    fn send(&mut self, plan: BatchPlan) {
+        if !self.scheduler.is_current(plan) {
+            return self.scheduler.nothing_sent(plan);
         }
         let (mut seqs, mut size, mut events) = (Vec::new(), 0, Vec::new());
         for seq in self.scheduler.events(plan) {
@@ -241,57 +241,60 @@ impl World {
             events.push(event);
         }
         if seqs.is_empty() {
-            return self.scheduler.nothing(plan);
+            return self.scheduler.nothing_sent(plan);
         }
-        let width = match self.scheduler.destination.state() {
+        let limit = match self.scheduler.destination.state() {
             DestinationState::Online => CONCURRENCY,
             _ => 1,
         };
-        assert!(self.in_flight.len() < width, "{} in flight at {}", self.in_flight.len() + 1, self.now);
+        assert!(self.in_flight.len() < limit, "{} in flight at {}", self.in_flight.len() + 1, self.now);
         assert!(
             self.now >= self.retry_after_deadline,
-            "asked at {} before {}",
+            "sent at {} before {}",
             self.now,
             self.retry_after_deadline
         );
-        self.launches += 1;
+        self.sent_count += 1;
         self.requests.push(self.now);
         let verdict = self.verdict(&seqs, &events, size);
         let in_flight = self.scheduler.sent(plan, seqs, size, moment(self.now).mono);
         let done = self.now + 1 + self.rng.u64(0..300);
-        self.in_flight.push((done, self.launches, plan.key, in_flight, verdict));
+        self.in_flight.push((done, self.sent_count, plan.key, in_flight, verdict));
     }
 
     fn verdict(&mut self, seqs: &[i64], events: &[Arrival], size: usize) -> Verdict {
-        let reason = |code| Reason::new(code, "as the weather is");
-        let trouble = |code, wish: Option<u64>| Verdict::Trouble {
+        let reason = |code| Reason::new(code, "as the scenario says");
+        let trouble = |code, pause: Option<u64>| Verdict::Trouble {
             reason: reason(code),
-            retry_after: wish.map(Duration::from_secs),
+            retry_after: pause.map(Duration::from_secs),
         };
-        let struck = |share: u8, rng: &mut fastrand::Rng| rng.u8(0..100) < share;
+        let is_hit = |share: u8, rng: &mut fastrand::Rng| rng.u8(0..100) < share;
         let mut lost = false;
-        match self.weather() {
-            Weather::Trouble(share, wish) if struck(share, &mut self.rng) => {
-                return trouble(Code::Http5xx, wish);
+        match self.behaviour() {
+            Behaviour::Trouble(share, pause) if is_hit(share, &mut self.rng) => {
+                return trouble(Code::Http5xx, pause);
             }
-            Weather::RateLimited(wish) => return trouble(Code::RateLimited, Some(wish)),
-            Weather::Closed => return Verdict::Closed(reason(Code::KeyRefused)),
-            Weather::RefusesAll => return Verdict::Doubtful(reason(Code::Refused)),
-            Weather::Small(most) if size > most => return Verdict::TooLarge(reason(Code::TooLarge)),
-            Weather::LosesAnswers(share) => lost = struck(share, &mut self.rng),
+            Behaviour::RateLimited(pause) => return trouble(Code::RateLimited, Some(pause)),
+            Behaviour::Closed => return Verdict::Closed(reason(Code::KeyRefused)),
+            Behaviour::RefusesAll => return Verdict::Doubtful(reason(Code::Refused)),
+            Behaviour::Small(most) if size > most => return Verdict::TooLarge(reason(Code::TooLarge)),
+            Behaviour::LosesAnswers(share) => lost = is_hit(share, &mut self.rng),
             _ => {}
         }
-        if events.iter().any(|event| event.kind == Kind::Poison) {
+        if events.iter().any(|event| event.kind == EventKind::Refused) {
             return Verdict::Doubtful(reason(Code::Refused));
         }
-        if events.iter().any(|event| event.kind == Kind::Cursed) {
+        if events.iter().any(|event| event.kind == EventKind::Failing) {
             return trouble(Code::Http5xx, None);
         }
         for seq in seqs {
-            let taken = self.taken.entry(events[0].person).or_default();
-            if !taken.contains(seq) {
-                assert!(taken.last().is_none_or(|last| last < seq), "{seq} came after {taken:?}");
-                taken.push(*seq);
+            let accepted_in_order = self.accepted_in_order.entry(events[0].person).or_default();
+            if !accepted_in_order.contains(seq) {
+                assert!(
+                    accepted_in_order.last().is_none_or(|last| last < seq),
+                    "{seq} came after {accepted_in_order:?}"
+                );
+                accepted_in_order.push(*seq);
             }
         }
         if lost { trouble(Code::Connect, None) } else { Verdict::Accepted }
@@ -301,11 +304,11 @@ impl World {
         let alone = (in_flight.seqs.len() == 1).then(|| in_flight.seqs[0]);
         let accepted = verdict == Verdict::Accepted;
         self.ever_accepted |= accepted;
-        if let Verdict::Trouble { retry_after: Some(wish), .. } = &verdict {
-            self.retry_after_deadline = self.retry_after_deadline.max(self.now + wish.as_millis() as u64);
+        if let Verdict::Trouble { retry_after: Some(pause), .. } = &verdict {
+            self.retry_after_deadline = self.retry_after_deadline.max(self.now + pause.as_millis() as u64);
         }
         if let (Verdict::Doubtful(_) | Verdict::TooLarge(_), Some(seq)) = (&verdict, alone) {
-            self.refused_alone.insert(seq, self.launches);
+            self.refused_alone.insert(seq, self.sent_count);
         }
         let effects = self.scheduler.answered(in_flight, verdict, moment(self.now));
         for (seq, settled) in &effects.rows {
@@ -323,11 +326,12 @@ impl World {
     }
 }
 
-fn arrivals(most: usize, cursed: bool) -> impl Strategy<Value = Vec<Arrival>> {
-    let kind = if cursed {
-        prop_oneof![12 => Just(Kind::Good), 2 => Just(Kind::Poison), 1 => Just(Kind::Cursed)].boxed()
+fn arrivals(most: usize, failing: bool) -> impl Strategy<Value = Vec<Arrival>> {
+    let kind = if failing {
+        prop_oneof![12 => Just(EventKind::Good), 2 => Just(EventKind::Refused), 1 => Just(EventKind::Failing)]
+            .boxed()
     } else {
-        prop_oneof![9 => Just(Kind::Good), 1 => Just(Kind::Poison)].boxed()
+        prop_oneof![9 => Just(EventKind::Good), 1 => Just(EventKind::Refused)].boxed()
     };
     let one = (0..20_000u64, 1..7i64, kind, prop_oneof![Just(100usize), Just(300), Just(2_000)])
         .prop_map(|(at, person, kind, bytes)| Arrival { at, person, kind, bytes });
@@ -337,36 +341,36 @@ fn arrivals(most: usize, cursed: bool) -> impl Strategy<Value = Vec<Arrival>> {
     })
 }
 
-fn weather() -> impl Strategy<Value = Weather> {
+fn behaviour() -> impl Strategy<Value = Behaviour> {
     prop_oneof![
-        Just(Weather::Well),
-        (1..101u8, proptest::option::of(1..100u64)).prop_map(|(s, w)| Weather::Trouble(s, w)),
-        (1..100u64).prop_map(Weather::RateLimited),
-        Just(Weather::Closed),
-        Just(Weather::RefusesAll),
-        (50..2_500usize).prop_map(Weather::Small),
-        (1..90u8).prop_map(Weather::LosesAnswers),
+        Just(Behaviour::Healthy),
+        (1..101u8, proptest::option::of(1..100u64)).prop_map(|(s, w)| Behaviour::Trouble(s, w)),
+        (1..100u64).prop_map(Behaviour::RateLimited),
+        Just(Behaviour::Closed),
+        Just(Behaviour::RefusesAll),
+        (50..2_500usize).prop_map(Behaviour::Small),
+        (1..90u8).prop_map(Behaviour::LosesAnswers),
     ]
 }
 
 prop_compose! {
-    fn story()(
+    fn scenario()(
         seed in any::<u64>(),
         arrivals in arrivals(60, true),
-        weather in proptest::collection::vec((1..40_000u64, weather()), 0..5),
-        mut kicks in proptest::collection::vec(0..100_000u64, 0..3),
-    ) -> Story {
-        kicks.sort_unstable();
-        Story { seed, arrivals, weather, kicks }
+        behaviour in proptest::collection::vec((1..40_000u64, behaviour()), 0..5),
+        mut retries in proptest::collection::vec(0..100_000u64, 0..3),
+    ) -> Scenario {
+        retries.sort_unstable();
+        Scenario { seed, arrivals, behaviour, retries }
     }
 }
 
-/// People nobody has heard of, one every twenty minutes: a canary for each that is in doubt.
-fn passers_by(story: &mut Story, from: u64, count: i64) {
-    story.arrivals.extend((0..count).map(|n| Arrival {
+/// Adds an event of a new person every twenty minutes, a canary for each refused event.
+fn add_strangers(scenario: &mut Scenario, from: u64, count: i64) {
+    scenario.arrivals.extend((0..count).map(|n| Arrival {
         at: from + n as u64 * 20 * 60_000,
         person: 100 + n,
-        kind: Kind::Good,
+        kind: EventKind::Good,
         bytes: 10,
     }));
 }
@@ -375,20 +379,20 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_the_weather_nothing_is_lost_and_only_what_is_refused_beside_others_fails(story in story()) {
-        let mut story = story;
-        let doubts = story.arrivals.len() as i64;
-        passers_by(&mut story, 3 * HOUR, doubts + 2);
-        let mut world = World::new(story.clone());
-        world.live(3 * HOUR + (doubts as u64 + 6) * 20 * 60_000);
-        let calm = story.weather.iter().all(|(_, w)| !matches!(w, Weather::RefusesAll | Weather::Small(_)));
-        let cursed: BTreeSet<i64> =
-            world.kinds.values().filter(|event| event.kind == Kind::Cursed).map(|event| event.person).collect();
-        for (seq, event) in &world.kinds {
-            let settled = (world.delivered.contains(seq), world.failed.contains(seq));
+    fn no_event_is_lost_and_only_refused_ones_fail_with_a_canary_accepted(scenario in scenario()) {
+        let mut scenario = scenario;
+        let suspected = scenario.arrivals.len() as i64;
+        add_strangers(&mut scenario, 3 * HOUR, suspected + 2);
+        let mut simulation = Simulation::new(scenario.clone());
+        simulation.run_until(3 * HOUR + (suspected as u64 + 6) * 20 * 60_000);
+        let calm = scenario.behaviour.iter().all(|(_, w)| !matches!(w, Behaviour::RefusesAll | Behaviour::Small(_)));
+        let failing: BTreeSet<i64> =
+            simulation.arrived_events.values().filter(|event| event.kind == EventKind::Failing).map(|event| event.person).collect();
+        for (seq, event) in &simulation.arrived_events {
+            let settled = (simulation.delivered.contains(seq), simulation.failed.contains(seq));
             match event.kind {
-                _ if cursed.contains(&event.person) => {}
-                Kind::Poison => prop_assert_eq!(settled, (false, true), "poisoned {}", seq),
+                _ if failing.contains(&event.person) => {}
+                EventKind::Refused => prop_assert_eq!(settled, (false, true), "poisoned {}", seq),
                 _ if calm => prop_assert_eq!(settled, (true, false), "good {}", seq),
                 _ => prop_assert!(settled.0 != settled.1, "{} is not settled once: {:?}", seq, settled),
             }
@@ -396,40 +400,40 @@ proptest! {
     }
 
     #[test]
-    fn a_receiver_that_refuses_everybody_is_asked_at_most_twenty_times_an_hour(
+    fn a_receiver_that_refuses_everybody_is_tried_at_most_twenty_times_an_hour(
         seed in any::<u64>(),
         mut arrivals in arrivals(200, false),
         spread in 1..180u64,
-        well_for in prop_oneof![Just(0u64), 1..3_000u64],
+        healthy_for in prop_oneof![Just(0u64), 1..3_000u64],
     ) {
         arrivals.iter_mut().for_each(|arrival| arrival.at *= spread);
-        let weather = vec![(well_for, Weather::Well), (100 * HOUR, Weather::RefusesAll)];
-        let mut world = World::new(Story { seed, arrivals, weather, kicks: Vec::new() });
-        world.live(well_for + HOUR);
-        let asked = world.requests.iter().filter(|at| **at >= well_for).count();
-        prop_assert!(asked <= 20, "{} requests", asked);
+        let behaviour = vec![(healthy_for, Behaviour::Healthy), (100 * HOUR, Behaviour::RefusesAll)];
+        let mut simulation = Simulation::new(Scenario { seed, arrivals, behaviour, retries: Vec::new() });
+        simulation.run_until(healthy_for + HOUR);
+        let sent = simulation.requests.iter().filter(|at| **at >= healthy_for).count();
+        prop_assert!(sent <= 20, "{} requests", sent);
     }
 }
 
 #[test]
-fn what_is_accepted_and_not_marked_holds_up_the_rest() {
+fn nothing_is_sent_while_too_many_accepted_events_are_not_committed() {
     for of_a_person in [1, 30] {
         let rng = || fastrand::Rng::with_seed(1);
         let destination = Destination::new(Concurrency::Fixed(CONCURRENCY), None, moment(0), rng());
         let mut scheduler = Scheduler::new(destination, rng());
         let all = 3 * MAX_UNSETTLED as i64;
         (0..all).for_each(|seq| scheduler.discovered(seq, OrderingKey(seq / of_a_person)));
-        scheduler.exhausted(true);
-        let mut unmarked = Vec::new();
-        while let Next::Start(plan) = scheduler.next(moment(0)) {
+        scheduler.set_exhausted(true);
+        let mut uncommitted = Vec::new();
+        while let NextAction::Start(plan) = scheduler.next(moment(0)) {
             let seqs = scheduler.events(plan);
             let in_flight = scheduler.sent(plan, seqs, 100, moment(0).mono);
-            unmarked.push(scheduler.answered(in_flight, Verdict::Accepted, moment(0)));
+            uncommitted.push(scheduler.answered(in_flight, Verdict::Accepted, moment(0)));
         }
-        assert_eq!(unmarked.len(), MAX_UNSETTLED.div_ceil(of_a_person as usize));
-        // Enough is marked for one more request to be sent.
-        let AnswerEffects { keys, rows, .. } = unmarked.pop().unwrap();
+        assert_eq!(uncommitted.len(), MAX_UNSETTLED.div_ceil(of_a_person as usize));
+        // This commit lets one more request be sent.
+        let AnswerEffects { keys, rows, .. } = uncommitted.pop().unwrap();
         scheduler.settled(&keys, &rows.iter().map(|(seq, _)| *seq).collect::<Vec<_>>());
-        assert!(matches!(scheduler.next(moment(0)), Next::Start(_)));
+        assert!(matches!(scheduler.next(moment(0)), NextAction::Start(_)));
     }
 }

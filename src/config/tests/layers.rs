@@ -1,4 +1,4 @@
-//! Which configuration is in force, and which layer of it.
+//! The choice of the configuration file, and the order of the layers.
 
 use super::*;
 use std::path::Path;
@@ -31,15 +31,15 @@ fn the_commented_defaults_name_every_key() {
     let set = uncommented().lines().filter(|line| !line.starts_with('#') && line.contains(" = ")).count();
     let unset = ["# mappings_file = ", "# public_key = ", "# proxy = ", "# ca_file = "];
     assert!(unset.iter().all(|key| DEFAULTS.contains(key)));
-    assert_eq!(set + unset.len(), settings::KEYS.len());
+    assert_eq!(set + unset.len(), builder::KEYS.len());
 }
 
 #[test]
 fn without_a_file_the_defaults_of_the_system_are_in_force() {
     let config = World::new().system(&[]);
     assert_eq!((config.scope, config.file_exists, config.key_exposed), (Scope::System, false, false));
-    assert_eq!(config.spool, Spool::default());
-    assert_eq!(config.outbox, Outbox::default());
+    assert_eq!(config.spool, SpoolConfig::default());
+    assert_eq!(config.outbox, OutboxConfig::default());
     assert_eq!(config.status_file, Path::new("/run/koala-agent/status.json"));
     assert_eq!(config.koala.key_source, "/etc/koala-agent/public-key");
 }
@@ -65,7 +65,7 @@ fn a_user_has_folders_of_their_own() {
     assert_eq!(world.user(&[]).status_file, world.at("state/outbox.db.status.json"));
 
     world.folders.user = None;
-    let error = world.load(&Options { user: true, ..Options::default() }, &[]).unwrap_err();
+    let error = world.load(&ConfigOptions { user: true, ..ConfigOptions::default() }, &[]).unwrap_err();
     assert_eq!(error.to_string(), "--user needs a home folder, and this user has none; set HOME");
 }
 
@@ -78,9 +78,9 @@ fn the_option_goes_before_the_variable_and_that_before_the_users_folders() {
     let variable = world.at("variable.toml");
     let env = [("KOALA_AGENT_CONFIG", variable.to_str().unwrap())];
 
-    let config = world.load(&Options { user: true, ..world.named("option.toml") }, &env).unwrap();
+    let config = world.load(&ConfigOptions { user: true, ..world.named("option.toml") }, &env).unwrap();
     assert_eq!((config.scope, config.outbox.path), (Scope::Named, "/option.db".into()));
-    assert_eq!(config.spool.dir, Spool::default().dir);
+    assert_eq!(config.spool.dir, SpoolConfig::default().dir);
     assert_eq!(config.status_file, Path::new("/option.db.status.json"));
     assert_eq!(world.user(&env).outbox.path, Path::new("/variable.db"));
     assert_eq!(world.user(&[("KOALA_AGENT_CONFIG", "")]).outbox.path, Path::new("/user.db"));
@@ -114,23 +114,23 @@ fn every_key_is_taken_from_the_file_and_the_environment_goes_before_it() {
     let second = Duration::from_secs(1);
     assert_eq!(
         config.spool,
-        Spool {
+        SpoolConfig {
             dir: "/e".into(),
             scan_interval: second / 10,
             settle: Duration::ZERO,
             max_file_bytes: 4096,
             max_event_bytes: 1024,
-            ..Spool::default()
+            ..SpoolConfig::default()
         }
     );
     assert_eq!(
         config.outbox,
-        Outbox {
+        OutboxConfig {
             path: "/o.db".into(),
             max_bytes: 2 << 20,
-            min_free: Floor::Share(50),
+            min_free: MinFree::Share(50),
             keep_bodies: 3600 * second,
-            ..Outbox::default()
+            ..OutboxConfig::default()
         }
     );
     let koala = config.koala;

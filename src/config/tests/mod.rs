@@ -1,4 +1,4 @@
-//! The rules of the configuration, and what a person reads when one is broken.
+//! Tests of the configuration.
 
 mod layers;
 mod refusals;
@@ -8,8 +8,9 @@ use super::load::{Folders, UserFolders, load_among};
 use super::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
-/// A machine with its folders, on which no configuration stands yet.
+/// A machine with its folders and without a configuration.
 struct World {
     dir: tempfile::TempDir,
     folders: Folders,
@@ -37,26 +38,26 @@ impl World {
         self.at(name)
     }
 
-    fn load(&self, options: &Options, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    fn load(&self, options: &ConfigOptions, env: &[(&str, &str)]) -> Result<Config, ConfigError> {
         load_among(&self.folders, options, &env.iter().copied().collect())
     }
 
     fn system(&self, env: &[(&str, &str)]) -> Config {
-        self.load(&Options::default(), env).unwrap()
+        self.load(&ConfigOptions::default(), env).unwrap()
     }
 
     fn user(&self, env: &[(&str, &str)]) -> Config {
-        self.load(&Options { user: true, ..Options::default() }, env).unwrap()
+        self.load(&ConfigOptions { user: true, ..ConfigOptions::default() }, env).unwrap()
     }
 
-    fn named(&self, name: &str) -> Options {
-        Options { config: Some(self.at(name)), ..Options::default() }
+    fn named(&self, name: &str) -> ConfigOptions {
+        ConfigOptions { config: Some(self.at(name)), ..ConfigOptions::default() }
     }
 
-    /// What a person reads of a system configuration of that text, with the folder's name left out.
+    /// The error for a system configuration with that text, without the name of the folder.
     fn refusal(&self, text: &str, env: &[(&str, &str)]) -> String {
         self.write("config.toml", text);
-        let error = self.load(&Options::default(), env).unwrap_err();
+        let error = self.load(&ConfigOptions::default(), env).unwrap_err();
         assert!(matches!(error, ConfigError::Invalid { .. }), "{error:?}");
         error.to_string().replace(&format!("{}/", self.dir.path().display()), "")
     }

@@ -1,4 +1,4 @@
-//! What a person reads of a configuration that is wrong.
+//! The error messages for wrong configurations.
 
 use super::*;
 
@@ -10,14 +10,17 @@ fn a_named_file_must_exist_and_a_file_that_exists_must_be_read() {
     assert!(matches!(error, ConfigError::Missing { .. }));
     assert_eq!(
         error.to_string(),
-        format!("the configuration {dir}/none.toml does not exist; --config names it")
+        format!("the configuration {dir}/none.toml, named by --config, does not exist")
     );
 
-    let error = world.load(&Options::default(), &[("KOALA_AGENT_CONFIG", "/none.toml")]).unwrap_err();
-    assert_eq!(error.to_string(), "the configuration /none.toml does not exist; KOALA_AGENT_CONFIG names it");
+    let error = world.load(&ConfigOptions::default(), &[("KOALA_AGENT_CONFIG", "/none.toml")]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the configuration /none.toml, named by KOALA_AGENT_CONFIG, does not exist"
+    );
 
     fs::create_dir(world.at("config.toml")).unwrap();
-    let error = world.load(&Options::default(), &[]).unwrap_err();
+    let error = world.load(&ConfigOptions::default(), &[]).unwrap_err();
     assert!(matches!(error, ConfigError::Unreadable { .. }));
     assert_eq!(error.to_string(), format!("cannot read the configuration {dir}/config.toml: is a directory"));
 }
@@ -49,12 +52,12 @@ fn an_unknown_variable_is_a_warning() {
         ("KOALA_OTHER", "x"),
         ("PATH", "/bin"),
     ]);
-    assert_eq!(config.spool.dir, Spool::default().dir);
+    assert_eq!(config.spool.dir, SpoolConfig::default().dir);
     assert_eq!(
         config.warnings,
         [
-            "the environment variable KOALA_AGENT_SPOOL_DIR means nothing; did you mean KOALA_AGENT_SPOOL__DIR?",
-            "the environment variable KOALA_AGENT_spool__dir means nothing; did you mean KOALA_AGENT_SPOOL__DIR?",
+            "unknown environment variable KOALA_AGENT_SPOOL_DIR; did you mean KOALA_AGENT_SPOOL__DIR?",
+            "unknown environment variable KOALA_AGENT_spool__dir; did you mean KOALA_AGENT_SPOOL__DIR?",
         ]
     );
 }
@@ -78,8 +81,8 @@ fn a_wrong_value_is_named_with_its_line_and_what_is_wanted() {
         ("koala.timeout", "\"11m\"", "wants 1s to 10m"),
         ("spool.max_file_bytes", "\"64 megs\"", size),
         ("spool.max_file_bytes", "-1", size),
-        ("spool.max_event_bytes", "1023", "wants at least 1.0 KiB"),
-        ("outbox.max_bytes", "\"1023KiB\"", "wants at least 1.0 MiB"),
+        ("spool.max_event_bytes", "1023", "wants at least 1 KiB"),
+        ("outbox.max_bytes", "\"1023KiB\"", "wants at least 1 MiB"),
         ("outbox.min_free", "\"101%\"", floor),
         ("outbox.min_free", "true", floor),
         ("koala.concurrency", "0", "wants \"auto\" or a whole number from 1 to 64"),
@@ -90,7 +93,7 @@ fn a_wrong_value_is_named_with_its_line_and_what_is_wanted() {
         (
             "koala.endpoint",
             "\"https://k.test/v1\"",
-            "has a path; the agent adds its own, so leave scheme and host alone",
+            "must not have a path, because the agent adds its own; write scheme and host only",
         ),
         (
             "koala.proxy",
@@ -133,13 +136,15 @@ fn a_syntax_error_has_line_and_column() {
     world.write("config.toml", "\u{feff}[spool]\nsettle = \"1s\"");
     assert_eq!(world.system(&[]).spool.settle, Duration::from_secs(1));
     fs::write(world.at("config.toml"), b"[spool]\n# \xff").unwrap();
-    let error = world.load(&Options::default(), &[]).unwrap_err();
-    assert!(error.to_string().ends_with("config.toml:2: it is not UTF-8"), "{error}");
-    assert!(world.refusal(&"#".repeat(1_048_577), &[]).ends_with("config.toml: it is larger than 1 MiB"));
+    let error = world.load(&ConfigOptions::default(), &[]).unwrap_err();
+    assert!(error.to_string().ends_with("config.toml:2: the file is not UTF-8"), "{error}");
+    assert!(
+        world.refusal(&"#".repeat(1_048_577), &[]).ends_with("config.toml: the file is larger than 1 MiB")
+    );
 }
 
 #[test]
-fn a_mapping_that_is_wrong_is_told_with_its_place_and_the_mend() {
+fn a_wrong_mapping_is_reported_with_its_place_and_the_fix() {
     let world = World::new();
     world.write("mappings.json", r#"[{"name":"a","subscribe":"type = 'x'","partnerAction":"track"}]"#);
     for (text, expected) in [
@@ -156,7 +161,7 @@ fn a_mapping_that_is_wrong_is_told_with_its_place_and_the_mend() {
         ),
         (
             "[[mapping]]\npreset = \"Track Calls\"\nfield = {}",
-            "config.toml:3: mapping.field is no key of a mapping, which has preset, name, trigger, action, fields",
+            "config.toml:3: mapping.field is not a key of a mapping; the keys are preset, name, trigger, action, fields",
         ),
         (
             "koala.consent_categories = [1]",
@@ -182,10 +187,10 @@ fn keys_are_checked_together_whatever_layer_they_come_from() {
     );
     assert_eq!(
         world.refusal("spool.max_file_bytes = \"16KiB\"", &[]),
-        "config.toml:1: spool.max_event_bytes (32.0 KiB) is more than spool.max_file_bytes (16.0 KiB)"
+        "config.toml:1: spool.max_event_bytes (32 KiB) is more than spool.max_file_bytes (16 KiB)"
     );
     assert_eq!(
         world.refusal("outbox.path = \"/var/spool/koala-agent/outbox.db\"", &[]),
-        "config.toml:1: outbox.path lies in spool.dir, where it would be taken for events; put it elsewhere"
+        "config.toml:1: outbox.path is inside spool.dir, where it would be read as events; set another path"
     );
 }

@@ -1,4 +1,4 @@
-//! Where the key comes from, and that it goes nowhere.
+//! The sources of the key, and its secrecy.
 
 use super::*;
 
@@ -49,16 +49,16 @@ fn the_key_comes_from_the_environment_the_file_the_credential_or_the_default_fil
 }
 
 #[test]
-fn a_key_and_a_key_file_side_by_side_are_one_too_many() {
+fn a_key_and_a_key_file_cannot_both_be_set() {
     let world = World::new();
     assert_eq!(
         world.refusal("[koala]\npublic_key = \"pk_1\"\npublic_key_file = \"/k\"", &[]),
-        "config.toml:3: koala.public_key_file is set beside koala.public_key; remove one of them"
+        "config.toml:3: koala.public_key and koala.public_key_file are both set; remove one of them"
     );
     let both = [("KOALA_AGENT_KOALA__PUBLIC_KEY", "pk_1"), ("KOALA_AGENT_KOALA__PUBLIC_KEY_FILE", "/k")];
     assert_eq!(
         world.refusal("", &both),
-        "KOALA_AGENT_KOALA__PUBLIC_KEY_FILE: koala.public_key_file is set beside koala.public_key; remove one of them"
+        "KOALA_AGENT_KOALA__PUBLIC_KEY_FILE: koala.public_key and koala.public_key_file are both set; remove one of them"
     );
 }
 
@@ -72,17 +72,17 @@ fn a_key_is_read_again_from_its_file() {
 
     let path = world.write("user/public-key", "not a key");
     let error = koala.reread_key().unwrap_err();
-    let wanted = "what it holds is not a public key: only letters, digits and - . _ ~ can stand in one";
+    let wanted = "the content is not a public key: only letters, digits and - . _ ~ are allowed";
     assert_eq!(error.to_string(), format!("{}: {wanted}", path.display()));
     assert_eq!(koala.public_key, PublicKey::new("pk_new").unwrap());
     assert_eq!(
-        world.load(&Options { user: true, ..Options::default() }, &[]).unwrap_err().to_string(),
+        world.load(&ConfigOptions { user: true, ..ConfigOptions::default() }, &[]).unwrap_err().to_string(),
         error.to_string()
     );
 }
 
 #[test]
-fn what_is_odd_about_the_keys_file_is_told_to_those_who_need_the_key() {
+fn warnings_about_the_key_file_are_for_those_who_need_the_key() {
     let world = World::new();
     let path = world.write("user/public-key", "pk_1");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
@@ -132,7 +132,7 @@ fn no_error_and_no_debug_shows_a_secret() {
     assert_eq!(
         refusal,
         "KOALA_AGENT_KOALA__PUBLIC_KEY: koala.public_key is not a public key: \
-         only letters, digits and - . _ ~ can stand in one"
+         only letters, digits and - . _ ~ are allowed"
     );
     world.write("config.toml", "koala.public_key = \"secret\"\nkoala.proxy = \"http://ana:secret@proxy\"");
     let config = format!("{:?}", world.system(&[]));

@@ -1,37 +1,38 @@
-//! The fields of mappings, in Segment's mapping language: a value as it is, or a directive that makes one from the
+//! The fields of mappings in Segment's mapping language: a literal value, or a directive that computes one from the
 //! event.
 //!
-//! The answer is Segment's, whose `mapping-kit` decides every one of them, or the field is refused when it is read.
-//! What is taken from an event as it is keeps the text it was written in; what is made of it (a template, a
-//! replacement, encoded JSON) is written as JavaScript writes it. Two directives are this agent's own: `@hash` and
-//! `@omit`.
+//! The result is that of Segment's `mapping-kit`. A definition whose result would differ or is not certain is refused
+//! when it is parsed. A value that is copied from an event keeps its spelling; a value that is computed (by a template,
+//! a replacement, encoded JSON) is written as JavaScript writes it. `@hash` and `@omit` are this agent's own directives.
 
-mod key;
+mod evaluate;
+mod hash;
 mod liquid;
+mod object;
 mod parse;
 mod path;
 mod replace;
-mod resolve;
 mod template;
 
+use std::borrow::Cow;
 use std::fmt;
 
-pub use key::{HashKey, WeakKey};
-pub use resolve::Source;
+pub use evaluate::Evaluator;
+pub use hash::{HashKey, WeakKey};
 
-/// The largest value, in bytes: no request takes more.
+/// The largest value in bytes: no request accepts more.
 const MAX_OUTPUT: usize = 1 << 20;
 
-/// One field's definition, checked.
+/// The definition of one field, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Field(Node);
 
-/// What is wrong with a definition.
+/// A mistake in a definition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FieldError {
-    /// Where in it, as in `/@if/exists`; empty for the whole.
+    /// The position in the definition, as in `/@if/exists`; empty for the whole.
     pub path: String,
-    /// What is wrong, and the fix.
+    /// The mistake and the fix.
     pub text: String,
 }
 
@@ -41,16 +42,46 @@ impl fmt::Display for FieldError {
     }
 }
 
-/// A definition, taken apart.
+impl Field {
+    /// Parses a definition.
+    ///
+    /// # Errors
+    /// All mistakes in it.
+    pub fn parse(json: &str) -> Result<Field, Vec<FieldError>> {
+        parse::parse(json).map(Field)
+    }
+
+    /// The value as JSON, if the definition is a literal.
+    pub fn literal(&self) -> Option<&str> {
+        match &self.0 {
+            Node::Literal(json) => Some(json),
+            _ => None,
+        }
+    }
+
+    /// Whether the definition uses `@hash`.
+    pub fn hashes(&self) -> bool {
+        self.0.any(&|node| matches!(node, Node::Hash(_)))
+    }
+
+    /// The field's value as JSON, if it has one.
+    ///
+    /// # Errors
+    /// A clause that names the directive: it cannot work on the event's values.
+    pub fn evaluate<'a>(&'a self, evaluator: &Evaluator<'a>) -> Result<Option<Cow<'a, str>>, String> {
+        evaluator.field(&self.0)
+    }
+}
+
+/// The syntax tree of a definition.
 #[derive(Debug, Clone, PartialEq)]
 enum Node {
-    /// JSON as it is.
-    Raw(String),
-    /// Members by name.
+    /// JSON without a directive.
+    Literal(String),
     Object(Vec<(String, Node)>),
     Array(Vec<Node>),
-    Path(Told<path::Path>),
-    Template(Told<template::Template>),
+    Path(Argument<path::Path>),
+    Template(Argument<template::Template>),
     Liquid(liquid::Liquid),
     If(Box<If>),
     Case {
@@ -62,7 +93,7 @@ enum Node {
         root: Box<Node>,
         shape: Option<Box<Node>>,
     },
-    /// Later ones win.
+    /// Members of later objects win.
     Merge(Vec<Node>),
     Transform {
         apply: Box<Node>,
@@ -83,18 +114,18 @@ enum Node {
     },
 }
 
-/// Something that is read from the definition, or from a value that a directive makes.
+/// The argument of a directive: literal, or computed by another directive.
 #[derive(Debug, Clone, PartialEq)]
-enum Told<T> {
-    Fixed(T),
-    By(Box<Node>),
+enum Argument<T> {
+    Literal(T),
+    Dynamic(Box<Node>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct If {
-    /// `blank` instead of `exists`: the empty text does not meet it either.
-    blank: bool,
     value: Node,
+    /// `blank` instead of `exists`: the empty string counts as missing too.
+    is_blank: bool,
     then: Option<Node>,
     otherwise: Option<Node>,
 }
@@ -105,52 +136,27 @@ struct Replace {
     patterns: Vec<replace::Pattern>,
 }
 
-impl Field {
-    /// The definition in `json`.
-    ///
-    /// # Errors
-    /// All that is wrong with it.
-    pub fn parse(json: &str) -> Result<Field, Vec<FieldError>> {
-        parse::parse(json).map(Field)
-    }
-
-    /// The JSON that it gives whatever the event is, where that is written so.
-    pub fn fixed(&self) -> Option<&str> {
-        match &self.0 {
-            Node::Raw(json) => Some(json),
-            _ => None,
-        }
-    }
-
-    /// Whether a value of it is hashed.
-    pub fn hashes(&self) -> bool {
-        self.0.any(&|node| matches!(node, Node::Hash(_)))
-    }
-}
-
 impl Node {
-    fn any(&self, is: &dyn Fn(&Node) -> bool) -> bool {
-        is(self) || self.parts().into_iter().any(|part| part.any(is))
+    fn any(&self, predicate: &dyn Fn(&Node) -> bool) -> bool {
+        predicate(self) || self.children().into_iter().any(|child| child.any(predicate))
     }
 
-    /// The nodes that it is made of.
-    fn parts(&self) -> Vec<&Node> {
+    fn children(&self) -> Vec<&Node> {
         match self {
-            Node::Raw(_) | Node::Path(Told::Fixed(_)) | Node::Template(Told::Fixed(_)) | Node::Liquid(_) => {
-                Vec::new()
-            }
+            Node::Literal(_)
+            | Node::Path(Argument::Literal(_))
+            | Node::Template(Argument::Literal(_))
+            | Node::Liquid(_) => Vec::new(),
             Node::Object(members) => members.iter().map(|(_, node)| node).collect(),
             Node::Array(nodes) | Node::Merge(nodes) => nodes.iter().collect(),
-            Node::Path(Told::By(node)) | Node::Template(Told::By(node)) => vec![node],
-            Node::If(parts) => [Some(&parts.value), parts.then.as_ref(), parts.otherwise.as_ref()]
-                .into_iter()
-                .flatten()
-                .collect(),
+            Node::Path(Argument::Dynamic(node)) | Node::Template(Argument::Dynamic(node)) => vec![node],
+            Node::If(condition) => {
+                let branches = [condition.then.as_ref(), condition.otherwise.as_ref()];
+                std::iter::once(&condition.value).chain(branches.into_iter().flatten()).collect()
+            }
             Node::Case { value, .. } => value.as_deref().into_iter().collect(),
             Node::Replace(replace) => vec![&replace.value],
-            Node::ArrayPath { root, shape } => {
-                [Some(&**root), shape.as_deref()].into_iter().flatten().collect()
-            }
+            Node::ArrayPath { root, shape } => std::iter::once(&**root).chain(shape.as_deref()).collect(),
             Node::Transform { apply, mapping } => vec![apply, mapping],
             Node::Flatten { value, separator, .. } => vec![value, separator],
             Node::Encode(node) | Node::Decode(node) | Node::ExcludeWhenNull(node) | Node::Hash(node) => {

@@ -1,28 +1,28 @@
-//! From the JSON of a definition to its parts. All that is wrong is told, not the first alone.
+//! Parses definitions. All mistakes are reported, not only the first.
 
 use super::liquid::Liquid;
 use super::path::Path;
 use super::replace::{MAX_LENGTH, Pattern};
 use super::template::Template;
-use super::{FieldError, If, Node, Replace, Told};
+use super::{Argument, FieldError, If, Node, Replace};
 use crate::event::elements;
-use crate::event::json::{self, Object};
-use crate::mapping::lookup::{Type, members};
+use crate::event::json::{self, JsonType, Object};
+use crate::mapping::javascript::members_in_js_order;
 
-/// Deeper than a person nests directives.
+/// The maximum nesting of a definition; people nest directives less deeply.
 const MAX_DEPTH: usize = 32;
 
-/// A directive by another name, which only Segment's service can follow.
-const SEGMENTS_OWN: &str = "__segment_internal_directive";
+/// The member by which Segment marks directives that only its own service can evaluate.
+const SEGMENT_INTERNAL: &str = "__segment_internal_directive";
 
 const DIRECTIVES: &str = "@path, @template, @literal, @if, @case, @replace, @merge, @transform, @arrayPath, @flatten, \
                           @json, @excludeWhenNull, @liquid, @hash, @omit";
 
 pub fn parse(json: &str) -> Result<Node, Vec<FieldError>> {
     if let Err(e) = serde_json::from_str::<&serde_json::value::RawValue>(json) {
-        return Err(vec![FieldError { path: String::new(), text: format!("it is no JSON: {e}") }]);
+        return Err(vec![FieldError { path: String::new(), text: format!("it is not valid JSON: {e}") }]);
     }
-    let mut parser = Parser { path: Vec::new(), errors: Vec::new() };
+    let mut parser = DefinitionParser { path: Vec::new(), errors: Vec::new() };
     let node = parser.node(&json::compact(json));
     match (node, parser.errors.is_empty()) {
         (Some(node), true) => Ok(node),
@@ -30,95 +30,99 @@ pub fn parse(json: &str) -> Result<Node, Vec<FieldError>> {
     }
 }
 
-struct Parser {
+struct DefinitionParser {
+    /// The position of the node that is being parsed.
     path: Vec<String>,
     errors: Vec<FieldError>,
 }
 
-/// The options of a directive.
-struct Options<'a>(Vec<(String, &'a str)>);
+/// The options of a directive by name.
+struct DirectiveOptions<'a>(Vec<(String, &'a str)>);
 
-impl<'a> Options<'a> {
+impl<'a> DirectiveOptions<'a> {
     fn get(&self, name: &str) -> Option<&'a str> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| *value)
     }
 }
 
-impl Parser {
-    /// Notes what is wrong here.
-    fn wrong<T>(&mut self, text: impl Into<String>) -> Option<T> {
+impl DefinitionParser {
+    /// Adds an error at the current position.
+    fn error<T>(&mut self, text: impl Into<String>) -> Option<T> {
         let path = self.path.iter().map(|name| format!("/{name}")).collect();
         self.errors.push(FieldError { path, text: text.into() });
         None
     }
 
-    fn within<T>(&mut self, name: &str, read: impl FnOnce(&mut Parser) -> Option<T>) -> Option<T> {
+    fn within<T>(&mut self, name: &str, parse: impl FnOnce(&mut DefinitionParser) -> Option<T>) -> Option<T> {
         self.path.push(name.to_owned());
-        let read = read(self);
+        let parsed = parse(self);
         self.path.pop();
-        read
+        parsed
     }
 
-    /// A directive or a value as it is.
+    /// Parses a directive or a literal value.
     fn node(&mut self, json: &str) -> Option<Node> {
         if self.path.len() > MAX_DEPTH {
-            return self.wrong(format!("it nests more than {MAX_DEPTH} deep"));
+            return self.error(format!("it is nested more than {MAX_DEPTH} deep"));
         }
-        match Type::of(json) {
-            Type::Object => {
+        match JsonType::of(json) {
+            JsonType::Object => {
                 let object: Object = serde_json::from_str(json).ok()?;
-                let members = members(&object);
-                if members.iter().any(|(name, _)| name == SEGMENTS_OWN) {
-                    return self
-                        .wrong(format!("{SEGMENTS_OWN} means something to Segment alone; leave it out"));
+                let members = members_in_js_order(&object);
+                if members.iter().any(|(name, _)| name == SEGMENT_INTERNAL) {
+                    return self.error(format!("{SEGMENT_INTERNAL} works only at Segment; remove it"));
                 }
                 if members.iter().any(|(name, _)| name.starts_with('@')) {
                     return self.directive(&members);
                 }
                 self.object(&members)
             }
-            Type::Array => {
+            JsonType::Array => {
                 let items: Vec<&str> = elements(json).into_iter().flatten().collect();
-                let nodes = self.all(items.iter().enumerate().map(|(n, item)| (n.to_string(), *item)))?;
+                let nodes = self.members(items.iter().enumerate().map(|(n, item)| (n.to_string(), *item)))?;
                 let nodes: Vec<Node> = nodes.into_iter().map(|(_, node)| node).collect();
-                let is_raw = nodes.iter().all(|node| matches!(node, Node::Raw(_)));
-                Some(if is_raw { Node::Raw(json.to_owned()) } else { Node::Array(nodes) })
+                let is_literal = nodes.iter().all(|node| matches!(node, Node::Literal(_)));
+                Some(if is_literal { Node::Literal(json.to_owned()) } else { Node::Array(nodes) })
             }
-            _ => Some(Node::Raw(json.to_owned())),
+            _ => Some(Node::Literal(json.to_owned())),
         }
     }
 
     fn object(&mut self, members: &[(String, &str)]) -> Option<Node> {
-        self.all(members.iter().map(|(name, value)| (name.clone(), *value))).map(Node::Object)
+        self.members(members.iter().map(|(name, value)| (name.clone(), *value))).map(Node::Object)
     }
 
-    /// Each of them, and all that is wrong with any.
-    fn all<'a>(&mut self, parts: impl Iterator<Item = (String, &'a str)>) -> Option<Vec<(String, Node)>> {
-        let mut sound = true;
+    /// Parses all values, to report the mistakes in each.
+    fn members<'a>(
+        &mut self,
+        members: impl Iterator<Item = (String, &'a str)>,
+    ) -> Option<Vec<(String, Node)>> {
+        let mut is_valid = true;
         let mut nodes = Vec::new();
-        for (name, value) in parts {
+        for (name, value) in members {
             match self.within(&name, |parser| parser.node(value)) {
                 Some(node) => nodes.push((name, node)),
-                None => sound = false,
+                None => is_valid = false,
             }
         }
-        sound.then_some(nodes)
+        is_valid.then_some(nodes)
     }
 
     fn directive(&mut self, members: &[(String, &str)]) -> Option<Node> {
-        let beside = members.iter().filter(|(name, _)| name != "_metadata").count();
+        let count = members.iter().filter(|(name, _)| name != "_metadata").count();
         let (name, value) = members.iter().find(|(name, _)| name.starts_with('@'))?;
-        if beside > 1 {
+        if count > 1 {
             let names: Vec<&str> = members.iter().map(|(name, _)| name.as_str()).collect();
-            return self.wrong(format!("a directive stands alone, and here are {}", names.join(", ")));
+            return self
+                .error(format!("a directive must be the only member, but here are {}", names.join(", ")));
         }
-        self.within(name, |parser| parser.value_of(name, value))
+        self.within(name, |parser| parser.directive_value(name, value))
     }
 
-    fn value_of(&mut self, name: &str, json: &str) -> Option<Node> {
+    fn directive_value(&mut self, name: &str, json: &str) -> Option<Node> {
         match name {
-            "@path" => self.told(json, Path::parse).map(Node::Path),
-            "@template" => self.told(json, Template::parse).map(Node::Template),
+            "@path" => self.argument(json, Path::parse).map(Node::Path),
+            "@template" => self.argument(json, Template::parse).map(Node::Template),
             "@literal" => self.node(json),
             "@if" => self.condition(json),
             "@case" => self.case(json),
@@ -126,15 +130,15 @@ impl Parser {
             "@merge" => self.merge(json),
             "@transform" => {
                 let options = self.options(json, &["apply", "mapping"])?;
-                let apply = self.required(&options, "apply", Parser::plain_object);
-                let mapping = self.required(&options, "mapping", Parser::object_or_directive);
+                let apply = self.required(&options, "apply", DefinitionParser::plain_object);
+                let mapping = self.required(&options, "mapping", DefinitionParser::object_or_directive);
                 Some(Node::Transform { apply: apply?.into(), mapping: mapping?.into() })
             }
             "@arrayPath" => self.array_path(json),
             "@flatten" => {
                 let options = self.options(json, &["value", "separator", "omitArrays"])?;
-                let value = self.required(&options, "value", Parser::node);
-                let separator = self.required(&options, "separator", Parser::text_or_directive);
+                let value = self.required(&options, "value", DefinitionParser::node);
+                let separator = self.required(&options, "separator", DefinitionParser::string_or_directive);
                 let omit_arrays = self.flag(&options, "omitArrays", false);
                 Some(Node::Flatten {
                     value: value?.into(),
@@ -144,132 +148,132 @@ impl Parser {
             }
             "@json" => {
                 let options = self.options(json, &["mode", "value"])?;
-                let value = self.required(&options, "value", Parser::node);
+                let value = self.required(&options, "value", DefinitionParser::node);
                 let mode = options.get("mode").and_then(json::decode);
                 match mode.as_deref() {
                     Some("encode") => Some(Node::Encode(value?.into())),
                     Some("decode") => Some(Node::Decode(value?.into())),
-                    _ => self.wrong("mode must be \"encode\" or \"decode\""),
+                    _ => self.error("mode must be \"encode\" or \"decode\""),
                 }
             }
             "@excludeWhenNull" => Some(Node::ExcludeWhenNull(self.node(json)?.into())),
-            "@hash" => Some(Node::Hash(self.text_or_directive(json)?.into())),
+            "@hash" => Some(Node::Hash(self.string_or_directive(json)?.into())),
             "@omit" => self.omit(json),
-            "@liquid" => match json::decode(json).filter(|_| Type::of(json) == Type::Text) {
+            "@liquid" => match json::decode(json).filter(|_| JsonType::of(json) == JsonType::String) {
                 Some(text) => match Liquid::parse(&text) {
                     Ok(liquid) => Some(Node::Liquid(liquid)),
-                    Err(text) => self.wrong(text),
+                    Err(text) => self.error(text),
                 },
-                None => self.wrong(format!("it must be a text, and is {}", article(Type::of(json)))),
+                None => self.error(format!("it must be a string, and is {}", JsonType::of(json))),
             },
-            _ => self.wrong(format!("there is no directive {name}; there are {DIRECTIVES}")),
+            _ => self.error(format!("there is no directive {name}; there are {DIRECTIVES}")),
         }
     }
 
-    /// Something told by a text here, or by one that a directive makes.
-    fn told<T>(&mut self, json: &str, parse: fn(&str) -> Result<T, String>) -> Option<Told<T>> {
-        match Type::of(json) {
-            Type::Text => match self.text(json).map(|text| parse(&text))? {
-                Ok(told) => Some(Told::Fixed(told)),
-                Err(text) => self.wrong(text),
+    /// Parses an argument: a literal string, or a directive that computes one.
+    fn argument<T>(&mut self, json: &str, parse: fn(&str) -> Result<T, String>) -> Option<Argument<T>> {
+        match JsonType::of(json) {
+            JsonType::String => match self.string(json).map(|text| parse(&text))? {
+                Ok(value) => Some(Argument::Literal(value)),
+                Err(text) => self.error(text),
             },
-            Type::Object => Some(Told::By(self.only_directive(json)?.into())),
-            other => self.wrong(format!("it must be a text or a directive, and is {}", article(other))),
+            JsonType::Object => Some(Argument::Dynamic(self.directive_only(json)?.into())),
+            other => self.error(format!("it must be a string or a directive, and is {other}")),
         }
     }
 
-    fn only_directive(&mut self, json: &str) -> Option<Node> {
+    fn directive_only(&mut self, json: &str) -> Option<Node> {
         let object: Object = serde_json::from_str(json).ok()?;
-        let members = members(&object);
+        let members = members_in_js_order(&object);
         match members.iter().any(|(name, _)| name.starts_with('@')) {
             true => self.directive(&members),
-            false => self.wrong("it must be a directive, such as {\"@path\": \"$.event\"}"),
+            false => self.error("it must be a directive, such as {\"@path\": \"$.event\"}"),
         }
     }
 
-    fn text_or_directive(&mut self, json: &str) -> Option<Node> {
-        match Type::of(json) {
-            Type::Text => Some(Node::Raw(json.to_owned())),
-            Type::Object => self.only_directive(json),
-            other => self.wrong(format!("it must be a text or a directive, and is {}", article(other))),
+    fn string_or_directive(&mut self, json: &str) -> Option<Node> {
+        match JsonType::of(json) {
+            JsonType::String => Some(Node::Literal(json.to_owned())),
+            JsonType::Object => self.directive_only(json),
+            other => self.error(format!("it must be a string or a directive, and is {other}")),
         }
     }
 
     fn object_or_directive(&mut self, json: &str) -> Option<Node> {
-        match Type::of(json) {
-            Type::Object => self.node(json),
-            other => self.wrong(format!("it must be an object or a directive, and is {}", article(other))),
+        match JsonType::of(json) {
+            JsonType::Object => self.node(json),
+            other => self.error(format!("it must be an object or a directive, and is {other}")),
         }
     }
 
     fn plain_object(&mut self, json: &str) -> Option<Node> {
         match self.object_or_directive(json)? {
             node @ Node::Object(_) => Some(node),
-            _ => self.wrong("it must be an object without a directive of its own"),
+            _ => self.error("it must be an object without a directive of its own"),
         }
     }
 
-    /// The options of a directive, none of which is unknown.
-    fn options<'a>(&mut self, json: &'a str, known: &[&str]) -> Option<Options<'a>> {
-        if Type::of(json) != Type::Object {
-            return self.wrong(format!("it must be an object with {}", known.join(", ")));
+    /// Parses the options of a directive; an unknown option is a mistake.
+    fn options<'a>(&mut self, json: &'a str, known: &[&str]) -> Option<DirectiveOptions<'a>> {
+        if JsonType::of(json) != JsonType::Object {
+            return self.error(format!("it must be an object with {}", known.join(", ")));
         }
         let object: Object = serde_json::from_str(json).ok()?;
-        let members = members(&object);
+        let members = members_in_js_order(&object);
         match members.iter().find(|(name, _)| !known.contains(&name.as_str())) {
-            Some((name, _)) => self.wrong(format!("it has no option {name:?}, but {}", known.join(", "))),
-            None => Some(Options(members)),
+            Some((name, _)) => self.error(format!("it has no option {name:?}, but {}", known.join(", "))),
+            None => Some(DirectiveOptions(members)),
         }
     }
 
     fn required<T>(
         &mut self,
-        options: &Options,
+        options: &DirectiveOptions,
         name: &str,
-        read: fn(&mut Parser, &str) -> Option<T>,
+        parse: fn(&mut DefinitionParser, &str) -> Option<T>,
     ) -> Option<T> {
         match options.get(name) {
-            Some(json) => self.within(name, |parser| read(parser, json)),
-            None => self.wrong(format!("{name} is missing")),
+            Some(json) => self.within(name, |parser| parse(parser, json)),
+            None => self.error(format!("{name} is missing")),
         }
     }
 
-    fn flag(&mut self, options: &Options, name: &str, absent: bool) -> Option<bool> {
+    fn flag(&mut self, options: &DirectiveOptions, name: &str, default: bool) -> Option<bool> {
         match options.get(name) {
-            None => Some(absent),
+            None => Some(default),
             Some("true") => Some(true),
             Some("false") => Some(false),
-            Some(_) => self.wrong(format!("{name} must be true or false")),
+            Some(_) => self.error(format!("{name} must be true or false")),
         }
     }
 
     fn condition(&mut self, json: &str) -> Option<Node> {
         let options = self.options(json, &["exists", "blank", "then", "else"])?;
-        let of = |name| options.get(name).filter(|json| json::truthy(json));
-        let (blank, name, value) = match (of("exists"), of("blank")) {
-            (Some(_), Some(_)) => return self.wrong("it must have exists or blank, not both"),
+        let truthy = |name| options.get(name).filter(|json| json::is_truthy(json));
+        let (is_blank, name, value) = match (truthy("exists"), truthy("blank")) {
+            (Some(_), Some(_)) => return self.error("it must have exists or blank, not both"),
             (Some(value), None) => (false, "exists", value),
             (None, Some(value)) => (true, "blank", value),
             (None, None) => {
-                return self.wrong("exists is missing: what must be there, as {\"@path\": \"$.email\"}");
+                return self.error("exists is missing: write the value to test, as {\"@path\": \"$.email\"}");
             }
         };
         let value = self.within(name, |parser| parser.node(value));
-        let branch = |parser: &mut Parser, name: &str, json: Option<&str>| match json {
+        let branch = |parser: &mut DefinitionParser, name: &str, json: Option<&str>| match json {
             Some(json) => parser.within(name, |parser| parser.node(json)).map(Some),
             None => Some(None),
         };
         let then = branch(self, "then", options.get("then"));
-        // Segment drops what is false in JavaScript.
-        let otherwise = branch(self, "else", of("else"));
-        Some(Node::If(Box::new(If { blank, value: value?, then: then?, otherwise: otherwise? })))
+        // Segment ignores a falsy else.
+        let otherwise = branch(self, "else", truthy("else"));
+        Some(Node::If(Box::new(If { is_blank, value: value?, then: then?, otherwise: otherwise? })))
     }
 
     fn case(&mut self, json: &str) -> Option<Node> {
         let options = self.options(json, &["operator", "value"])?;
         let value = match options.get("value").filter(|json| *json != "\"\"") {
             Some(json) => {
-                self.within("value", |parser| parser.text_or_directive(json)).map(|v| Some(v.into()))
+                self.within("value", |parser| parser.string_or_directive(json)).map(|v| Some(v.into()))
             }
             None => Some(None),
         };
@@ -277,60 +281,65 @@ impl Parser {
         match operator.as_deref() {
             Some("lower") => Some(Node::Case { upper: false, value: value? }),
             Some("upper") => Some(Node::Case { upper: true, value: value? }),
-            _ => self.wrong("operator must be \"lower\" or \"upper\""),
+            _ => self.error("operator must be \"lower\" or \"upper\""),
         }
     }
 
     fn replace(&mut self, json: &str) -> Option<Node> {
         let known = ["value", "pattern", "replacement", "pattern2", "replacement2", "ignorecase", "global"];
         let options = self.options(json, &known)?;
-        let value = self.required(&options, "value", Parser::text_or_directive);
+        let value = self.required(&options, "value", DefinitionParser::string_or_directive);
         let ignore_case = self.flag(&options, "ignorecase", false);
         let global = self.flag(&options, "global", true);
-        let first = self.required(&options, "pattern", Parser::short_text);
-        let mut short = |name: &str| match options.get(name) {
-            Some(json) => self.within(name, |parser| parser.short_text(json)),
+        let first = self.required(&options, "pattern", DefinitionParser::short_string);
+        let mut optional = |name: &str| match options.get(name) {
+            Some(json) => self.within(name, |parser| parser.short_string(json)),
             None => Some(String::new()),
         };
-        let (put, second, put2) = (short("replacement"), short("pattern2"), short("replacement2"));
+        let (replacement, second, replacement2) =
+            (optional("replacement"), optional("pattern2"), optional("replacement2"));
         let first = first?;
         if first.is_empty() {
-            return self.wrong("pattern is empty; write what is to be replaced");
+            return self.error("pattern is empty; write the text to replace");
         }
         let (ignore_case, global) = (ignore_case?, global?);
         let pattern =
             |pattern: String, replacement: String| Pattern { pattern, replacement, ignore_case, global };
         let second = Some(second?).filter(|pattern| !pattern.is_empty());
-        let patterns = [Some(pattern(first, put?)), second.zip(put2).map(|(what, put)| pattern(what, put))];
+        let patterns = [
+            Some(pattern(first, replacement?)),
+            second.zip(replacement2).map(|(text, new)| pattern(text, new)),
+        ];
         Some(Node::Replace(Box::new(Replace {
             value: value?,
             patterns: patterns.into_iter().flatten().collect(),
         })))
     }
 
-    fn text(&mut self, json: &str) -> Option<String> {
+    fn string(&mut self, json: &str) -> Option<String> {
         match json::decode(json) {
             Some(text) => Some(text.into_owned()),
-            None => self.wrong("it is no text: half a surrogate pair stands in it"),
+            None => self.error("it is not valid Unicode: it has an unpaired surrogate"),
         }
     }
 
-    fn short_text(&mut self, json: &str) -> Option<String> {
-        if Type::of(json) != Type::Text {
-            return self.wrong(format!("it must be a text, and is {}", article(Type::of(json))));
+    fn short_string(&mut self, json: &str) -> Option<String> {
+        if JsonType::of(json) != JsonType::String {
+            return self.error(format!("it must be a string, and is {}", JsonType::of(json)));
         }
-        let text = self.text(json)?;
+        let text = self.string(json)?;
         if text.encode_utf16().count() > MAX_LENGTH {
             return self
-                .wrong(format!("it is longer than {MAX_LENGTH} characters, which is Segment's limit"));
+                .error(format!("it is longer than {MAX_LENGTH} characters, which is Segment's limit"));
         }
         Some(text)
     }
 
     fn merge(&mut self, json: &str) -> Option<Node> {
         let options = self.options(json, &["objects", "direction"])?;
-        let Some(objects) = options.get("objects").filter(|json| Type::of(json) == Type::Array) else {
-            return self.wrong("objects is missing: a list of objects and directives");
+        let Some(objects) = options.get("objects").filter(|json| JsonType::of(json) == JsonType::Array)
+        else {
+            return self.error("objects is missing: a list of objects and directives");
         };
         let items: Vec<&str> = elements(objects).into_iter().flatten().collect();
         let mut nodes: Vec<Option<Node>> = Vec::new();
@@ -341,30 +350,29 @@ impl Parser {
         match direction.as_deref() {
             Some("right") => {}
             Some("left") => nodes.reverse(),
-            _ => return self.wrong("direction must be \"left\" or \"right\""),
+            _ => return self.error("direction must be \"left\" or \"right\""),
         }
         nodes.into_iter().collect::<Option<Vec<Node>>>().map(Node::Merge)
     }
 
     fn array_path(&mut self, json: &str) -> Option<Node> {
-        let items: Vec<&str> = match Type::of(json) {
-            Type::Array => elements(json).into_iter().flatten().collect(),
+        let items: Vec<&str> = match JsonType::of(json) {
+            JsonType::Array => elements(json).into_iter().flatten().collect(),
             other => {
-                return self
-                    .wrong(format!("it must be a list of a path and a shape, and is {}", article(other)));
+                return self.error(format!("it must be a list of a path and a shape, and is {other}"));
             }
         };
         let (root, shape) = match items.as_slice() {
             [root] => (root, None),
             [root, shape] => (root, Some(*shape)),
-            _ => return self.wrong("it must be a list of a path and a shape"),
+            _ => return self.error("it must be a list of a path and a shape"),
         };
-        let root = self.within("0", |parser| match Type::of(root) {
-            Type::Text => parser.told(root, Path::parse).map(Node::Path),
-            _ => parser.text_or_directive(root),
+        let root = self.within("0", |parser| match JsonType::of(root) {
+            JsonType::String => parser.argument(root, Path::parse).map(Node::Path),
+            _ => parser.string_or_directive(root),
         });
-        // Segment passes over a shape that says nothing.
-        let shape = match shape.filter(|shape| Type::of(shape) == Type::Object && *shape != "{}") {
+        // Segment ignores a shape without members.
+        let shape = match shape.filter(|shape| JsonType::of(shape) == JsonType::Object && *shape != "{}") {
             Some(shape) => self.within("1", |parser| parser.node(shape)).map(|node| Some(node.into())),
             None => Some(None),
         };
@@ -373,26 +381,17 @@ impl Parser {
 
     fn omit(&mut self, json: &str) -> Option<Node> {
         let options = self.options(json, &["value", "keys"])?;
-        let value = self.required(&options, "value", Parser::object_or_directive);
+        let value = self.required(&options, "value", DefinitionParser::object_or_directive);
         let keys = self.required(&options, "keys", |parser, json| {
             let names = serde_json::from_str::<Vec<String>>(json);
             let Ok(names) = names else {
-                return parser.wrong("it must be a list of texts, such as [\"phone\", \"address.street\"]");
+                return parser.error("it must be a list of strings, such as [\"phone\", \"address.street\"]");
             };
             let paths =
-                names.iter().map(|name| Path::parse(name).or_else(|text| parser.wrong(text).ok_or(())));
+                names.iter().map(|name| Path::parse(name).or_else(|text| parser.error(text).ok_or(())));
             let paths: Result<Vec<Path>, ()> = paths.collect();
             paths.ok()
         });
         Some(Node::Omit { value: value?.into(), keys: keys? })
-    }
-}
-
-fn article(kind: Type) -> String {
-    let name = kind.as_str();
-    match kind {
-        Type::Null => name.to_owned(),
-        Type::Array | Type::Object => format!("an {name}"),
-        _ => format!("a {name}"),
     }
 }

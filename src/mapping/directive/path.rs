@@ -1,41 +1,41 @@
-//! The paths of `@path` and of templates: `$.properties.items[0].sku`.
+//! The paths of `@path` and of templates, such as `$.properties.items[0].sku`.
 
-use crate::mapping::lookup::OBJECT_METHODS;
+use crate::mapping::javascript::OBJECT_METHODS;
 
-/// The names on the way from the event to a value; none: the whole.
+/// The member names from the event to a value; none for the whole event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Path(pub Vec<String>);
 
 impl Path {
-    /// A path that begins with `$.` or at once with a member of the event.
+    /// Parses a path that begins with `$.` or with a member of the event.
     ///
     /// # Errors
-    /// It means something else to Segment than it says; a clause with the fix.
+    /// A clause with the fix, if Segment reads the path differently than it looks.
     pub fn parse(text: &str) -> Result<Path, String> {
         let rest = text.strip_prefix("$.").unwrap_or(text);
         if rest == "$" || rest.contains("$.") {
             return Err(format!(
-                "{text:?} is no path: $. stands at its beginning alone, as in $.properties.plan"
+                "{text:?} is not a path: $. belongs only to its beginning, as in $.properties.plan"
             ));
         }
-        Path::inside(rest)
+        Path::parse_relative(rest)
     }
 
-    /// A path without `$.`, as templates have it.
+    /// Parses a path without `$.`, as in templates.
     ///
     /// # Errors
-    /// As for [`Path::parse`].
-    pub fn inside(text: &str) -> Result<Path, String> {
+    /// The errors of [`Path::parse`].
+    pub fn parse_relative(text: &str) -> Result<Path, String> {
         if matches!(text, "" | ".") {
             return Ok(Path(Vec::new()));
         }
         let mut names = Vec::new();
         let mut rest = text;
         while let Some(start) = rest.find(|c| !matches!(c, '.' | '[' | ']')) {
-            let bracketed = rest[..start].ends_with('[');
+            let is_bracketed = rest[..start].ends_with('[');
             rest = &rest[start..];
             let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''));
-            let name = match quote.filter(|_| bracketed) {
+            let name = match quote.filter(|_| is_bracketed) {
                 Some(quote) => {
                     let quoted = rest[1..].split_once(quote);
                     let Some((name, after)) = quoted.filter(|(_, after)| after.starts_with(']')) else {
@@ -58,20 +58,20 @@ impl Path {
                     name
                 }
             };
-            if quote.is_none() && name.contains(['"', '\'']) || quote.is_some() && !bracketed {
-                return Err(format!(
-                    "a quote cannot stand in the path {text:?}; write [\"name\"] for a name in quotes"
-                ));
+            if quote.is_none() && name.contains(['"', '\'']) || quote.is_some() && !is_bracketed {
+                return Err(format!("the path {text:?} has a quote outside brackets; write [\"name\"]"));
             }
             if OBJECT_METHODS.contains(&name) {
                 return Err(format!(
-                    "every object has a {name} in JavaScript: the path {text:?} cannot be asked for"
+                    "every object has a {name} in JavaScript: the path {text:?} is not supported"
                 ));
             }
             names.push(name.to_owned());
         }
         if names.is_empty() {
-            return Err(format!("{text:?} is no path; write $.properties.plan, or $. for the whole event"));
+            return Err(format!(
+                "{text:?} is not a path; write $.properties.plan, or $. for the whole event"
+            ));
         }
         Ok(Path(names))
     }
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_of_a_path_are_told_apart() {
+    fn a_path_is_split_into_names() {
         for (text, names) in [
             ("$.a.b", &["a", "b"][..]),
             ("a[0].b", &["a", "0", "b"]),

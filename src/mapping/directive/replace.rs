@@ -1,22 +1,22 @@
-//! `@replace`: a text for a text, as JavaScript's `String.replace` does it.
+//! `@replace`: replaces text by text, with the semantics of JavaScript's `String.replace`.
 
 use super::MAX_OUTPUT;
 
-/// Segment's own limit for a pattern and for a replacement, in UTF-16 units.
+/// Segment's limit for a pattern and for a replacement, in UTF-16 units.
 pub const MAX_LENGTH: usize = 10;
 
-/// What is replaced by what.
+/// One pattern and its replacement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     pub pattern: String,
-    /// With `$$`, `$&`, `` $` `` and `$'` in it, as in JavaScript.
+    /// May contain `$$`, `$&`, `` $` `` and `$'`, as in JavaScript.
     pub replacement: String,
     pub ignore_case: bool,
     pub global: bool,
 }
 
 impl Pattern {
-    /// The text with what is replaced; `None`: it is larger than a value may be.
+    /// The text after the replacement; `None` if it is larger than [`MAX_OUTPUT`].
     pub fn apply(&self, text: &str) -> Option<String> {
         let (mut out, mut from) = (String::with_capacity(text.len()), 0);
         while let Some((start, end)) = self.find(text, from) {
@@ -33,7 +33,7 @@ impl Pattern {
         Some(out + &text[from..])
     }
 
-    /// The pattern's first place from there on; it is not empty.
+    /// The first match at or after `from`, as start and end. A match is never empty.
     fn find(&self, text: &str, from: usize) -> Option<(usize, usize)> {
         if !self.ignore_case {
             let start = from + text[from..].find(&self.pattern)?;
@@ -42,8 +42,9 @@ impl Pattern {
         text[from..].char_indices().find_map(|(at, _)| {
             let start = from + at;
             let mut rest = text[start..].chars();
-            let same = self.pattern.chars().all(|p| rest.next().is_some_and(|c| folded(c) == folded(p)));
-            same.then(|| (start, text.len() - rest.as_str().len()))
+            let is_match =
+                self.pattern.chars().all(|p| rest.next().is_some_and(|c| fold_case(c) == fold_case(p)));
+            is_match.then(|| (start, text.len() - rest.as_str().len()))
         })
     }
 
@@ -51,22 +52,22 @@ impl Pattern {
         let mut rest = self.replacement.as_str();
         while let Some(at) = rest.find('$') {
             out.push_str(&rest[..at]);
-            let (put, length) = match rest.as_bytes().get(at + 1) {
+            let (inserted, length) = match rest.as_bytes().get(at + 1) {
                 Some(b'$') => ("$", 2),
                 Some(b'&') => (&text[start..end], 2),
                 Some(b'`') => (&text[..start], 2),
                 Some(b'\'') => (&text[end..], 2),
                 _ => ("$", 1),
             };
-            out.push_str(put);
+            out.push_str(inserted);
             rest = &rest[at + length..];
         }
         out.push_str(rest);
     }
 }
 
-/// A character for comparison without case, as in a JavaScript expression with `i` and without `u`.
-fn folded(c: char) -> char {
+/// The character for a comparison without case, as in a JavaScript regular expression with `i` and without `u`.
+fn fold_case(c: char) -> char {
     let mut upper = c.to_uppercase();
     match (upper.next(), upper.next()) {
         (Some(one), None) if c.len_utf16() == 1 && (c.is_ascii() || !one.is_ascii()) => one,
@@ -79,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_replaced_as_javascript_does_it() {
+    fn text_is_replaced_as_in_javascript() {
         for (text, pattern, replacement, ignore_case, global, want) in [
             ("a/b/c", "/", "-", false, true, "a-b-c"),
             ("a/b/c", "/", "-", false, false, "a-b/c"),

@@ -1,56 +1,60 @@
-//! The templates of `@template`: `Hello {{traits.name}}`.
+//! The templates of `@template`, such as `Hello {{traits.name}}`.
 
 use super::MAX_OUTPUT;
 use super::path::Path;
-use crate::mapping::lookup::{Found, text_of, trim};
+use crate::mapping::javascript::{JsValue, to_js_string, trim};
 
-/// A text with places for values.
+/// A text with placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Template {
     /// Texts and paths in turn.
-    Parts(Vec<Part>),
-    /// With `{{{…}}}`: what it puts in is looked through for `{{…}}` again.
+    Parts(Vec<TemplatePart>),
+    /// A template with `{{{…}}}`: the values that these insert are searched for `{{…}}` again.
     Twice(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part {
+pub enum TemplatePart {
     Text(String),
     Value(Path),
 }
 
 impl Template {
+    /// Parses a template.
+    ///
     /// # Errors
-    /// A place in it means something else to Segment than it says.
+    /// A clause with the fix, if Segment reads a placeholder differently than it looks.
     pub fn parse(text: &str) -> Result<Template, String> {
-        for (_, place) in places(text, 3).chain(places(text, 2)) {
-            let inside = trim(place.trim_matches(['{', '}']));
+        for (_, placeholder) in placeholders(text, 3).chain(placeholders(text, 2)) {
+            let inside = trim(placeholder.trim_matches(['{', '}']));
             if inside.starts_with('$') {
-                let mend = inside.trim_start_matches("$.");
-                return Err(format!("Segment finds nothing at {place}; write {{{{{mend}}}}}"));
+                let path = inside.trim_start_matches("$.");
+                return Err(format!("Segment finds nothing at {placeholder}; write {{{{{path}}}}}"));
             }
             if inside.is_empty() || inside == "." {
-                return Err(format!("{place} names nothing; write {{{{properties.plan}}}}"));
+                return Err(format!("{placeholder} names nothing; write {{{{properties.plan}}}}"));
             }
-            Path::inside(inside)?;
+            Path::parse_relative(inside)?;
         }
-        if places(text, 3).next().is_some() {
+        if placeholders(text, 3).next().is_some() {
             return Ok(Template::Twice(text.to_owned()));
         }
         let (mut parts, mut from) = (Vec::new(), 0);
-        for (at, place) in places(text, 2) {
-            parts.push(Part::Text(text[from..at].to_owned()));
-            parts.push(Part::Value(Path::inside(trim(&place[2..place.len() - 2]))?));
-            from = at + place.len();
+        for (at, placeholder) in placeholders(text, 2) {
+            parts.push(TemplatePart::Text(text[from..at].to_owned()));
+            parts.push(TemplatePart::Value(Path::parse_relative(trim(
+                &placeholder[2..placeholder.len() - 2],
+            ))?));
+            from = at + placeholder.len();
         }
-        parts.push(Part::Text(text[from..].to_owned()));
+        parts.push(TemplatePart::Text(text[from..].to_owned()));
         Ok(Template::Parts(parts))
     }
 
-    /// The text with the values that `find` finds; `None`: it is larger than a value may be.
-    pub fn render<'a>(&self, find: impl Fn(&Path) -> Found<'a>) -> Option<String> {
+    /// The text with the values that `find` returns; `None` if it is larger than [`MAX_OUTPUT`].
+    pub fn render<'a>(&self, find: impl Fn(&Path) -> JsValue<'a>) -> Option<String> {
         let value = |path: &Path| match find(path) {
-            Found::Json(json) if json != "null" => text_of(&json),
+            JsValue::Json(json) if json != "null" => to_js_string(&json),
             _ => String::new(),
         };
         match self {
@@ -58,8 +62,8 @@ impl Template {
                 let mut out = String::new();
                 for part in parts {
                     match part {
-                        Part::Text(text) => out.push_str(text),
-                        Part::Value(path) => out.push_str(&value(path)),
+                        TemplatePart::Text(text) => out.push_str(text),
+                        TemplatePart::Value(path) => out.push_str(&value(path)),
                     }
                     if out.len() > MAX_OUTPUT {
                         return None;
@@ -68,27 +72,28 @@ impl Template {
                 Some(out)
             }
             Template::Twice(text) => {
-                let once = |text: &str, braces: usize| {
+                let replace = |text: &str, braces: usize| {
                     let (mut out, mut from) = (String::new(), 0);
-                    for (at, place) in places(text, braces) {
+                    for (at, placeholder) in placeholders(text, braces) {
                         out.push_str(&text[from..at]);
-                        let path = Path::inside(trim(&place[braces..place.len() - braces]));
+                        let path =
+                            Path::parse_relative(trim(&placeholder[braces..placeholder.len() - braces]));
                         out.push_str(&path.map(|path| value(&path)).unwrap_or_default());
-                        from = at + place.len();
+                        from = at + placeholder.len();
                         if out.len() > MAX_OUTPUT {
                             return None;
                         }
                     }
                     Some(out + &text[from..])
                 };
-                once(&once(text, 3)?, 2)
+                replace(&replace(text, 3)?, 2)
             }
         }
     }
 }
 
-/// The places in so many braces, and where they begin: `/\{{n}([^}]+)\}{n}/g`.
-fn places(text: &str, braces: usize) -> impl Iterator<Item = (usize, &str)> {
+/// The placeholders in `braces` braces with their positions, as `/\{{n}([^}]+)\}{n}/g` finds them.
+fn placeholders(text: &str, braces: usize) -> impl Iterator<Item = (usize, &str)> {
     let (open, close) = ("{".repeat(braces), "}".repeat(braces));
     let mut from = 0;
     std::iter::from_fn(move || {
@@ -100,7 +105,7 @@ fn places(text: &str, braces: usize) -> impl Iterator<Item = (usize, &str)> {
                 from = end + braces;
                 return Some((at, &text[at..from]));
             }
-            // Nothing that begins before the } ends otherwise.
+            // No placeholder that begins before this } can end after it.
             from = end;
         }
     })
@@ -111,8 +116,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn places_are_found_as_a_regular_expression_finds_them() {
-        let found = |text, braces| places(text, braces).map(|(_, place)| place).collect::<Vec<_>>();
+    fn placeholders_are_found_as_by_the_regular_expression() {
+        let found =
+            |text, braces| placeholders(text, braces).map(|(_, placeholder)| placeholder).collect::<Vec<_>>();
         assert_eq!(found("a {{b}} {{}} {{c} }} {{d}}e", 2), ["{{b}}", "{{d}}"]);
         assert_eq!(found("{{{a}}} {{b}} {{{{c}}}}", 3), ["{{{a}}}", "{{{{c}}}"]);
         assert_eq!(found("{{{{{{{{{{{{", 2), Vec::<&str>::new());

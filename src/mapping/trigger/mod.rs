@@ -1,29 +1,31 @@
-//! Triggers: which events a mapping takes, in the part of Segment's Filter Query Language that its destinations know.
+//! Triggers: the conditions by which mappings select events, in the part of Segment's Filter Query Language (FQL) that
+//! its destinations support.
 //!
-//! The answer is Segment's, whose `destination-subscriptions` decides every one of them, or the trigger is refused
-//! when it is read. Nested groups are the one thing that is taken beyond it.
+//! A trigger matches exactly as with Segment's `destination-subscriptions`. A trigger that would match differently is
+//! refused when it is parsed. Nested groups are the only extension.
 
 mod parse;
 
-use super::lookup::{Found, Type, follow};
+use super::javascript::{JsValue, get_path};
 use crate::event::Event;
-use crate::event::json;
+use crate::event::json::{self, JsonType};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
-/// A trigger: a condition that an event meets or not.
+/// A condition on events.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Trigger {
     text: Arc<str>,
-    root: Node,
+    root: Condition,
 }
 
-/// Why a trigger is refused.
+/// A mistake in a trigger.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TriggerError {
-    /// Where, in characters from 1.
+    /// The column in characters, from 1.
     pub column: usize,
-    /// What is wrong, and the way to write it.
+    /// The mistake and the fix.
     pub text: String,
 }
 
@@ -34,19 +36,19 @@ impl fmt::Display for TriggerError {
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Node {
-    All(Vec<Node>),
-    Any(Vec<Node>),
-    Test(Test),
+enum Condition {
+    All(Vec<Condition>),
+    Any(Vec<Condition>),
+    Compare(Comparison),
 }
 
-/// One comparison, with its place in the text.
+/// One comparison with its position in the trigger's text.
 #[derive(Debug, Clone, PartialEq)]
-struct Test {
-    /// The member of the event, and those inside it.
+struct Comparison {
+    /// The path of the member: its name in the event, then the names within.
     path: Vec<String>,
     op: Op,
-    span: (usize, usize),
+    span: Range<usize>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -62,49 +64,51 @@ enum Op {
     IsBool(bool),
     Exists,
     Missing,
-    /// A text that has this in it, or with `false` one that has not.
+    /// Holds for a string that contains the text; with `false`, for a string that does not.
     Contains(String, bool),
     StartsWith(String, bool),
     EndsWith(String, bool),
 }
 
 impl Trigger {
-    /// The trigger of that text.
+    /// Parses a trigger.
     ///
     /// # Errors
-    /// It is not FQL, or Segment would read it otherwise than it looks.
+    /// The text is not FQL, or Segment reads it differently than it looks.
     pub fn parse(text: &str) -> Result<Trigger, TriggerError> {
         Ok(Trigger { root: parse::parse(text)?, text: text.into() })
     }
 
-    /// Whether the event meets it.
+    /// Whether the event meets the trigger.
     pub fn matches(&self, event: &Event<'_>) -> bool {
         self.root.first_unmet(event).is_none()
     }
 
-    /// The first condition that the event does not meet, as it is written; of several that would each do, the last.
+    /// The first comparison that the event does not meet, as written; of alternatives that all fail, the last.
     pub fn unmet(&self, event: &Event<'_>) -> Option<&str> {
-        let (from, to) = self.root.first_unmet(event)?.span;
-        self.text.get(from..to)
+        self.root.first_unmet(event).map(|comparison| self.source(comparison))
     }
 
-    /// Why no event can ever meet it: two conditions that must both hold and cannot.
-    pub fn never(&self) -> Option<String> {
-        let Node::All(nodes) = &self.root else { return None };
-        let tests: Vec<&Test> = nodes
+    /// Two comparisons that must both hold and contradict each other, if there are two: then no event meets the trigger.
+    pub fn contradiction(&self) -> Option<String> {
+        let Condition::All(conditions) = &self.root else { return None };
+        let comparisons: Vec<&Comparison> = conditions
             .iter()
-            .filter_map(|node| match node {
-                Node::Test(test) => Some(test),
+            .filter_map(|condition| match condition {
+                Condition::Compare(comparison) => Some(comparison),
                 _ => None,
             })
             .collect();
-        let (one, other) = tests.iter().enumerate().find_map(|(i, one)| {
-            let clash =
-                tests[i + 1..].iter().find(|other| one.path == other.path && one.op.excludes(&other.op));
-            clash.map(|other| (one, other))
+        let (one, other) = comparisons.iter().enumerate().find_map(|(i, one)| {
+            let mut rest = comparisons[i + 1..].iter();
+            rest.find(|other| one.path == other.path && one.op.excludes(&other.op)).map(|other| (one, other))
         })?;
-        let text = |test: &Test| self.text.get(test.span.0..test.span.1).unwrap_or_default();
-        Some(format!("{} and {} never hold both", text(one), text(other)))
+        Some(format!("{} and {} never both hold", self.source(one), self.source(other)))
+    }
+
+    /// The comparison as written.
+    fn source(&self, comparison: &Comparison) -> &str {
+        self.text.get(comparison.span.clone()).unwrap_or_default()
     }
 }
 
@@ -114,39 +118,40 @@ impl fmt::Display for Trigger {
     }
 }
 
-impl Node {
-    fn first_unmet(&self, event: &Event<'_>) -> Option<&Test> {
+impl Condition {
+    fn first_unmet(&self, event: &Event<'_>) -> Option<&Comparison> {
         match self {
-            Node::All(nodes) => nodes.iter().find_map(|node| node.first_unmet(event)),
-            Node::Any(nodes) => {
+            Condition::All(conditions) => {
+                conditions.iter().find_map(|condition| condition.first_unmet(event))
+            }
+            Condition::Any(conditions) => {
                 let mut last = None;
-                for node in nodes {
-                    last = Some(node.first_unmet(event)?);
+                for condition in conditions {
+                    last = Some(condition.first_unmet(event)?);
                 }
                 last
             }
-            Node::Test(test) => (!test.holds(event)).then_some(test),
+            Condition::Compare(comparison) => (!comparison.holds(event)).then_some(comparison),
         }
     }
 }
 
-impl Test {
-    /// As JavaScript compares: a text is never a number.
+impl Comparison {
+    /// Whether the comparison holds by JavaScript's rules: a string never equals a number.
     fn holds(&self, event: &Event<'_>) -> bool {
-        let found = self.find(event);
-        let value = match &found {
-            Found::Json(json) => Some(json.as_ref()),
-            Found::Missing | Found::Function => None,
+        let js_value = self.find(event);
+        let value = match &js_value {
+            JsValue::Json(json) => Some(json.as_ref()),
+            JsValue::Undefined | JsValue::Function => None,
         };
-        let of = |kind: Type| value.filter(|json| Type::of(json) == kind);
-        let text = || of(Type::Text).and_then(json::decode);
-        let compare = |holds: fn(&f64, &f64) -> bool, with: &f64| {
-            of(Type::Number).and_then(|json| json.parse().ok()).is_some_and(|n| holds(&n, with))
+        let number = || value.filter(|json| JsonType::of(json) == JsonType::Number)?.parse::<f64>().ok();
+        let text = || value.and_then(json::decode);
+        let compare =
+            |holds: fn(&f64, &f64) -> bool, with: &f64| number().is_some_and(|number| holds(&number, with));
+        let search = |holds: fn(&str, &str) -> bool, part: &str, wanted: bool| {
+            text().is_some_and(|text| holds(&text, part) == wanted)
         };
-        let search = |found: fn(&str, &str) -> bool, what: &str, wanted: bool| {
-            text().is_some_and(|text| found(&text, what) == wanted)
-        };
-        let exists = || found != Found::Missing && value != Some("null");
+        let exists = || js_value != JsValue::Undefined && value != Some("null");
         match &self.op {
             Op::Is(want) => text().as_deref() == Some(want),
             Op::IsNot(want) => text().as_deref() != Some(want),
@@ -159,21 +164,21 @@ impl Test {
             Op::IsBool(want) => value == Some(if *want { "true" } else { "false" }),
             Op::Exists => exists(),
             Op::Missing => !exists(),
-            Op::Contains(what, wanted) => search(|text, what| text.contains(what), what, *wanted),
-            Op::StartsWith(what, wanted) => search(|text, what| text.starts_with(what), what, *wanted),
-            Op::EndsWith(what, wanted) => search(|text, what| text.ends_with(what), what, *wanted),
+            Op::Contains(part, wanted) => search(|text, part| text.contains(part), part, *wanted),
+            Op::StartsWith(start, wanted) => search(|text, start| text.starts_with(start), start, *wanted),
+            Op::EndsWith(end, wanted) => search(|text, end| text.ends_with(end), end, *wanted),
         }
     }
 
-    fn find<'a>(&self, event: &Event<'a>) -> Found<'a> {
-        let Some((member, keys)) = self.path.split_first() else { return Found::Missing };
-        let member = event.get(member).map_or(Found::Missing, |value| Found::Json(value.get().into()));
-        follow(member, keys.iter().map(String::as_str))
+    fn find<'a>(&self, event: &Event<'a>) -> JsValue<'a> {
+        let Some((member, keys)) = self.path.split_first() else { return JsValue::Undefined };
+        let member = event.get(member).map_or(JsValue::Undefined, |value| JsValue::Json(value.get().into()));
+        get_path(member, keys.iter().map(String::as_str))
     }
 }
 
 impl Op {
-    /// Whether no value meets both.
+    /// Whether no value can meet both operators.
     fn excludes(&self, other: &Op) -> bool {
         match (self, other) {
             (Op::Is(a), Op::Is(b)) => a != b,

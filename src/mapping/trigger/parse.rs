@@ -1,34 +1,34 @@
-//! From the text of a trigger to its conditions. What Segment's own reader takes for something else than it says is
-//! refused, with the way to write it.
+//! Parses triggers. A text that Segment's own parser reads differently than it looks is refused with the fix.
 
-use super::{Node, Op, Test, TriggerError};
-use crate::mapping::lookup::{OBJECT_METHODS, number_of};
+use super::{Comparison, Condition, Op, TriggerError};
+use crate::mapping::javascript::{OBJECT_METHODS, to_js_number};
 
-/// Far longer than a trigger that a person can read.
+/// The maximum length in bytes, far more than a person can read.
 const MAX_TEXT: usize = 10_000;
-/// Groups within groups.
+/// The maximum nesting of groups.
 const MAX_DEPTH: usize = 32;
 
 const FIELDS: &str = "type, event, name, userId, properties.…, traits.…, context.…";
 
-pub fn parse(text: &str) -> Result<Node, TriggerError> {
-    let mut parser = Parser { text, at: 0 };
+pub fn parse(text: &str) -> Result<Condition, TriggerError> {
+    let mut parser = TriggerParser { text, at: 0 };
     if text.len() > MAX_TEXT {
         return Err(parser.error(0, format!("the trigger is longer than {MAX_TEXT} bytes")));
     }
-    parser.space();
+    parser.skip_space();
     if parser.rest().is_empty() {
         return Err(parser.error(0, "the trigger is empty; write type = \"track\" for all tracks"));
     }
-    let node = parser.list(0)?;
+    let condition = parser.conditions(0)?;
     match parser.peek() {
-        None => Ok(node),
-        Some(_) => Err(parser.error(parser.at, "a ) without its (; remove it")),
+        None => Ok(condition),
+        Some(_) => Err(parser.error(parser.at, "this ) closes no (; remove it")),
     }
 }
 
-struct Parser<'a> {
+struct TriggerParser<'a> {
     text: &'a str,
+    /// The position of the next character, in bytes.
     at: usize,
 }
 
@@ -40,7 +40,7 @@ enum Literal {
     Null,
 }
 
-impl<'a> Parser<'a> {
+impl<'a> TriggerParser<'a> {
     fn rest(&self) -> &'a str {
         &self.text[self.at..]
     }
@@ -55,13 +55,13 @@ impl<'a> Parser<'a> {
         Some(c)
     }
 
-    fn eat(&mut self, what: &str) -> bool {
-        let there = self.rest().starts_with(what);
-        self.at += if there { what.len() } else { 0 };
-        there
+    fn eat(&mut self, token: &str) -> bool {
+        let is_next = self.rest().starts_with(token);
+        self.at += if is_next { token.len() } else { 0 };
+        is_next
     }
 
-    fn space(&mut self) {
+    fn skip_space(&mut self) {
         self.at = self.text.len() - self.rest().trim_start_matches(is_space).len();
     }
 
@@ -69,12 +69,12 @@ impl<'a> Parser<'a> {
         TriggerError { column: self.text[..at].chars().count() + 1, text: text.into() }
     }
 
-    /// Conditions up to the end or to a closing parenthesis.
-    fn list(&mut self, depth: usize) -> Result<Node, TriggerError> {
-        let mut nodes = vec![self.item(depth)?];
+    /// Parses conditions up to the end or to a closing parenthesis.
+    fn conditions(&mut self, depth: usize) -> Result<Condition, TriggerError> {
+        let mut conditions = vec![self.condition(depth)?];
         let mut joined: Option<&str> = None;
         loop {
-            self.space();
+            self.skip_space();
             let at = self.at;
             if matches!(self.peek(), None | Some(')')) {
                 break;
@@ -83,75 +83,73 @@ impl<'a> Parser<'a> {
             let join = match word {
                 "and" => "and",
                 "or" => "or",
-                _ => return Err(self.error(at, joining(word, self.text[at..].trim_end()))),
+                _ => return Err(self.error(at, join_fix(word, self.text[at..].trim_end()))),
             };
             if !matches!(self.peek(), None | Some(' ' | '\t' | '\n' | '\r')) {
                 return Err(self.error(self.at, format!("write a space after {join}")));
             }
             if *joined.get_or_insert(join) != join {
-                let text = "and and or stand side by side here; say with parentheses what belongs together, \
-                            as in a and (b or c)";
+                let text =
+                    "and is mixed with or; group the conditions with parentheses, as in a and (b or c)";
                 return Err(self.error(at, text));
             }
-            self.space();
+            self.skip_space();
             if matches!(self.peek(), None | Some(')')) {
                 return Err(self.error(at, format!("nothing follows this {join}; remove it")));
             }
-            nodes.push(self.item(depth)?);
+            conditions.push(self.condition(depth)?);
         }
-        Ok(match (joined, nodes.len()) {
-            (_, 1) => nodes.remove(0),
-            (Some("or"), _) => Node::Any(nodes),
-            _ => Node::All(nodes),
+        Ok(match (joined, conditions.len()) {
+            (_, 1) => conditions.remove(0),
+            (Some("or"), _) => Condition::Any(conditions),
+            _ => Condition::All(conditions),
         })
     }
 
-    /// A condition or a group.
-    fn item(&mut self, depth: usize) -> Result<Node, TriggerError> {
-        self.space();
+    /// Parses a comparison or a group.
+    fn condition(&mut self, depth: usize) -> Result<Condition, TriggerError> {
+        self.skip_space();
         let start = self.at;
         if self.eat("(") {
             if depth == MAX_DEPTH {
-                return Err(self.error(start, format!("groups nest more than {MAX_DEPTH} deep")));
+                return Err(self.error(start, format!("groups are nested more than {MAX_DEPTH} deep")));
             }
-            self.space();
+            self.skip_space();
             if self.peek() == Some(')') {
-                return Err(self.error(start, "there is nothing in this group; remove it"));
+                return Err(self.error(start, "this group is empty; remove it"));
             }
-            let node = self.list(depth + 1)?;
+            let group = self.conditions(depth + 1)?;
             if !self.eat(")") {
                 return Err(self.error(start, "this ( is not closed; write a )"));
             }
-            return Ok(node);
+            return Ok(group);
         }
-        let negated = self.eat("!");
-        if negated {
-            self.space();
+        let is_negated = self.eat("!");
+        if is_negated {
+            self.skip_space();
             if self.peek() == Some('(') {
-                let text =
-                    "a group cannot be negated; negate what is in it: != for =, !contains(…), !match(…)";
+                let text = "a group cannot be negated; negate the conditions in it: != for =, !contains(…), !match(…)";
                 return Err(self.error(start, text));
             }
         }
         let at = self.at;
         let path = self.path()?;
-        self.space();
+        self.skip_space();
         if let [function @ ("contains" | "match")] = path.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-            let op = self.function(function == "match", !negated)?;
-            let (path, op) = op;
-            return Ok(Node::Test(Test { path, op, span: (start, self.at) }));
+            let (path, op) = self.function(function == "match", !is_negated)?;
+            return Ok(Condition::Compare(Comparison { path, op, span: start..self.at }));
         }
-        if negated {
+        if is_negated {
             return Err(
                 self.error(start, "only contains(…) and match(…) can be negated by !; write != for =")
             );
         }
-        self.known(&path, at)?;
-        let op = self.comparison(&path)?;
-        Ok(Node::Test(Test { path, op, span: (start, self.at) }))
+        self.check_field(&path, at)?;
+        let op = self.operator(&path)?;
+        Ok(Condition::Compare(Comparison { path, op, span: start..self.at }))
     }
 
-    /// A word of letters.
+    /// Reads the characters that a name can consist of.
     fn word(&mut self) -> &'a str {
         let rest = self.rest();
         let word = &rest[..rest.find(|c: char| !is_name(c)).unwrap_or(rest.len())];
@@ -159,7 +157,7 @@ impl<'a> Parser<'a> {
         word
     }
 
-    /// A field, from its first name to its last.
+    /// Parses a field: names joined by dots.
     fn path(&mut self) -> Result<Vec<String>, TriggerError> {
         let mut path = Vec::new();
         loop {
@@ -167,18 +165,16 @@ impl<'a> Parser<'a> {
             match self.peek() {
                 Some(c) if c.is_ascii_alphabetic() || c == '_' => {}
                 Some('[') => {
-                    return Err(
-                        self.error(start, "the elements of an array cannot be told apart in a trigger")
-                    );
+                    return Err(self.error(start, "a trigger cannot select an element of an array"));
                 }
                 Some(c) if c.is_ascii_digit() || matches!(c, '-' | '+') => {
                     return Err(self.error(start, "a name in a trigger cannot begin with a digit or a sign"));
                 }
                 Some('\'' | '"') => {
-                    return Err(self.error(start, format!("a field must stand here: {FIELDS}")));
+                    return Err(self.error(start, format!("a field must come here: {FIELDS}")));
                 }
                 Some(c) => {
-                    return Err(self.error(start, format!("{c:?} cannot stand here; a field must: {FIELDS}")));
+                    return Err(self.error(start, format!("{c:?} cannot come here; write a field: {FIELDS}")));
                 }
                 None => return Err(self.error(start, format!("a field must follow: {FIELDS}"))),
             }
@@ -188,13 +184,11 @@ impl<'a> Parser<'a> {
             }
         }
         match self.peek() {
-            Some('[') => {
-                Err(self.error(self.at, "the elements of an array cannot be told apart in a trigger"))
-            }
+            Some('[') => Err(self.error(self.at, "a trigger cannot select an element of an array")),
             Some(c @ ('<' | '>')) => Err(self.error(self.at, format!("write a space before {c}"))),
             Some(c) if !(is_space(c) || matches!(c, '(' | ')' | '=' | '!' | ',')) => Err(self.error(
                 self.at,
-                format!("{c:?} cannot stand in a name; write \\{c} for the character itself"),
+                format!("{c:?} cannot be part of a name; write \\{c} for the character itself"),
             )),
             _ => Ok(path),
         }
@@ -207,7 +201,7 @@ impl<'a> Parser<'a> {
                 self.bump();
                 match self.bump() {
                     Some(c @ ('.' | '[' | ']')) => {
-                        let text = format!("a name with {c} in it cannot be told in a trigger");
+                        let text = format!("a trigger cannot use a member with {c} in its name");
                         return Err(self.error(start, text));
                     }
                     Some(c) => name.push(c),
@@ -221,19 +215,18 @@ impl<'a> Parser<'a> {
             }
         }
         if OBJECT_METHODS.contains(&name.as_str()) {
-            return Err(
-                self.error(start, format!("every object has a {name} in JavaScript: it cannot be asked for"))
-            );
+            return Err(self
+                .error(start, format!("every object has a {name} in JavaScript: a trigger cannot use it")));
         }
         Ok(name)
     }
 
-    /// Refuses a field that Segment does not know, or takes for another.
-    fn known(&self, path: &[String], at: usize) -> Result<(), TriggerError> {
+    /// Refuses a field that Segment does not know or reads differently.
+    fn check_field(&self, path: &[String], at: usize) -> Result<(), TriggerError> {
         let names: Vec<&str> = path.iter().map(String::as_str).collect();
         let refused = |text: String| Err(self.error(at, text));
         if let Some(word) = names.iter().skip(1).find(|name| ["and", "or", "null"].contains(name)) {
-            return refused(format!("a member named {word} cannot be told in a trigger"));
+            return refused(format!("a trigger cannot use a member named {word}"));
         }
         match names.as_slice() {
             ["type" | "event" | "name" | "userId"] => Ok(()),
@@ -243,19 +236,20 @@ impl<'a> Parser<'a> {
                 refused(format!("write {name}. and the name of a member"))
             }
             ["not", ..] => refused("there is no not; write != for =, !contains(…), !match(…)".to_owned()),
-            ["and" | "or"] => refused(format!("a condition must stand before {}", names[0])),
-            ["true" | "false" | "null"] => refused(format!("a field must stand here: {FIELDS}")),
-            [name, ..] => refused(format!("a trigger cannot look at {name}; it knows {FIELDS}")),
-            [] => refused(format!("a field must stand here: {FIELDS}")),
+            ["and" | "or"] => refused(format!("a condition must come before {}", names[0])),
+            ["true" | "false" | "null"] => refused(format!("a field must come here: {FIELDS}")),
+            [name, ..] => refused(format!("a trigger cannot use {name}; the fields are {FIELDS}")),
+            [] => refused(format!("a field must come here: {FIELDS}")),
         }
     }
 
-    fn comparison(&mut self, path: &[String]) -> Result<Op, TriggerError> {
+    /// Parses an operator and its value.
+    fn operator(&mut self, path: &[String]) -> Result<Op, TriggerError> {
         let at = self.at;
         let Some(sign) = ["!=", "<=", ">=", "=", "<", ">"].into_iter().find(|sign| self.eat(sign)) else {
             let text = match self.peek() {
                 Some(c) if !is_space(c) && c != ')' => {
-                    format!("{c:?} is no comparison; they are = != < <= > >=")
+                    format!("{c:?} is not a comparison; the comparisons are = != < <= > >=")
                 }
                 _ => "a comparison must follow: = != < <= > >=, as in event = \"Signed Up\"".to_owned(),
             };
@@ -267,38 +261,38 @@ impl<'a> Parser<'a> {
         if let Some(c @ ('=' | '>' | '<' | '!')) = self.peek() {
             return Err(self.error(at, format!("there is no {sign}{c}; the comparisons are = != < <= > >=")));
         }
-        self.space();
+        self.skip_space();
         let at = self.at;
         let literal = self.literal()?;
-        // Segment compares these four as texts alone.
-        let is_text = path.len() == 1;
+        // Segment compares the four fields of one name only as strings.
+        let is_string = path.len() == 1;
         let refused = |text: String| Err(self.error(at, text));
         let name = path.last().map_or("", String::as_str);
         match (sign, literal) {
             ("=", Literal::Text(text)) => Ok(Op::Is(text)),
             ("!=", Literal::Text(text)) => Ok(Op::IsNot(text)),
-            ("=" | "!=", Literal::Number(n)) if is_text => {
-                refused(format!("{name} is compared as a text; write {sign} \"{n}\""))
+            ("=" | "!=", Literal::Number(n)) if is_string => {
+                refused(format!("{name} is compared as a string; write {sign} \"{n}\""))
             }
             ("=", Literal::Number(n)) => Ok(Op::Equals(n)),
             ("!=", Literal::Number(n)) => Ok(Op::Differs(n)),
-            ("=" | "!=", Literal::Null) if matches!(name, "type" | "event") && is_text => refused(format!(
-                "{name} cannot be asked for by null; write {name} != \"…\" or another condition"
+            ("=" | "!=", Literal::Null) if matches!(name, "type" | "event") && is_string => refused(format!(
+                "{name} cannot be compared with null; write {name} != \"…\" or another condition"
             )),
             ("=", Literal::Null) => Ok(Op::Missing),
             ("!=", Literal::Null) => Ok(Op::Exists),
-            ("=", Literal::Bool(_)) if is_text => {
-                refused(format!("{name} is compared as a text; write it in quotes"))
+            ("=", Literal::Bool(_)) if is_string => {
+                refused(format!("{name} is compared as a string; write it in quotes"))
             }
             ("=", Literal::Bool(is)) => Ok(Op::IsBool(is)),
             ("!=", Literal::Bool(is)) => {
-                refused(format!("Segment takes != {is} for always true; write = {} or = null", !is))
+                refused(format!("for Segment != {is} is always true; write = {} or = null", !is))
             }
             (_, Literal::Bool(_) | Literal::Null) => refused(format!("a number must follow {sign}")),
             (sign, literal) => {
                 let than = match literal {
                     Literal::Number(n) => n,
-                    Literal::Text(text) => number_of(&text),
+                    Literal::Text(text) => to_js_number(&text),
                     Literal::Bool(_) | Literal::Null => f64::NAN,
                 };
                 Ok(match sign {
@@ -315,22 +309,22 @@ impl<'a> Parser<'a> {
         let start = self.at;
         let literal = match self.peek() {
             Some('"') => Literal::Text(self.quoted()?),
-            Some('\'') => return Err(self.error(start, "write the text in double quotes")),
+            Some('\'') => return Err(self.error(start, "write the string in double quotes")),
             Some(c) if c.is_ascii_digit() || matches!(c, '-' | '+' | '.') => {
                 let rest = self.rest();
-                let number = |c: char| c.is_ascii_digit() || c == '.' || c == '-' || c == '+';
-                let digits = &rest[..rest.find(|c| !number(c)).unwrap_or(rest.len())];
+                let is_numeric = |c: char| c.is_ascii_digit() || c == '.' || c == '-' || c == '+';
+                let digits = &rest[..rest.find(|c| !is_numeric(c)).unwrap_or(rest.len())];
                 let plain = digits.trim_start_matches(['+', '-']);
-                let (whole, part) = plain.split_once('.').unwrap_or((plain, "0"));
+                let (whole, fraction) = plain.split_once('.').unwrap_or((plain, "0"));
                 let is_plain =
                     |digits: &str| !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
                 let signs = digits.len() - plain.len();
                 match digits.parse() {
-                    Ok(n) if is_plain(whole) && is_plain(part) && signs <= 1 => {
+                    Ok(n) if is_plain(whole) && is_plain(fraction) && signs <= 1 => {
                         self.at += digits.len();
                         Literal::Number(n)
                     }
-                    _ => return Err(self.error(start, "this is no number; write it as 12 or -0.5")),
+                    _ => return Err(self.error(start, "this is not a number; write it as 12 or -0.5")),
                 }
             }
             _ => {
@@ -341,16 +335,18 @@ impl<'a> Parser<'a> {
                     "null" => Literal::Null,
                     "" => {
                         let text =
-                            "a value must follow: a text in double quotes, a number, true, false or null";
+                            "a value must follow: a string in double quotes, a number, true, false or null";
                         return Err(self.error(start, text));
                     }
                     word => {
-                        return Err(self.error(start, format!("write the text in double quotes: \"{word}\"")));
+                        return Err(
+                            self.error(start, format!("write the string in double quotes: \"{word}\""))
+                        );
                     }
                 }
             }
         };
-        // Segment's reader does not see the end of a value elsewhere.
+        // Segment's parser ends a value only here.
         match self.peek() {
             None | Some(')' | ',') => Ok(literal),
             Some(c) if is_space(c) => Ok(literal),
@@ -366,11 +362,11 @@ impl<'a> Parser<'a> {
                 self.at += text.len() + 1;
                 Ok(text.to_owned())
             }
-            None => Err(self.error(start, "this text is not closed; write a \" at its end")),
+            None => Err(self.error(start, "this string is not closed; write a \" at its end")),
         }
     }
 
-    /// `(field, "text")`, after the function's name.
+    /// Parses the arguments of a function, `(field, "text")`.
     fn function(&mut self, is_match: bool, wanted: bool) -> Result<(Vec<String>, Op), TriggerError> {
         let name = if is_match { "match" } else { "contains" };
         let example = if is_match { "match(event, \"Order*\")" } else { "contains(event, \"Order\")" };
@@ -378,23 +374,23 @@ impl<'a> Parser<'a> {
         if !self.eat("(") {
             return malformed(self);
         }
-        self.space();
+        self.skip_space();
         let at = self.at;
         let path = self.path()?;
-        self.known(&path, at)?;
+        self.check_field(&path, at)?;
         if path == ["type"] {
-            return Err(self.error(at, format!("{name}() cannot look at type; write type = \"…\"")));
+            return Err(self.error(at, format!("{name}() cannot be used on type; write type = \"…\"")));
         }
-        self.space();
+        self.skip_space();
         if !self.eat(",") {
             return malformed(self);
         }
-        self.space();
+        self.skip_space();
         let at = self.at;
         let Literal::Text(text) = self.literal()? else {
-            return Err(self.error(at, format!("{name}() wants a text in double quotes")));
+            return Err(self.error(at, format!("{name}() needs a string in double quotes")));
         };
-        self.space();
+        self.skip_space();
         if !self.eat(")") {
             return malformed(self);
         }
@@ -409,25 +405,25 @@ impl<'a> Parser<'a> {
             (_, Some(start)) if stars == 1 => Ok((path, Op::StartsWith(start.to_owned(), wanted))),
             (Some(end), _) if stars == 1 => Ok((path, Op::EndsWith(end.to_owned(), wanted))),
             _ if stars == 0 => {
-                Err(self.error(at, format!("match() wants a *; write = \"{text}\" for the whole text")))
+                Err(self.error(at, format!("match() needs a *; write = \"{text}\" for the whole string")))
             }
             (Some(inner), Some(_)) if stars == 2 && inner.len() > 1 => {
                 let inner = &inner[..inner.len() - 1];
-                Err(self.error(at, format!("match() takes one *; write contains(…, \"{inner}\")")))
+                Err(self.error(at, format!("match() allows one *; write contains(…, \"{inner}\")")))
             }
             _ => {
-                Err(self.error(at, "match() takes one * alone, at the end or at the start; join two by and"))
+                Err(self.error(at, "match() allows only one *, at the end or at the start; join two by and"))
             }
         }
     }
 }
 
-/// What to write where neither `and` nor `or` joins two conditions.
-fn joining(word: &str, rest: &str) -> String {
+/// The fix where neither `and` nor `or` joins two conditions.
+fn join_fix(word: &str, rest: &str) -> String {
     match word {
         "" if rest.starts_with("&&") => "write and for &&".to_owned(),
         "" if rest.starts_with("||") => "write or for ||".to_owned(),
-        _ => "and or or must stand between two conditions".to_owned(),
+        _ => "and or or must come between two conditions".to_owned(),
     }
 }
 

@@ -74,7 +74,7 @@ pub(super) fn begin(path: &Path, why: &str, now: Timestamp) -> Result<(), Outbox
 ///
 /// # Errors
 /// The system's and SQLite's, for the new database; then the next call goes on.
-pub(super) fn resume(config: &config::Outbox, lock: &Lock) -> Result<bool, OutboxError> {
+pub(super) fn resume(config: &config::OutboxConfig, lock: &Lock) -> Result<bool, OutboxError> {
     let path = &config.path;
     let Some(note) = read_note(path)? else { return Ok(false) };
     let damaged = path.with_file_name(&note.damaged);
@@ -105,7 +105,7 @@ pub(super) fn resume(config: &config::Outbox, lock: &Lock) -> Result<bool, Outbo
 
 /// Creates a database at `config.path`, whole before it appears there under its name.
 pub(super) fn create_database(
-    config: &config::Outbox,
+    config: &config::OutboxConfig,
     fill: impl FnOnce(&mut Store) -> Result<(), OutboxError>,
 ) -> Result<(), OutboxError> {
     let path = &config.path;
@@ -117,7 +117,7 @@ pub(super) fn create_database(
     let io = |e| OutboxError::io(path, "create the database", &e);
     // SQLite would create the file with a mode that depends on the umask.
     OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&new).map_err(io)?;
-    let mut store = Store::open(&config::Outbox { path: new.clone(), ..config.clone() })?;
+    let mut store = Store::open(&config::OutboxConfig { path: new.clone(), ..config.clone() })?;
     fill(&mut store)?;
     store.db.checkpoint(Duration::ZERO)?;
     drop(store);

@@ -3,11 +3,11 @@
 //! What must survive is not what the agent says that it could read, but what SQLite reads, row by row, from a copy of
 //! the damaged files, and beyond that every row on a page that was not struck.
 
-use super::super::books::{Books, Dropped, numbers};
-use super::super::place::Place;
-use super::super::stage::Figures;
 use super::damage::{After, Damage, Then};
 use super::{Contents, contents, copy_files, held, new_place, said, supervise, tail, until};
+use crate::common::agent::TestAgent;
+use crate::common::ledger::{Dropped, Ledger, numbers};
+use crate::runner::Figures;
 use fastrand::Rng;
 use koala_agent::receiver::Faults;
 use rusqlite::{Connection, OpenFlags};
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 const PAGE: usize = 4_096;
 /// The daemon runs within this, whatever has become of its database.
-const IN_TIME: Duration = Duration::from_secs(10);
+const IN_TIME: Duration = Duration::from_secs(50);
 
 /// The database's file in a folder, or one that stands beside it.
 pub fn beside(state: &Path, suffix: &str) -> PathBuf {
@@ -35,9 +35,9 @@ struct Row {
     body: Option<String>,
 }
 
-/// A place whose database is damaged, and fixed by a fresh copy, again and again.
+/// A agent whose database is damaged, and fixed by a fresh copy, again and again.
 pub struct Bench {
-    place: Place,
+    agent: TestAgent,
     /// Of a daemon that was stopped.
     stopped: Template,
     /// And of one that was killed, with commits in the log.
@@ -56,58 +56,58 @@ impl Bench {
 
     /// A real run: some events delivered, some failed, some pending.
     pub fn new() -> Bench {
-        let mut place = new_place(Faults::default());
-        place.daemon.start();
+        let mut agent = new_place(Faults::default());
+        agent.start();
         let mut delivered = BTreeMap::new();
         let mut text = String::new();
         for n in 0..Self::DELIVERED {
-            let event = place.books.event(n % 30);
+            let event = agent.ledger.event(n % 30);
             text += &(event.clone() + "\n");
-            if place.books.dropped[&n].id.is_some() {
+            if agent.ledger.dropped[&n].id.is_some() {
                 delivered.insert(n, event);
             }
         }
-        place.drop_file("ndjson", text.as_bytes());
+        agent.drop_next("ndjson", text.as_bytes());
         for n in 0..Self::FAILED {
-            let event = place.books.event_with(100 + n, &format!("nameless-{n}"), "");
+            let event = agent.ledger.event_with(100 + n, &format!("nameless-{n}"), "");
             // A track without a name: no request can be made of it.
             let event = event.replace(r#""event":"Signed Up","#, "");
-            place.drop_file("json", event.as_bytes());
+            agent.drop_next("json", event.as_bytes());
         }
-        place.until_status("some delivered, some failed", |status| {
+        agent.until_status("some delivered, some failed", |status| {
             (status.outbox.delivered, status.outbox.failed) == (Self::DELIVERED, Self::FAILED)
         });
         let mut known: BTreeMap<String, u64> = BTreeMap::new();
-        for held in place.receiver.events() {
+        for held in agent.receiver.events() {
             known.insert(held.message_id.to_string(), numbers(held.item.get().as_bytes())[0]);
         }
-        place.receiver.set_faults(Faults { offline: true, ..Faults::default() });
-        place.daemon.stop();
+        agent.receiver.set_faults(Faults { offline: true, ..Faults::default() });
+        agent.stop();
         // It reads, so what is committed from now on stays in the log.
-        place.daemon.start();
-        place.until_status("it runs", |status| status.agent.running);
-        let reader = place.daemon.database();
+        agent.start();
+        agent.until_status("it runs", |status| status.agent.running);
+        let reader = agent.database();
         reader.execute_batch("BEGIN; SELECT count(*) FROM pending").unwrap();
         for _ in 0..Self::PENDING / 60 {
-            place.drop_lines(60, 40);
+            agent.drop_lines(60, 40);
         }
-        place.until_status("the rest is pending", |status| status.outbox.pending == Self::PENDING);
-        place.until_status("the rest is taken", |status| status.spool.waiting_files == 0);
-        place.daemon.kill();
+        agent.until_status("the rest is pending", |status| status.outbox.pending == Self::PENDING);
+        agent.until_status("the rest is taken", |status| status.spool.waiting_files == 0);
+        agent.kill();
         drop(reader);
-        let state = place.daemon.path("state");
+        let state = agent.state();
         let (stopped, killed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         copy_files(&state, killed.path());
         let log = fs::metadata(beside(&state, "-wal")).unwrap().len();
         assert!(log > 20 * PAGE as u64, "only {log} bytes of commits in the log");
-        place.daemon.start();
-        place.until_status("it runs again", |status| status.agent.running);
-        place.daemon.stop();
+        agent.start();
+        agent.until_status("it runs again", |status| status.agent.running);
+        agent.stop();
         copy_files(&state, stopped.path());
-        let rows = rows(&place, &known);
+        let rows = rows(&agent, &known);
         let (stopped, killed) = (Template::of(stopped, &rows), Template::of(killed, &rows));
-        let dropped = place.books.dropped.clone();
-        Bench { place, stopped, killed, rows, dropped, delivered }
+        let dropped = agent.ledger.dropped.clone();
+        Bench { agent, stopped, killed, rows, dropped, delivered }
     }
 
     fn template(&self, after: After) -> &Template {
@@ -132,30 +132,30 @@ impl Bench {
         &mut self,
         damage: &Damage,
         rng: &mut Rng,
-        before: impl FnOnce(&mut Place) -> bool,
+        before: impl FnOnce(&mut TestAgent) -> bool,
     ) -> Option<Figures> {
         let name = &damage.name;
         self.restore(damage.after);
-        let state = self.place.daemon.path("state");
+        let state = self.agent.state();
         (damage.strike)(&state, rng);
         let readable = readable(&state, &self.rows, self.template(damage.after));
         let struck = contents(&state);
         self.commands_answer();
 
         for n in 0..10 {
-            let new = self.place.books.event(n);
-            self.place.drop_file("json", new.as_bytes());
+            let new = self.agent.ledger.event(n);
+            self.agent.drop_next("json", new.as_bytes());
         }
-        let mark = self.place.daemon.log().len();
+        let mark = self.agent.log().len();
         if let Then::Refuses(codes, mend) = damage.then {
             self.refuses(codes);
             mend(&state);
         }
-        if !before(&mut self.place) {
+        if !before(&mut self.agent) {
             return None;
         }
-        let ran = supervise(&mut self.place);
-        assert!(ran.is_ok_and(|took| took < IN_TIME), "{ran:?}\n{}", tail(&self.place.daemon.log()[mark..]));
+        let ran = supervise(&mut self.agent);
+        assert!(ran.is_ok_and(|took| took < IN_TIME), "{ran:?}\n{}", tail(&self.agent.log()[mark..]));
 
         let whole = readable.sound && readable.rows.len() == self.rows.len();
         let left = |row: &&Row| readable.rows.contains(&row.seq) && !matches!(damage.then, Then::Refuses(..));
@@ -166,27 +166,27 @@ impl Bench {
         let (delivered, failed) = (in_state("delivered"), in_state("failed"));
         // Of what was delivered the receiver has forgotten everything.
         let excused = self.rows.iter().filter(|row| row.state == "delivered" || !left.contains_key(&row.n));
-        self.place.books.destroyed = excused.map(|row| row.n).collect();
+        self.agent.ledger.destroyed = excused.map(|row| row.n).collect();
         // What is known to be delivered is not sent again, by whoever drops it again.
         for (_, again) in self.delivered.iter().filter(|(n, _)| delivered.contains(n)).take(5) {
-            self.place.drop_file("json", again.as_bytes());
+            self.agent.drop_next("json", again.as_bytes());
         }
-        let all = self.place.books.dropped.keys();
-        let wanted = |n: &&u64| !self.place.books.destroyed.contains(n) && !failed.contains(n);
+        let all = self.agent.ledger.dropped.keys();
+        let wanted = |n: &&u64| !self.agent.ledger.destroyed.contains(n) && !failed.contains(n);
         let wanted: BTreeSet<u64> = all.filter(wanted).copied().collect();
-        until(&mut self.place, "all that was readable delivered", |place| wanted.is_subset(&held(place)));
-        until(&mut self.place, "all marked", |place| {
-            let status = place.daemon.status();
+        until(&mut self.agent, "all that was readable delivered", |agent| wanted.is_subset(&held(agent)));
+        until(&mut self.agent, "all marked", |agent| {
+            let status = agent.status();
             status.outbox.pending == 0 && status.spool.waiting_files == 0
         });
-        let held = held(&self.place);
+        let held = held(&self.agent);
         let again: Vec<_> = held.iter().filter(|n| delivered.contains(n) || failed.contains(n)).collect();
         assert!(again.is_empty(), "sent, though it was settled: {again:?}");
         if !whole && matches!(damage.then, Then::Runs) {
             self.is_told(mark, &struck, readable.sound);
         }
-        self.place.daemon.stop();
-        let figures = self.place.balance();
+        self.agent.stop();
+        let figures = self.agent.balance();
         let notes = figures.notes.iter().map(|note| format!("{name}: {note}")).collect();
         let figures = Figures { notes, ..figures };
         let rows = self.rows.len() - readable.rows.len();
@@ -197,30 +197,30 @@ impl Bench {
 
     /// The undamaged database, and a receiver that knows nothing; also after a round that has failed.
     fn restore(&mut self, after: After) {
-        if self.place.daemon.ended().is_none() && self.place.daemon.runs() {
-            self.place.daemon.kill();
+        if self.agent.exit_status().is_none() && self.agent.is_started() {
+            self.agent.kill();
         }
         for name in ["state", "spool"] {
-            let folder = self.place.daemon.path(name);
+            let folder = self.agent.path(name);
             let _ = fs::remove_dir_all(&folder);
             fs::create_dir(folder).unwrap();
         }
-        copy_files(self.template(after).folder.path(), &self.place.daemon.path("state"));
-        self.place.books = Books { dropped: self.dropped.clone(), ..Books::default() };
-        self.place.receiver.clear();
-        self.place.receiver.set_faults(Faults::default());
+        copy_files(self.template(after).folder.path(), &self.agent.state());
+        self.agent.ledger = Ledger { dropped: self.dropped.clone(), ..Ledger::default() };
+        self.agent.receiver.clear();
+        self.agent.receiver.set_faults(Faults::default());
     }
 
     /// The commands on a damaged database of no daemon: an answer or a clear error, and no file is changed.
     fn commands_answer(&self) {
-        let daemon = &self.place.daemon;
-        let state = daemon.path("state");
+        let agent = &self.agent;
+        let state = agent.state();
         let before = contents(&state);
-        let status = daemon.command("status").arg("--json").output().unwrap();
+        let status = agent.command("status").arg("--json").output().unwrap();
         said(&status);
         assert!(status.status.success(), "status: {}", said(&status));
         for command in [&["list"][..], &["show", "event-1"], &["check", "--offline"]] {
-            let output = daemon.command(command[0]).args(&command[1..]).output().unwrap();
+            let output = agent.command(command[0]).args(&command[1..]).output().unwrap();
             let said = said(&output);
             assert!(output.status.success() || said.contains("outbox"), "{command:?}: {said}");
         }
@@ -229,26 +229,26 @@ impl Bench {
 
     /// The daemon ends with one of these codes, names the file, and has changed nothing.
     fn refuses(&mut self, codes: &[i32]) {
-        let state = self.place.daemon.path("state");
-        let (before, mark) = (contents(&state), self.place.daemon.log().len());
-        let requests = self.place.receiver.stats().requests;
-        self.place.daemon.start();
-        let ended = self.place.daemon.wait();
-        let log = self.place.daemon.log()[mark..].to_owned();
+        let state = self.agent.state();
+        let (before, mark) = (contents(&state), self.agent.log().len());
+        let requests = self.agent.receiver.stats().requests;
+        self.agent.start();
+        let ended = self.agent.wait_for_exit();
+        let log = self.agent.log()[mark..].to_owned();
         assert!(ended.code().is_some_and(|code| codes.contains(&code)), "{ended}\n{log}");
         assert!(log.contains("outbox.db"), "{log}");
         assert!(before == contents(&state), "it has changed what it refuses");
-        assert_eq!(self.place.receiver.stats().requests, requests);
+        assert_eq!(self.agent.receiver.stats().requests, requests);
     }
 
     /// The damage is told in the log and in `status`; files that SQLite cannot read are kept as they were struck, and
     /// what was read of them is counted.
     fn is_told(&self, mark: usize, struck: &Contents, sound: bool) {
-        let incident = self.place.daemon.status().outbox.incident.expect("not told in status");
-        let log = &self.place.daemon.log()[mark..];
+        let incident = self.agent.status().outbox.incident.expect("not told in status");
+        let log = &self.agent.log()[mark..];
         let warned = |line: &str| line.contains(" warning ") && line.contains(&incident.text);
         assert!(log.lines().any(warned), "not told in the log: {}\n{}", incident.text, tail(log));
-        let text = said(&self.place.daemon.command("status").output().unwrap());
+        let text = said(&self.agent.command("status").output().unwrap());
         assert!(text.contains("incident"), "{text}");
         let Some(files) = incident.files else {
             return assert!(sound, "no files are kept: {}", incident.text);
@@ -265,8 +265,8 @@ impl Bench {
 }
 
 /// All rows of an undamaged database.
-fn rows(place: &Place, known: &BTreeMap<String, u64>) -> Vec<Row> {
-    let outbox = place.daemon.database();
+fn rows(agent: &TestAgent, known: &BTreeMap<String, u64>) -> Vec<Row> {
+    let outbox = agent.database();
     let sql = "SELECT seq, 'pending', message_id, body FROM pending
                UNION ALL SELECT s.seq, s.state, s.message_id, b.body
                            FROM settled s LEFT JOIN bodies b ON b.seq = s.seq";

@@ -1,8 +1,9 @@
 //! Line 10: what is done to a database.
 
-use super::super::stage::{Figures, Played, Scale, said};
 use super::bench::{Bench, beside};
-use super::{can_trace, kill_at};
+use super::kill_at;
+use crate::machine::needs;
+use crate::runner::{Figures, Outcome, Scale, said};
 use fastrand::Rng;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -56,7 +57,7 @@ fn damage(
     Damage { name: name.into(), after, strike: Box::new(strike), then }
 }
 
-pub fn whole_files(scale: &Scale) -> Played {
+pub fn whole_files(scale: &Scale) -> Outcome {
     play(scale, |_| {
         vec![
             damage("garbage header", Stop, Runs, |s, r| garbage(s, "", 0, 100, r)),
@@ -71,7 +72,7 @@ pub fn whole_files(scale: &Scale) -> Played {
     })
 }
 
-pub fn logs(scale: &Scale) -> Played {
+pub fn logs(scale: &Scale) -> Outcome {
     play(scale, |_| {
         vec![
             damage("no log", Kill, Runs, |s, _| remove(s, "-wal")),
@@ -86,7 +87,7 @@ pub fn logs(scale: &Scale) -> Played {
     })
 }
 
-pub fn others(scale: &Scale) -> Played {
+pub fn others(scale: &Scale) -> Outcome {
     play(scale, |_| {
         vec![
             damage("a text", Stop, Runs, |s, _| replace(s, &b"to be done\n".repeat(400))),
@@ -107,7 +108,7 @@ pub fn others(scale: &Scale) -> Played {
 }
 
 /// Each page in turn; in the short form the first and a few.
-pub fn pages(scale: &Scale) -> Played {
+pub fn pages(scale: &Scale) -> Outcome {
     let mut rng = scale.rng();
     play(scale, |bench| {
         let mut damages = Vec::new();
@@ -127,9 +128,9 @@ pub fn pages(scale: &Scale) -> Played {
 }
 
 /// SIGKILL at the Nth call of each kind that changes a file, while a recovery is under way: the next start goes on.
-pub fn kills(scale: &Scale) -> Played {
-    if let Err(why) = can_trace() {
-        return Played::Skipped(why);
+pub fn kills(scale: &Scale) -> Outcome {
+    if let Err(why) = needs("strace") {
+        return Outcome::Skipped(why);
     }
     let (mut bench, mut rng) = (Bench::new(), scale.rng());
     let (mut figures, mut killed) = (Figures::default(), 0);
@@ -137,7 +138,7 @@ pub fn kills(scale: &Scale) -> Played {
         for n in (1..).step_by(scale.of(step, 1)) {
             let name = format!("{call} {n}");
             let recovered = damage(name, Kill, Runs, |s, r| garbage(s, "", 0, 20 * PAGE, r));
-            let round = bench.round_after(&recovered, &mut rng, |place| kill_at(place, call, n));
+            let round = bench.round_after(&recovered, &mut rng, |agent| kill_at(agent, call, n));
             let Some(round) = round else { break };
             figures.add(Figures { notes: Vec::new(), ..round });
             killed += 1;
@@ -148,7 +149,7 @@ pub fn kills(scale: &Scale) -> Played {
 }
 
 /// Plays them all, and fails if one of them does.
-fn play(scale: &Scale, damages: impl FnOnce(&Bench) -> Vec<Damage>) -> Played {
+fn play(scale: &Scale, damages: impl FnOnce(&Bench) -> Vec<Damage>) -> Outcome {
     let mut bench = Bench::new();
     let mut rng = scale.rng();
     let (mut figures, mut failed) = (Figures::default(), Vec::new());

@@ -1,5 +1,6 @@
 //! File systems of one's own: small ones, to be filled, and such that fail.
 
+use crate::machine::{needs_root, run};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -37,9 +38,7 @@ impl Mount {
     }
 
     fn folder(at: &Path, image: Option<tempfile::TempDir>) -> Result<Mount, String> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err("only root may mount".into());
-        }
+        needs_root()?;
         fs::create_dir_all(at).unwrap();
         Ok(Mount { at: at.to_owned(), image })
     }
@@ -99,7 +98,7 @@ impl Mount {
 
     /// Bytes that are free.
     pub fn free(&self) -> u64 {
-        koala_agent::disk::of(&self.filler()).unwrap().free
+        koala_agent::disk::space_of(&self.filler()).unwrap().free
     }
 }
 
@@ -108,13 +107,4 @@ impl Drop for Mount {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("--lazy").arg(&self.at).output();
     }
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().map_err(|e| format!("{name}: {e}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }

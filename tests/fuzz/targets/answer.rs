@@ -3,7 +3,7 @@
 #![no_main]
 
 use koala_agent::clock::{Clock, Timestamp};
-use koala_agent::config::{Environment, Options, load};
+use koala_agent::config::{ConfigOptions, Environment, load};
 use koala_agent::item::Endpoint;
 use koala_agent::koala::{Client, MAX_RETRY_AFTER, Verdict};
 use libfuzzer_sys::fuzz_target;
@@ -67,7 +67,7 @@ fn wire() -> (Runtime, TcpListener, Client) {
     let settings =
         [("KOALA_AGENT_KOALA__ENDPOINT", endpoint.as_str()), ("KOALA_AGENT_KOALA__PUBLIC_KEY", KEY)];
     let file = tempfile::NamedTempFile::new().unwrap();
-    let options = Options { config: Some(file.path().to_owned()), user: false };
+    let options = ConfigOptions { config: Some(file.path().to_owned()), user: false };
     let config = load(&options, &settings.into_iter().collect::<Environment>()).unwrap();
     let clock = Clock::manual(Timestamp(784_111_777_000));
     (runtime, listener, Client::new(&config.koala, clock).unwrap().unwrap())

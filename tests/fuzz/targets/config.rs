@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use koala_agent::config::{Environment, Options, load};
+use koala_agent::config::{ConfigOptions, Environment, load};
 use libfuzzer_sys::fuzz_target;
 use std::fs;
 use std::sync::LazyLock;
@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
     fs::write(&path, file).unwrap();
     let variables = String::from_utf8_lossy(variables).into_owned();
     let variables: Vec<(&str, &str)> = variables.lines().filter_map(|line| line.split_once('=')).collect();
-    let options = Options { config: Some(path), user: false };
+    let options = ConfigOptions { config: Some(path), user: false };
     match load(&options, &variables.iter().copied().collect::<Environment>()) {
         Ok(config) => drop(format!("{config:?}")),
         Err(error) => assert!(!error.to_string().is_empty()),

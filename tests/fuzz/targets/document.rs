@@ -9,21 +9,21 @@ use koala_agent::event::{Event, Flaw, MessageId, merge_envelope};
 use koala_agent::koala::batch::Batch;
 use koala_agent::mapping::Mappings;
 use koala_agent::reason::Code;
-use koala_agent::spool::{Form, Places, split, text_of};
+use koala_agent::spool::{Document, Form, ItemPositions, utf8_text};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
 fuzz_target!(|bytes: &[u8]| {
-    let text = match text_of(bytes) {
+    let text = match utf8_text(bytes) {
         Ok(text) => text,
         Err(flaw) => return placed(&flaw, bytes),
     };
-    let document = match split(text) {
+    let document = match Document::parse(text) {
         Ok(document) => document,
         Err(flaw) => return placed(&flaw, text.as_bytes()),
     };
-    let mut places = Places::of(text);
+    let mut places = ItemPositions::new(text);
     for item in document.items {
         match Event::parse(item) {
             Ok(event) => {
@@ -38,7 +38,7 @@ fuzz_target!(|bytes: &[u8]| {
                 let whole = serde_json::from_str::<Value>(item).ok();
                 let refused = matches!(flaw.code, Code::NotAnEvent | Code::TooDeep);
                 assert!(whole.is_none() || refused, "JSON is called none: {flaw}");
-                placed(&places.place(item, flaw), text.as_bytes());
+                placed(&places.locate(item, flaw), text.as_bytes());
             }
         }
     }

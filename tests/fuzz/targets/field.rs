@@ -3,7 +3,7 @@
 #![no_main]
 
 use koala_agent::event::Event;
-use koala_agent::mapping::directive::{Field, HashKey, Source};
+use koala_agent::mapping::directive::{Evaluator, Field, HashKey};
 use libfuzzer_sys::fuzz_target;
 use serde_json::value::RawValue;
 
@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
     };
     let event = Event::parse(event).unwrap_or_else(|_| Event::parse(EVENT).unwrap());
     let key = HashKey::new(b"0123456789abcdef").unwrap();
-    match field.resolve(&Source::new(event.raw(), Some(&key))) {
+    match field.evaluate(&Evaluator::new(event.raw(), Some(&key))) {
         Ok(Some(json)) => {
             assert!(json.len() <= MAX_OUTPUT);
             serde_json::from_str::<&RawValue>(&json).expect("a value that is no JSON");

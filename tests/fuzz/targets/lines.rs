@@ -26,7 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
             GzEncoder::new(rest, Compression::fast()).read_to_end(&mut packed).unwrap();
             packed.truncate(packed.len() * (1 + usize::from(*step)) / 256);
             let (lines, error) = read(Lines::new(unpacked(file(&packed), true), MAX_LINE));
-            let endless = lines.last() == Some(&Line::Endless);
+            let endless = lines.last() == Some(&Line::TooLong);
             assert!(*step == 255 || endless || error.is_some(), "a cut file is read as whole");
         }
     }
@@ -36,7 +36,7 @@ fn whole(bytes: &[u8], step: usize) {
     let (lines, error) = read(Lines::new(bytes, MAX_LINE));
     assert!(error.is_none());
     assert_eq!(read(Lines::new(Slow { bytes, step: step.max(1) }, MAX_LINE)).0, lines);
-    if lines.last() == Some(&Line::Endless) {
+    if lines.last() == Some(&Line::TooLong) {
         return;
     }
     // Goes on after line number `step`, as after a crash.
@@ -55,8 +55,8 @@ fn read(mut source: Lines<impl Read>) -> (Vec<Line>, Option<io::Error>) {
     while lines.len() < MAX_LINES {
         match source.next_line() {
             Ok(Line::End) => break,
-            Ok(Line::Endless) => {
-                lines.push(Line::Endless);
+            Ok(Line::TooLong) => {
+                lines.push(Line::TooLong);
                 break;
             }
             Ok(line) => lines.push(line),

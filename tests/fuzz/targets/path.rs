@@ -3,7 +3,7 @@
 #![no_main]
 
 use koala_agent::event::Event;
-use koala_agent::mapping::directive::{Field, Source};
+use koala_agent::mapping::directive::{Evaluator, Field};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
 
@@ -37,6 +37,6 @@ fn is_plain(path: &str) -> bool {
 /// What the definition makes of the event; `None`: it is refused, or fails.
 fn value(definition: &Value, event: &Event) -> Option<Option<Value>> {
     let field = Field::parse(&definition.to_string()).ok()?;
-    let json = field.resolve(&Source::new(event.raw(), None)).ok()?;
+    let json = field.evaluate(&Evaluator::new(event.raw(), None)).ok()?;
     Some(json.map(|json| serde_json::from_str(&json).unwrap_or(Value::Null)))
 }

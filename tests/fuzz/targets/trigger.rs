@@ -26,7 +26,7 @@ fuzz_target!(|bytes: &[u8]| {
     let unmet = trigger.unmet(&event);
     assert_eq!(trigger.matches(&event), unmet.is_none());
     assert!(unmet.is_none_or(|condition| !condition.is_empty() && text.contains(condition)), "{unmet:?}");
-    if let Some(why) = trigger.never() {
+    if let Some(why) = trigger.contradiction() {
         assert!(unmet.is_some(), "it never matches, and does: {why}");
     }
 });

@@ -31,16 +31,16 @@ case_a_hang_is_ended_by_the_watchdog() {
     arrive one
 }
 
-case_a_deleted_spool_is_made_anew_by_what_status_says() {
-    local mend
+case_a_deleted_spool_is_created_again_by_the_command_that_status_prints() {
+    local remedy
     receiver --key pk_test
     start
     drop $PRODUCER one
     arrive one
     rm -r $SPOOL
     eventually $WAIT "the spool is missed" status_is 'd["intake"]["state"]' blocked
-    mend=$(koala-agent status | sed -n 's/^  - make the spool anew: //p')
-    bash -ec "${mend:?$(koala-agent status)}"
+    remedy=$(koala-agent status | sed -n 's/^  - create the spool again: //p')
+    bash -ec "${remedy:?$(koala-agent status)}"
     drop $PRODUCER two
     arrive one two
 

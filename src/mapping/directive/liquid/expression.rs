@@ -1,48 +1,48 @@
-//! What stands between braces: values, paths, comparisons and filters.
+//! The expressions in tags and outputs: values, paths, comparisons and filters.
 
-use super::Scope;
+use super::RenderContext;
 use super::filters::{self, Filter};
 use super::value::Value;
-use crate::mapping::lookup::{ARRAY_METHODS, NUMBER_METHODS, OBJECT_METHODS, TEXT_METHODS};
+use crate::mapping::javascript::{ARRAY_METHODS, NUMBER_METHODS, OBJECT_METHODS, STRING_METHODS};
 use std::fmt;
 
-/// A value and the filters that it goes through.
+/// A value and the filters applied to it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Expression {
-    value: Condition,
-    filters: Vec<Filtered>,
+    value: Logic,
+    filters: Vec<FilterCall>,
 }
 
 #[derive(Clone)]
-struct Filtered {
+struct FilterCall {
     name: String,
     filter: Filter,
     arguments: Vec<Operand>,
 }
 
-impl fmt::Debug for Filtered {
+impl fmt::Debug for FilterCall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{:?}", self.name, self.arguments)
     }
 }
 
-impl PartialEq for Filtered {
-    fn eq(&self, other: &Filtered) -> bool {
+impl PartialEq for FilterCall {
+    fn eq(&self, other: &FilterCall) -> bool {
         (&self.name, &self.arguments) == (&other.name, &other.arguments)
     }
 }
 
 #[derive(Debug, Clone, PartialEq)]
-enum Condition {
+enum Logic {
     Operand(Operand),
-    Not(Box<Condition>),
-    Test(Operand, Test, Operand),
-    And(Box<Condition>, Box<Condition>),
-    Or(Box<Condition>, Box<Condition>),
+    Not(Box<Logic>),
+    Compare(Operand, Comparator, Operand),
+    And(Box<Logic>, Box<Logic>),
+    Or(Box<Logic>, Box<Logic>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Test {
+enum Comparator {
     Equal,
     NotEqual,
     Less,
@@ -52,72 +52,72 @@ enum Test {
     Contains,
 }
 
-const TESTS: [(&str, Test); 7] = [
-    ("==", Test::Equal),
-    ("!=", Test::NotEqual),
-    ("<=", Test::AtMost),
-    (">=", Test::AtLeast),
-    ("<", Test::Less),
-    (">", Test::More),
-    ("contains", Test::Contains),
+const COMPARATORS: [(&str, Comparator); 7] = [
+    ("==", Comparator::Equal),
+    ("!=", Comparator::NotEqual),
+    ("<=", Comparator::AtMost),
+    (">=", Comparator::AtLeast),
+    ("<", Comparator::Less),
+    (">", Comparator::More),
+    ("contains", Comparator::Contains),
 ];
 
 #[derive(Debug, Clone, PartialEq)]
 enum Operand {
     Literal(Value),
-    /// A variable or a member of the event, and what is sought inside it.
+    /// A variable or a member of the event, then the keys within it.
     Path(Vec<Operand>),
 }
 
 impl Expression {
-    /// Reads the whole of a text.
+    /// Parses a whole text.
     ///
     /// # Errors
-    /// A sentence that quotes what is not clear.
+    /// A sentence that quotes the part that is not valid.
     pub fn parse(text: &str) -> Result<Expression, String> {
-        let mut reader = Reader::new(text);
-        let value = reader.condition()?;
+        let mut parser = ExpressionParser::new(text);
+        let value = parser.logic()?;
         let mut filters = Vec::new();
-        while reader.takes("|") {
-            filters.push(reader.filter()?);
+        while parser.eat("|") {
+            filters.push(parser.filter()?);
         }
-        reader.end()?;
+        parser.expect_end()?;
         Ok(Expression { value, filters })
     }
 
-    /// Its value.
+    /// Evaluates the expression.
     ///
     /// # Errors
     /// A clause that names the filter or the comparison.
-    pub fn evaluate(&self, scope: &Scope) -> Result<Value, String> {
-        let mut value = scope.made(self.value.evaluate(scope)?)?;
-        for Filtered { name, filter, arguments } in &self.filters {
-            let arguments: Vec<Value> = arguments.iter().map(|a| a.evaluate(scope)).collect();
-            value = scope.made(filter(&value, &arguments).map_err(|why| format!("{name}: {why}"))?)?;
+    pub fn evaluate(&self, context: &RenderContext) -> Result<Value, String> {
+        let mut value = context.checked(self.value.evaluate(context)?)?;
+        for FilterCall { name, filter, arguments } in &self.filters {
+            let arguments: Vec<Value> = arguments.iter().map(|a| a.evaluate(context)).collect();
+            value = context.checked(filter(&value, &arguments).map_err(|why| format!("{name}: {why}"))?)?;
         }
         Ok(value)
     }
 }
 
-impl Condition {
-    fn evaluate(&self, scope: &Scope) -> Result<Value, String> {
+impl Logic {
+    fn evaluate(&self, context: &RenderContext) -> Result<Value, String> {
         use std::cmp::Ordering::{Equal, Greater, Less};
         Ok(Value::Bool(match self {
-            Condition::Operand(operand) => return Ok(operand.evaluate(scope)),
-            Condition::Not(inner) => !inner.evaluate(scope)?.is_true(),
-            Condition::And(a, b) => a.evaluate(scope)?.is_true() && b.evaluate(scope)?.is_true(),
-            Condition::Or(a, b) => a.evaluate(scope)?.is_true() || b.evaluate(scope)?.is_true(),
-            Condition::Test(a, test, b) => {
-                let (a, b) = (a.evaluate(scope), b.evaluate(scope));
+            Logic::Operand(operand) => return Ok(operand.evaluate(context)),
+            Logic::Not(inner) => !inner.evaluate(context)?.is_truthy(),
+            Logic::And(a, b) => a.evaluate(context)?.is_truthy() && b.evaluate(context)?.is_truthy(),
+            Logic::Or(a, b) => a.evaluate(context)?.is_truthy() || b.evaluate(context)?.is_truthy(),
+            Logic::Compare(a, comparator, b) => {
+                let (a, b) = (a.evaluate(context), b.evaluate(context));
                 let order = || a.order(&b);
-                match test {
-                    Test::Equal => a.equals(&b)?,
-                    Test::NotEqual => !a.equals(&b)?,
-                    Test::Contains => a.contains(&b)?,
-                    Test::Less => order() == Some(Less),
-                    Test::More => order() == Some(Greater),
-                    Test::AtMost => matches!(order(), Some(Less | Equal)),
-                    Test::AtLeast => matches!(order(), Some(Greater | Equal)),
+                match comparator {
+                    Comparator::Equal => a.equals(&b)?,
+                    Comparator::NotEqual => !a.equals(&b)?,
+                    Comparator::Contains => a.contains(&b)?,
+                    Comparator::Less => order() == Some(Less),
+                    Comparator::More => order() == Some(Greater),
+                    Comparator::AtMost => matches!(order(), Some(Less | Equal)),
+                    Comparator::AtLeast => matches!(order(), Some(Greater | Equal)),
                 }
             }
         }))
@@ -125,34 +125,34 @@ impl Condition {
 }
 
 impl Operand {
-    fn evaluate(&self, scope: &Scope) -> Value {
+    fn evaluate(&self, context: &RenderContext) -> Value {
         match self {
             Operand::Literal(value) => value.clone(),
             Operand::Path(keys) => {
-                let mut keys = keys.iter().map(|key| key.evaluate(scope));
-                let Some(first) = keys.next() else { return Value::Missing };
-                let from = scope.find(&first.joined());
-                keys.fold(from, |value, key| value.member(&key))
+                let mut keys = keys.iter().map(|key| key.evaluate(context));
+                let Some(first) = keys.next() else { return Value::Undefined };
+                let root = context.find(&first.to_js_string());
+                keys.fold(root, |value, key| value.member(&key))
             }
         }
     }
 }
 
-/// A text on its way to an expression.
-pub struct Reader<'a> {
+/// A parser over the text of one tag or output.
+pub struct ExpressionParser<'a> {
     text: &'a str,
     rest: &'a str,
 }
 
-impl<'a> Reader<'a> {
-    pub fn new(text: &'a str) -> Reader<'a> {
-        Reader { text, rest: text.trim_start_matches(is_blank) }
+impl<'a> ExpressionParser<'a> {
+    pub fn new(text: &'a str) -> ExpressionParser<'a> {
+        ExpressionParser { text, rest: text.trim_start_matches(is_blank) }
     }
 
-    fn wrong<T>(&self, what: &str) -> Result<T, String> {
+    fn error<T>(&self, text: &str) -> Result<T, String> {
         Err(match self.rest {
-            "" => format!("{what} at the end of {:?}", self.text.trim()),
-            rest => format!("{what} at {:?}", rest.chars().take(20).collect::<String>()),
+            "" => format!("{text} at the end of {:?}", self.text.trim()),
+            rest => format!("{text} at {:?}", rest.chars().take(20).collect::<String>()),
         })
     }
 
@@ -162,59 +162,61 @@ impl<'a> Reader<'a> {
         taken
     }
 
-    pub fn takes(&mut self, token: &str) -> bool {
-        let word = token.ends_with(is_word);
-        let found = self.rest.strip_prefix(token).is_some_and(|rest| !word || !rest.starts_with(is_word));
-        if found {
+    pub fn eat(&mut self, token: &str) -> bool {
+        let is_name = token.ends_with(is_word);
+        let is_next =
+            self.rest.strip_prefix(token).is_some_and(|rest| !is_name || !rest.starts_with(is_word));
+        if is_next {
             self.advance(token.len());
         }
-        found
+        is_next
     }
 
-    pub fn end(&self) -> Result<(), String> {
-        if self.rest.is_empty() { Ok(()) } else { self.wrong("it is not clear what is meant") }
+    pub fn expect_end(&self) -> Result<(), String> {
+        if self.rest.is_empty() { Ok(()) } else { self.error("this is not a valid expression") }
     }
 
-    /// What follows, unread.
+    /// The text that is not parsed yet.
     pub fn rest(&self) -> &'a str {
         self.rest
     }
 
-    /// A name; of what a variable may be called.
+    /// Parses the name of a variable, a tag or a filter.
     pub fn name(&mut self) -> Result<&'a str, String> {
         let end = self.rest.find(|c| !is_word(c)).unwrap_or(self.rest.len());
         match self.rest[..end].chars().next() {
             Some(first) if !first.is_ascii_digit() && first != '-' => Ok(self.advance(end)),
-            _ => self.wrong("a name is wanted"),
+            _ => self.error("a name is missing"),
         }
     }
 
-    /// `and` and `or` bind alike and from the right.
-    fn condition(&mut self) -> Result<Condition, String> {
-        let first = if self.takes("not") { Condition::Not(Box::new(self.test()?)) } else { self.test()? };
-        if self.takes("and") {
-            return Ok(Condition::And(Box::new(first), Box::new(self.condition()?)));
+    /// Parses operands joined by `and` and `or`, which have equal precedence and associate from the right.
+    fn logic(&mut self) -> Result<Logic, String> {
+        let first =
+            if self.eat("not") { Logic::Not(Box::new(self.comparison()?)) } else { self.comparison()? };
+        if self.eat("and") {
+            return Ok(Logic::And(Box::new(first), Box::new(self.logic()?)));
         }
-        if self.takes("or") {
-            return Ok(Condition::Or(Box::new(first), Box::new(self.condition()?)));
+        if self.eat("or") {
+            return Ok(Logic::Or(Box::new(first), Box::new(self.logic()?)));
         }
         Ok(first)
     }
 
-    fn test(&mut self) -> Result<Condition, String> {
+    fn comparison(&mut self) -> Result<Logic, String> {
         let left = self.operand()?;
-        let Some((_, test)) = TESTS.iter().find(|(token, _)| self.takes(token)) else {
-            return Ok(Condition::Operand(left));
+        let Some((_, comparator)) = COMPARATORS.iter().find(|(token, _)| self.eat(token)) else {
+            return Ok(Logic::Operand(left));
         };
         let right = self.operand()?;
-        if TESTS.iter().any(|(token, _)| self.rest.starts_with(token)) {
-            return self.wrong("two comparisons in a row are not clear; join them with and");
+        if COMPARATORS.iter().any(|(token, _)| self.rest.starts_with(token)) {
+            return self.error("two comparisons in a row are not supported; join them with and");
         }
-        let special =
+        let is_special =
             |operand: &Operand| matches!(operand, Operand::Literal(Value::Nil | Value::Empty | Value::Blank));
-        match special(&left) && special(&right) {
-            true => self.wrong("a comparison of two constants is not clear"),
-            false => Ok(Condition::Test(left, *test, right)),
+        match is_special(&left) && is_special(&right) {
+            true => self.error("a comparison of two constants is not supported"),
+            false => Ok(Logic::Compare(left, *comparator, right)),
         }
     }
 
@@ -226,26 +228,26 @@ impl<'a> Reader<'a> {
             return Ok(Operand::Literal(Value::Number(number)));
         }
         if self.rest.starts_with('(') {
-            return self.wrong("ranges and groups are not supported");
+            return self.error("ranges and groups are not supported");
         }
         let mut keys = match self.rest.starts_with('[') {
             true => Vec::new(),
             false => vec![self.key()?],
         };
-        // What follows a name follows it at once.
+        // A key follows a name without white space between them.
         loop {
-            if self.touches("[") {
+            if self.rest.starts_with('[') {
                 self.advance(1);
                 let key = self.operand()?;
                 if !self.rest.starts_with(']') {
-                    return self.wrong("a ] is wanted");
+                    return self.error("a ] is missing");
                 }
                 self.rest = &self.rest[1..];
                 if let Operand::Literal(Value::Text(name)) = &key {
                     refuse_method(name)?;
                 }
                 keys.push(key);
-            } else if self.touches(".") {
+            } else if self.rest.starts_with('.') {
                 self.rest = &self.rest[1..];
                 keys.push(self.key()?);
             } else {
@@ -268,20 +270,16 @@ impl<'a> Reader<'a> {
         }
         match keys.first() {
             Some(Operand::Literal(Value::Text(_))) => Ok(Operand::Path(keys)),
-            _ => self.wrong("a name is wanted"),
+            _ => self.error("a name is missing"),
         }
     }
 
-    fn touches(&self, token: &str) -> bool {
-        self.rest.starts_with(token)
-    }
-
-    /// One name of a path, read up to its last letter.
+    /// Parses one name of a path, without the white space after it.
     fn key(&mut self) -> Result<Operand, String> {
         let end = self.rest.find(|c| !is_word(c)).unwrap_or(self.rest.len());
         let (name, rest) = self.rest.split_at(end);
         if name.is_empty() || name.starts_with('-') {
-            return self.wrong("a value is wanted");
+            return self.error("a value is missing");
         }
         refuse_method(name)?;
         self.rest = rest;
@@ -292,10 +290,10 @@ impl<'a> Reader<'a> {
         let Some(quote) = self.rest.chars().next().filter(|c| matches!(c, '"' | '\'')) else {
             return Ok(None);
         };
-        let Some(end) = self.rest[1..].find(quote) else { return self.wrong("a quote is not closed") };
+        let Some(end) = self.rest[1..].find(quote) else { return self.error("a quote is not closed") };
         let text = &self.rest[1..=end];
         if text.contains('\\') {
-            return self.wrong("a backslash in quotes is not supported");
+            return self.error("a backslash in quotes is not supported");
         }
         self.advance(end + 2);
         Ok(Some(text.to_owned()))
@@ -314,33 +312,33 @@ impl<'a> Reader<'a> {
                 self.advance(text.len());
                 Ok(Some(number))
             }
-            _ => self.wrong("a number such as 12 or -0.5 is wanted"),
+            _ => self.error("write a number such as 12 or -0.5"),
         }
     }
 
-    fn filter(&mut self) -> Result<Filtered, String> {
+    fn filter(&mut self) -> Result<FilterCall, String> {
         let name = self.name()?.to_owned();
         let mut arguments = Vec::new();
-        if self.takes(":") {
+        if self.eat(":") {
             arguments.push(self.operand()?);
-            while self.takes(",") {
+            while self.eat(",") {
                 arguments.push(self.operand()?);
             }
         }
         if self.rest.starts_with(':') {
-            return self.wrong("arguments with names are not supported");
+            return self.error("arguments with names are not supported");
         }
         let filter = filters::find(&name, arguments.len())?;
-        Ok(Filtered { name, filter, arguments })
+        Ok(FilterCall { name, filter, arguments })
     }
 }
 
 fn refuse_method(name: &str) -> Result<(), String> {
-    match [OBJECT_METHODS, TEXT_METHODS, ARRAY_METHODS, NUMBER_METHODS].iter().any(|all| all.contains(&name))
+    match [OBJECT_METHODS, STRING_METHODS, ARRAY_METHODS, NUMBER_METHODS]
+        .iter()
+        .any(|all| all.contains(&name))
     {
-        true => {
-            Err(format!("{name:?} is something that every value has in JavaScript and cannot be asked for"))
-        }
+        true => Err(format!("every value has {name:?} in JavaScript: it cannot be used here")),
         false => Ok(()),
     }
 }
@@ -349,7 +347,7 @@ fn is_word(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '-') || !c.is_ascii() && !is_blank(c)
 }
 
-/// What Liquid takes for white space.
+/// Whether Liquid counts the character as white space.
 pub fn is_blank(c: char) -> bool {
     c.is_whitespace() && c != '\u{85}' || c == '\u{180e}'
 }

@@ -1,12 +1,13 @@
-//! The filters whose answers are certain: those of liquidjs 10, which Segment runs.
+//! The filters whose results are certain to be those of liquidjs 10, which Segment runs.
 
 use super::value::Value;
-use crate::mapping::lookup::{is_space, trim};
+use crate::event::json::is_js_space;
+use crate::mapping::javascript::trim;
 
-/// What a filter makes of a value and its arguments; an error is a clause.
+/// A filter: a function of a value and its arguments. An error is a clause.
 pub type Filter = fn(&Value, &[Value]) -> Result<Value, String>;
 
-/// Filters with the least and the most arguments that they take.
+/// The filters by name, with their minimum and maximum number of arguments.
 #[rustfmt::skip]
 const FILTERS: &[(&str, usize, usize, Filter)] = &[
     ("abs", 0, 0, |v, _| number(number_or_0(v).abs())),
@@ -15,28 +16,28 @@ const FILTERS: &[(&str, usize, usize, Filter)] = &[
     ("at_most", 1, 1, |v, a| number(number_or_0(v).min(number_or_0(&a[0])))),
     ("capitalize", 0, 0, |v, _| text(capitalized(&v.print()))),
     ("ceil", 0, 0, |v, _| number(number_or_0(v).ceil())),
-    ("default", 1, 1, |v, a| Ok(if is_there(v) { v.clone() } else { a[0].clone() })),
+    ("default", 1, 1, |v, a| Ok(if has_value(v) { v.clone() } else { a[0].clone() })),
     ("divided_by", 1, 1, |v, a| number(number_or_0(v) / number_or_0(&a[0]))),
     ("downcase", 0, 0, |v, _| text(v.print().to_lowercase())),
     ("escape", 0, 0, |v, _| text(escaped(&v.print()))),
     ("escape_once", 0, 0, |v, _| text(escaped(&unescaped(&v.print())))),
-    ("first", 0, 0, |v, _| end_of(v, "first")),
+    ("first", 0, 0, |v, _| first_or_last(v, "first")),
     ("floor", 0, 0, |v, _| number(number_or_0(v).floor())),
     ("join", 0, 1, join),
-    ("json", 0, 0, |v, _| Ok(v.json().map_or(Value::Missing, Value::Text))),
-    ("jsonify", 0, 0, |v, _| Ok(v.json().map_or(Value::Missing, Value::Text))),
-    ("last", 0, 0, |v, _| end_of(v, "last")),
-    ("lstrip", 0, 0, |v, _| text(v.print().trim_start_matches(is_space))),
+    ("json", 0, 0, |v, _| Ok(v.to_json().map_or(Value::Undefined, Value::Text))),
+    ("jsonify", 0, 0, |v, _| Ok(v.to_json().map_or(Value::Undefined, Value::Text))),
+    ("last", 0, 0, |v, _| first_or_last(v, "last")),
+    ("lstrip", 0, 0, |v, _| text(v.print().trim_start_matches(is_js_space))),
     ("minus", 1, 1, |v, a| number(number_or_0(v) - number_or_0(&a[0]))),
     ("modulo", 1, 1, |v, a| number(number_or_0(v) % number_or_0(&a[0]))),
     ("plus", 1, 1, |v, a| number(number_or_0(v) + number_or_0(&a[0]))),
     ("prepend", 1, 1, |v, a| text(a[0].print() + &v.print())),
-    ("remove", 1, 1, |v, a| text(v.print().replace(&sought(&a[0])?, ""))),
-    ("remove_first", 1, 1, |v, a| text(v.print().replacen(&sought(&a[0])?, "", 1))),
-    ("replace", 2, 2, |v, a| text(v.print().replace(&sought(&a[0])?, &put(&a[1])?))),
-    ("replace_first", 2, 2, |v, a| text(v.print().replacen(&sought(&a[0])?, &put(&a[1])?, 1))),
+    ("remove", 1, 1, |v, a| text(v.print().replace(&search_text(&a[0])?, ""))),
+    ("remove_first", 1, 1, |v, a| text(v.print().replacen(&search_text(&a[0])?, "", 1))),
+    ("replace", 2, 2, |v, a| text(v.print().replace(&search_text(&a[0])?, &replacement_text(&a[1])?))),
+    ("replace_first", 2, 2, |v, a| text(v.print().replacen(&search_text(&a[0])?, &replacement_text(&a[1])?, 1))),
     ("round", 0, 1, round),
-    ("rstrip", 0, 0, |v, _| text(v.print().trim_end_matches(is_space))),
+    ("rstrip", 0, 0, |v, _| text(v.print().trim_end_matches(is_js_space))),
     ("size", 0, 0, size),
     ("slice", 1, 2, slice),
     ("split", 1, 1, split),
@@ -55,21 +56,21 @@ const DISABLED: &[&str] = &[
     "uniq", "where_exp", "type",
 ];
 
-/// The filter of that name for so many arguments.
+/// The filter called `name`, if it accepts that number of arguments.
 ///
 /// # Errors
-/// There is none whose answer is certain, or it takes another number of them.
+/// The filter is not supported, or takes another number of arguments.
 pub fn find(name: &str, arguments: usize) -> Result<Filter, String> {
-    match FILTERS.iter().find(|(known, ..)| *known == name) {
+    match FILTERS.iter().find(|(filter_name, ..)| *filter_name == name) {
         Some((_, least, most, filter)) if (*least..=*most).contains(&arguments) => Ok(*filter),
         Some((_, least, most, _)) => {
-            let takes = if least == most { most.to_string() } else { format!("{least} to {most}") };
-            Err(format!("the filter {name} takes {takes} arguments here, and has {arguments}"))
+            let accepted = if least == most { most.to_string() } else { format!("{least} to {most}") };
+            Err(format!("the filter {name} takes {accepted} arguments here, and has {arguments}"))
         }
         None if DISABLED.contains(&name) => Err(format!("Segment disables the filter {name}")),
         None => {
-            let known: Vec<&str> = FILTERS.iter().map(|(name, ..)| *name).collect();
-            Err(format!("the filter {name:?} is not supported; there are {}", known.join(", ")))
+            let names: Vec<&str> = FILTERS.iter().map(|(name, ..)| *name).collect();
+            Err(format!("the filter {name:?} is not supported; there are {}", names.join(", ")))
         }
     }
 }
@@ -82,31 +83,34 @@ fn number(number: f64) -> Result<Value, String> {
     Ok(Value::Number(number))
 }
 
-/// What is no number is 0.
+/// `Number(value)`, or 0 if that is NaN.
 fn number_or_0(value: &Value) -> f64 {
-    Some(value.number()).filter(|n| !n.is_nan()).unwrap_or(0.0)
+    Some(value.to_js_number()).filter(|n| !n.is_nan()).unwrap_or(0.0)
 }
 
-fn is_there(value: &Value) -> bool {
+fn has_value(value: &Value) -> bool {
     match value {
         Value::Text(text) => !text.is_empty(),
         Value::Empty | Value::Blank => false,
-        other => other.elements().map_or_else(|| other.is_true(), |items| !items.is_empty()),
+        other => other.elements().map_or_else(|| other.is_truthy(), |items| !items.is_empty()),
     }
 }
 
-/// What is looked for in a text.
-fn sought(value: &Value) -> Result<String, String> {
-    match value.joined() {
+/// The argument of a filter that searches a text; an empty one is refused.
+fn search_text(value: &Value) -> Result<String, String> {
+    match value.to_js_string() {
         text if text.is_empty() => Err("there is nothing to look for".to_owned()),
         text => Ok(text),
     }
 }
 
-/// What takes its place: nil is written out by JavaScript, and a dollar has a meaning in some replacements.
-fn put(value: &Value) -> Result<String, String> {
-    match value.joined() {
-        text if value.is_nil() || text.contains('$') => Err("nil or a dollar cannot be put there".to_owned()),
+/// The replacement of a filter that replaces text. Nil and `$` are refused: JavaScript writes nil as a word, and `$` is
+/// special in some replacements.
+fn replacement_text(value: &Value) -> Result<String, String> {
+    match value.to_js_string() {
+        text if value.is_nil() || text.contains('$') => {
+            Err("nil or a dollar cannot be a replacement".to_owned())
+        }
         text => Ok(text),
     }
 }
@@ -114,7 +118,7 @@ fn put(value: &Value) -> Result<String, String> {
 fn capitalized(text: &str) -> String {
     let Some(first) = text.chars().next() else { return String::new() };
     let rest = text[first.len_utf8()..].to_lowercase();
-    // JavaScript looks at the first half of a pair alone, which has no case.
+    // JavaScript changes only the first UTF-16 unit; half a surrogate pair has no case.
     if first.len_utf16() == 1 {
         first.to_uppercase().collect::<String>() + &rest
     } else {
@@ -150,7 +154,7 @@ fn unescaped(text: &str) -> String {
     out
 }
 
-/// As `encodeURIComponent` does it, with a plus for a space.
+/// `encodeURIComponent(text)`, with a plus for a space.
 fn url_encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for b in text.bytes() {
@@ -163,9 +167,11 @@ fn url_encoded(text: &str) -> String {
     out
 }
 
-fn end_of(value: &Value, name: &str) -> Result<Value, String> {
+fn first_or_last(value: &Value, name: &str) -> Result<Value, String> {
     match value {
-        Value::Text(text) if !text.is_empty() => Err(format!("{name} of a text is not certain; write slice")),
+        Value::Text(text) if !text.is_empty() => {
+            Err(format!("{name} of a string is not supported; write slice"))
+        }
         other if other.elements().is_some() => Ok(other.member(&Value::Text(name.to_owned()))),
         _ => text(""),
     }
@@ -182,7 +188,7 @@ fn join(value: &Value, arguments: &[Value]) -> Result<Value, String> {
         None if value.is_nil() => Vec::new(),
         None => vec![value.clone()],
     };
-    text(items.iter().map(Value::joined).collect::<Vec<_>>().join(&separator))
+    text(items.iter().map(Value::to_js_string).collect::<Vec<_>>().join(&separator))
 }
 
 fn size(value: &Value, _: &[Value]) -> Result<Value, String> {
@@ -190,14 +196,14 @@ fn size(value: &Value, _: &[Value]) -> Result<Value, String> {
         Value::Text(text) => number(text.encode_utf16().count() as f64),
         Value::Json(_) | Value::List(_) => match value.elements() {
             Some(items) => number(items.len() as f64),
-            None => Err("the size of an object is not certain".to_owned()),
+            None => Err("the size of an object is not supported".to_owned()),
         },
         _ => number(0.0),
     }
 }
 
 fn split(value: &Value, arguments: &[Value]) -> Result<Value, String> {
-    let (whole, separator) = (value.print(), sought(&arguments[0])?);
+    let (whole, separator) = (value.print(), search_text(&arguments[0])?);
     let mut parts: Vec<&str> = whole.split(&separator).collect();
     while parts.last().is_some_and(|part| part.is_empty()) {
         parts.pop();
@@ -205,7 +211,7 @@ fn split(value: &Value, arguments: &[Value]) -> Result<Value, String> {
     Ok(Value::List(parts.into_iter().map(|part| Value::Text(part.to_owned())).collect()))
 }
 
-/// Half up, as `Math.round`, of as many places.
+/// Rounds to a number of decimal places, halves up as `Math.round` does.
 fn round(value: &Value, arguments: &[Value]) -> Result<Value, String> {
     let places = arguments.first().map_or(0.0, number_or_0);
     if !(0.0..=15.0).contains(&places) || places.fract() != 0.0 {
@@ -217,13 +223,13 @@ fn round(value: &Value, arguments: &[Value]) -> Result<Value, String> {
     number(if scaled - below >= 0.5 { below + 1.0 } else { below } / scale)
 }
 
-/// UTF-16 as text again.
-fn whole(units: &[u16]) -> Result<String, String> {
+/// Decodes UTF-16 that may end within a surrogate pair.
+fn decode_utf16(units: &[u16]) -> Result<String, String> {
     String::from_utf16(units).map_err(|_| "it would cut a character in two".to_owned())
 }
 
 fn truncate(value: &Value, arguments: &[Value]) -> Result<Value, String> {
-    let length = arguments.first().map_or(50.0, Value::number);
+    let length = arguments.first().map_or(50.0, Value::to_js_number);
     let ellipsis = arguments.get(1).map_or("...".to_owned(), Value::print);
     if length.is_nan() || length.fract() != 0.0 {
         return Err("truncate takes a whole number".to_owned());
@@ -232,14 +238,14 @@ fn truncate(value: &Value, arguments: &[Value]) -> Result<Value, String> {
     if units.len() as f64 <= length {
         return text(value.print());
     }
-    let kept = (length - ellipsis.encode_utf16().count() as f64).max(0.0) as usize;
-    text(whole(&units[..kept])? + &ellipsis)
+    let prefix_length = (length - ellipsis.encode_utf16().count() as f64).max(0.0) as usize;
+    text(decode_utf16(&units[..prefix_length])? + &ellipsis)
 }
 
 fn slice(value: &Value, arguments: &[Value]) -> Result<Value, String> {
-    let (begin, length) = (arguments[0].number(), arguments.get(1).map_or(1.0, Value::number));
+    let (begin, length) = (arguments[0].to_js_number(), arguments.get(1).map_or(1.0, Value::to_js_number));
     if value.is_nil() || begin.is_nan() || begin.fract() != 0.0 || !(length >= 0.0 && length.fract() == 0.0) {
-        return Err("slice takes whole numbers, and something to cut".to_owned());
+        return Err("slice takes whole numbers, and a value to cut".to_owned());
     }
     let range = |count: usize| {
         let begin = if begin < 0.0 { count as f64 + begin } else { begin };
@@ -253,5 +259,5 @@ fn slice(value: &Value, arguments: &[Value]) -> Result<Value, String> {
         return Ok(Value::List(items[range(items.len())?].to_vec()));
     }
     let units: Vec<u16> = value.print().encode_utf16().collect();
-    text(whole(&units[range(units.len())?])?)
+    text(decode_utf16(&units[range(units.len())?])?)
 }

@@ -1,5 +1,5 @@
-//! `@liquid`: the part of Liquid whose answers are certain to be those of liquidjs 10, which Segment runs without
-//! strictness. The rest is refused when it is read.
+//! `@liquid`: the part of Liquid whose results are certain to be those of liquidjs 10, which Segment runs in its lenient
+//! mode. All other templates are refused when they are parsed. The `liquid` crate follows Ruby's Liquid instead.
 
 mod expression;
 mod filters;
@@ -14,10 +14,10 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use value::Value;
 
-/// Segment's own limit, in UTF-16.
+/// Segment's limit for a template, in UTF-16 units.
 const MAX_LENGTH: usize = 1000;
 
-/// A template of Liquid, checked.
+/// A Liquid template, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Liquid(Vec<Part>);
 
@@ -27,48 +27,50 @@ enum Part {
     Output(Expression),
     Assign(String, Expression),
     Capture(String, Vec<Part>),
-    /// The parts of the first branch whose condition is as wanted.
+    /// The first branch whose condition is met is rendered.
     If(Vec<Branch>),
 }
 
 #[derive(Debug, Clone, PartialEq)]
 struct Branch {
-    /// `None`: else.
+    /// `None` for else.
     condition: Option<Expression>,
+    /// The truth value that meets the condition: false for `unless`.
     wanted: bool,
     parts: Vec<Part>,
 }
 
-/// The variables, and the event around them.
-struct Scope<'a> {
+/// The state of one rendering.
+struct RenderContext<'a> {
     variables: RefCell<HashMap<String, Value>>,
     event: Option<&'a Object<'a>>,
-    /// Counts so many bytes of work, as long as there may be more.
-    spend: &'a dyn Fn(usize) -> Result<(), String>,
+    /// Charges work in bytes; an error means that the limit is reached.
+    charge: &'a dyn Fn(usize) -> Result<(), String>,
 }
 
-impl Scope<'_> {
+impl RenderContext<'_> {
+    /// The variable `name`, else the event's member.
     fn find(&self, name: &str) -> Value {
         if let Some(value) = self.variables.borrow().get(name) {
             return value.clone();
         }
         let member = self.event.and_then(|event| event.get(name)).map(Raw::get);
-        member.map_or(Value::Missing, Value::of)
+        member.map_or(Value::Undefined, Value::from_json)
     }
 
-    /// A value that was made.
-    fn made(&self, value: Value) -> Result<Value, String> {
-        let size = value.size();
-        (self.spend)(size)?;
+    /// Charges a computed value and checks its size.
+    fn checked(&self, value: Value) -> Result<Value, String> {
+        let size = value.memory_size();
+        (self.charge)(size)?;
         if size > MAX_OUTPUT { Err("a value is larger than 1 MiB".to_owned()) } else { Ok(value) }
     }
 }
 
 impl Liquid {
-    /// The template of that text.
+    /// Parses a template.
     ///
     /// # Errors
-    /// What of it is not supported, and what is.
+    /// The part that is not supported, and the supported alternatives.
     pub fn parse(text: &str) -> Result<Liquid, String> {
         if text.encode_utf16().count() > MAX_LENGTH {
             return Err(format!("it is longer than {MAX_LENGTH} characters, which is Segment's limit"));
@@ -76,44 +78,45 @@ impl Liquid {
         parse::parse(text).map(Liquid)
     }
 
-    /// What it prints for an event, the members of which are its variables; `spend` counts the bytes that it works on.
+    /// Renders the template; the event's members are its variables. `charge` is called with the bytes of each value that
+    /// is computed.
     ///
     /// # Errors
-    /// A clause that says what cannot be done with the event's values, and what `spend` errs with.
+    /// A clause about the operation that is not possible with the event's values, or the error of `charge`.
     pub fn render(
         &self,
         event: Option<&Object>,
-        spend: &dyn Fn(usize) -> Result<(), String>,
+        charge: &dyn Fn(usize) -> Result<(), String>,
     ) -> Result<String, String> {
-        let scope = Scope { variables: RefCell::default(), event, spend };
+        let context = RenderContext { variables: RefCell::default(), event, charge };
         let mut out = String::new();
-        render(&self.0, &scope, &mut out)?;
+        render(&self.0, &context, &mut out)?;
         Ok(out)
     }
 }
 
-fn render(parts: &[Part], scope: &Scope, out: &mut String) -> Result<(), String> {
+fn render(parts: &[Part], context: &RenderContext, out: &mut String) -> Result<(), String> {
     for part in parts {
         match part {
             Part::Text(text) => *out += text,
-            Part::Output(expression) => *out += &expression.evaluate(scope)?.print(),
+            Part::Output(expression) => *out += &expression.evaluate(context)?.print(),
             Part::Assign(name, expression) => {
-                let value = expression.evaluate(scope)?;
-                scope.variables.borrow_mut().insert(name.clone(), value);
+                let value = expression.evaluate(context)?;
+                context.variables.borrow_mut().insert(name.clone(), value);
             }
             Part::Capture(name, parts) => {
                 let mut captured = String::new();
-                render(parts, scope, &mut captured)?;
-                scope.variables.borrow_mut().insert(name.clone(), Value::Text(captured));
+                render(parts, context, &mut captured)?;
+                context.variables.borrow_mut().insert(name.clone(), Value::Text(captured));
             }
             Part::If(branches) => {
                 for branch in branches {
-                    let taken = match &branch.condition {
-                        Some(condition) => condition.evaluate(scope)?.is_true() == branch.wanted,
+                    let is_met = match &branch.condition {
+                        Some(condition) => condition.evaluate(context)?.is_truthy() == branch.wanted,
                         None => true,
                     };
-                    if taken {
-                        render(&branch.parts, scope, out)?;
+                    if is_met {
+                        render(&branch.parts, context, out)?;
                         break;
                     }
                 }
@@ -139,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn templates_print_what_liquidjs_prints() {
+    fn templates_render_as_with_liquidjs() {
         for (template, want) in [
             ("", ""),
             ("plain } text % }}", "plain } text % }}"),
@@ -211,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_certain_is_refused() {
+    fn unsupported_templates_are_refused() {
         for (template, why) in [
             ("{% for t in properties.tags %}{{ t }}{% endfor %}", "Segment disables the tag for"),
             ("{{ properties.tags | sort }}", "Segment disables the filter sort"),
@@ -220,15 +223,15 @@ mod tests {
             ("{{ event | default: 'x', allow_false: true }}", "arguments with names"),
             ("{{ event", "is not closed"),
             ("{% if event %}", "endif is missing"),
-            ("{% endif %}", "nothing that it would end"),
+            ("{% endif %}", "closes no open tag"),
             ("{% if event %}{% else %}{% else %}{% endif %}", "else"),
             ("{% cycle 'a', 'b' %}", "the tag \"cycle\" is not supported"),
-            ("{{ event.toUpperCase }}", "every value has in JavaScript"),
+            ("{{ event.toUpperCase }}", "every value has \"toUpperCase\" in JavaScript"),
             ("{{ 'a\\n' }}", "backslash"),
             ("{{ (1..3) }}", "ranges"),
-            ("{{ a b }}", "not clear"),
+            ("{{ a b }}", "not a valid expression"),
             ("{{ a == b == c }}", "two comparisons"),
-            ("{{ }}", "a value is wanted"),
+            ("{{ }}", "a value is missing"),
             ("{{ 'a' | truncate: 'x' }}", ""),
         ] {
             let error = rendered(template).unwrap_err();
@@ -239,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_doubles_itself_ends() {
+    fn a_value_that_doubles_itself_is_refused() {
         let doubling =
             "{% assign x = 'abcdefgh' %}".to_owned() + &"{% assign x = x | append: x %}".repeat(30);
         assert!(rendered(&doubling).unwrap_err().contains("1 MiB"));

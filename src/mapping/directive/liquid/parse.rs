@@ -1,12 +1,12 @@
-//! From the text of a template to its parts.
+//! Parses templates.
 
-use super::expression::{Expression, Reader, is_blank};
+use super::expression::{Expression, ExpressionParser, is_blank};
 use super::{Branch, Part};
 
-/// Segment's limits.
+/// Tags that Segment disables.
 const DISABLED: [&str; 6] = ["case", "for", "include", "layout", "render", "tablerow"];
 
-/// A piece of the text, in order.
+/// A piece of a template's text.
 enum Token<'a> {
     Text(&'a str),
     Output(&'a str),
@@ -15,15 +15,15 @@ enum Token<'a> {
 
 pub fn parse(text: &str) -> Result<Vec<Part>, String> {
     let tokens = tokens(text)?;
-    let mut parser = Parser { tokens: tokens.into_iter() };
+    let mut parser = LiquidParser { tokens: tokens.into_iter() };
     let (parts, end) = parser.parts()?;
     match end {
         None => Ok(parts),
-        Some((name, _)) => Err(format!("{{% {name} %}}: there is nothing that it would end")),
+        Some((name, _)) => Err(format!("{{% {name} %}} closes no open tag")),
     }
 }
 
-/// The pieces, with the white space gone that a dash takes away.
+/// Splits the text into tokens and removes the white space next to `{{-` and the like.
 fn tokens(text: &str) -> Result<Vec<Token<'_>>, String> {
     let mut tokens = Vec::new();
     let (mut rest, mut trimmed) = (text, false);
@@ -37,7 +37,7 @@ fn tokens(text: &str) -> Result<Vec<Token<'_>>, String> {
             tokens.push(Token::Text(before));
             break;
         };
-        let Some(end) = closing(after, close) else {
+        let Some(end) = find_closing(after, close) else {
             return Err(format!("{:?} is not closed", after.chars().take(20).collect::<String>()));
         };
         let inner = &after[2..end];
@@ -53,21 +53,21 @@ fn tokens(text: &str) -> Result<Vec<Token<'_>>, String> {
             tokens.push(Token::Output(inner));
             continue;
         }
-        let mut reader = Reader::new(inner);
-        let name = reader.name().map_err(|_| format!("{inner:?} is no tag"))?;
+        let mut parser = ExpressionParser::new(inner);
+        let name = parser.name().map_err(|_| format!("{inner:?} is not a tag"))?;
         if name == "raw" {
-            let (raw, ends_trimmed, after) = raw(rest)?;
+            let (raw, ends_trimmed, after) = split_raw(rest)?;
             tokens.push(Token::Text(raw));
             (rest, trimmed) = (after, ends_trimmed);
             continue;
         }
-        tokens.push(Token::Tag { name, rest: reader.rest() });
+        tokens.push(Token::Tag { name, rest: parser.rest() });
     }
     Ok(tokens)
 }
 
-/// Where the braces close; quotes may hold such braces.
-fn closing(text: &str, close: &str) -> Option<usize> {
+/// The position of the closing braces outside quotes.
+fn find_closing(text: &str, close: &str) -> Option<usize> {
     let mut at = 2;
     while at < text.len() {
         let rest = &text[at..];
@@ -83,8 +83,8 @@ fn closing(text: &str, close: &str) -> Option<usize> {
     None
 }
 
-/// What stands before `{% endraw %}`, whether that takes white space away after it, and the rest.
-fn raw(text: &str) -> Result<(&str, bool, &str), String> {
+/// The text before `{% endraw %}`, whether the tag removes the white space after it, and the text after it.
+fn split_raw(text: &str) -> Result<(&str, bool, &str), String> {
     let mut from = 0;
     while let Some(open) = text[from..].find("{%").map(|at| from + at) {
         let inside = text[open + 2..].strip_prefix('-').unwrap_or(&text[open + 2..]);
@@ -100,16 +100,16 @@ fn raw(text: &str) -> Result<(&str, bool, &str), String> {
     Err("endraw is missing".to_owned())
 }
 
-struct Parser<'a> {
+struct LiquidParser<'a> {
     tokens: std::vec::IntoIter<Token<'a>>,
 }
 
-/// The tag that ended some parts, and what stands in it.
-type End<'a> = Option<(&'a str, &'a str)>;
+/// The tag that ended a list of parts, with the rest of its text.
+type EndTag<'a> = Option<(&'a str, &'a str)>;
 
-impl<'a> Parser<'a> {
-    /// Parts up to a tag that ends them.
-    fn parts(&mut self) -> Result<(Vec<Part>, End<'a>), String> {
+impl<'a> LiquidParser<'a> {
+    /// Parses parts up to a tag that ends them.
+    fn parts(&mut self) -> Result<(Vec<Part>, EndTag<'a>), String> {
         let mut parts = Vec::new();
         while let Some(token) = self.tokens.next() {
             let (name, rest) = match token {
@@ -129,17 +129,17 @@ impl<'a> Parser<'a> {
                 "unless" => parts.push(self.branches(rest, false, "endunless")?),
                 "echo" => parts.push(Part::Output(Expression::parse(rest)?)),
                 "assign" => {
-                    let mut reader = Reader::new(rest);
-                    let variable = reader.name()?.to_owned();
-                    if !reader.takes("=") {
+                    let mut parser = ExpressionParser::new(rest);
+                    let variable = parser.name()?.to_owned();
+                    if !parser.eat("=") {
                         return Err(format!("assign {rest:?}: write assign name = value"));
                     }
-                    parts.push(Part::Assign(variable, Expression::parse(reader.rest())?));
+                    parts.push(Part::Assign(variable, Expression::parse(parser.rest())?));
                 }
                 "capture" => {
-                    let mut reader = Reader::new(rest);
-                    let variable = reader.name()?.to_owned();
-                    reader.end()?;
+                    let mut parser = ExpressionParser::new(rest);
+                    let variable = parser.name()?.to_owned();
+                    parser.expect_end()?;
                     let (captured, end) = self.parts()?;
                     expect(end, "endcapture")?;
                     parts.push(Part::Capture(variable, captured));
@@ -182,7 +182,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-fn expect(end: End, wanted: &str) -> Result<(), String> {
+fn expect(end: EndTag, wanted: &str) -> Result<(), String> {
     match end {
         Some((name, _)) if name == wanted => Ok(()),
         Some((name, _)) => Err(format!("{wanted} is missing before {name}")),

@@ -1,0 +1,104 @@
+//! Makes of the text of an event what the outbox stores: its id, its origin, and its disposition under the mappings in
+//! force.
+
+use super::append_batch::SourceFile;
+use crate::clock::Timestamp;
+use crate::config::{self, Config};
+use crate::event::{Event, Flaw, MessageId};
+use crate::item::{Disposition, Person};
+use crate::mapping::{Mapped, Mappings};
+use crate::outbox::{Addressee, NewEvent, NewItem};
+use crate::reason::{Code, Reason};
+use std::sync::Arc;
+
+/// The settings by which files are read.
+#[derive(Debug, Clone)]
+pub struct ReadRules {
+    pub max_file_bytes: u64,
+    pub max_event_bytes: u64,
+    pub mappings: Arc<Mappings>,
+}
+
+impl From<&Config> for ReadRules {
+    fn from(config: &Config) -> ReadRules {
+        ReadRules {
+            max_file_bytes: config.spool.max_file_bytes,
+            max_event_bytes: config.spool.max_event_bytes,
+            mappings: config.mappings.clone(),
+        }
+    }
+}
+
+/// The event in `text`, which is line or element `place` of the file.
+///
+/// # Errors
+/// The text is no event, is too large, or has no usable messageId.
+pub fn new_event(text: &str, place: u64, source: &SourceFile, rules: &ReadRules) -> Result<NewEvent, Flaw> {
+    if text.len() as u64 > rules.max_event_bytes {
+        let what = format!(
+            "the event is larger than spool.max_event_bytes, {}: leave out what Koala does not need",
+            config::Bytes(rules.max_event_bytes)
+        );
+        return Err(Flaw::at(text, 0, Code::TooLarge, what));
+    }
+    let event = Event::parse(text)?;
+    let identity = source.progress.identity;
+    let message_id = match event.message_id()? {
+        Some(id) => id,
+        None => {
+            let mut first_seen = source.progress.name.clone();
+            first_seen.push(0);
+            first_seen.extend(identity.inode.to_le_bytes());
+            first_seen.extend(identity.modified.to_le_bytes());
+            MessageId::derived(&first_seen, place, event.raw().as_bytes())
+        }
+    };
+    let spooled_at = Timestamp(identity.modified.max(0) / 1_000_000);
+    Ok(NewEvent {
+        digest: event.digest(),
+        kind: event.kind().map(Into::into),
+        name: event.name().map(Into::into),
+        file: source.name.clone(),
+        place,
+        spooled_at,
+        body: event.raw().to_owned(),
+        disposition: disposition(&rules.mappings, &event, &message_id, spooled_at),
+        message_id,
+    })
+}
+
+/// The disposition of an event under these mappings; asked when the event is stored and when it is retried. An event of
+/// which nothing is sent fails if any mapping failed on it, and is skipped otherwise.
+pub fn disposition(
+    mappings: &Mappings,
+    event: &Event<'_>,
+    message_id: &MessageId,
+    spooled_at: Timestamp,
+) -> Disposition<Vec<NewItem>> {
+    let items: Vec<NewItem> = match mappings.persons(event, message_id, spooled_at) {
+        Ok(mapped) => mapped.into_iter().map(new_item).collect(),
+        Err(reason) => return Disposition::Skip(reason),
+    };
+    if items.iter().any(|item| matches!(item.disposition, Disposition::Send(_))) {
+        return Disposition::Send(items);
+    }
+    let failed = items.iter().find_map(|item| match &item.disposition {
+        Disposition::Fail(reason) => Some(Disposition::Fail(reason.clone())),
+        _ => None,
+    });
+    let skipped = || {
+        items.iter().find_map(|item| match &item.disposition {
+            Disposition::Skip(reason) => Some(Disposition::Skip(reason.clone())),
+            _ => None,
+        })
+    };
+    failed
+        .or_else(skipped)
+        .unwrap_or_else(|| Disposition::Skip(Reason::new(Code::NoMapping, "no mapping takes it")))
+}
+
+fn new_item(mapped: Mapped<Person>) -> NewItem {
+    let addressee =
+        |person: Person| Addressee { ordering_key: person.ordering_key(), person: person.into_string() };
+    NewItem { mapping: mapped.mapping, disposition: mapped.disposition.map(addressee) }
+}

@@ -1,0 +1,164 @@
+//! The sections of the configuration, with their defaults: those of the system's agent, as `packaging/config.toml`
+//! documents them.
+
+use super::{ConfigError, MinFree, PublicKey, address, key};
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// `[spool]`: the folder that programs drop files into.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SpoolConfig {
+    /// The folder.
+    pub dir: PathBuf,
+    /// The interval of scans of the folder, which happen in addition to what the watcher reports.
+    pub scan_interval: Duration,
+    /// The time for which a file must be unchanged, if no event announced it as finished.
+    pub settle: Duration,
+    /// The time after which an unchanged incomplete document is rejected.
+    pub incomplete_after: Duration,
+    /// The largest JSON document. NDJSON is read as a stream and has no such limit.
+    pub max_file_bytes: u64,
+    /// The largest event.
+    pub max_event_bytes: u64,
+}
+
+impl Default for SpoolConfig {
+    fn default() -> SpoolConfig {
+        SpoolConfig {
+            dir: PathBuf::from("/var/spool/koala-agent"),
+            scan_interval: Duration::from_secs(30),
+            settle: Duration::from_secs(2),
+            incomplete_after: Duration::from_secs(60),
+            max_file_bytes: 64 << 20,
+            // Segment's own limit for one call.
+            max_event_bytes: 32 << 10,
+        }
+    }
+}
+
+/// `[outbox]`: the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutboxConfig {
+    /// The database file.
+    pub path: PathBuf,
+    /// The size of the database at which the intake is blocked.
+    pub max_bytes: u64,
+    /// The free space of its file system below which the intake is blocked.
+    pub min_free: MinFree,
+    /// The time for which a delivered messageId is remembered.
+    pub keep_delivered: Duration,
+    /// The time for which the body of a delivered event is kept.
+    pub keep_bodies: Duration,
+    /// The time for which the bodies of skipped events are kept.
+    pub keep_skipped: Duration,
+    /// The time for which failed events and files in `rejected/` are kept.
+    pub keep_failed: Duration,
+}
+
+impl Default for OutboxConfig {
+    fn default() -> OutboxConfig {
+        OutboxConfig {
+            path: PathBuf::from("/var/lib/koala-agent/outbox.db"),
+            max_bytes: 1 << 30,
+            min_free: MinFree::Share(200),
+            keep_delivered: 30 * DAY,
+            keep_bodies: Duration::ZERO,
+            keep_skipped: 7 * DAY,
+            keep_failed: 90 * DAY,
+        }
+    }
+}
+
+/// `[koala]`: the destination.
+#[derive(Clone, PartialEq, Eq)]
+pub struct KoalaConfig {
+    /// Scheme and host, without a trailing slash or a path.
+    pub endpoint: String,
+    /// The key; `None` while its file is empty or missing.
+    pub public_key: Option<PublicKey>,
+    /// The source of the key in words for a reader: a path, `the credential koala-public-key`, …
+    pub key_source: String,
+    /// The file that the key comes from; `None` if it stands in the configuration itself.
+    pub key_file: Option<PathBuf>,
+    /// Warnings about the key's file, a sentence each, for commands that need the key.
+    pub key_warnings: Vec<String>,
+    /// Consent categories. An event that refuses one of them is skipped.
+    pub consent_categories: Vec<String>,
+    /// Requests in flight at once.
+    pub concurrency: Concurrency,
+    /// The longest that one request may take.
+    pub timeout: Duration,
+    /// The proxy; `None`: as the environment says. It may contain a password, so it is never shown.
+    pub proxy: Option<String>,
+    /// A PEM file of certificates to trust in addition to the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Whether `http://` is allowed beyond this machine.
+    pub allow_plain_http: bool,
+}
+
+impl Default for KoalaConfig {
+    /// Without a key, and without a file to read it from.
+    fn default() -> KoalaConfig {
+        KoalaConfig {
+            endpoint: "https://api2.getkoala.com".to_owned(),
+            public_key: None,
+            key_source: String::new(),
+            key_file: None,
+            key_warnings: Vec::new(),
+            consent_categories: Vec::new(),
+            concurrency: Concurrency::Auto,
+            timeout: Duration::from_secs(30),
+            proxy: None,
+            ca_file: None,
+            allow_plain_http: false,
+        }
+    }
+}
+
+impl KoalaConfig {
+    /// Whether the endpoint is on this machine. Then no proxy is used, and `http://` is as safe as `https://`.
+    pub fn is_loopback(&self) -> bool {
+        address::is_loopback(&self.endpoint)
+    }
+
+    /// Reads the key and its warnings again, if the key comes from a file.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] if the content of the file is not a key; the key stays as it was.
+    pub fn reread_key(&mut self) -> Result<(), ConfigError> {
+        let Some(file) = &self.key_file else { return Ok(()) };
+        let read = key::read_file(file).map_err(ConfigError::one)?;
+        self.public_key = read.key;
+        self.key_warnings = read.warnings;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for KoalaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Koala")
+            .field("endpoint", &self.endpoint)
+            .field("key_source", &self.key_source)
+            .field("concurrency", &self.concurrency)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The number of requests that may be in flight at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concurrency {
+    /// As many as the receiver answers without trouble, at most [`Concurrency::MOST`].
+    Auto,
+    /// A fixed number.
+    Fixed(usize),
+}
+
+impl Concurrency {
+    /// The most requests in flight of one agent. More connections from one machine would look like an attack, and all
+    /// requests in flight are sent again after a crash.
+    pub const MOST: usize = 64;
+}
