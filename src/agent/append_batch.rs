@@ -1,6 +1,6 @@
 //! The events that are stored in one commit, and how far that commit brings their files.
 
-use crate::outbox::{NewEvent, Progress};
+use crate::outbox::{FileProgress, NewEvent};
 use crate::spool::SpoolEntry;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,26 +18,21 @@ const MAX_FILES: usize = 500;
 pub struct SourceFile {
     /// The file as it was read.
     pub entry: SpoolEntry,
-    /// The file's name as text.
     pub name: Arc<str>,
     /// The progress of the file once the batch is stored.
-    pub progress: Progress,
+    pub progress: FileProgress,
 }
 
-/// A position in the text of a file, up to which it has been read.
+/// The point up to which the text of a file has been read, as [`Progress`] has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReadPosition {
-    /// See [`Progress::position`].
     pub position: u64,
-    /// See [`Progress::place`].
     pub place: u64,
-    /// See [`Progress::sum`].
     pub sum: Option<u32>,
 }
 
 impl SourceFile {
-    /// The file `entry`, ingested as far as `progress` says.
-    pub fn new(entry: SpoolEntry, progress: Progress) -> SourceFile {
+    pub fn new(entry: SpoolEntry, progress: FileProgress) -> SourceFile {
         let name = Arc::from(entry.name.to_string_lossy());
         SourceFile { entry, name, progress }
     }
@@ -46,10 +41,10 @@ impl SourceFile {
 /// Events and their files, in the order of the spool.
 #[derive(Debug, Default)]
 pub struct AppendBatch {
-    events: Arc<Vec<NewEvent>>,
+    pub events: Arc<Vec<NewEvent>>,
     /// The index in `sources` of each event's file.
     source_of: Vec<usize>,
-    sources: Vec<SourceFile>,
+    pub sources: Vec<SourceFile>,
     bytes: usize,
 }
 
@@ -64,7 +59,6 @@ impl AppendBatch {
         self.sources.pop();
     }
 
-    /// Adds an event of the current file.
     pub fn push(&mut self, event: NewEvent) {
         self.bytes += event.body.len();
         self.source_of.push(self.sources.len().saturating_sub(1));
@@ -77,19 +71,16 @@ impl AppendBatch {
         self.bytes += bytes;
     }
 
-    /// Counts a part that was rejected.
     pub fn account_rejected(&mut self, bytes: usize) {
         self.bytes += bytes.max(REJECTED_PART_BYTES);
     }
 
-    /// Notes how far the current file is read.
     pub fn advance(&mut self, to: ReadPosition) {
         if let Some(SourceFile { progress, .. }) = self.sources.last_mut() {
             (progress.position, progress.place, progress.sum) = (to.position, to.place, to.sum);
         }
     }
 
-    /// Notes that all of the current file is read.
     pub fn finish(&mut self) {
         if let Some(source) = self.sources.last_mut() {
             source.progress.finished = true;
@@ -103,24 +94,13 @@ impl AppendBatch {
             || self.sources.len() >= MAX_FILES
     }
 
-    /// Whether there is nothing to store.
     pub fn is_empty(&self) -> bool {
         self.sources.is_empty()
     }
 
-    /// The events.
-    pub fn events(&self) -> &Arc<Vec<NewEvent>> {
-        &self.events
-    }
-
     /// The progress of each file once the batch is stored.
-    pub fn progress(&self) -> Vec<Progress> {
+    pub fn progress(&self) -> Vec<FileProgress> {
         self.sources.iter().map(|source| source.progress.clone()).collect()
-    }
-
-    /// The files.
-    pub fn into_sources(self) -> Vec<SourceFile> {
-        self.sources
     }
 
     /// The event at `index`, the index of its file, and the file.
@@ -158,7 +138,7 @@ mod tests {
     fn file(name: &str) -> SourceFile {
         let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
         let entry = SpoolEntry { name: name.into(), identity, size: 1, changed: 1 };
-        SourceFile::new(entry, Progress::none(name.as_bytes(), identity, (1, 1)))
+        SourceFile::new(entry, FileProgress::none(name.as_bytes(), identity, (1, 1)))
     }
 
     #[test]
@@ -172,7 +152,7 @@ mod tests {
         }
         let taken_out = batch.take_out(&[0, 2, 4].into(), &[1].into());
         assert_eq!(taken_out.iter().map(|entry| entry.name.as_os_str()).collect::<Vec<_>>(), ["b"]);
-        let left: Vec<_> = (0..batch.events().len())
+        let left: Vec<_> = (0..batch.events.len())
             .map(|index| batch.event(index))
             .map(|(event, _, source)| (event.message_id.as_str(), source.entry.name.to_str().unwrap()))
             .collect();

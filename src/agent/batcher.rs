@@ -24,11 +24,9 @@ const INLINE_EVENTS: usize = 2;
 /// A request to build.
 #[derive(Debug)]
 pub struct BatchJob {
-    /// The scheduler's plan.
     pub plan: BatchPlan,
     /// The events of the plan, oldest first.
     pub events: Vec<i64>,
-    /// The mappings in force.
     pub mappings: Arc<Mappings>,
     /// The most bytes of the items together; a single item may be larger.
     pub max_bytes: usize,
@@ -37,7 +35,6 @@ pub struct BatchJob {
 /// The result of a job.
 #[derive(Debug)]
 pub struct BuiltBatch {
-    /// The job's plan.
     pub plan: BatchPlan,
     /// The mappings by which it was built.
     pub mappings: Arc<Mappings>,
@@ -52,11 +49,8 @@ pub struct BuiltBatch {
 /// A request that can be sent.
 #[derive(Debug)]
 pub struct BuiltRequest {
-    /// The endpoint that it is sent to.
     pub endpoint: Endpoint,
-    /// The JSON that is sent.
     pub body: String,
-    /// The events in it.
     pub seqs: Vec<i64>,
     /// See [`crate::outbox::Settlement::read_version`].
     pub read_version: Option<u64>,
@@ -66,7 +60,6 @@ enum Work {
     Build(BatchJob),
     /// Release the snapshot, so that later jobs read the outbox as it is by then.
     Refresh,
-    /// Tick the heartbeat.
     Ping,
 }
 
@@ -95,7 +88,7 @@ impl Batcher {
         clock: Clock,
         heartbeat: Heartbeat,
     ) -> Result<Batcher, StartError> {
-        let open_queue = || QueueReader::new(Reader::beside(path)?, writer.stats());
+        let open_queue = || QueueReader::new(Reader::open_in_process(path)?, writer.stats());
         let (queue, threads_queue) = (open_queue()?, open_queue()?);
         let (work, jobs) = mpsc::channel();
         let (results, built) = unbounded_channel();
@@ -130,7 +123,6 @@ impl Batcher {
         self.built.recv().await
     }
 
-    /// The pending events.
     pub fn queue(&mut self) -> &mut QueueReader {
         &mut self.queue
     }
@@ -145,7 +137,6 @@ impl Batcher {
         self.queue.release()
     }
 
-    /// Has the thread tick its heartbeat.
     pub fn ping(&self) {
         self.send(Work::Ping);
     }
@@ -281,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_after_a_refresh_reads_the_last_commit_inline_and_on_the_thread() {
         let dir = tempfile::tempdir().unwrap();
-        let settings = fixture::settings(dir.path());
+        let settings = fixture::config(dir.path());
         let (clock, heartbeat) = (Clock::system(), Heartbeat::default());
         let outbox = Outbox::open(&settings, clock.clone()).unwrap();
         let mut batcher = Batcher::start(&settings.path, &outbox.writer, clock, heartbeat.clone()).unwrap();
@@ -290,8 +281,8 @@ mod tests {
         for round in 0..40 {
             let events: Vec<NewEvent> = (0..3).map(|n| event(format!("{round}-{n}"))).collect();
             let stored = outbox.writer.append(events, vec![]).wait().await.unwrap();
-            let Appended::Stored { waiting, .. } = stored else { panic!("{stored:?}") };
-            let seqs: Vec<i64> = waiting.items.iter().map(|(seq, _)| *seq).collect();
+            let Appended::Stored { enqueued, .. } = stored else { panic!("{stored:?}") };
+            let seqs: Vec<i64> = enqueued.items.iter().map(|(seq, _)| *seq).collect();
             batcher.refresh().unwrap();
             for some in [&seqs[..1], &seqs[..INLINE_EVENTS], &seqs] {
                 let job = BatchJob {

@@ -23,7 +23,6 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// No room is known before the first [`Capacity::check`].
     pub fn new(stats: Arc<OutboxStats>) -> Capacity {
         Capacity { stats, blocked: None, room: 0 }
     }
@@ -40,7 +39,9 @@ impl Capacity {
     pub fn check(&mut self, outbox: &config::OutboxConfig) -> Result<(), Reason> {
         self.check_size(self.stats.bytes(), outbox.max_bytes)?;
         match disk::space_of(&outbox.path) {
-            Some(disk) => self.check_disk(disk, outbox.min_free.bytes(disk.total), self.stats.reserve()),
+            Some(disk) => {
+                self.check_disk(disk, outbox.min_free.bytes(disk.total), self.stats.missing_reserve())
+            }
             None => Ok(()),
         }
     }
@@ -97,7 +98,6 @@ impl Capacity {
         was_blocked
     }
 
-    /// Why nothing can be stored for now.
     pub fn blocked(&self) -> Option<&Reason> {
         self.blocked.as_ref()
     }

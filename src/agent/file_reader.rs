@@ -1,15 +1,16 @@
 //! Turns one file of the spool into a sequence of steps, which the intake acts on: events to store, parts to reject, and
 //! how the reading ended.
 //!
-//! The reader changes nothing and knows neither the outbox nor `rejected/`, so that reading can be tested alone. It is no
-//! callback into the intake, because the intake has to stop between any two steps: to store a full batch, or to end.
+//! The reader changes nothing and knows neither the outbox nor `rejected/`, so that reading can be tested alone. It returns
+//! one step at a time instead of calling the intake for each, because the intake has to be able to leave a file between
+//! any two steps.
 
 use super::append_batch::{ReadPosition, SourceFile};
 use super::new_event::{ReadRules, new_event};
 use super::rejections::RejectedPart;
 use crate::config::Bytes;
 use crate::event::{Event, Flaw, Raw, merge_envelope};
-use crate::outbox::{NewEvent, Progress};
+use crate::outbox::{FileProgress, NewEvent};
 use crate::reason::Code;
 use crate::spool::{Document, Form, Format, ItemPositions, Line, Lines, unpacked, utf8_text};
 use serde_json::value::RawValue;
@@ -101,7 +102,7 @@ impl FileReader {
                 TextReader::Lines(LineReader { lines, is_packed })
             }
         };
-        let Progress { position, place, sum, .. } = source.progress;
+        let FileProgress { position, place, sum, .. } = source.progress;
         Ok(FileReader { source, rules, text, position: ReadPosition { position, place, sum } })
     }
 
@@ -306,8 +307,8 @@ mod tests {
         let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
         let entry = SpoolEntry { name: name.into(), identity, size: size as u64, changed: 1 };
         let ReadPosition { position, place, sum } = ingested;
-        let none = Progress::none(name.as_bytes(), identity, (size as u64, 1));
-        SourceFile::new(entry, Progress { position, place, sum, ..none })
+        let none = FileProgress::none(name.as_bytes(), identity, (size as u64, 1));
+        SourceFile::new(entry, FileProgress { position, place, sum, ..none })
     }
 
     /// The steps of a file, in short, and the position after the last.

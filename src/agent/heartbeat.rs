@@ -16,12 +16,10 @@ struct Inner {
 }
 
 impl Heartbeat {
-    /// Counts a round of the loop.
     pub fn tick(&self) {
         self.0.ticks.fetch_add(1, Relaxed);
     }
 
-    /// The number of rounds so far.
     pub fn ticks(&self) -> u64 {
         self.0.ticks.load(Relaxed)
     }

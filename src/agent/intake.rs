@@ -5,7 +5,7 @@
 //!                                                  └──────reject──▶ Rejections (durable before the batch)
 //! ```
 //!
-//! The intake is the loop that joins these parts; none of them knows it. An outside event only wakes the loop, and each
+//! The intake is the loop that joins these components; none of them knows it. An outside event only wakes the loop, and each
 //! round scans the whole folder, because hints about single files get lost. One batch is being committed while the next
 //! is read. No file is removed before the commit that holds its events has been answered.
 
@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::disk;
 use crate::event::Flaw;
-use crate::outbox::{Answer, Appended, OutboxError, Progress, Waiting, Writer};
+use crate::outbox::{Appended, Enqueued, FileProgress, OutboxError, PendingCommit, Writer};
 use crate::reason::{Code, Reason};
 use crate::spool::{Format, OpenError, Spool, SpoolEntry, SpoolError, SpoolListing, Watcher, printable};
 use std::collections::HashSet;
@@ -72,21 +72,15 @@ impl From<SpoolError> for Interruption {
     }
 }
 
-/// The parts of the agent that an intake needs.
-pub struct IntakeParts {
-    /// The folder.
-    pub spool: Spool,
+/// The parts of the agent that the intake works with.
+pub struct AgentHandles {
     /// The settings, which may change.
     pub config: Arc<Mutex<Config>>,
-    /// The outbox.
     pub writer: Writer,
-    /// The time.
     pub clock: Clock,
-    /// Cancelled when the agent stops.
     pub stopping: CancellationToken,
     /// Called after every commit of events, in the order of the commits, with those that are to be sent.
-    pub on_stored: Box<dyn Fn(Waiting) + Send>,
-    /// Ticks once a round, and within long rounds.
+    pub on_stored: Box<dyn Fn(Enqueued) + Send>,
     pub heartbeat: Heartbeat,
 }
 
@@ -107,10 +101,11 @@ impl IntakeHandle {
 
 /// The intake's state; [`Intake::run`] is its loop.
 pub struct Intake {
-    parts: IntakeParts,
+    agent: AgentHandles,
+    spool: Spool,
+    watcher: Watcher,
     /// The settings of this round.
     config: Config,
-    watcher: Watcher,
     unsettled: UnsettledFiles,
     ledger: FileLedger,
     rejections: Rejections,
@@ -119,7 +114,7 @@ pub struct Intake {
     remover: Remover,
     batch: AppendBatch,
     /// The batch that is being committed.
-    in_commit: Option<(AppendBatch, Answer<Appended>)>,
+    in_commit: Option<(AppendBatch, PendingCommit<Appended>)>,
     /// The file system's time at the start, until the first scan.
     agent_start: Option<i64>,
     /// Whether a file has left the folder since the last scan, or is about to.
@@ -134,13 +129,14 @@ impl Intake {
     /// # Errors
     /// The system has no more threads.
     pub fn start(
-        parts: IntakeParts,
-        progress: &[Progress],
+        agent: AgentHandles,
+        spool: Spool,
+        progress: &[FileProgress],
         snapshot: Arc<Mutex<SpoolSnapshot>>,
     ) -> std::io::Result<IntakeHandle> {
         let (wakes, woken) = sync_channel(1);
         let watcher_wakes = wakes.clone();
-        let (watcher, unwatched) = Watcher::new(parts.spool.dir(), move || {
+        let (watcher, unwatched) = Watcher::new(spool.dir(), move || {
             // A full channel holds a wake already.
             let _ = watcher_wakes.try_send(());
         });
@@ -148,22 +144,23 @@ impl Intake {
             tracing::warn!("the spool cannot be watched ({why}): files are found within spool.scan_interval");
         }
         let tick = disk::tick();
-        let config = parts.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let config = agent.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let intake = Intake {
-            config,
-            watcher,
             unsettled: UnsettledFiles::new(tick),
             ledger: FileLedger::new(progress),
-            rejections: Rejections::new(parts.spool.rejected_folder()),
-            capacity: Capacity::new(parts.writer.stats()),
-            report: ScanReport::new(parts.spool.dir(), snapshot),
-            remover: Remover::start(&parts.spool)?,
+            rejections: Rejections::new(spool.rejected_folder()),
+            capacity: Capacity::new(agent.writer.stats()),
+            report: ScanReport::new(spool.dir(), snapshot),
+            remover: Remover::start(&spool)?,
             batch: AppendBatch::default(),
             in_commit: None,
-            agent_start: parts.spool.file_system_time(),
+            agent_start: spool.file_system_time(),
             has_progressed: false,
             tick,
-            parts,
+            spool,
+            watcher,
+            config,
+            agent,
         };
         let (end, ended) = oneshot::channel();
         std::thread::Builder::new().name("intake".into()).spawn(move || {
@@ -178,11 +175,11 @@ impl Intake {
     /// # Errors
     /// The outbox or the folder failed in a way that waiting does not fix.
     fn run(mut self, woken: &Receiver<()>) -> Result<(), Fatal> {
-        self.ledger.forget_missing(self.parts.spool.keys());
+        self.ledger.forget_missing(self.spool.keys());
         self.forget_gone();
         loop {
-            self.parts.heartbeat.tick();
-            self.config = self.parts.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            self.agent.heartbeat.tick();
+            self.config = self.agent.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let began = Instant::now();
             let ended = self.round();
             let took = began.elapsed();
@@ -202,7 +199,7 @@ impl Intake {
                 Err(Interruption::Stopping) => break,
                 Err(Interruption::Fatal(fatal)) => return Err(fatal),
             };
-            if self.parts.stopping.is_cancelled() {
+            if self.agent.stopping.is_cancelled() {
                 break;
             }
             match woken.recv_timeout(wait) {
@@ -227,20 +224,19 @@ impl Intake {
     /// Scans the folder and ingests all files that are ready. Returns when to scan again at the latest.
     fn round(&mut self) -> Result<Duration, Interruption> {
         self.settle_removals();
-        if !self.parts.spool.is_whole() {
+        if !self.spool.is_whole() {
             self.reopen_spool()?;
         }
         let has_room = self.capacity.check(&self.config.outbox);
         self.tidy_rejected();
         has_room.map_err(Interruption::Blocked)?;
         self.unsettled.announce(self.watcher.announced());
-        let now = self.parts.clock.moment();
-        let listing = self.parts.spool.list(now.wall)?;
+        let now = self.agent.clock.moment();
+        let listing = self.spool.list(now.wall)?;
         let mut wait = self.report_scan(&listing);
         let is_partial = listing.waiting_files > listing.files.len() as u64;
         // The time comes after the listing: nothing that changes from now on is stamped with an earlier one.
-        let file_system =
-            if self.unsettled.has_announced() { self.parts.spool.file_system_time() } else { None };
+        let file_system = if self.unsettled.has_announced() { self.spool.file_system_time() } else { None };
         let times = ScanTimes { now, file_system, agent_start: self.agent_start.take() };
         for entry in listing.files {
             if self.ledger.is_removing_version(&entry) {
@@ -276,7 +272,7 @@ impl Intake {
         self.rejections.retain(&present);
         self.unsettled.retain(&present);
         let removing = self.ledger.removing_among(&listing.files);
-        let (now, settle) = (self.parts.clock.moment(), self.config.spool.settle);
+        let (now, settle) = (self.agent.clock.moment(), self.config.spool.settle);
         let wait = self.report.scanned(listing, &present, removing, now, settle);
         wait.map_or(self.config.spool.scan_interval, |wait| wait.min(self.config.spool.scan_interval))
     }
@@ -297,21 +293,21 @@ impl Intake {
         let changed = |spool: &Spool| std::fs::metadata(spool.dir()).and_then(|meta| meta.modified()).ok();
         let mut before = None;
         for _ in 0..MAX_DELETION_PAUSES {
-            let now = changed(&self.parts.spool);
+            let now = changed(&self.spool);
             if now == before {
                 break;
             }
             before = now;
-            self.sign_of_life()?;
+            self.tick_or_stop()?;
             std::thread::sleep(DELETION_PAUSE);
         }
-        let spool = Spool::open(self.parts.spool.dir())?;
+        let spool = Spool::open(self.spool.dir())?;
         self.watcher.watch_again(spool.dir());
         tracing::warn!(
             "the spool {} is another folder than before; its files are ingested",
             printable(spool.dir())
         );
-        self.parts.spool = spool;
+        self.spool = spool;
         Ok(())
     }
 
@@ -319,9 +315,9 @@ impl Intake {
     ///
     /// # Errors
     /// The agent stops; the batch in commit is durable.
-    fn sign_of_life(&mut self) -> Result<(), Interruption> {
-        self.parts.heartbeat.tick();
-        if self.parts.stopping.is_cancelled() {
+    fn tick_or_stop(&mut self) -> Result<(), Interruption> {
+        self.agent.heartbeat.tick();
+        if self.agent.stopping.is_cancelled() {
             // Events that are read and not stored are read again after the next start.
             self.finish_commit()?;
             return Err(Interruption::Stopping);
@@ -336,11 +332,11 @@ impl Intake {
             self.reject_file(&entry, &Flaw::at("", 0, Code::NotJson, what))?;
             return Ok(None);
         };
-        let file = match self.parts.spool.open_file(&entry) {
+        let file = match self.spool.open_file(&entry) {
             Ok(file) => file,
             Err(OpenError::Changed) => return Ok(Some(self.config.spool.settle)),
             Err(OpenError::Unreadable(owner)) => {
-                self.report.unreadable(&entry, owner, self.parts.clock.mono());
+                self.report.unreadable(&entry, owner, self.agent.clock.mono());
                 return Ok(None);
             }
             Err(OpenError::Error(e)) => {
@@ -356,7 +352,7 @@ impl Intake {
             return Ok(None);
         }
         let mut progress =
-            before.unwrap_or_else(|| Progress::none(entry.name.as_bytes(), entry.identity, read));
+            before.unwrap_or_else(|| FileProgress::none(entry.name.as_bytes(), entry.identity, read));
         if format.0 == Format::Document && progress.read != read {
             // A document that was written to is read from its start: the events' ids tell which are new.
             (progress.position, progress.place) = (0, 0);
@@ -432,13 +428,13 @@ impl Intake {
     }
 
     fn wait_for_rest(&mut self, entry: &SpoolEntry) -> Option<Duration> {
-        let (now, limit) = (self.parts.clock.mono(), self.config.spool.incomplete_after);
+        let (now, limit) = (self.agent.clock.mono(), self.config.spool.incomplete_after);
         self.rejections.wait_for_rest(entry, now, limit)
     }
 
     fn reject_file(&mut self, entry: &SpoolEntry, flaw: &Flaw) -> Result<(), Interruption> {
-        let now = self.parts.clock.now();
-        match self.rejections.reject_file(&self.parts.spool, entry, flaw, now) {
+        let now = self.agent.clock.now();
+        match self.rejections.reject_file(&self.spool, entry, flaw, now) {
             // The file has no event that younger files could overtake, and ingesting those makes room.
             Err(e) if e.is_full() => {
                 self.report.report(&entry.name, format_args!("{e}; it stays until there is room"));
@@ -454,15 +450,15 @@ impl Intake {
     }
 
     fn reject_part(&mut self, source: &SourceFile, part: &RejectedPart) -> Result<(), Interruption> {
-        self.rejections.reject_part(source, part, self.parts.clock.now())?;
+        self.rejections.reject_part(source, part, self.agent.clock.now())?;
         self.batch.account_rejected(part.content.len());
         Ok(())
     }
 
     /// Begins to commit the batch, once the one before it is durable.
     fn flush(&mut self) -> Result<(), Interruption> {
-        self.sign_of_life()?;
-        if self.rejections.sync(&self.parts.spool)? {
+        self.tick_or_stop()?;
+        if self.rejections.sync(&self.spool)? {
             self.report.rejected(self.rejections.count());
         }
         if self.batch.is_empty() {
@@ -478,7 +474,7 @@ impl Intake {
     }
 
     fn submit(&mut self, batch: AppendBatch) {
-        let answer = self.parts.writer.append(batch.events().clone(), batch.progress());
+        let answer = self.agent.writer.append(batch.events.clone(), batch.progress());
         self.in_commit = Some((batch, answer));
     }
 
@@ -487,9 +483,9 @@ impl Intake {
     fn finish_commit(&mut self) -> Result<(), Interruption> {
         while let Some((mut batch, answer)) = self.in_commit.take() {
             match answer.block() {
-                Ok(Appended::Stored { waiting, .. }) => self.stored(batch, waiting),
+                Ok(Appended::Stored { enqueued, .. }) => self.stored(batch, enqueued),
                 Ok(Appended::Reused(reused)) => {
-                    let (spool, now) = (&self.parts.spool, self.parts.clock.now());
+                    let (spool, now) = (&self.spool, self.agent.clock.now());
                     for entry in self.rejections.reject_reused(&mut batch, &reused, spool, now)? {
                         self.forget_waiting(&entry);
                     }
@@ -504,12 +500,12 @@ impl Intake {
     }
 
     /// Has the files removed that are whole in a batch that is durable.
-    fn stored(&mut self, batch: AppendBatch, waiting: Waiting) {
-        if !batch.events().is_empty() {
-            (self.parts.on_stored)(waiting);
+    fn stored(&mut self, batch: AppendBatch, enqueued: Enqueued) {
+        if !batch.events.is_empty() {
+            (self.agent.on_stored)(enqueued);
         }
         let mut whole = Vec::new();
-        for SourceFile { entry, progress, .. } in batch.into_sources() {
+        for SourceFile { entry, progress, .. } in batch.sources {
             let is_whole = progress.finished;
             self.ledger.stored(&entry, progress);
             if is_whole {
@@ -523,9 +519,9 @@ impl Intake {
     fn drop_batches(&mut self) {
         self.batch = AppendBatch::default();
         if let Some((batch, answer)) = self.in_commit.take()
-            && let Ok(Appended::Stored { waiting, .. }) = answer.block()
+            && let Ok(Appended::Stored { enqueued, .. }) = answer.block()
         {
-            self.stored(batch, waiting);
+            self.stored(batch, enqueued);
         }
     }
 
@@ -557,12 +553,12 @@ impl Intake {
     fn forget_gone(&mut self) {
         let gone = self.ledger.take_gone();
         if !gone.is_empty() {
-            self.parts.writer.forget(gone);
+            self.agent.writer.forget(gone);
         }
     }
 
     fn tidy_rejected(&mut self) {
-        let (now, spool) = (self.parts.clock.moment(), &self.config.spool);
+        let (now, spool) = (self.agent.clock.moment(), &self.config.spool);
         let expired_before = now.wall.minus(self.config.outbox.keep_failed);
         if let Some(count) = self.rejections.tidy(now.mono, expired_before, spool.scan_interval) {
             self.report.rejected(count);

@@ -16,7 +16,7 @@ use crate::reason::Reason;
 #[derive(Debug, Default)]
 pub struct Isolation {
     held: Option<RefusedEvents>,
-    awaited_canary: Option<AwaitedCanary>,
+    pub awaited_canary: Option<AwaitedCanary>,
 }
 
 /// Refused events that are held until the answer to the canary.
@@ -51,7 +51,6 @@ pub enum WithoutCanary {
 }
 
 impl Isolation {
-    /// Whether events are held.
     pub fn is_running(&self) -> bool {
         self.held.is_some()
     }
@@ -119,21 +118,6 @@ impl Isolation {
         if let Some(held) = &mut self.held {
             held.has_tried_second = false;
         }
-    }
-
-    /// Waits for a canary to arrive, or for none.
-    pub fn await_canary(&mut self, awaited: Option<AwaitedCanary>) {
-        self.awaited_canary = awaited;
-    }
-
-    /// Takes the canary that was awaited, if one was.
-    pub fn take_awaited_canary(&mut self) -> Option<AwaitedCanary> {
-        self.awaited_canary.take()
-    }
-
-    /// Whether a canary is awaited.
-    pub fn is_awaiting_canary(&self) -> bool {
-        self.awaited_canary.is_some()
     }
 
     /// Whether the awaited canary has arrived.

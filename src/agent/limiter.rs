@@ -39,7 +39,6 @@ pub struct ConcurrencyLimiter {
 }
 
 impl ConcurrencyLimiter {
-    /// The configured limit, or the first to be tried.
     pub fn new(concurrency: Concurrency) -> ConcurrencyLimiter {
         let (is_fixed, limit) = match concurrency {
             Concurrency::Fixed(n) => (true, n),

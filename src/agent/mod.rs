@@ -36,12 +36,12 @@ pub use new_event::disposition;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::koala::{Client, ClientError};
-use crate::outbox::{Outbox, OutboxError, Reader, Waiting, Writer};
+use crate::outbox::{Enqueued, Outbox, OutboxError, Reader, Writer};
 use crate::spool::Spool;
 use crate::status::Status;
 use batcher::Batcher;
 use heartbeat::Heartbeats;
-use intake::{Intake, IntakeHandle, IntakeParts};
+use intake::{AgentHandles, Intake, IntakeHandle};
 use publisher::{Publisher, PublisherThread};
 use scan_report::SpoolSnapshot;
 use sender::{Sender, SenderCommand};
@@ -82,7 +82,7 @@ impl Agent {
         let publisher = Arc::new(Publisher::new(
             shared_config.clone(),
             clock.clone(),
-            Reader::beside(&config.outbox.path)?,
+            Reader::open_in_process(&config.outbox.path)?,
             outbox.writer.clone(),
             snapshot.clone(),
             reported.destination,
@@ -103,8 +103,7 @@ impl Agent {
         let sender =
             Sender::new(client, &config, writer.clone(), batcher, clock.clone(), reporter, sender_heartbeat);
         let (sender_commands, inbox) = mpsc::unbounded_channel();
-        let parts = IntakeParts {
-            spool,
+        let handles = AgentHandles {
             config: shared_config.clone(),
             writer: writer.clone(),
             clock: clock.clone(),
@@ -112,7 +111,7 @@ impl Agent {
             on_stored: tell_sender(sender_commands.clone()),
             heartbeat: heartbeats.register("intake"),
         };
-        let intake = Intake::start(parts, &outbox.progress, snapshot).map_err(StartError::Thread)?;
+        let intake = Intake::start(handles, spool, &outbox.progress, snapshot).map_err(StartError::Thread)?;
         tokio::spawn(forward_retry_requests(writer.clone(), sender_commands.clone(), stopping.clone()));
         let publisher_thread = publisher.clone().start(reported.changed).map_err(StartError::Thread)?;
         Ok(Agent {
@@ -208,7 +207,7 @@ impl Agent {
         // The sender passes its ping on to the batcher.
         self.heartbeats.ping();
         self.intake.wake();
-        self.outbox.writer.look();
+        self.outbox.writer.check_for_commits();
         ticks
     }
 
@@ -238,7 +237,7 @@ impl Agent {
 }
 
 /// Tells the sender which events were stored.
-fn tell_sender(sender: mpsc::UnboundedSender<SenderCommand>) -> Box<dyn Fn(Waiting) + Send> {
+fn tell_sender(sender: mpsc::UnboundedSender<SenderCommand>) -> Box<dyn Fn(Enqueued) + Send> {
     Box::new(move |waiting| {
         // An agent whose sender has failed ends.
         let _ = sender.send(SenderCommand::Stored(waiting));

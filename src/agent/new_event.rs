@@ -14,11 +14,8 @@ use std::sync::Arc;
 /// The settings by which files are read.
 #[derive(Debug, Clone)]
 pub struct ReadRules {
-    /// See [`config::SpoolConfig::max_file_bytes`].
     pub max_file_bytes: u64,
-    /// See [`config::SpoolConfig::max_event_bytes`].
     pub max_event_bytes: u64,
-    /// The mappings in force.
     pub mappings: Arc<Mappings>,
 }
 

@@ -15,7 +15,6 @@ pub struct OrderingKeys {
     queues: HashMap<OrderingKey, KeyQueue>,
     /// The few ordering keys with failures or refusals.
     records: HashMap<OrderingKey, FailureRecord>,
-    /// The number of pending events of all ordering keys.
     event_count: usize,
     /// The oldest event of each ready ordering key.
     ready: BTreeMap<i64, OrderingKey>,
@@ -85,7 +84,6 @@ impl OrderingKeys {
         self.queues.get(&key).into_iter().flat_map(|queue| queue.events.iter().copied())
     }
 
-    /// The number of the ordering key's pending events.
     pub fn pending_count(&self, key: OrderingKey) -> usize {
         self.queues.get(&key).map_or(0, |queue| queue.events.len())
     }

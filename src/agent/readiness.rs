@@ -60,7 +60,6 @@ pub struct UnsettledFiles {
 }
 
 impl UnsettledFiles {
-    /// No file is known yet.
     pub fn new(tick: Duration) -> UnsettledFiles {
         UnsettledFiles { files: HashMap::new(), announced: HashSet::new(), tick }
     }

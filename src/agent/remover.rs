@@ -25,8 +25,6 @@ pub struct Remover {
 }
 
 impl Remover {
-    /// Starts the threads.
-    ///
     /// # Errors
     /// The system has no more threads.
     pub fn start(spool: &Spool) -> std::io::Result<Remover> {

@@ -2,7 +2,7 @@
 
 use crate::clock::{Moment, Mono};
 use crate::reason::Reason;
-use crate::spool::{SpoolEntry, SpoolListing, printable};
+use crate::spool::{SpoolEntry, SpoolListing, printable, shell_quoted};
 use crate::status;
 use nix::unistd::{Gid, Group, Uid, User};
 use std::collections::{HashMap, HashSet};
@@ -20,14 +20,11 @@ const MAX_REPORTED: usize = 10_000;
 /// The spool and the intake, as `status` shows them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SpoolSnapshot {
-    /// The spool's part of the status.
     pub spool: status::SpoolStatus,
-    /// Whether files are ingested.
     pub intake: status::IntakeStatus,
 }
 
 impl SpoolSnapshot {
-    /// A spool that was not scanned yet.
     pub fn new(dir: &Path) -> SpoolSnapshot {
         SpoolSnapshot {
             spool: status::SpoolStatus { dir: dir.to_owned(), ..status::SpoolStatus::default() },
@@ -50,7 +47,6 @@ pub struct ScanReport {
 }
 
 impl ScanReport {
-    /// A report about the spool `dir`, into `snapshot`.
     pub fn new(dir: &Path, snapshot: Arc<Mutex<SpoolSnapshot>>) -> ScanReport {
         ScanReport {
             dir: dir.to_owned(),
@@ -131,7 +127,6 @@ impl ScanReport {
         self.update_unreadable();
     }
 
-    /// Notes that the file can be read.
     pub fn readable(&mut self, name: &OsStr) {
         if self.unreadable.remove(name).is_some() {
             self.update_unreadable();
@@ -143,7 +138,6 @@ impl ScanReport {
         self.update(|snapshot| snapshot.spool.unreadable_files = unreadable);
     }
 
-    /// Notes the number of files in `rejected/`.
     pub fn rejected(&self, count: u64) {
         self.update(|snapshot| snapshot.spool.rejected_files = count);
     }
@@ -164,7 +158,7 @@ fn how_to_make_readable(path: &Path, spool_dir: &Path, owner: u32) -> String {
         User::from_uid(Uid::from_raw(owner)).ok().flatten().map_or(owner.to_string(), |user| user.name);
     let group_of = |path: &Path| std::fs::symlink_metadata(path).map(|meta| meta.gid()).ok();
     let spool_group = group_of(spool_dir);
-    let quoted = format!("'{}'", printable(path).replace('\'', r"'\''"));
+    let quoted = shell_quoted(printable(path).as_ref());
     let mut commands = format!("chmod g+r {quoted}");
     if group_of(path) != spool_group
         && let Some(gid) = spool_group

@@ -198,7 +198,7 @@ impl Scheduler {
         let limit = match gate {
             Gate::Open(limit) => limit,
             Gate::Probe => 1,
-            Gate::ShutUntil(_) if self.isolation.is_awaiting_canary() && !self.is_exhausted => {
+            Gate::ShutUntil(_) if self.isolation.awaited_canary.is_some() && !self.is_exhausted => {
                 return NextAction::Discover;
             }
             Gate::ShutUntil(until) => return NextAction::Wait(Some(until)),
@@ -449,7 +449,7 @@ impl Scheduler {
                 self.keys.set_bisect_range(key, count);
             }
             if is_known && is_current {
-                let awaited = self.isolation.take_awaited_canary();
+                let awaited = self.isolation.awaited_canary.take();
                 self.refuse_all(&reason, awaited, now);
             }
             return reason;
@@ -483,14 +483,14 @@ impl Scheduler {
     fn refuse_all(&mut self, reason: &Reason, awaited: Option<AwaitedCanary>, now: Moment) {
         self.destination.refuse(Reason::new(Code::RefusesAll, reason.text.clone()), now);
         self.state_changed();
-        self.isolation.await_canary(awaited);
+        self.isolation.awaited_canary = awaited;
         self.max_bytes = MAX_REQUEST_BYTES;
     }
 
     /// Notes that the destination's state has changed: conclusions from before do not hold any more.
     fn state_changed(&mut self) {
         self.state_changed_at = self.tick;
-        self.isolation.await_canary(None);
+        self.isolation.awaited_canary = None;
         self.isolation.abort(&mut self.keys);
     }
 

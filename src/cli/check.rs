@@ -1,83 +1,137 @@
-//! `koala-agent check`: whether everything is in place, seen as the service's user.
+//! `koala-agent check`: checks that everything is in place, as the user that the agent runs as.
 
-use super::context::service;
-use super::output::{self, BAD, DIM, GOOD, paint, plain};
-use super::permission::{become_service, may_change};
-use super::preview::BROWSERS;
-use super::remedy::{remedy, remedy_for_spool};
-use super::status::folder_of;
-use super::{CliError, Context, ExitCode};
+use super::output::{self, BAD, DIM, GOOD, counted, escaped, indented, styled, terminal_width};
+use super::permission::{become_service, may_change, my_name};
+use super::preview::BROWSER_INTEGRATION_WARNING;
+use super::remedy::{Remedy, remedy, spool_remedy, start_remedy};
+use super::status::existing_folder;
+use super::{CliError, CommandContext, ExitCode};
 use crate::clock::Timestamp;
 use crate::config::{self, Bytes, Config, ConfigError, Scope};
 use crate::disk;
 use crate::event::Event;
 use crate::koala::{Client, Verdict};
 use crate::mapping::turns_off_only_browser;
-use crate::outbox::{Filter, OutboxError, Reader, holder};
-use crate::reason::Reason;
+use crate::outbox::{EventFilter, OutboxError, Reader, holder};
+use crate::reason::{Code, Reason};
 use crate::spool::REJECTED;
 use clap::Args;
 use nix::unistd::{AccessFlags, Uid, access};
+use std::fmt::Display;
 
-/// A clock before this program was written is wrong; certificates would be refused, and times be nonsense.
-const FIRST_SANE: &str = "2024-01-01T00:00:00Z";
+/// A clock before this time is wrong, since this program is newer: it would make certificates seem invalid.
+const EARLIEST_TIME: &str = "2024-01-01T00:00:00Z";
+/// The most pending events that are searched for misleading integrations.
+const MAX_SEARCHED_EVENTS: usize = 1_000;
 
-/// Whether everything is in place, and the fix where it is not
+/// Check that everything is in place, and say how to fix what is not
 ///
-/// One line each, seen as the user that the service runs as. Ends with 1 if one fails.
+/// Prints a line for each subject, and checks permissions as the user that the service runs as. Ends with 1 if a check
+/// fails.
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The configuration alone: needs no database, network or user
+    /// Check the configuration only; needs no database, no network, and no special user
     #[arg(long)]
     config_only: bool,
-    /// Do not ask the receiver about the key
+    /// Do not ask the receiver whether it accepts the key
     #[arg(long)]
     offline: bool,
 }
 
-/// Waiting events that are looked through for what their authors may have meant otherwise.
-const LOOKED_THROUGH: usize = 1_000;
+/// How good a subject is, from the best to the worst.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Grade {
+    Ok,
+    Note,
+    Fail,
+}
 
-/// The lines so far.
+/// What was found about one subject.
+struct Finding {
+    grade: Grade,
+    subject: &'static str,
+    lines: Vec<String>,
+}
+
+/// The findings so far, one for each subject.
 #[derive(Default)]
 struct Report {
-    text: String,
-    failed: bool,
-    /// Root's rights are given up before the lines are made.
-    by_root: bool,
+    findings: Vec<Finding>,
+    width: Option<usize>,
+    /// Whether root runs the command: the rights of root are given up before the checks.
+    is_run_by_root: bool,
 }
+
+/// The column in which the text of a finding begins.
+const TEXT_COLUMN: usize = 21;
 
 impl Report {
-    fn line(&mut self, mark: String, subject: &str, what: &str) {
-        self.text += &format!("{mark}  {subject:<13}  {}\n", plain(what));
+    fn add(&mut self, grade: Grade, subject: &'static str, text: &str) {
+        let line = indented(&escaped(text), TEXT_COLUMN, self.width);
+        self.add_line(grade, subject, line);
     }
 
-    fn ok(&mut self, subject: &str, what: impl AsRef<str>) {
-        self.line(paint(GOOD, "ok  "), subject, what.as_ref());
-    }
-
-    fn note(&mut self, subject: &str, what: impl AsRef<str>) {
-        self.line(paint(DIM, "note"), subject, what.as_ref());
-    }
-
-    fn fail(&mut self, subject: &str, what: impl AsRef<str>, remedy: impl AsRef<str>) {
-        self.failed = true;
-        self.line(paint(BAD, "FAIL"), subject, what.as_ref());
-        if !remedy.as_ref().is_empty() {
-            self.line("    ".to_owned(), "", remedy.as_ref());
+    /// Adds a line to the finding about the subject, whose grade becomes the worst of all its lines.
+    fn add_line(&mut self, grade: Grade, subject: &'static str, line: String) {
+        match self.findings.iter_mut().find(|finding| finding.subject == subject) {
+            Some(finding) => {
+                finding.grade = finding.grade.max(grade);
+                finding.lines.push(line);
+            }
+            None => self.findings.push(Finding { grade, subject, lines: vec![line] }),
         }
+    }
+
+    fn ok(&mut self, subject: &'static str, text: impl Display) {
+        self.add(Grade::Ok, subject, &text.to_string());
+    }
+
+    fn note(&mut self, subject: &'static str, text: impl Display) {
+        self.add(Grade::Note, subject, &text.to_string());
+    }
+
+    fn fail(&mut self, subject: &'static str, text: impl Display) {
+        self.add(Grade::Fail, subject, &text.to_string());
+    }
+
+    fn fail_with(&mut self, subject: &'static str, text: impl Display, remedy: &Remedy) {
+        self.fail(subject, text);
+        self.add_remedy(subject, remedy);
+    }
+
+    fn add_remedy(&mut self, subject: &'static str, remedy: &Remedy) {
+        self.add_line(Grade::Ok, subject, remedy.render(TEXT_COLUMN, self.width));
+    }
+
+    fn has_failed(&self) -> bool {
+        self.findings.iter().any(|finding| finding.grade == Grade::Fail)
+    }
+
+    fn render(&self) -> String {
+        let mut text = String::new();
+        for Finding { grade, subject, lines } in &self.findings {
+            let mark = match grade {
+                Grade::Ok => styled(GOOD, "ok  "),
+                Grade::Note => styled(DIM, "note"),
+                Grade::Fail => styled(BAD, "FAIL"),
+            };
+            let separator = format!("\n{:TEXT_COLUMN$}", "");
+            text += &format!("{mark}  {subject:<13}  {}\n", lines.join(&separator));
+        }
+        text
     }
 }
 
-/// Prints a line for each thing that must be in place.
+/// Prints the findings.
 ///
 /// # Errors
-/// Not by this user, or a configuration that this user may not read.
-pub fn run(context: &Context, args: &CheckArgs) -> Result<ExitCode, CliError> {
-    let mut report = Report { by_root: Uid::effective().is_root(), ..Report::default() };
+/// This user may not check the agent, or may not read the configuration.
+pub fn run(context: &CommandContext, args: &CheckArgs) -> Result<ExitCode, CliError> {
+    let mut report =
+        Report { is_run_by_root: Uid::effective().is_root(), width: terminal_width(), ..Report::default() };
     match config::load(&context.options, &context.environment) {
         Err(error @ ConfigError::Unreadable { .. }) => return Err(error.into()),
-        Err(error) => error.to_string().lines().for_each(|problem| report.fail("configuration", problem, "")),
+        Err(error) => error.to_string().lines().for_each(|problem| report.fail("configuration", problem)),
         Ok(config) => {
             if !args.config_only {
                 may_change(context, &config, "check the agent")?;
@@ -89,223 +143,267 @@ pub fn run(context: &Context, args: &CheckArgs) -> Result<ExitCode, CliError> {
             }
         }
     }
-    output::print(&report.text)?;
-    Ok(if report.failed { ExitCode::No } else { ExitCode::Success })
+    output::print(&report.render())?;
+    Ok(if report.has_failed() { ExitCode::No } else { ExitCode::Success })
 }
 
-fn check_config(config: &Config, alone: bool, report: &mut Report) {
+fn check_config(config: &Config, is_config_only: bool, report: &mut Report) {
     let path = config.path.display();
     match config.file_exists {
-        true if access(&config.path, AccessFlags::R_OK).is_err() => report.fail(
+        true if access(&config.path, AccessFlags::R_OK).is_err() => report.fail_with(
             "configuration",
-            format!("{path} cannot be read by the service's user"),
-            format!("chmod a+r {path}"),
+            format!("the agent's user, {}, cannot read {path}", my_name()),
+            &Remedy::run("let it", format!("chmod a+r {path}")),
         ),
-        true => report.ok("configuration", path.to_string()),
-        false => report.ok("configuration", format!("the defaults: there is no {path}")),
+        true => report.ok("configuration", path),
+        false => report.ok("configuration", format!("the defaults; there is no {path}")),
     }
     for warning in &config.warnings {
-        // The load warns of an exposed key in these words as well.
+        // The loader also warns of an exposed key, in a sentence that names koala.public_key.
         match config.key_exposed && warning.contains("koala.public_key") {
-            true => report.fail("configuration", warning, ""),
+            true => report.fail("configuration", warning),
             false => report.note("configuration", warning),
         }
     }
     check_mappings(config, report);
-    match &config.mappings_lack {
-        // systemd hands root's file to the service.
-        Some(lack) if config.scope == Scope::System && !report.by_root => {
-            report.note("mappings", format!("{lack}; root can check it"));
-        }
-        Some(lack) => report.fail("mappings", lack, ""),
-        None => {}
-    }
-    let source = &config.koala.key_source;
-    let odd = &config.koala.key_warnings;
-    if config.koala.public_key.is_some() {
-        odd.iter().for_each(|warning| report.fail("key", warning, ""));
-        // systemd hands root's file to the service; nobody does so for an agent that is run by hand.
-        let own = config.koala.key_file.as_ref().filter(|_| config.scope != Scope::System);
-        match own.filter(|file| access(*file, AccessFlags::R_OK).is_err()) {
-            Some(_) => report.fail(
-                "key",
-                format!("{} cannot read {source}", me()),
-                format!("chown {} {source}", me()),
-            ),
-            None => report.ok("key", format!("from {source}")),
-        }
-    } else if alone {
-        report.note("key", format!("none from {source}"));
-    } else if odd.is_empty() {
-        let remedy = format!("put the public key of your Koala workspace into {source}");
-        report.fail("key", "there is none yet: events are stored and not sent", remedy);
-    } else if config.scope == Scope::System && !report.by_root {
-        report.note("key", format!("{source} is root's, who hands it to the service; root can check it"));
-    } else {
-        odd.iter().for_each(|warning| report.fail("key", warning, ""));
-    }
+    check_key(config, is_config_only, report);
 }
 
 fn check_mappings(config: &Config, report: &mut Report) {
-    let mut sound = true;
+    let mut is_ok = true;
     for mapping in config.mappings.iter() {
-        for why in mapping.lint() {
-            sound = false;
-            report.fail("mappings", format!("{:?}: {why}", mapping.name()), "");
+        for flaw in mapping.lint() {
+            is_ok = false;
+            report.fail("mappings", format!("{:?}: {flaw}", mapping.name()));
         }
     }
-    if sound {
+    if is_ok {
         let names: Vec<&str> = config.mappings.iter().map(|mapping| &**mapping.name()).collect();
         report.ok("mappings", names.join(", "));
     }
+    match &config.mappings_lack {
+        // systemd reads root's file for the service.
+        Some(lack) if config.scope == Scope::System && !report.is_run_by_root => {
+            report.note("mappings", format!("{lack}; run check as root to check it"));
+        }
+        Some(lack) => report.fail("mappings", lack),
+        None => {}
+    }
 }
 
-/// Events whose integrations turn off another destination than their author may think.
+fn check_key(config: &Config, is_config_only: bool, report: &mut Report) {
+    let source = &config.koala.key_source;
+    let warnings = &config.koala.key_warnings;
+    if config.koala.public_key.is_some() {
+        warnings.iter().for_each(|warning| report.fail("key", warning));
+        // systemd reads root's file for the service; an agent that is run by hand reads its own.
+        let own_file = config.koala.key_file.as_ref().filter(|_| config.scope != Scope::System);
+        match own_file.filter(|file| access(*file, AccessFlags::R_OK).is_err()) {
+            Some(_) => report.fail_with(
+                "key",
+                format!("{} cannot read {source}", my_name()),
+                &Remedy::run("give it the file", format!("chown {} {source}", my_name())),
+            ),
+            None => report.ok("key", format!("from {source}")),
+        }
+    } else if is_config_only {
+        report.note("key", format!("no key in {source}"));
+    } else if warnings.is_empty() {
+        report.fail("key", "no key yet: events are stored but not sent");
+        if let Some(remedy) = remedy(Code::NoKey, config) {
+            report.add_remedy("key", &remedy);
+        }
+    } else if config.scope == Scope::System && !report.is_run_by_root {
+        report.note("key", format!("{source} belongs to root; run check as root to check it"));
+    } else {
+        warnings.iter().for_each(|warning| report.fail("key", warning));
+    }
+}
+
+/// Notes pending events whose integrations turn off another destination than their author may think.
 fn check_integrations(reader: &Reader, report: &mut Report) -> Result<(), OutboxError> {
-    let bodies = reader.newest_pending(LOOKED_THROUGH)?;
-    let odd = |body: &&String| Event::parse(body).is_ok_and(|event| turns_off_only_browser(&event));
-    let n = bodies.iter().filter(odd).count();
-    if n > 0 {
-        let events = output::count(n as u64, "waiting event");
-        report.note("integrations", format!("{events} of the newest {}: {BROWSERS}", bodies.len()));
+    let bodies = reader.events().newest_pending(MAX_SEARCHED_EVENTS)?;
+    let is_misleading = |body: &&String| Event::parse(body).is_ok_and(|event| turns_off_only_browser(&event));
+    let misleading = bodies.iter().filter(is_misleading).count() as u64;
+    if misleading > 0 {
+        let events = counted(misleading, "event");
+        let total = counted(bodies.len() as u64, "newest pending event");
+        report.note("integrations", format!("{events} of the {total}: {BROWSER_INTEGRATION_WARNING}"));
     }
     Ok(())
 }
 
-fn check_machine(context: &Context, config: &Config, args: &CheckArgs, report: &mut Report) {
+fn check_machine(context: &CommandContext, config: &Config, args: &CheckArgs, report: &mut Report) {
     check_spool(config, report);
-    let newest = check_outbox(config, report);
-    check_room(config, report);
-    check_clock(context.clock.now(), newest, report);
+    let newest_event = check_outbox(config, report);
+    check_disk(config, report);
+    check_clock(context.clock.now(), newest_event, report);
     if args.offline {
-        report.note("receiver", "not asked: --offline");
+        report.note("receiver", "not asked, because of --offline");
     } else {
         check_receiver(context, config, report);
     }
     match holder(&config.outbox.path) {
-        Some(pid) => report.note("agent", format!("runs, pid {pid}")),
-        None => report.note("agent", format!("does not run; to start it: {}", service(config, "start"))),
+        Some(pid) => report.note("agent", format!("running, pid {pid}")),
+        None => {
+            report.note("agent", "not running");
+            report.add_remedy("agent", &start_remedy(config));
+        }
     }
 }
 
-/// All that the service does in a folder.
+/// The rights that the agent needs in a folder.
 fn all_rights() -> AccessFlags {
     AccessFlags::R_OK | AccessFlags::W_OK | AccessFlags::X_OK
 }
 
-fn me() -> String {
-    super::permission::my_name()
-}
-
 fn check_spool(config: &Config, report: &mut Report) {
     let dir = &config.spool.dir;
-    for path in [dir.clone(), dir.join(REJECTED)] {
-        let shown = path.display();
-        if path != *dir && !path.exists() {
-            continue;
-        }
-        if !path.is_dir() {
-            let remedy = format!("{}; or set spool.dir", remedy_for_spool(config));
-            report.fail("spool", format!("there is no folder {shown}"), remedy);
-        } else if access(&path, all_rights()).is_err() {
-            let remedy = format!("chown {0} {shown} && chmod u+rwx {shown}", me());
-            report.fail("spool", format!("{} cannot read and write {shown}", me()), remedy);
-        } else {
-            report.ok("spool", shown.to_string());
-        }
+    if !dir.is_dir() {
+        let text = format!("there is no folder {}", dir.display());
+        return report.fail_with("spool", text, &spool_remedy(config));
+    }
+    let folders = [dir.clone(), dir.join(REJECTED)];
+    let mut is_ok = true;
+    for path in folders.iter().filter(|path| path.exists() && access(*path, all_rights()).is_err()) {
+        is_ok = false;
+        let (folder, me) = (path.display(), my_name());
+        let command = format!("chown {me} {folder} && chmod u+rwx {folder}");
+        let text = format!("{me} cannot read and write {folder}");
+        report.fail_with("spool", text, &Remedy::run("give it the folder", command));
+    }
+    if is_ok {
+        report.ok("spool", dir.display());
     }
 }
 
-/// Returns when the newest event was stored.
+/// Returns the time at which the newest event was stored.
 fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
     let path = &config.outbox.path;
-    let shown = path.display();
-    let folder = folder_of(path);
+    let (database, me) = (path.display(), my_name());
+    let folder = existing_folder(path);
     if access(folder, all_rights()).is_err() {
-        let remedy = format!("chown {} {}", me(), folder.display());
-        report.fail("outbox", format!("{} cannot write in {}", me(), folder.display()), remedy);
+        let folder = folder.display();
+        let remedy = Remedy::run("give it the folder", format!("chown {me} {folder}"));
+        report.fail_with("outbox", format!("{me} cannot write in {folder}"), &remedy);
         return None;
     }
     let reader = match Reader::open(path) {
         Ok(reader) => reader,
         Err(OutboxError::Missing { .. }) => {
-            report.ok("outbox", format!("{shown} will be made when the agent first runs"));
+            report.ok("outbox", format!("{database} (created when the agent first starts)"));
             return None;
         }
         Err(error) => {
-            report.fail("outbox", error.to_string(), "");
+            report.fail("outbox", error);
             return None;
         }
     };
     if access(path, AccessFlags::W_OK).is_err() {
-        report.fail("outbox", format!("{} cannot write {shown}", me()), format!("chown {} {shown}*", me()));
+        let remedy = Remedy::run("give it the files", format!("chown {me} {database}*"));
+        report.fail_with("outbox", format!("{me} cannot write {database}"), &remedy);
     }
     if let Err(error) = check_integrations(&reader, report) {
-        report.fail("outbox", error.to_string(), "");
+        report.fail("outbox", error);
     }
-    match reader.bytes().and_then(|bytes| Ok((bytes, reader.list(&Filter::default(), 1)?))) {
-        Ok((bytes, _)) if bytes >= config.outbox.max_bytes => report.fail(
-            "outbox",
-            format!("{shown} has {} of {}", Bytes(bytes), Bytes(config.outbox.max_bytes)),
-            "raise outbox.max_bytes, or let events be delivered",
-        ),
+    let max_bytes = config.outbox.max_bytes;
+    match reader.bytes().and_then(|bytes| Ok((bytes, reader.events().list(&EventFilter::default(), 1)?))) {
         Ok((bytes, listing)) => {
-            report.ok("outbox", format!("{shown}, {} of {}", Bytes(bytes), Bytes(config.outbox.max_bytes)));
-            return listing.rows.first().and_then(|row| Timestamp::parse(&row.received_at));
+            let text = format!("{database}, {} of {} used", Bytes(bytes), Bytes(max_bytes));
+            if bytes < max_bytes {
+                report.ok("outbox", text);
+                return listing.rows.first().and_then(|row| Timestamp::parse(&row.received_at));
+            }
+            report.fail("outbox", text);
+            if let Some(remedy) = remedy(Code::MaxBytes, config) {
+                report.add_remedy("outbox", &remedy);
+            }
         }
         Err(error) => {
-            report.fail("outbox", error.to_string(), "stop the agent, and restore the file from a backup")
+            let remedy = Remedy::text("stop the agent, and restore the file from a backup");
+            report.fail_with("outbox", error, &remedy);
         }
     }
     None
 }
 
-fn check_room(config: &Config, report: &mut Report) {
+fn check_disk(config: &Config, report: &mut Report) {
     let path = &config.outbox.path;
-    let folder = folder_of(path);
     let Some(disk::DiskSpace { free, total }) = disk::space_of(path) else { return };
-    let floor = config.outbox.min_free;
-    let what = format!("{} free at {}, outbox.min_free is {floor}", Bytes(free), folder.display());
-    match free < floor.bytes(total) {
-        true => report.fail("disk", what, "free space there, or lower outbox.min_free"),
-        false => report.ok("disk", what),
+    let min_free = config.outbox.min_free;
+    let needed = min_free.bytes(total);
+    let text = format!("{} free, {} needed (outbox.min_free = {min_free})", Bytes(free), Bytes(needed));
+    if free >= needed {
+        return report.ok("disk", text);
     }
+    let folder = existing_folder(path).display();
+    let remedy = Remedy::text(format!("free space on the file system of {folder}, or lower outbox.min_free"));
+    report.fail_with("disk", text, &remedy);
 }
 
-fn check_clock(now: Timestamp, newest: Option<Timestamp>, report: &mut Report) {
-    let remedy = "set it, or let it be set: timedatectl set-ntp true";
-    if Timestamp::parse(FIRST_SANE).is_some_and(|first| now < first) {
-        report.fail("clock", format!("it says {now}"), remedy);
-    } else if let Some(newest) = newest.filter(|newest| *newest > now) {
-        report.fail("clock", format!("it says {now}, and the newest event was stored at {newest}"), remedy);
+fn check_clock(now: Timestamp, newest_event: Option<Timestamp>, report: &mut Report) {
+    let remedy = Remedy::run("set the clock, or have it set", "timedatectl set-ntp true");
+    if Timestamp::parse(EARLIEST_TIME).is_some_and(|earliest| now < earliest) {
+        report.fail_with("clock", format!("wrong: {now}"), &remedy);
+    } else if let Some(newest) = newest_event.filter(|newest| *newest > now) {
+        let text = format!("wrong: {now}, but the newest event was stored at {newest}");
+        report.fail_with("clock", text, &remedy);
     } else {
-        report.ok("clock", now.to_string());
+        report.ok("clock", now);
     }
 }
 
-fn check_receiver(context: &Context, config: &Config, report: &mut Report) {
+fn check_receiver(context: &CommandContext, config: &Config, report: &mut Report) {
     let endpoint = &config.koala.endpoint;
     let client = match Client::new(&config.koala, context.clock.clone()) {
         Ok(Some(client)) => client,
-        Ok(None) => return report.note("receiver", format!("{endpoint} not asked: there is no key")),
-        Err(error) => return report.fail("receiver", error.to_string(), ""),
+        Ok(None) => return report.note("receiver", format!("{endpoint}, not asked: there is no key")),
+        Err(error) => return report.fail("receiver", error),
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let verdict = match runtime {
         Ok(runtime) => runtime.block_on(client.auth()),
-        Err(error) => return report.fail("receiver", format!("cannot ask: {error}"), ""),
+        Err(error) => return report.fail("receiver", format!("cannot be asked: {error}")),
     };
-    let refused = |reason: Reason| {
-        let operation =
-            remedy(reason.code, config).unwrap_or_else(|| "nothing: it passes by itself".to_owned());
-        (reason.to_string(), operation)
-    };
-    let (what, operation) = match verdict {
-        Verdict::Accepted => return report.ok("receiver", format!("{endpoint} takes the key")),
+    let Reason { code, text } = match verdict {
+        Verdict::Accepted => return report.ok("receiver", format!("{endpoint} accepts the key")),
         Verdict::Trouble { reason, .. }
         | Verdict::Closed(reason)
         | Verdict::Doubtful(reason)
-        | Verdict::TooLarge(reason) => refused(reason),
+        | Verdict::TooLarge(reason) => reason,
     };
-    report.fail("receiver", what, operation);
+    // No event was sent, so a refusal is not about an event.
+    let code = if code == Code::Refused { Code::RefusesAll } else { code };
+    report.fail("receiver", format!("{code}: {text}"));
+    match remedy(code, config) {
+        Some(remedy) => report.add_remedy("receiver", &remedy),
+        None => report.add_remedy("receiver", &Remedy::text("wait: this passes without anybody's help")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_is_printed_once_with_its_worst_grade_and_all_its_lines() {
+        let mut report = Report { width: Some(60), ..Report::default() };
+        report.ok("outbox", "/outbox.db");
+        report.note("integrations", "odd");
+        report.fail_with(
+            "outbox",
+            "cannot be written",
+            &Remedy::run("give it the files", "chown a /outbox.db*"),
+        );
+        report.ok("outbox", "1 B used");
+        assert!(report.has_failed());
+        assert_eq!(
+            anstream::adapter::strip_str(&report.render()).to_string(),
+            "FAIL  outbox         /outbox.db\n\
+             \x20                    cannot be written\n\
+             \x20                    give it the files: chown a /outbox.db*\n\
+             \x20                    1 B used\n\
+             note  integrations   odd\n"
+        );
+    }
 }

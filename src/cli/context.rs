@@ -1,26 +1,27 @@
-//! What every command starts from.
+//! The process as the commands see it, and the command lines that they recommend.
 
 use super::{CliError, output};
 use crate::clock::Clock;
 use crate::config::{self, Config, ConfigOptions, Environment, Scope};
+use crate::spool::shell_quoted;
 use std::ffi::{OsStr, OsString};
 
-/// The process as the commands see it.
-pub struct Context {
+/// Arguments, environment and clock of the process.
+pub struct CommandContext {
     /// `--config` and `--user`.
     pub options: ConfigOptions,
     /// The environment variables.
     pub environment: Environment,
     /// The machine's clock.
     pub clock: Clock,
-    /// The command line, the program's name first.
+    /// The command line, beginning with the program's name.
     pub arguments: Vec<OsString>,
 }
 
-impl Context {
-    /// That of this process, its options still unread.
-    pub fn of_process() -> Context {
-        Context {
+impl CommandContext {
+    /// The context of this process, before its options are parsed.
+    pub fn of_process() -> CommandContext {
+        CommandContext {
             options: ConfigOptions::default(),
             environment: Environment::of_process(),
             clock: Clock::system(),
@@ -28,79 +29,74 @@ impl Context {
         }
     }
 
-    /// The configuration in force; what is odd about it is told on stderr.
+    /// Loads the configuration and prints its warnings to stderr.
     ///
     /// # Errors
     /// See [`config::load`].
     pub fn config(&self) -> Result<Config, CliError> {
         let config = config::load(&self.options, &self.environment)?;
         for warning in &config.warnings {
-            output::hint(format_args!("warning: {}", output::plain(warning)));
+            output::hint(format_args!("warning: {}", output::escaped(warning)));
         }
         Ok(config)
     }
 
-    /// The same command line by root, fit to be pasted into a shell.
-    pub fn by_root(&self) -> String {
+    /// The same command line with sudo, quoted for a shell.
+    pub fn sudo_line(&self) -> String {
         let mut arguments = self.arguments.iter();
         let mut line = String::from("sudo ");
-        line += &quoted(arguments.next().map_or(OsStr::new("koala-agent"), OsString::as_os_str));
+        line += &shell_quoted(arguments.next().map_or(OsStr::new("koala-agent"), OsString::as_os_str));
         // sudo does not pass the environment on.
         if let (None, Some(path)) = (&self.options.config, self.environment.get("KOALA_AGENT_CONFIG")) {
-            line += &format!(" --config {}", quoted(path));
+            line += &format!(" --config {}", shell_quoted(path));
         }
         for argument in arguments {
             line.push(' ');
-            line += &quoted(argument);
+            line += &shell_quoted(argument);
         }
         line
     }
 }
 
-/// A command line of ours under the same configuration, to be pasted into a shell.
-pub fn ours(config: &Config, command: &str) -> String {
+/// A koala-agent command line that uses this configuration, quoted for a shell.
+pub fn agent_command(config: &Config, arguments: &str) -> String {
     match config.scope {
-        Scope::System => format!("koala-agent {command}"),
-        Scope::User => format!("koala-agent --user {command}"),
-        Scope::Named => format!("koala-agent --config {} {command}", quoted(config.path.as_os_str())),
+        Scope::System => format!("koala-agent {arguments}"),
+        Scope::User => format!("koala-agent --user {arguments}"),
+        Scope::Named => {
+            format!("koala-agent --config {} {arguments}", shell_quoted(config.path.as_os_str()))
+        }
     }
 }
 
-/// A command of systemd's for the service, or what stands for it where the agent is run by hand.
-pub fn service(config: &Config, operation: &str) -> String {
-    match (config.scope, operation) {
-        (Scope::System, _) => format!("systemctl {operation} koala-agent"),
-        (Scope::User, _) => format!("systemctl --user {operation} koala-agent"),
-        (Scope::Named, "start") => ours(config, "run"),
-        (Scope::Named, _) => format!("{operation} the agent"),
+/// The systemctl command line for the service; `None` for an agent that is run by hand.
+pub fn service_command(config: &Config, verb: &str) -> Option<String> {
+    match config.scope {
+        Scope::System => Some(format!("systemctl {verb} koala-agent")),
+        Scope::User => Some(format!("systemctl --user {verb} koala-agent")),
+        Scope::Named => None,
     }
 }
 
-/// A word for a POSIX shell.
-pub fn quoted(word: &OsStr) -> String {
-    let word = word.to_string_lossy();
-    let safe = |c: char| c.is_alphanumeric() || "-_./=:,@+%".contains(c);
-    if !word.is_empty() && word.chars().all(safe) {
-        word.into_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
+/// The command line that starts the agent.
+pub fn start_command(config: &Config) -> String {
+    service_command(config, "start").unwrap_or_else(|| agent_command(config, "run"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn context(arguments: &[&str], environment: &[(&str, &str)]) -> Context {
-        Context {
+    fn context(arguments: &[&str], environment: &[(&str, &str)]) -> CommandContext {
+        CommandContext {
             arguments: arguments.iter().map(OsString::from).collect(),
             environment: environment.iter().map(|(k, v)| (*k, *v)).collect(),
-            ..Context::of_process()
+            ..CommandContext::of_process()
         }
     }
 
     #[test]
-    fn the_line_for_root_is_the_line_that_was_typed() {
+    fn the_sudo_line_is_the_line_that_was_typed() {
         for (arguments, environment, line) in [
             (vec!["koala-agent", "list"], vec![], "sudo koala-agent list"),
             (
@@ -114,7 +110,7 @@ mod tests {
                 "sudo koala-agent --config /etc/k.toml retry 'a b'",
             ),
         ] {
-            assert_eq!(context(&arguments, &environment).by_root(), line);
+            assert_eq!(context(&arguments, &environment).sudo_line(), line);
         }
     }
 }

@@ -1,69 +1,95 @@
-//! `koala-agent demo`: the whole thing in a temporary folder, against the built-in receiver.
+//! `koala-agent demo`: the agent in a temporary folder, against the built-in receiver.
 
-use super::output::{BOLD, DIM, GOOD, paint, print};
-use super::{CliError, Context, ExitCode};
+use super::output::{BOLD, DIM, GOOD, counted, indented, print, styled};
+use super::remedy::meaning;
+use super::{CliError, CommandContext, ExitCode};
 use crate::agent::Agent;
 use crate::config::{ConfigOptions, Environment, load};
-use crate::receiver::{Faults, Receiver};
+use crate::reason::Code;
+use crate::receiver::{Faults, HeldItem, Receiver};
 use crate::spool::{RejectedFolder, drop_file};
 use crate::status::{DestinationState, Status};
 use clap::Args;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The longest that a step may take: the last backoff of a spell offline ends within it by far.
+/// The longest step: the last backoff after the offline time is much shorter.
 const TIMEOUT: Duration = Duration::from_secs(40);
-/// How long the receiver stays away, so that the agent's waiting can be seen.
-const OFFLINE: Duration = Duration::from_millis(1_500);
+/// The time for which the receiver stays offline, so that a person can see the agent wait.
+const OFFLINE_TIME: Duration = Duration::from_millis(1_500);
+/// The width of the output, also in a pipe.
+const WIDTH: usize = 80;
 
-/// What the programs of the demonstration drop into the spool: a name and its content. The names keep the order where
-/// the files come within one tick of the file system's clock.
-const DROPPED: [(&str, &str); 6] = [
-    (
-        "1-signup.json",
-        r#"{"type":"track","event":"Signed Up","messageId":"demo-1","properties":{"email":"ana@acme.dev","plan":"pro"}}"#,
-    ),
-    (
-        "2-visits.jsonl",
-        r#"{"type":"identify","messageId":"demo-2","traits":{"email":"ben@globex.dev","company":"Globex"}}
+/// A file that a program of the demonstration writes. The names keep the order of the files that come within one tick
+/// of the file system's clock.
+struct DemoFile {
+    name: &'static str,
+    description: &'static str,
+    content: &'static str,
+}
+
+const FILES: [DemoFile; 6] = [
+    DemoFile {
+        name: "1-signup.json",
+        description: "a track event of Ana",
+        content: r#"{"type":"track","event":"Signed Up","messageId":"demo-1","properties":{"email":"ana@acme.dev","plan":"pro"}}"#,
+    },
+    DemoFile {
+        name: "2-visits.jsonl",
+        description: "three events of Ben, one a line",
+        content: r#"{"type":"identify","messageId":"demo-2","traits":{"email":"ben@globex.dev","company":"Globex"}}
 {"type":"track","event":"Viewed Pricing","messageId":"demo-3","properties":{"email":"ben@globex.dev"}}
 {"type":"track","event":"Started Trial","messageId":"demo-4","properties":{"email":"ben@globex.dev"}}
 "#,
-    ),
-    (
-        "3-batch.json",
-        r#"{"batch":[
+    },
+    DemoFile {
+        name: "3-batch.json",
+        description: "a batch: a track event of Ana, and a page view",
+        content: r#"{"batch":[
   {"type":"track","event":"Invited a Colleague","properties":{"email":"ana@acme.dev"}},
   {"type":"page","name":"Docs","messageId":"demo-6","properties":{"email":"ana@acme.dev"}}
 ]}"#,
-    ),
-    (
-        "4-signup-again.json",
-        r#"{"type":"track","event":"Signed Up","messageId":"demo-1","properties":{"email":"ana@acme.dev","plan":"pro"}}"#,
-    ),
-    ("5-nobody.json", r#"{"type":"track","event":"Opened App","messageId":"demo-7","userId":"u-9"}"#),
-    ("6-broken.json", "{\"type\":\"track\",\n \"event\":Signed Up}"),
+    },
+    DemoFile {
+        name: "4-signup-again.json",
+        description: "the event of the first file again",
+        content: r#"{"type":"track","event":"Signed Up","messageId":"demo-1","properties":{"email":"ana@acme.dev","plan":"pro"}}"#,
+    },
+    DemoFile {
+        name: "5-nobody.json",
+        description: "an event that does not say whose it is",
+        content: r#"{"type":"track","event":"Opened App","messageId":"demo-7","userId":"u-9"}"#,
+    },
+    DemoFile {
+        name: "6-broken.json",
+        description: "a file that is not JSON",
+        content: "{\"type\":\"track\",\n \"event\":Signed Up}",
+    },
 ];
 
-/// The events of those that the receiver must hold in the end, each once.
-const SENT: usize = 5;
+/// The number of events that the receiver must hold in the end, each once.
+const DELIVERABLE: usize = 5;
 
-/// See the whole thing work in a temporary folder, without an account
+/// See the agent work, in a temporary folder and without an account
+///
+/// Writes event files, delivers them to a local receiver that is offline at first, and ends with 0 only if the receiver
+/// holds each event exactly once. Takes a few seconds.
 #[derive(Debug, Args)]
 pub struct DemoArgs {}
 
-/// Runs the demonstration; the answer is yes only if the receiver holds each event exactly once.
+/// Runs the demonstration.
 ///
 /// # Errors
-/// A folder, an address or a thread cannot be had.
-pub fn run(context: &Context, _args: DemoArgs) -> Result<ExitCode, CliError> {
+/// A folder, an address or a thread is not available, or a step takes too long.
+pub fn run(context: &CommandContext, _args: DemoArgs) -> Result<ExitCode, CliError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     runtime.block_on(demo(context))
 }
 
-async fn demo(context: &Context) -> Result<ExitCode, CliError> {
+async fn demo(context: &CommandContext) -> Result<ExitCode, CliError> {
     let folder = tempfile::tempdir()?;
     let spool = folder.path().join("spool");
     std::fs::create_dir(&spool)?;
@@ -72,86 +98,84 @@ async fn demo(context: &Context) -> Result<ExitCode, CliError> {
     let receiver = Receiver::start(([127, 0, 0, 1], 0).into(), options).await?;
     let agent = start(context, folder.path(), &receiver.endpoint()).await?;
 
-    step("1. Programs drop files into a spool folder and forget them.")?;
-    say(&format!("spool {}, receiver {} (it is offline)", spool.display(), receiver.endpoint()))?;
-    for (name, content) in DROPPED {
+    print_step("1. Programs write event files into the spool folder.")?;
+    print_detail(&format!("spool {}", spool.display()))?;
+    for DemoFile { name, description, content } in FILES {
         drop_file(&spool, OsStr::new(name), content.as_bytes())?;
-        say(&format!(
-            "{name:<19} {}",
-            content.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(84).collect::<String>()
-        ))?;
+        print_detail(&format!("{name:<20} {description}"))?;
     }
 
-    step("2. The agent stores every event durably, and removes a file only after that.")?;
-    let stored = until(&agent, |s| s.outbox.pending == SENT as u64 && s.outbox.skipped == 2).await?;
-    say(&format!(
-        "{} events wait in the outbox, {} duplicate was counted",
-        stored.outbox.pending, stored.spool.duplicates
-    ))?;
+    print_step("2. The agent stores each event in the outbox, on disk, then removes the file.")?;
+    let is_stored = |s: &Status| {
+        (s.outbox.pending, s.outbox.skipped) == (DELIVERABLE as u64, 2)
+            && (s.spool.duplicates, s.spool.rejected_files) == (1, 1)
+    };
+    let stored = wait_for(&agent, is_stored).await?;
+    let (pending, duplicates) = (stored.outbox.pending, stored.spool.duplicates);
+    print_detail(&format!("{} pending", counted(pending, "event")))?;
+    print_detail(&format!("{} dropped", counted(duplicates, "duplicate")))?;
     for reason in &stored.reasons {
-        say(&format!("{} {}: {}", reason.events, reason.state, meaning(&reason.code)))?;
+        let meaning = Code::parse(&reason.code).and_then(meaning).unwrap_or_default();
+        print_detail(&format!(
+            "{} {}: {} ({meaning})",
+            counted(reason.events, "event"),
+            reason.state,
+            reason.code
+        ))?;
     }
-    for set_aside in RejectedFolder::of_spool(&spool).list()? {
-        if let Some(why) = set_aside.why {
-            say(&format!(
-                "rejected/{}: {} (line {}, column {})",
-                set_aside.name.display(),
-                why.text,
-                why.line,
-                why.column
-            ))?;
+    for file in RejectedFolder::of_spool(&spool).list()? {
+        if let Some(why) = file.why {
+            let name = file.name.display();
+            let (line, column, text) = (why.line, why.column, why.text);
+            print_detail(&format!("1 file rejected: {name}: line {line}, column {column}: {text}"))?;
         }
     }
 
-    step("3. The receiver is away: events wait, in order, for as long as it takes.")?;
-    tokio::time::sleep(OFFLINE).await;
-    let waiting = until(&agent, |s| s.destination.state == DestinationState::Backoff).await?;
+    print_step("3. The receiver is offline: the events wait in the outbox, in order.")?;
+    tokio::time::sleep(OFFLINE_TIME).await;
+    let waiting = wait_for(&agent, |s| s.destination.state == DestinationState::Backoff).await?;
+    print_detail(&format!("receiver {} unreachable", receiver.endpoint()))?;
     if let Some(reason) = &waiting.destination.reason {
-        say(&format!("destination: backoff since {}", waiting.destination.since.unwrap_or(waiting.now)))?;
-        say(&reason.text)?;
+        print_detail(&reason.to_string())?;
     }
 
-    step("4. It is back: everything is delivered by itself, a person's events together and in order.")?;
+    print_step("4. The receiver is online: the agent delivers each person's events in order.")?;
     receiver.set_faults(Faults::default());
-    let done = until(&agent, |s| s.outbox.pending == 0 && s.outbox.delivered == SENT as u64).await?;
-    let mut requests: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    let is_delivered = |s: &Status| s.outbox.pending == 0 && s.outbox.delivered == DELIVERABLE as u64;
+    let done = wait_for(&agent, is_delivered).await?;
+    let mut events_by_person: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for held in receiver.events() {
-        let shown = format!("{:<9} {}", held.kind.as_str(), held.message_id);
-        requests.entry(held.request).or_insert_with(|| vec![who(held.top("email"))]).push(shown);
+        let person = held.top("email").unwrap_or_default().trim_matches('"').to_owned();
+        events_by_person.entry(person).or_default().push(event_name(&held));
     }
-    for lines in requests.values() {
-        say(&format!(
-            "request for {}: {}",
-            lines[0],
-            lines[1..]
-                .iter()
-                .map(|l| l.split_whitespace().collect::<Vec<_>>().join(" "))
-                .collect::<Vec<_>>()
-                .join(", ")
-        ))?;
+    for (person, events) in events_by_person {
+        print_detail(&format!("{person}: {}", events.join(", ")))?;
     }
 
     let stats = receiver.stats();
-    let once = stats.held == SENT
+    let is_exact = stats.held == DELIVERABLE
         && stats.repeats == 0
         && done.spool.duplicates == 1
         && done.spool.rejected_files == 1;
     agent.stop().await?;
     receiver.stop().await;
-    if !once {
-        step("The receiver does not hold each event exactly once. This is a bug, please report it.")?;
+    if !is_exact {
+        print_step("The receiver does not hold each event exactly once. This is a bug, please report it.")?;
         return Ok(ExitCode::No);
     }
     print(&format!(
-        "\n{} the receiver holds {SENT} events, each exactly once.\n\n\
-         To go on: `koala-agent receiver` is a receiver to play with, `koala-agent send` stores events,\n\
-         `koala-agent status` tells what is stuck and why. The README shows how to install the service.\n",
-        paint(GOOD, "Done:")
+        "\n{} the receiver holds {DELIVERABLE} events, each exactly once.\n\n\
+         Next steps:\n  \
+           koala-agent receiver   run a local receiver to try things with\n  \
+           koala-agent send       put your own events into the spool\n  \
+           koala-agent status     see what waits, what failed, and why\n  \
+           README.md              install the service\n",
+        styled(GOOD, "Done:")
     ))?;
     Ok(ExitCode::Success)
 }
 
-async fn start(context: &Context, folder: &Path, endpoint: &str) -> Result<Agent, CliError> {
+async fn start(context: &CommandContext, folder: &Path, endpoint: &str) -> Result<Agent, CliError> {
     let file = folder.join("config.toml");
     let text = format!(
         "[spool]\ndir = \"{0}/spool\"\n[outbox]\npath = \"{0}/outbox.db\"\nmin_free = 0\n\
@@ -159,44 +183,38 @@ async fn start(context: &Context, folder: &Path, endpoint: &str) -> Result<Agent
         folder.display()
     );
     std::fs::write(&file, text)?;
-    // The caller's environment may hold settings of a real agent.
-    let nothing: Environment = std::iter::empty::<(&str, &str)>().collect();
-    let config = load(&ConfigOptions { config: Some(file), user: false }, &nothing)?;
+    // The environment of the process may hold settings of a real agent.
+    let empty: Environment = std::iter::empty::<(&str, &str)>().collect();
+    let config = load(&ConfigOptions { config: Some(file), user: false }, &empty)?;
     Ok(Agent::start(config, context.clock.clone()).await?)
 }
 
-/// Waits until the status shows a fact, and returns it.
-async fn until(agent: &Agent, fact: impl Fn(&Status) -> bool) -> Result<Status, CliError> {
+/// Waits until the status meets a condition, and returns that status.
+async fn wait_for(agent: &Agent, condition: impl Fn(&Status) -> bool) -> Result<Status, CliError> {
     let began = Instant::now();
     loop {
         let status = agent.status()?;
-        if fact(&status) {
+        if condition(&status) {
             return Ok(status);
         }
         if began.elapsed() > TIMEOUT {
-            let seen = serde_json::to_string_pretty(&status).unwrap_or_default();
-            return Err(CliError::new(ExitCode::No, format!("the demonstration does not get on: {seen}")));
+            let status = serde_json::to_string_pretty(&status).unwrap_or_default();
+            return Err(CliError::new(ExitCode::No, format!("the demo makes no progress: {status}")));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-fn meaning(code: &str) -> &str {
-    match code {
-        "no_mapping" => "a page view; Koala takes tracks and identifies",
-        "no_identity" => "neither a profile_id nor an email says whose event it is",
-        code => code,
-    }
+/// The name of an event, else its type.
+fn event_name(held: &HeldItem) -> String {
+    let item: Value = serde_json::from_str(held.item.get()).unwrap_or_default();
+    item.get("event").and_then(Value::as_str).unwrap_or(held.kind.as_str()).to_owned()
 }
 
-fn who(email: Option<&str>) -> String {
-    email.unwrap_or("?").trim_matches('"').to_owned()
+fn print_step(text: &str) -> std::io::Result<()> {
+    print(&format!("\n{}\n", styled(BOLD, text)))
 }
 
-fn step(text: &str) -> std::io::Result<()> {
-    print(&format!("\n{}\n", paint(BOLD, text)))
-}
-
-fn say(text: &str) -> std::io::Result<()> {
-    print(&format!("   {} {text}\n", paint(DIM, "·")))
+fn print_detail(text: &str) -> std::io::Result<()> {
+    print(&format!("   {} {}\n", styled(DIM, "·"), indented(text, 5, Some(WIDTH))))
 }

@@ -1,39 +1,41 @@
-//! `koala-agent discard`: events given up on purpose.
+//! `koala-agent discard`: drops events for good.
 
-use super::output::{self, plain};
+use super::output::{self, escaped};
 use super::permission::may_change;
-use super::{CliError, Context, ExitCode};
+use super::{CliError, CommandContext, ExitCode};
 use crate::outbox::Admin;
 use clap::Args;
 
-/// Give events up: never sent, their bodies erased
+/// Drop events for good
 ///
-/// There is no way back.
+/// The events are never sent, and their bodies are erased. This cannot be undone.
 #[derive(Debug, Args)]
 pub struct DiscardArgs {
-    /// The events
+    /// Events to drop
     #[arg(value_name = "MESSAGE_ID", required = true)]
     message_ids: Vec<String>,
 }
 
-/// Discards the events; what is told as discarded is so on the disk.
+/// Discards the events. When it prints that an event is discarded, the change is on the disk.
 ///
 /// # Errors
-/// Not by this user; an id that no row carries, or a state that is final: the others are discarded.
-pub fn run(context: &Context, args: &DiscardArgs) -> Result<ExitCode, CliError> {
+/// This user may not change the outbox. An unknown id, or an event in a final state, does not stop the others.
+pub fn run(context: &CommandContext, args: &DiscardArgs) -> Result<ExitCode, CliError> {
     let config = context.config()?;
     may_change(context, &config, "discard events")?;
     let mut admin = Admin::open(&config.outbox)?;
-    let mut end = ExitCode::Success;
+    let mut exit_code = ExitCode::Success;
     for id in &args.message_ids {
         let (outcome, code) = match admin.discard(id, context.clock.now())? {
-            Some(true) => ("discarded", end),
-            Some(false) if end == ExitCode::NotFound => ("is delivered or discarded already", end),
+            Some(true) => ("discarded", exit_code),
+            Some(false) if exit_code == ExitCode::NotFound => {
+                ("is delivered or discarded already", exit_code)
+            }
             Some(false) => ("is delivered or discarded already", ExitCode::BadData),
             None => ("no event has this messageId", ExitCode::NotFound),
         };
-        end = code;
-        output::print(&format!("{}  {outcome}\n", plain(id)))?;
+        exit_code = code;
+        output::print(&format!("{}  {outcome}\n", escaped(id)))?;
     }
-    Ok(end)
+    Ok(exit_code)
 }

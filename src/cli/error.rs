@@ -1,52 +1,106 @@
-//! The one wide error, at the edge: what went wrong below, and the exit code that it comes to.
+//! How a command ends: the exit codes, and the one error type at the edge that is mapped to them.
 
-use super::exit::ExitCode;
 use super::receiver::ReceiverError;
+use crate::agent::{Fatal, StartError};
 use crate::config::ConfigError;
 use crate::outbox::OutboxError;
 use crate::spool::SpoolError;
 use std::io::{self, ErrorKind};
 
-/// Why a command could not do its work.
+/// How a command ends, by the codes of sysexits.h: part of the interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum ExitCode {
+    /// The command has done its work; `status` and `map` always end so if they could answer.
+    Success = 0,
+    /// The answer is no: a check failed.
+    No = 1,
+    /// The command line is wrong. clap would end with 2, which sysexits.h does not have.
+    Usage = 64,
+    /// An event is invalid, was refused, or is in a state that the command cannot change.
+    BadData = 65,
+    /// There is no such file or messageId.
+    NotFound = 66,
+    /// A resource is not available, such as an address that another program uses.
+    Unavailable = 69,
+    /// The program has a bug.
+    Bug = 70,
+    /// A file cannot be created: there is no spool folder, or the file system is read-only.
+    CannotCreate = 73,
+    /// Reading or writing failed.
+    Io = 74,
+    /// The command may succeed later: another agent holds the outbox, the disk is full, or events are not settled.
+    TryAgain = 75,
+    /// This user may not do it.
+    NoPermission = 77,
+    /// The configuration is wrong or missing.
+    Configuration = 78,
+}
+
+impl ExitCode {
+    /// Every code.
+    pub const ALL: [ExitCode; 12] = [
+        ExitCode::Success,
+        ExitCode::No,
+        ExitCode::Usage,
+        ExitCode::BadData,
+        ExitCode::NotFound,
+        ExitCode::Unavailable,
+        ExitCode::Bug,
+        ExitCode::CannotCreate,
+        ExitCode::Io,
+        ExitCode::TryAgain,
+        ExitCode::NoPermission,
+        ExitCode::Configuration,
+    ];
+}
+
+impl From<ExitCode> for std::process::ExitCode {
+    fn from(code: ExitCode) -> Self {
+        std::process::ExitCode::from(code as u8)
+    }
+}
+
+/// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
-    /// There is no configuration.
+    /// The configuration is wrong, missing or unreadable.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The outbox.
+    /// The outbox failed.
     #[error(transparent)]
     Outbox(#[from] OutboxError),
-    /// The spool.
+    /// The spool failed.
     #[error(transparent)]
     Spool(#[from] SpoolError),
-    /// The built-in receiver.
+    /// The built-in receiver failed.
     #[error(transparent)]
     Receiver(#[from] ReceiverError),
-    /// A file with events.
-    #[error("cannot read {name}: {}", said(source))]
+    /// A file cannot be read.
+    #[error("cannot read {name}: {}", without_number(source))]
     Input {
         /// The file, or `stdin`.
         name: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The answer cannot be written; a reader that has gone away ends the command quietly.
-    #[error("cannot write the output: {}", said(.0))]
+    /// The answer cannot be written. A reader that has closed the pipe ends the command without a message.
+    #[error("cannot write the output: {}", without_number(.0))]
     Output(#[from] io::Error),
-    /// Not by this user; a line that would work, where it is not the same command by root.
+    /// This user may not do it.
     #[error("{text}")]
     Denied {
         /// What is not permitted, and to whom it is.
         text: String,
-        /// Begins with `sudo `.
-        line: Option<String>,
+        /// A command line that would work, beginning with `sudo `; without one it is the same line by root.
+        command: Option<String>,
     },
-    /// Anything else, in the command's own words.
+    /// Any other failure, in the command's own words.
     #[error("{text}")]
-    Said {
+    Other {
         /// How the command ends.
         code: ExitCode,
-        /// What the matter is.
+        /// The message.
         text: String,
     },
 }
@@ -54,10 +108,10 @@ pub enum CliError {
 impl CliError {
     /// An error in the command's own words.
     pub fn new(code: ExitCode, text: impl Into<String>) -> CliError {
-        CliError::Said { code, text: text.into() }
+        CliError::Other { code, text: text.into() }
     }
 
-    /// Whether only the reader of the output has gone away, who wants to hear no more.
+    /// Whether the reader of the output has closed it, and so wants no message either.
     pub fn is_quiet(&self) -> bool {
         let (CliError::Output(error) | CliError::Receiver(ReceiverError::Io(error))) = self else {
             return false;
@@ -72,39 +126,68 @@ impl CliError {
                 ExitCode::NoPermission
             }
             CliError::Config(_) => ExitCode::Configuration,
-            CliError::Outbox(e) => of_outbox(e),
+            CliError::Outbox(e) => outbox_exit_code(e),
             CliError::Spool(SpoolError::Missing { .. }) => ExitCode::CannotCreate,
             CliError::Spool(SpoolError::Denied { .. }) => ExitCode::NoPermission,
-            CliError::Spool(SpoolError::Io { source, .. }) => of_io(source),
+            CliError::Spool(SpoolError::Io { source, .. }) => io_exit_code(source),
             CliError::Receiver(e) => e.exit_code(),
-            CliError::Input { source, .. } => of_io(source),
+            CliError::Input { source, .. } => io_exit_code(source),
             quiet if quiet.is_quiet() => ExitCode::Success,
-            CliError::Output(e) => of_io(e),
-            CliError::Said { code, .. } => *code,
+            CliError::Output(e) => io_exit_code(e),
+            CliError::Other { code, .. } => *code,
         }
     }
 }
 
-/// What the system said, in our style: without its number and capital.
-fn said(error: &io::Error) -> String {
+impl From<StartError> for CliError {
+    fn from(error: StartError) -> CliError {
+        match error {
+            StartError::Outbox(e) => e.into(),
+            StartError::Spool(e) => e.into(),
+            StartError::Client(e) => CliError::new(ExitCode::Configuration, e.to_string()),
+            StartError::Status { ref source, .. } => {
+                let code = match io_exit_code(source) {
+                    ExitCode::NotFound => ExitCode::CannotCreate,
+                    code => code,
+                };
+                CliError::new(code, error.to_string())
+            }
+            StartError::Thread(_) => CliError::new(ExitCode::TryAgain, error.to_string()),
+        }
+    }
+}
+
+impl From<Fatal> for CliError {
+    fn from(fatal: Fatal) -> CliError {
+        let code = match &fatal {
+            Fatal::Outbox(e) => outbox_exit_code(e),
+            Fatal::Defect(_) => ExitCode::Bug,
+        };
+        CliError::new(code, format!("{fatal}; the agent ends, and recovers at its next start"))
+    }
+}
+
+/// The system's message in the style of ours: without the error number, in lower case.
+fn without_number(error: &io::Error) -> String {
     let text = error.to_string();
     match text.split_once(" (os error") {
-        Some((what, _)) => what.to_lowercase(),
+        Some((message, _)) => message.to_lowercase(),
         None => text,
     }
 }
 
-pub(super) fn of_outbox(error: &OutboxError) -> ExitCode {
+fn outbox_exit_code(error: &OutboxError) -> ExitCode {
     match error {
         OutboxError::Held { .. } | OutboxError::Full { .. } => ExitCode::TryAgain,
         OutboxError::Missing { .. } => ExitCode::NotFound,
-        OutboxError::NewerSchema { .. }
+        OutboxError::OlderSchema { .. }
+        | OutboxError::NewerSchema { .. }
         | OutboxError::Foreign { .. }
         | OutboxError::NetworkFileSystem { .. } => ExitCode::Configuration,
         OutboxError::OldSqlite { .. } => ExitCode::Unavailable,
         OutboxError::Denied { .. } => ExitCode::NoPermission,
         OutboxError::Closed => ExitCode::Bug,
-        passing if passing.is_transient() => ExitCode::TryAgain,
+        transient if transient.is_transient() => ExitCode::TryAgain,
         OutboxError::ReadOnly { .. }
         | OutboxError::Io { .. }
         | OutboxError::FilesReplaced { .. }
@@ -113,13 +196,14 @@ pub(super) fn of_outbox(error: &OutboxError) -> ExitCode {
     }
 }
 
-pub(super) fn of_io(error: &io::Error) -> ExitCode {
+/// The exit code of a failed system call.
+pub fn io_exit_code(error: &io::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory => ExitCode::NotFound,
         ErrorKind::PermissionDenied => ExitCode::NoPermission,
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ExitCode::TryAgain,
         ErrorKind::ReadOnlyFilesystem => ExitCode::CannotCreate,
-        // What a packed file is that is damaged or cut.
+        // A compressed file that is damaged or cut off.
         ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::UnexpectedEof => ExitCode::BadData,
         _ => ExitCode::Io,
     }

@@ -1,104 +1,101 @@
-//! What `map --expect` compares: the requests that a team expects, and those that are made.
+//! `map --expect`: compares the requests that events make with those that a team expects.
 
 use super::{CliError, ExitCode};
 use serde_json::Value;
+use similar::{DiffOp, TextDiff};
 use std::path::Path;
 
-/// Lines around a difference.
-const CONTEXT: usize = 2;
+/// The equal lines that are printed around a difference.
+const CONTEXT_LINES: usize = 2;
 
-/// An expected line: its number, and what it says.
-pub type Line = (usize, Value);
+/// A line of the expectations: its number in the file, and its content.
+pub type ExpectedLine = (usize, Value);
 
-/// The lines of a file that `map` has printed, or that somebody has written like it.
+/// Reads a file of expectations: JSON Lines as `map` prints them, or written by hand.
 ///
 /// # Errors
-/// It cannot be read, or a line of it is no JSON object.
-pub fn read(path: &Path) -> Result<Vec<Line>, CliError> {
+/// The file cannot be read, or a line is not a JSON object.
+pub fn read(path: &Path) -> Result<Vec<ExpectedLine>, CliError> {
     let name = path.display().to_string();
     let text =
         std::fs::read_to_string(path).map_err(|source| CliError::Input { name: name.clone(), source })?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let parse = |(n, line): (usize, &str)| match serde_json::from_str(line) {
         Ok(value @ Value::Object(_)) => Ok((n + 1, value)),
-        Ok(_) => Err(CliError::new(ExitCode::BadData, format!("{name}:{}: it is no JSON object", n + 1))),
+        Ok(_) => Err(CliError::new(ExitCode::BadData, format!("{name}:{}: not a JSON object", n + 1))),
         Err(e) => Err(CliError::new(ExitCode::BadData, format!("{name}:{}: not JSON: {e}", n + 1))),
     };
     lines.map(parse).collect()
 }
 
-/// Every difference, for a person; empty if all is as expected. Members that an expected event or request does not have
-/// may be anything.
-pub fn differences(expected: &[Line], made: &[Value]) -> String {
+/// All differences as text; empty if there are none. Members that an expected event or request does not have are not
+/// compared.
+pub fn differences(expected: &[ExpectedLine], actual: &[Value]) -> String {
     let mut text = String::new();
-    for (n, (line, wanted)) in expected.iter().enumerate() {
-        let Some(made) = made.get(n) else {
-            text += &format!("line {line}: there is no such event\n{}", diff(&pretty(wanted), ""));
+    for (n, (line, expected)) in expected.iter().enumerate() {
+        let Some(actual) = actual.get(n) else {
+            text += &format!("line {line}: there is no such event\n{}", diff(&pretty(Some(expected)), ""));
             continue;
         };
-        let id = made.get("message_id").and_then(Value::as_str).unwrap_or("no messageId");
-        for (place, wanted, made) in event(wanted, made) {
-            text += &format!(
-                "line {line}, {id}: {place}\n{}",
-                diff(&pretty_or_none(wanted), &pretty_or_none(made))
-            );
+        let id = actual.get("message_id").and_then(Value::as_str).unwrap_or("no messageId");
+        for Difference { place, expected, actual } in event_differences(expected, actual) {
+            text += &format!("line {line}, {id}: {place}\n{}", diff(&pretty(expected), &pretty(actual)));
         }
     }
-    for made in made.iter().skip(expected.len()) {
-        text += &format!("an event that was not expected\n{}", diff("", &pretty(made)));
+    for actual in actual.iter().skip(expected.len()) {
+        text += &format!("an event that was not expected\n{}", diff("", &pretty(Some(actual))));
     }
     text
 }
 
-type Difference<'a> = (String, Option<&'a Value>, Option<&'a Value>);
+/// A member or request that is not as expected, or that only one side has.
+struct Difference<'a> {
+    place: String,
+    expected: Option<&'a Value>,
+    actual: Option<&'a Value>,
+}
 
-fn event<'a>(wanted: &'a Value, made: &'a Value) -> Vec<Difference<'a>> {
+fn event_differences<'a>(expected: &'a Value, actual: &'a Value) -> Vec<Difference<'a>> {
     let requests = |event: &'a Value| event.get("requests").and_then(Value::as_array);
-    let (Some(requests), Some(made_requests)) = (requests(wanted), requests(made)) else {
-        return members(wanted, made, "");
-    };
-    let mut found: Vec<_> =
-        members(wanted, made, "").into_iter().filter(|(place, ..)| place != "requests").collect();
-    for n in 0..requests.len().max(made_requests.len()) {
+    let mut differences = member_differences(expected, actual, "");
+    let (Some(expected), Some(actual)) = (requests(expected), requests(actual)) else { return differences };
+    differences.retain(|difference| difference.place != "requests");
+    for n in 0..expected.len().max(actual.len()) {
         let place = format!("requests[{n}]");
-        match (requests.get(n), made_requests.get(n)) {
-            (Some(w), Some(m)) => found.extend(members(w, m, &format!("{place}."))),
-            (w, m) => found.push((place, w, m)),
+        match (expected.get(n), actual.get(n)) {
+            (Some(e), Some(a)) => differences.extend(member_differences(e, a, &format!("{place}."))),
+            (expected, actual) => differences.push(Difference { place, expected, actual }),
         }
     }
-    found
+    differences
 }
 
-/// The members of the first that are not the second's.
-fn members<'a>(wanted: &'a Value, made: &'a Value, place: &str) -> Vec<Difference<'a>> {
-    let members = wanted.as_object().into_iter().flatten();
-    let different = members.filter(|(name, value)| made.get(*name) != Some(value));
-    different.map(|(name, value)| (format!("{place}{name}"), Some(value), made.get(name))).collect()
+/// The members of the expected object that the actual one does not have so.
+fn member_differences<'a>(expected: &'a Value, actual: &'a Value, place: &str) -> Vec<Difference<'a>> {
+    let members = expected.as_object().into_iter().flatten();
+    let different = members.filter(|(name, value)| actual.get(*name) != Some(value));
+    different
+        .map(|(name, value)| Difference {
+            place: format!("{place}{name}"),
+            expected: Some(value),
+            actual: actual.get(name),
+        })
+        .collect()
 }
 
-fn pretty(value: &Value) -> String {
-    serde_json::to_string_pretty(value).unwrap_or_default()
+fn pretty(value: Option<&Value>) -> String {
+    value.and_then(|value| serde_json::to_string_pretty(value).ok()).unwrap_or_default()
 }
 
-fn pretty_or_none(value: Option<&Value>) -> String {
-    value.map(pretty).unwrap_or_default()
-}
-
-/// The lines that differ, with `-` what was expected and with `+` what is made, and a few around them.
-fn diff(wanted: &str, made: &str) -> String {
-    let (wanted, made): (Vec<&str>, Vec<&str>) = (wanted.lines().collect(), made.lines().collect());
-    let least = wanted.len().min(made.len());
-    let before = wanted.iter().zip(&made).take_while(|(a, b)| a == b).count();
-    let after =
-        wanted.iter().rev().zip(made.iter().rev()).take(least - before).take_while(|(a, b)| a == b).count();
-    let mut text = String::new();
-    let mut add =
-        |mark: &str, lines: &[&str]| lines.iter().for_each(|line| text += &format!("  {mark} {line}\n"));
-    add(" ", &wanted[before.saturating_sub(CONTEXT)..before]);
-    add("-", &wanted[before..wanted.len() - after]);
-    add("+", &made[before..made.len() - after]);
-    add(" ", &wanted[wanted.len() - after..][..after.min(CONTEXT)]);
-    text
+/// The lines that differ, with `-` before expected and `+` before actual ones, and a few equal lines around them.
+fn diff(expected: &str, actual: &str) -> String {
+    let (expected, actual): (Vec<&str>, Vec<&str>) = (expected.lines().collect(), actual.lines().collect());
+    let diff = TextDiff::from_slices(&expected, &actual);
+    let group = |operations: &Vec<DiffOp>| -> String {
+        let changes = operations.iter().flat_map(|operation| diff.iter_changes(operation));
+        changes.map(|change| format!("  {} {}\n", change.tag(), change.value())).collect()
+    };
+    diff.grouped_ops(CONTEXT_LINES).iter().map(group).collect::<Vec<_>>().join("    …\n")
 }
 
 #[cfg(test)]
@@ -107,18 +104,18 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_an_expected_line_does_not_say_may_be_anything() {
-        let made = [json!({"message_id": "a", "mappings": [1],
+    fn members_that_an_expected_line_does_not_have_are_not_compared() {
+        let actual = [json!({"message_id": "a", "mappings": [1],
             "requests": [{"mapping": "m", "path": "/x", "body": {"email": "a@x", "n": 1.0}}]})];
-        for wanted in [
+        for expected in [
             json!({}),
             json!({"message_id": "a"}),
             json!({"requests": [{"path": "/x"}]}),
             json!({"requests": [{"body": {"n": 1.0, "email": "a@x"}}], "message_id": "a"}),
         ] {
-            assert_eq!(differences(&[(1, wanted)], &made), "");
+            assert_eq!(differences(&[(1, expected)], &actual), "");
         }
-        for (wanted, place) in [
+        for (expected, place) in [
             (json!({"message_id": "b"}), "line 1, a: message_id\n  - \"b\"\n  + \"a\"\n"),
             (json!({"skipped": {}}), "line 1, a: skipped\n  - {}\n"),
             (json!({"requests": []}), "line 1, a: requests[0]\n"),
@@ -127,12 +124,12 @@ mod tests {
                 "line 1, a: requests[0].body\n    {\n  -   \"email\": \"a@y\",\n  +   \"email\": \"a@x\",\n      \"n\": 1.0\n    }\n",
             ),
         ] {
-            let text = differences(&[(1, wanted)], &made);
+            let text = differences(&[(1, expected)], &actual);
             assert!(text.starts_with(place), "{text}");
         }
-        assert!(differences(&[], &made).starts_with("an event that was not expected"));
+        assert!(differences(&[], &actual).starts_with("an event that was not expected"));
         assert!(
-            differences(&[(1, json!({})), (3, json!({}))], &made)
+            differences(&[(1, json!({})), (3, json!({}))], &actual)
                 .starts_with("line 3: there is no such event")
         );
     }

@@ -1,16 +1,15 @@
 //! The command line: the only place that prints.
 //!
-//! Each command is a module with its arguments and a function that answers; what they share is beside them:
-//! the error and exit codes at the edge, the output, who may do what, events from any form of input.
+//! Each command is a module with its arguments and a `run` function that answers. The other modules are shared by
+//! the commands: errors and exit codes, output, permissions, events from any form of input.
 
 mod check;
 mod completions;
 mod context;
-pub mod demo;
+mod demo;
 mod discard;
 mod erase;
 mod error;
-pub mod exit;
 mod expect;
 mod input;
 mod list;
@@ -19,36 +18,37 @@ mod map;
 mod output;
 mod permission;
 mod preview;
-pub mod receiver;
+mod receiver;
 mod remedy;
 mod retry;
-pub mod run;
+mod run;
 mod send;
 mod show;
 mod status;
 mod status_text;
+mod time;
 mod wait;
-mod when;
 
-pub use context::Context;
-pub use error::CliError;
-pub use exit::ExitCode;
+use context::CommandContext;
+use error::{CliError, ExitCode};
 
 use crate::config::ConfigOptions;
 use clap::{Parser, Subcommand};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 
-/// Takes customer events from files in a spool folder to Koala, once, whatever the network does meanwhile.
+/// Collects customer events from files in a spool folder and delivers each of them once to Koala.
 #[derive(Debug, Parser)]
 #[command(name = "koala-agent", version, max_term_width = 100)]
-#[command(after_help = "koala-agent COMMAND --help tells more. Exit codes follow sysexits.h.")]
+#[command(
+    after_help = "Run koala-agent COMMAND --help for the options and examples of a command. Exit codes follow sysexits.h."
+)]
 struct Cli {
-    /// The configuration [default: $KOALA_AGENT_CONFIG, else /etc/koala-agent/config.toml]
-    #[arg(long, global = true, value_name = "FILE")]
+    /// Read this configuration file [default: $KOALA_AGENT_CONFIG, else /etc/koala-agent/config.toml]
+    #[arg(long, global = true, value_name = "FILE", display_order = 900)]
     config: Option<PathBuf>,
-    /// An agent of your own: configuration, spool and outbox in your home folder
-    #[arg(long, global = true, conflicts_with = "config")]
+    /// Use your own agent: its configuration, spool and outbox are in your home folder
+    #[arg(long, global = true, conflicts_with = "config", display_order = 901)]
     user: bool,
     #[command(subcommand)]
     command: Command,
@@ -74,35 +74,35 @@ enum Command {
     Man(man::ManArgs),
 }
 
-/// The program: arguments and environment of the process in, exit code out.
+/// Runs the program with the arguments and the environment of the process.
 pub fn main() -> std::process::ExitCode {
-    std::panic::set_hook(Box::new(|panic| output::hint(bug(panic))));
-    std::panic::catch_unwind(|| command_line(Context::of_process())).unwrap_or(ExitCode::Bug).into()
+    std::panic::set_hook(Box::new(|panic| output::hint(bug_report(panic))));
+    std::panic::catch_unwind(|| command_line(CommandContext::of_process())).unwrap_or(ExitCode::Bug).into()
 }
 
-fn bug(panic: &std::panic::PanicHookInfo<'_>) -> String {
-    let what = panic.payload_as_str().unwrap_or("no message");
+fn bug_report(panic: &std::panic::PanicHookInfo<'_>) -> String {
+    let message = panic.payload_as_str().unwrap_or("no message");
     let place = panic.location().map_or_else(String::new, |place| format!(" at {place}"));
-    format!("this is a bug, please report it: {what}{place}. Nothing that was stored is lost by it")
+    format!("this is a bug, please report it: {message}{place}. No stored event is lost by it")
 }
 
-fn command_line(mut context: Context) -> ExitCode {
+fn command_line(mut context: CommandContext) -> ExitCode {
     let cli = match Cli::try_parse_from(&context.arguments) {
         Ok(cli) => cli,
-        Err(answer) => {
-            // --help and --version are answers; a reader that has gone away has read enough of them.
-            let _ = answer.print();
-            return if answer.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
+        Err(error_or_help) => {
+            // clap reports --help and --version as errors. A reader that closes the pipe has read enough of them.
+            let _ = error_or_help.print();
+            return if error_or_help.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
         }
     };
     context.options = ConfigOptions { config: cli.config, user: cli.user };
-    run(&context, cli.command).unwrap_or_else(|error| {
-        tell(&context, &error);
+    run_command(&context, cli.command).unwrap_or_else(|error| {
+        print_error(&context, &error);
         error.exit_code()
     })
 }
 
-fn run(context: &Context, command: Command) -> Result<ExitCode, CliError> {
+fn run_command(context: &CommandContext, command: Command) -> Result<ExitCode, CliError> {
     match command {
         Command::Run(args) => Ok(run::run(context, args)),
         Command::Demo(args) => demo::run(context, args),
@@ -127,33 +127,35 @@ fn run_receiver(args: receiver::ReceiverArgs) -> Result<ExitCode, CliError> {
     Ok(ExitCode::Success)
 }
 
-/// Says what went wrong, and where permission is missing the line that would work.
-fn tell(context: &Context, error: &CliError) {
+/// Prints the error to stderr, and where permission is missing the command line that would work.
+fn print_error(context: &CommandContext, error: &CliError) {
     if error.is_quiet() {
         return;
     }
     let mut text = String::new();
     for line in error.to_string().lines() {
-        text += &format!("{}\n", output::plain(line));
+        text += &format!("{}\n", output::escaped(line));
     }
     if error.exit_code() == ExitCode::NoPermission {
-        let line = match error {
-            CliError::Denied { line: Some(line), .. } => line.clone(),
-            _ => context.by_root(),
+        let command = match error {
+            CliError::Denied { command: Some(command), .. } => command.clone(),
+            _ => context.sudo_line(),
         };
-        text += &format!("\n  {line}\n");
+        text += &format!("\n  {command}\n");
     }
     output::hint(text.trim_end());
 }
 
-/// Whether a person sits at stdin, who has to be told that input is waited for.
-fn typed() -> bool {
-    io::stdin().is_terminal() && io::stderr().is_terminal()
+/// Tells a person at the terminal that the command waits for input.
+fn prompt_for_events() {
+    if io::stdin().is_terminal() && io::stderr().is_terminal() {
+        output::hint("reading events from the terminal; press Ctrl-D to end the input");
+    }
 }
 
-/// Writes a command's generated text as it is.
+/// Writes generated text without any change.
 fn write_raw(bytes: &[u8]) -> Result<ExitCode, CliError> {
-    let mut out = output::json();
+    let mut out = output::raw_stdout();
     out.write_all(bytes)?;
     out.flush()?;
     Ok(ExitCode::Success)
@@ -165,7 +167,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 }

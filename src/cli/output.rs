@@ -1,160 +1,248 @@
-//! What stands on the terminal: answers to stdout, everything else to stderr, strangers' text made harmless.
+//! Writing to the terminal: answers to stdout, all else to stderr, text from outside made harmless.
 
+use anstream::adapter::strip_str;
 use anstyle::{AnsiColor, Style};
 use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::io::{self, BufWriter, StdoutLock, Write};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
-/// For what is the heading of something.
+/// Headings.
 pub const BOLD: Style = Style::new().bold();
-/// For what is there for completeness.
+/// Labels and details.
 pub const DIM: Style = Style::new().dimmed();
-/// For what is well.
+/// Good states.
 pub const GOOD: Style = AnsiColor::Green.on_default();
-/// For what passes by itself.
-pub const ODD: Style = AnsiColor::Yellow.on_default();
-/// For what a person must act on.
+/// States that pass without anybody's help.
+pub const WAITING: Style = AnsiColor::Yellow.on_default();
+/// States that a person must act on.
 pub const BAD: Style = AnsiColor::Red.on_default();
 
-/// Prints an answer. Styles in it show on a terminal alone, and not where `NO_COLOR` is set.
+/// Prints an answer. Its styles reach a terminal only, and not where `NO_COLOR` is set.
 ///
 /// # Errors
-/// Of stdout.
+/// Stdout cannot be written.
 pub fn print(text: &str) -> io::Result<()> {
     let mut out = anstream::stdout().lock();
     out.write_all(text.as_bytes())?;
     out.flush()
 }
 
-/// Stdout as it is, for JSON; the caller flushes it.
-pub fn json() -> BufWriter<StdoutLock<'static>> {
+/// Stdout without any change to what is written, for JSON and generated files; the caller flushes it.
+pub fn raw_stdout() -> BufWriter<StdoutLock<'static>> {
     BufWriter::new(io::stdout().lock())
 }
 
-/// Tells something beside the answer. Without a stderr there is nobody to tell.
+/// Prints a line to stderr. Without a stderr nobody reads it, so a failure is ignored.
 pub fn hint(text: impl Display) {
     let _ = writeln!(anstream::stderr(), "koala-agent: {text}");
 }
 
 /// Text in a style.
-pub fn paint(style: Style, text: impl Display) -> String {
+pub fn styled(style: Style, text: impl Display) -> String {
     format!("{style}{text}{style:#}")
 }
 
-/// A number and what is counted.
-pub fn count(number: u64, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+/// A number with thousands separators: `1,234,567`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
-/// Strangers' text, fit for a terminal: what could move the cursor or turn the line around is written as JSON
-/// writes it.
-pub fn plain(text: &str) -> Cow<'_, str> {
-    let harmful = |c: char| {
+/// A number and its noun: `1 event`, `1,234 events`.
+pub fn counted(number: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(number), if number == 1 { "" } else { "s" })
+}
+
+/// Text from outside, safe for a terminal: characters that could move the cursor or reverse the line are written
+/// as JSON escapes.
+pub fn escaped(text: &str) -> Cow<'_, str> {
+    let is_harmful = |c: char| {
         c.is_control()
             || matches!(c, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    if !text.contains(harmful) {
+    if !text.contains(is_harmful) {
         return Cow::Borrowed(text);
     }
-    let mut shown = String::with_capacity(text.len() + 8);
+    let mut safe = String::with_capacity(text.len() + 8);
     for c in text.chars() {
-        if harmful(c) {
-            shown.push_str(&format!("\\u{:04x}", u32::from(c)));
+        if is_harmful(c) {
+            safe.push_str(&format!("\\u{:04x}", u32::from(c)));
         } else {
-            shown.push(c);
+            safe.push(c);
         }
     }
-    Cow::Owned(shown)
+    Cow::Owned(safe)
 }
 
-/// The width of the terminal that stdout is, if it is one.
-pub fn width() -> Option<usize> {
+/// The columns of the terminal; `None` if stdout is not a terminal, and then nothing is cut or wrapped.
+pub fn terminal_width() -> Option<usize> {
     terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0))
 }
 
-/// Rows under a heading, aligned. On a terminal the last column ends with the line, and a column with a limit
-/// gives way; in a pipe nothing is cut.
+/// Breaks text at spaces into lines of at most `width` columns; a longer word has a line of its own.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for word in text.split(' ') {
+        let columns = strip_str(word).to_string().width();
+        if used > 0 && used + 1 + columns > width {
+            lines.push(String::new());
+            used = 0;
+        }
+        if let Some(line) = lines.last_mut() {
+            if used > 0 {
+                line.push(' ');
+            }
+            line.push_str(word);
+            used += columns + usize::from(used > 0);
+        }
+    }
+    lines
+}
+
+/// Text that begins at `indent` of the current line, its further lines indented as far.
+pub fn indented(text: &str, indent: usize, width: Option<usize>) -> String {
+    let room = width.map_or(usize::MAX, |width| width.saturating_sub(indent).max(MIN_WRAP));
+    wrapped(text, room).join(&format!("\n{:indent$}", ""))
+}
+
+/// The narrowest column that text is wrapped into.
+const MIN_WRAP: usize = 30;
+
+/// Rows under a heading, in aligned columns. In a pipe nothing is cut. On a terminal that is too narrow, columns
+/// with a minimum give way, and the last column moves to a line of its own below each row.
 pub struct Table {
-    columns: Vec<(&'static str, Option<usize>)>,
+    columns: Vec<Column>,
     rows: Vec<Vec<(Style, String)>>,
 }
 
+/// A column: its title, and the width that it can be cut to; without one it is never cut.
+pub struct Column(pub &'static str, pub Option<usize>);
+
 impl Table {
-    /// No rows yet; each column has a title, and a limit if it may be cut.
-    pub fn new(columns: &[(&'static str, Option<usize>)]) -> Table {
-        Table { columns: columns.to_vec(), rows: Vec::new() }
+    /// A table without rows.
+    pub fn new(columns: Vec<Column>) -> Table {
+        Table { columns, rows: Vec::new() }
     }
 
-    /// Adds a row of strangers' text.
+    /// Adds a row; the text may be from outside.
     pub fn row(&mut self, cells: Vec<(Style, &str)>) {
-        self.rows.push(cells.into_iter().map(|(style, text)| (style, plain(text).into_owned())).collect());
+        self.rows.push(cells.into_iter().map(|(style, text)| (style, escaped(text).into_owned())).collect());
     }
 
-    /// The table for a terminal of that width.
+    /// The table for a terminal of that width, or for a pipe.
     pub fn render(mut self, width: Option<usize>) -> String {
-        let titles = self.columns.iter().map(|(title, _)| (BOLD, (*title).to_owned())).collect();
+        let titles = self.columns.iter().map(|column| (BOLD, column.0.to_owned())).collect();
         self.rows.insert(0, titles);
-        let limits: Vec<_> =
-            self.columns.iter().map(|(_, limit)| limit.filter(|_| width.is_some())).collect();
-        let mut widths = vec![0; limits.len()];
-        for row in &mut self.rows {
-            for ((cell, limit), widest) in row.iter_mut().zip(&limits).zip(&mut widths) {
-                cut(&mut cell.1, limit.unwrap_or(usize::MAX));
-                *widest = (*widest).max(cell.1.chars().count());
-            }
+        let last = self.columns.len() - 1;
+        let mut widths: Vec<usize> = (0..last)
+            .map(|i| self.rows.iter().map(|row| row[i].1.width()).max().unwrap_or_default())
+            .collect();
+        let widest_last = self.rows.iter().map(|row| row[last].1.width()).max().unwrap_or_default();
+        let mut is_last_below = false;
+        if let Some(width) = width {
+            let minimal: usize = (0..last).map(|i| self.columns[i].1.unwrap_or(widths[i]) + GAP).sum();
+            is_last_below = minimal + widest_last.min(MIN_LAST_COLUMN) > width;
+            let for_last = if is_last_below { 0 } else { widest_last.min(MIN_LAST_COLUMN) };
+            self.shrink(&mut widths, width.saturating_sub(for_last));
         }
-        let last = limits.len() - 1;
-        let before: usize = widths[..last].iter().map(|w| w + GAP).sum();
-        let room = width.map_or(usize::MAX, |width| width.saturating_sub(before).max(LEAST_OF_LAST));
+        let before: usize = widths.iter().map(|width| width + GAP).sum();
         let mut text = String::new();
-        for row in self.rows {
-            for (i, (style, mut cell)) in row.into_iter().enumerate() {
-                if i == last {
-                    cut(&mut cell, room);
-                }
-                let fill = if i == last { 0 } else { widths[i] + GAP - cell.chars().count() };
-                text.push_str(&paint(style, cell));
+        for (n, mut row) in self.rows.into_iter().enumerate() {
+            let (style, detail) = row.pop().unwrap_or_default();
+            for ((style, mut cell), width) in row.into_iter().zip(&widths) {
+                cut(&mut cell, *width);
+                let fill = width + GAP - cell.width();
+                text.push_str(&styled(style, cell));
                 text.extend(std::iter::repeat_n(' ', fill));
+            }
+            match width {
+                Some(width) if is_last_below && n > 0 && !detail.is_empty() => {
+                    text.truncate(text.trim_end().len());
+                    let detail = indented(&detail, DETAIL_INDENT, Some(width));
+                    text.push_str(&format!("\n{:DETAIL_INDENT$}{}", "", styled(style, detail)));
+                }
+                _ if is_last_below => {}
+                _ => text.push_str(&styled(style, indented(&detail, before, width))),
             }
             text.truncate(text.trim_end().len());
             text.push('\n');
         }
         text
     }
+
+    /// Takes what the columns have over `limit` from those that can be cut, the widest first.
+    fn shrink(&self, widths: &mut [usize], limit: usize) {
+        let can_shrink = |i: &usize, widths: &[usize]| self.columns[*i].1.is_some_and(|min| widths[*i] > min);
+        while widths.iter().map(|width| width + GAP).sum::<usize>() > limit {
+            let candidates = (0..widths.len()).filter(|i| can_shrink(i, widths));
+            let Some(widest) = candidates.max_by_key(|i| widths[*i]) else { return };
+            widths[widest] -= 1;
+        }
+    }
 }
 
+/// The narrowest last column that stays in its row: in a narrower one a sentence takes too many lines.
+const MIN_LAST_COLUMN: usize = 48;
 /// The space between two columns.
 const GAP: usize = 2;
-/// A last column narrower than this tells nothing: rather a line that wraps.
-const LEAST_OF_LAST: usize = 20;
+/// The indentation of a last column that stands below its row.
+const DETAIL_INDENT: usize = 4;
 
+/// Cuts text to at most `limit` columns, the last of them an ellipsis.
 fn cut(text: &mut String, limit: usize) {
-    if let Some((at, _)) = text.char_indices().nth(limit) {
-        let at = text[..at].char_indices().last().map_or(0, |(at, _)| at);
-        text.truncate(at);
-        text.push('…');
+    if text.width() <= limit {
+        return;
     }
+    let mut columns = 0;
+    let end = text.char_indices().find(|(_, c)| {
+        columns += c.width().unwrap_or_default();
+        columns >= limit
+    });
+    text.truncate(end.map_or(0, |(at, _)| at));
+    text.push('…');
 }
 
-/// Labelled facts, a line each, under one heading.
+/// Lines that begin with a label, wrapped on a terminal.
 #[derive(Default)]
-pub struct Facts(String);
+pub struct LabelledLines {
+    text: String,
+    width: Option<usize>,
+}
 
-impl Facts {
-    /// Adds a fact.
-    pub fn add(&mut self, label: &str, fact: impl Display) {
-        self.0.push_str(&format!("  {}  {fact}\n", paint(DIM, format_args!("{label:<11}"))));
+/// The column in which the text behind a label begins.
+const LABEL_WIDTH: usize = 15;
+
+impl LabelledLines {
+    /// Lines for a terminal of that width, or for a pipe.
+    pub fn new(width: Option<usize>) -> LabelledLines {
+        LabelledLines { text: String::new(), width }
     }
 
-    /// Adds a line to the last fact.
-    pub fn more(&mut self, fact: impl Display) {
-        self.add("", fact);
+    /// Adds a line with a label.
+    pub fn add(&mut self, label: &str, text: impl Display) {
+        let label = format!("{label:<width$}", width = LABEL_WIDTH - 4);
+        let text = indented(&text.to_string(), LABEL_WIDTH, self.width);
+        self.text.push_str(&format!("  {}  {text}\n", styled(DIM, label)));
+    }
+
+    /// Adds a line below the last one, without a label.
+    pub fn add_below(&mut self, text: impl Display) {
+        self.add("", text);
     }
 }
 
-impl Display for Facts {
+impl Display for LabelledLines {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -163,33 +251,59 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strangers_text_cannot_command_the_terminal() {
-        for (text, shown) in [
+    fn text_from_outside_cannot_control_the_terminal() {
+        for (text, safe) in [
             ("Größe 12 €", "Größe 12 €"),
             ("a\u{1b}[2Jb", "a\\u001b[2Jb"),
             ("a\nb\u{7f}\u{9b}", "a\\u000ab\\u007f\\u009b"),
             ("gpj.\u{202e}exe", "gpj.\\u202eexe"),
         ] {
-            assert_eq!(plain(text), shown);
+            assert_eq!(escaped(text), safe);
         }
     }
 
     #[test]
-    fn a_table_is_cut_on_a_terminal_alone() {
-        let table = || {
-            let mut table = Table::new(&[("ID", None), ("WHO", Some(4)), ("WHY", None)]);
-            table.row(vec![
-                (Style::new(), "m-1"),
-                (Style::new(), "ana@acme"),
-                (Style::new(), "it was refused"),
-            ]);
-            table.row(vec![(Style::new(), "m"), (Style::new(), ""), (Style::new(), "")]);
-            anstream::adapter::strip_str(&table.render(None)).to_string()
-        };
-        assert_eq!(table(), "ID   WHO       WHY\nm-1  ana@acme  it was refused\nm\n");
-        let mut narrow = Table::new(&[("ID", None), ("WHO", Some(4)), ("WHY", None)]);
-        narrow.row(vec![(Style::new(), "m-1"), (Style::new(), "ana@acme"), (Style::new(), &"x".repeat(99))]);
-        let text = anstream::adapter::strip_str(&narrow.render(Some(40))).to_string();
-        assert_eq!(text.lines().last().unwrap(), format!("m-1  ana…  {}…", "x".repeat(28)));
+    fn numbers_have_thousands_separators() {
+        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_234_567, "1,234,567")] {
+            assert_eq!(grouped(number), text);
+        }
+        assert_eq!(counted(1, "event"), "1 event");
+        assert_eq!(counted(50_000, "event"), "50,000 events");
+    }
+
+    fn table(reason: &str, width: Option<usize>) -> String {
+        let columns = vec![Column("ID", None), Column("PERSON", Some(4)), Column("REASON", None)];
+        let mut table = Table::new(columns);
+        table.row(vec![(Style::new(), "m-1"), (Style::new(), "ana@acme"), (Style::new(), reason)]);
+        table.row(vec![(Style::new(), "m"), (Style::new(), ""), (Style::new(), "")]);
+        strip_str(&table.render(width)).to_string()
+    }
+
+    #[test]
+    fn a_table_is_cut_on_a_terminal_only() {
+        let whole = "ID   PERSON    REASON\nm-1  ana@acme  it was refused\nm\n";
+        assert_eq!(table("it was refused", None), whole);
+        assert_eq!(table("it was refused", Some(80)), whole);
+        assert_eq!(
+            table("it was refused", Some(27)),
+            "ID   PERSON  REASON\nm-1  ana@a…  it was refused\nm\n"
+        );
+    }
+
+    #[test]
+    fn a_last_column_without_room_stands_below_its_row() {
+        let reason = "word ".repeat(9);
+        assert_eq!(
+            table(reason.trim(), Some(34)),
+            "ID   PERSON\nm-1  ana@acme\n    word word word word word word\n    word word word\nm\n"
+        );
+    }
+
+    #[test]
+    fn the_width_of_a_text_is_counted_in_columns() {
+        let mut wide = "東京タワー".to_owned();
+        cut(&mut wide, 6);
+        assert_eq!((wide.as_str(), wide.width()), ("東京…", 5));
+        assert_eq!(wrapped("東京 タワー x", 6), ["東京", "タワー", "x"]);
     }
 }

@@ -1,6 +1,6 @@
-//! Who may change things: root, and the user that the service runs as.
+//! Permission to change the outbox: root has it, and the user that the agent runs as.
 
-use super::{CliError, Context, ExitCode, output::plain};
+use super::{CliError, CommandContext, ExitCode, output::escaped};
 use crate::config::{Config, Scope};
 use nix::unistd::{Gid, Uid, User, setgid, setuid};
 use std::fs;
@@ -10,15 +10,15 @@ use std::os::unix::fs::MetadataExt;
 /// The user that the packaged service runs as.
 const SERVICE_USER: &str = "koala-agent";
 
-/// The user that the agent runs as: the owner of the outbox, or of the folder that it will be made in.
-/// `None`: it is hidden from this user, who then is another one.
+/// The user that the agent runs as: the owner of the outbox, or of the folder in which it will be created. `None`: the
+/// folder is hidden from the user of this process, who is therefore another one.
 pub fn service_user(config: &Config) -> Option<Uid> {
     let by_name = || User::from_name(SERVICE_USER).ok().flatten().map(|user| user.uid);
     for (up, path) in config.outbox.path.ancestors().enumerate() {
-        // systemd makes the state folder at the first start.
-        let later = (up > 1 && config.scope == Scope::System).then(by_name).flatten();
-        if later.is_some() {
-            return later;
+        // systemd creates the state folder when the service first starts.
+        let future_owner = (up > 1 && config.scope == Scope::System).then(by_name).flatten();
+        if future_owner.is_some() {
+            return future_owner;
         }
         match fs::metadata(path) {
             Ok(meta) => return Some(Uid::from_raw(meta.uid())),
@@ -29,11 +29,11 @@ pub fn service_user(config: &Config) -> Option<Uid> {
     None
 }
 
-/// Returns if this user is root or the service's; `operation` says what for.
+/// Checks that the user of this process is root or the one that the agent runs as; `operation` is for the message.
 ///
 /// # Errors
-/// It is another one: then the same command by root would work.
-pub fn may_change(context: &Context, config: &Config, operation: &str) -> Result<(), CliError> {
+/// It is another user; the error has the command line that would work.
+pub fn may_change(context: &CommandContext, config: &Config, operation: &str) -> Result<(), CliError> {
     let me = Uid::effective();
     let service = service_user(config);
     if me.is_root() || service == Some(me) {
@@ -42,22 +42,24 @@ pub fn may_change(context: &Context, config: &Config, operation: &str) -> Result
     let name = service.and_then(|uid| User::from_uid(uid).ok().flatten()).map(|user| user.name);
     let who = match name.as_deref().or((config.scope == Scope::System).then_some(SERVICE_USER)) {
         Some("root") => "root".to_owned(),
-        Some(name) => format!("root or {}", plain(name)),
+        Some(name) => format!("root or {}", escaped(name)),
         None => "root or the user that the agent runs as".to_owned(),
     };
-    Err(CliError::Denied { text: format!("only {who} may {operation}"), line: Some(context.by_root()) })
+    Err(CliError::Denied { text: format!("only {who} may {operation}"), command: Some(context.sudo_line()) })
 }
 
-/// Gives root's rights up for good: every permission is seen as the service meets it, and what is made is its own.
+/// Changes from root to the user that the agent runs as, for good, so that permissions are checked as the agent meets
+/// them and new files belong to it.
 ///
 /// # Errors
-/// The system's.
+/// The system refuses the change.
 pub fn become_service(config: &Config) -> Result<(), CliError> {
     let Some(uid) = service_user(config).filter(|uid| Uid::effective().is_root() && !uid.is_root()) else {
         return Ok(());
     };
-    let failed =
-        |e: nix::Error| CliError::new(ExitCode::Io, format!("cannot become the service's user {uid}: {e}"));
+    let failed = |e: nix::Error| {
+        CliError::new(ExitCode::Io, format!("cannot change to the user {uid} of the agent: {e}"))
+    };
     let user = User::from_uid(uid).map_err(failed)?;
     if let Some(user) = user {
         #[cfg(target_os = "linux")]
@@ -72,7 +74,7 @@ pub fn become_service(config: &Config) -> Result<(), CliError> {
     setuid(uid).map_err(failed)
 }
 
-/// The name of the user of this process.
+/// The name of the user of this process, or its number if it has no name.
 pub fn my_name() -> String {
     let me = Uid::effective();
     User::from_uid(me).ok().flatten().map_or_else(|| me.to_string(), |user| user.name)

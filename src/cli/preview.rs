@@ -1,125 +1,147 @@
-//! What would be sent of an event, as `map` and `show` tell it: one event a request, the key left out.
+//! The requests that an event makes under the mappings in force, as `map` and `show` print them: one event a
+//! request, without the key.
 
 use crate::clock::Timestamp;
 use crate::event::{Event, MessageId};
-use crate::item::Disposition;
+use crate::item::{Disposition, Item};
 use crate::koala::batch::Batch;
-use crate::mapping::{Mapped, Mapping, Mappings, turns_off_only_browser};
+use crate::mapping::{Mapped, Mappings, turns_off_only_browser};
 use crate::reason::{Code, Reason};
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-/// The outcome of the mapping in force.
+/// A request as it would be sent.
 #[derive(Debug, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Preview {
-    /// These requests are made.
-    Requests(Vec<Request>),
-    /// There is nothing to send.
-    Skipped(Reason),
-    /// No request can be made.
-    Invalid(Reason),
-}
-
-/// A request.
-#[derive(Debug, Serialize)]
-pub struct Request {
+pub struct PreviewRequest {
     /// `POST`.
     pub method: &'static str,
-    /// Below the endpoint; the key's place stands there as written.
+    /// The path below the endpoint, with `<public_key>` in place of the key.
     pub path: String,
-    /// In the bytes that would be sent.
+    /// The bytes that would be sent.
     pub body: Box<RawValue>,
-    /// The mapping that makes it.
+    /// The mapping that makes the request.
     pub mapping: String,
 }
 
-/// What one mapping has to do with an event.
+/// The decisions of one mapping about an event.
 #[derive(Debug, Serialize)]
-pub struct MappingTraces {
-    /// Its name.
+pub struct MappingTrace {
+    /// The mapping's name.
     pub mapping: String,
-    /// Whether it takes the event.
+    /// Whether its trigger matches the event.
     pub matched: bool,
-    /// The condition that the event does not meet.
+    /// The condition of the trigger that the event does not meet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// It takes the event, and there is nothing to send.
+    /// Why a matching mapping sends nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub skipped: Option<Reason>,
-    /// It takes the event, and no request can be made of it.
+    /// Why a matching mapping cannot make a request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub invalid: Option<Reason>,
 }
 
-/// An event under the mappings in force.
+/// An event under all mappings in force.
 #[derive(Debug, Serialize)]
-pub struct MappingTrace {
-    /// What becomes of it.
-    #[serde(flatten)]
-    pub prospect: Preview,
-    /// How that came about; empty where the event's own word or the person's consent keeps it here.
-    pub mappings: Vec<MappingTraces>,
-    /// What its author may have meant otherwise.
+pub struct EventPreview {
+    /// The requests, or why there are none. In JSON it is a member `requests`, `skipped` or `invalid`.
+    #[serde(flatten, serialize_with = "disposition_member")]
+    pub disposition: Disposition<Vec<PreviewRequest>>,
+    /// A trace of each mapping; empty where the event itself or the person's consent forbids sending it.
+    pub mappings: Vec<MappingTrace>,
+    /// A setting of the event that its author may have misunderstood.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warning: Option<&'static str>,
 }
 
-/// What is to be said of an event that turns off `Koala` in its integrations.
-pub const BROWSERS: &str = "integrations.Koala is the browser's destination and turns nothing off here; \"Koala (Cloud)\": false does";
-
-/// What becomes of an event that is known by that id and was written at that time.
-pub fn prospect(
-    mappings: &Mappings,
-    event: &Event<'_>,
-    message_id: &MessageId,
-    written: Timestamp,
-) -> MappingTrace {
-    let warning = turns_off_only_browser(event).then_some(BROWSERS);
-    let judge = |(mapping, unmet): (&Mapping, Option<&str>)| MappingTraces {
-        mapping: mapping.name().to_string(),
-        matched: unmet.is_none(),
-        why: unmet.map(|condition| format!("{condition} does not hold")),
-        skipped: None,
-        invalid: None,
-    };
-    let mut judged: Vec<MappingTraces> = mappings.unmet_conditions(event).map(judge).collect();
-    let mapped = match mappings.map(event, message_id, written) {
-        Ok(mapped) => mapped,
-        Err(reason) => {
-            if reason.code != Code::NoMapping {
-                judged.clear();
-            }
-            return MappingTrace { prospect: Preview::Skipped(reason), mappings: judged, warning };
+fn disposition_member<S: Serializer>(
+    disposition: &Disposition<Vec<PreviewRequest>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match disposition {
+        Disposition::Send(requests) => {
+            serializer.serialize_newtype_variant("Disposition", 0, "requests", requests)
         }
-    };
-    let mut requests = Vec::new();
-    for Mapped { mapping, disposition } in mapped {
-        let mut judged = judged.iter_mut().find(|judged| *judged.mapping == *mapping);
-        let (skipped, invalid) = match disposition {
-            Disposition::Send(item) => {
-                let batch = Batch::new(*item);
-                let path = format!("/web/projects/<public_key>/{}", batch.endpoint().path());
-                match RawValue::from_string(batch.body()) {
-                    Ok(body) => {
-                        requests.push(Request { mapping: mapping.to_string(), method: "POST", path, body });
-                        (None, None)
-                    }
-                    Err(e) => (None, Some(Reason::new(Code::NotJson, e.to_string()))),
-                }
-            }
-            Disposition::Skip(reason) => (Some(reason), None),
-            Disposition::Fail(reason) => (None, Some(reason)),
-        };
-        if let Some(judged) = &mut judged {
-            (judged.skipped, judged.invalid) = (skipped, invalid);
+        Disposition::Skip(reason) => {
+            serializer.serialize_newtype_variant("Disposition", 1, "skipped", reason)
+        }
+        Disposition::Fail(reason) => {
+            serializer.serialize_newtype_variant("Disposition", 2, "invalid", reason)
         }
     }
-    let first = |of: fn(&MappingTraces) -> Option<&Reason>| judged.iter().find_map(of).cloned();
-    let prospect = match (first(|j| j.invalid.as_ref()), first(|j| j.skipped.as_ref())) {
-        (Some(reason), _) if requests.is_empty() => Preview::Invalid(reason),
-        (None, Some(reason)) if requests.is_empty() => Preview::Skipped(reason),
-        _ => Preview::Requests(requests),
+}
+
+/// The warning for an event that turns off `Koala` in its integrations.
+pub const BROWSER_INTEGRATION_WARNING: &str = "\"Koala\": false in integrations turns off Koala's browser destination, which is not this one; \
+     \"Koala (Cloud)\": false turns this one off";
+
+impl EventPreview {
+    /// The preview of a text that is not an event.
+    pub fn invalid(reason: Reason) -> EventPreview {
+        EventPreview { disposition: Disposition::Fail(reason), mappings: Vec::new(), warning: None }
+    }
+
+    /// The preview of an event with that id, written at that time.
+    pub fn of(
+        mappings: &Mappings,
+        event: &Event<'_>,
+        message_id: &MessageId,
+        written: Timestamp,
+    ) -> EventPreview {
+        let warning = turns_off_only_browser(event).then_some(BROWSER_INTEGRATION_WARNING);
+        let trace = |(mapping, unmet): (&crate::mapping::Mapping, Option<&str>)| MappingTrace {
+            mapping: mapping.name().to_string(),
+            matched: unmet.is_none(),
+            why: unmet.map(|condition| format!("{condition} does not hold")),
+            skipped: None,
+            invalid: None,
+        };
+        let mut traces: Vec<MappingTrace> = mappings.unmet_conditions(event).map(trace).collect();
+        let mapped = match mappings.map(event, message_id, written) {
+            Ok(mapped) => mapped,
+            Err(reason) => {
+                if reason.code != Code::NoMapping {
+                    traces.clear();
+                }
+                return EventPreview { disposition: Disposition::Skip(reason), mappings: traces, warning };
+            }
+        };
+        let mut requests = Vec::new();
+        for Mapped { mapping, disposition } in mapped {
+            let (skipped, invalid) = match request(&mapping, disposition) {
+                Disposition::Send(request) => {
+                    requests.push(request);
+                    (None, None)
+                }
+                Disposition::Skip(reason) => (Some(reason), None),
+                Disposition::Fail(reason) => (None, Some(reason)),
+            };
+            if let Some(trace) = traces.iter_mut().find(|trace| *trace.mapping == *mapping) {
+                (trace.skipped, trace.invalid) = (skipped, invalid);
+            }
+        }
+        let first = |reason: fn(&MappingTrace) -> Option<&Reason>| traces.iter().find_map(reason).cloned();
+        let disposition = match (first(|t| t.invalid.as_ref()), first(|t| t.skipped.as_ref())) {
+            (Some(reason), _) if requests.is_empty() => Disposition::Fail(reason),
+            (None, Some(reason)) if requests.is_empty() => Disposition::Skip(reason),
+            _ => Disposition::Send(requests),
+        };
+        EventPreview { disposition, mappings: traces, warning }
+    }
+}
+
+/// The request of one mapping.
+fn request(mapping: &str, disposition: Disposition<Box<Item>>) -> Disposition<PreviewRequest> {
+    let batch = match disposition {
+        Disposition::Send(item) => Batch::new(*item),
+        Disposition::Skip(reason) => return Disposition::Skip(reason),
+        Disposition::Fail(reason) => return Disposition::Fail(reason),
     };
-    MappingTrace { prospect, mappings: judged, warning }
+    let path = format!("/web/projects/<public_key>/{}", batch.endpoint().path());
+    match RawValue::from_string(batch.body()) {
+        Ok(body) => {
+            Disposition::Send(PreviewRequest { method: "POST", path, body, mapping: mapping.to_owned() })
+        }
+        Err(e) => Disposition::Fail(Reason::new(Code::NotJson, e.to_string())),
+    }
 }

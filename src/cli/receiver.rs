@@ -1,6 +1,7 @@
-//! `koala-agent receiver`: a local Koala at the terminal.
+//! `koala-agent receiver`: a local receiver that behaves like Koala, and fails on request.
 
 use super::ExitCode;
+use super::output::{counted, grouped};
 use crate::reason::SUSPENDED;
 use crate::receiver::{Faults, Notice, Receiver, ReceiverOptions};
 use clap::Args;
@@ -13,60 +14,68 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
-/// How often lines are printed at most: two bursts a second can still be followed by eye.
-const PERIOD: Duration = Duration::from_millis(500);
+/// The shortest time between two outputs: a person can follow two of them a second.
+const PRINT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The lines of one period; what comes beyond is told as a sum.
-const LINES_A_PERIOD: usize = 6;
+/// The most lines of one output; further requests are summed up.
+const MAX_LINES: usize = 6;
 
-/// How many different notes are told, each once: more of them tell nothing new.
+/// The most notes, of which each is printed once.
 const MAX_NOTES: usize = 20;
 
-/// The longest piece of a request that is printed, in characters: a line of a wide terminal.
-const MAX_SHOWN: usize = 160;
+/// The longest text from a request that is printed, in characters: a line of a wide terminal.
+const MAX_TEXT: usize = 160;
 
-/// A local Koala: keeps to its documented rules, dedupes by message_id, and fails on request.
+/// Run a local receiver that behaves like Koala, and fails on request
+///
+/// Enforces Koala's documented rules, and counts an event with a known message_id as a duplicate. Keeps the events in
+/// memory until it ends.
 #[derive(Debug, Args)]
 pub struct ReceiverArgs {
-    /// Where to listen
+    /// Listen on this address
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8017")]
     pub listen: SocketAddr,
-    /// Take this public key alone, and answer 401 to others
+    /// Accept only this public key; answer 401 to others [without it: accept any key]
     #[arg(long)]
     pub key: Option<String>,
-    /// Hold every answer back, such as 200ms
+    /// Delay every answer by this time, such as 200ms; at most 1h
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub latency: Option<Duration>,
-    /// Answer 503 to this share of requests, such as 0.1
-    #[arg(long, value_name = "SHARE", default_value_t)]
+    /// Answer 503 to this share of the requests, from 0 to 1, such as 0.1
+    #[arg(long, value_name = "SHARE", default_value_t, value_parser = parse_share)]
     pub fail: f64,
-    /// Answer 429 to this share of requests
-    #[arg(long, value_name = "SHARE", default_value_t)]
+    /// Answer 429 to this share of the requests, from 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t, value_parser = parse_share)]
     pub rate_limit: f64,
-    /// Send this Retry-After with every 429 and 503: seconds or an HTTP date
+    /// Add this Retry-After to every 429 and 503: a number of seconds, or an HTTP date
     #[arg(long, value_name = "VALUE")]
     pub retry_after: Option<String>,
-    /// Answer 400 to everything
+    /// Answer 400 to every request, with this error [without a value: Koala ingest suspended]
     #[arg(long, value_name = "MESSAGE", num_args = 0..=1, default_missing_value = SUSPENDED)]
     pub refuse_all: Option<String>,
-    /// Break every connection without an answer
+    /// Close every connection without an answer
     #[arg(long)]
     pub offline: bool,
-    /// Answer everything with this status
-    #[arg(long, value_name = "CODE")]
+    /// Answer every request with this HTTP status, from 200 to 599
+    #[arg(long, value_name = "CODE", value_parser = clap::value_parser!(u16).range(200..600))]
     pub status: Option<u16>,
-    /// Answer everything 200 with an HTML page, as a portal does
+    /// Answer 200 with an HTML page to every request, as the login page of a network does
     #[arg(long)]
     pub html: bool,
-    /// Answer 400 to a request that has this text in a message_id
+    /// Answer 400 to requests with this text in a message_id
     #[arg(long, value_name = "TEXT")]
     pub poison: Option<String>,
-    /// Answer 413 above this size of a body
+    /// Answer 413 to requests whose body is larger than this number of bytes
     #[arg(long, value_name = "BYTES")]
     pub too_large: Option<usize>,
-    /// Take this share of requests and break the connection before the answer
-    #[arg(long, value_name = "SHARE", default_value_t)]
+    /// Accept this share of the requests, from 0 to 1, but close the connection before the answer
+    #[arg(long, value_name = "SHARE", default_value_t, value_parser = parse_share)]
     pub drop_after_accept: f64,
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "a share is a number from 0 to 1".to_owned())
 }
 
 impl ReceiverArgs {
@@ -90,20 +99,20 @@ impl ReceiverArgs {
     }
 }
 
-/// Why `koala-agent receiver` could not do its work.
+/// Why `koala-agent receiver` failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiverError {
-    /// A fault's value is out of its range.
-    #[error("cannot be faulty like that: {0}")]
+    /// The value of a fault is out of range.
+    #[error("{0}")]
     Faults(String),
-    /// The address is taken.
-    #[error("cannot listen on {0}: another program does already; end it, or take --listen {next}", next = neighbour(.0))]
+    /// Another program listens on the address.
+    #[error("cannot listen on {0}: another program listens there; end it, or use --listen {next}", next = next_port(.0))]
     InUse(SocketAddr),
-    /// The address cannot be had for another reason.
-    #[error("cannot listen on {0}: {1}; --listen takes another address")]
+    /// The receiver cannot listen on the address, for another reason.
+    #[error("cannot listen on {0}: {1}; choose another address with --listen")]
     Listen(SocketAddr, io::Error),
-    /// The end of the program cannot be waited for, or its output is gone.
-    #[error("cannot go on with the receiver: {0}")]
+    /// Signals cannot be handled, or the output cannot be written.
+    #[error("the receiver ends: {0}")]
     Io(#[from] io::Error),
 }
 
@@ -118,34 +127,34 @@ impl ReceiverError {
     }
 }
 
-/// The address with the next port; after the last, with any that is free.
-fn neighbour(addr: &SocketAddr) -> SocketAddr {
+/// The address with the next port; after the last port, with any free one.
+fn next_port(addr: &SocketAddr) -> SocketAddr {
     SocketAddr::new(addr.ip(), addr.port().checked_add(1).unwrap_or(0))
 }
 
-/// Runs a receiver until SIGINT or SIGTERM, and tells on `out` what arrives.
+/// Runs a receiver until SIGINT or SIGTERM, and prints on `out` what it receives.
 ///
 /// # Errors
-/// The address cannot be had, a fault is out of its range, or `out` cannot be written.
+/// It cannot listen on the address, a fault is out of range, or `out` cannot be written.
 pub async fn receiver(args: ReceiverArgs, out: &mut dyn Write) -> Result<(), ReceiverError> {
     let faults = args.faults()?;
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     let screen = Arc::new(Screen::default());
-    let teller = screen.clone();
+    let notice_screen = screen.clone();
     let options = ReceiverOptions {
         expected_key: args.key.clone(),
         faults: faults.clone(),
-        on_notice: Some(Box::new(move |notice| teller.tell(notice))),
+        on_notice: Some(Box::new(move |notice| notice_screen.add(notice))),
         ..ReceiverOptions::default()
     };
     let receiver = Receiver::start(args.listen, options).await.map_err(|e| match e.kind() {
         ErrorKind::AddrInUse => ReceiverError::InUse(args.listen),
         _ => ReceiverError::Listen(args.listen, e),
     })?;
-    greet(&args, &receiver, &faults, out)?;
+    print_greeting(&args, &receiver, &faults, out)?;
     loop {
         tokio::select! {
-            () = screen.next() => screen.print(out)?,
+            () = screen.changed() => screen.print(out)?,
             _ = interrupt.recv() => break,
             _ = terminate.recv() => break,
         }
@@ -155,59 +164,69 @@ pub async fn receiver(args: ReceiverArgs, out: &mut dyn Write) -> Result<(), Rec
     receiver.stop().await;
     writeln!(
         out,
-        "\n{} from {}, {} seen again, {} refused, {} dropped",
-        count(stats.events, "event"),
-        count(stats.requests, "request"),
-        stats.repeats,
-        stats.refused_requests,
-        stats.dropped_requests,
+        "\n{} in {}; {}, {} refused, {} without an answer",
+        counted(stats.events, "event"),
+        counted(stats.requests, "request"),
+        counted(stats.repeats, "duplicate"),
+        grouped(stats.refused_requests),
+        grouped(stats.dropped_requests),
     )?;
     Ok(())
 }
 
-fn greet(args: &ReceiverArgs, receiver: &Receiver, faults: &Faults, out: &mut dyn Write) -> io::Result<()> {
+fn print_greeting(
+    args: &ReceiverArgs,
+    receiver: &Receiver,
+    faults: &Faults,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let url = receiver.endpoint();
-    // A key that was given is a secret; it is not shown again.
+    // A key that was given is a secret, and is not printed.
     let key = if args.key.is_some() { "<the key>" } else { "pk_local" };
-    writeln!(out, "a local Koala listens on {url}; Ctrl-C ends it\n")?;
-    writeln!(
+    write!(
         out,
-        "  deliver here     KOALA_AGENT_KOALA__ENDPOINT={url} KOALA_AGENT_KOALA__PUBLIC_KEY={key}"
+        "local receiver at {url}; press Ctrl-C to end it\n\n\
+         To deliver to it, run koala-agent with\n  \
+           KOALA_AGENT_KOALA__ENDPOINT={url}\n  \
+           KOALA_AGENT_KOALA__PUBLIC_KEY={key}\n\
+         To see what it has received:\n  \
+           curl {url}/receiver/events\n  \
+           curl {url}/receiver/stats\n\
+         To let it fail, to stop that, and to see all faults:\n  \
+           curl -X PUT -d '{{\"fail_share\": 0.1}}' {url}/receiver/faults\n  \
+           curl -X PUT -d '{{}}' {url}/receiver/faults\n  \
+           curl {url}/receiver/faults\n\n"
     )?;
-    writeln!(out, "  what it holds    curl {url}/receiver/events")?;
-    writeln!(out, "  counters         curl {url}/receiver/stats")?;
-    writeln!(out, "  be in trouble    curl -X PUT -d '{{\"fail_share\": 0.1}}' {url}/receiver/faults")?;
-    writeln!(out, "  be well again    curl -X PUT -d '{{}}' {url}/receiver/faults")?;
-    writeln!(out, "  all the faults   curl {url}/receiver/faults\n")?;
     if *faults != Faults::default() {
         writeln!(out, "faults: {faults}")?;
     }
     if !receiver.addr().ip().is_loopback() {
-        writeln!(out, "note: whoever reaches {} can read and change what it holds", receiver.addr())?;
+        writeln!(out, "note: everybody who can reach {} can read and change its events", receiver.addr())?;
     }
     out.flush()
 }
 
-/// What is to be printed next: the first lines of a period, and the sum of the rest.
+/// The next output, and a signal that it has changed.
 #[derive(Default)]
 struct Screen {
     page: Mutex<Page>,
-    news: Notify,
+    change: Notify,
 }
 
+/// The next output: its first lines, and the sum of the other requests.
 #[derive(Default)]
 struct Page {
     lines: Vec<String>,
-    rest: Sum,
-    notes_told: HashSet<String>,
+    others: RequestSum,
+    printed_notes: HashSet<String>,
 }
 
 #[derive(Default)]
-struct Sum {
+struct RequestSum {
     requests: u64,
     events: u64,
     repeats: u64,
-    not_taken: BTreeMap<String, u64>,
+    not_accepted: BTreeMap<String, u64>,
 }
 
 impl Screen {
@@ -215,27 +234,27 @@ impl Screen {
         self.page.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn tell(&self, notice: Notice) {
+    fn add(&self, notice: Notice) {
         self.page().add(notice);
-        self.news.notify_one();
+        self.change.notify_one();
     }
 
-    /// Returns when there is news, and never sooner than a period after the call, which follows a printing.
-    async fn next(&self) {
-        tokio::time::sleep(PERIOD).await;
-        self.news.notified().await;
+    /// Returns after a change, and never sooner than the shortest time between two outputs.
+    async fn changed(&self) {
+        tokio::time::sleep(PRINT_INTERVAL).await;
+        self.change.notified().await;
     }
 
     fn print(&self, out: &mut dyn Write) -> io::Result<()> {
-        let (lines, rest) = {
+        let (lines, others) = {
             let mut page = self.page();
-            (mem::take(&mut page.lines), mem::take(&mut page.rest))
+            (mem::take(&mut page.lines), mem::take(&mut page.others))
         };
         for line in lines {
             writeln!(out, "{line}")?;
         }
-        if rest.requests > 0 {
-            writeln!(out, "{}", rest.line())?;
+        if others.requests > 0 {
+            writeln!(out, "{}", others.line())?;
         }
         out.flush()
     }
@@ -243,62 +262,66 @@ impl Screen {
 
 impl Page {
     fn add(&mut self, notice: Notice) {
-        let room = self.lines.len() < LINES_A_PERIOD;
+        let has_room = self.lines.len() < MAX_LINES;
         match notice {
-            Notice::Accepted { who, items, repeats } if room => {
-                let again = if repeats > 0 { format!(", {repeats} seen before") } else { String::new() };
-                self.lines.push(format!("204  {}  {}{again}", shown(&who), count(items as u64, "event")));
+            Notice::Accepted { who, items, repeats } if has_room => {
+                let duplicates = duplicates_text(repeats as u64);
+                self.lines.push(format!(
+                    "204  {}  {}{duplicates}",
+                    printable(&who),
+                    counted(items as u64, "event")
+                ));
             }
-            Notice::Refused { status, why } if room => self.lines.push(format!("{status}  {}", shown(&why))),
-            Notice::Dropped { why } if room => self.lines.push(format!("---  {}", shown(&why))),
-            Notice::Accepted { items, repeats, .. } => self.rest.add(items, repeats, None),
-            Notice::Refused { status, .. } => self.rest.add(0, 0, Some(status.to_string())),
-            Notice::Dropped { .. } => self.rest.add(0, 0, Some("dropped".to_owned())),
-            Notice::Faults(faults) => self.lines.push(format!("faults: {}", shown(&faults.to_string()))),
+            Notice::Refused { status, why } if has_room => {
+                self.lines.push(format!("{status}  {}", printable(&why)))
+            }
+            Notice::Dropped { why } if has_room => self.lines.push(format!("---  {}", printable(&why))),
+            Notice::Accepted { items, repeats, .. } => self.others.add(items, repeats, None),
+            Notice::Refused { status, .. } => self.others.add(0, 0, Some(status.to_string())),
+            Notice::Dropped { .. } => self.others.add(0, 0, Some("dropped".to_owned())),
+            Notice::Faults(faults) => self.lines.push(format!("faults: {}", printable(&faults.to_string()))),
             Notice::Note(note) => {
-                if self.notes_told.len() < MAX_NOTES && self.notes_told.insert(note.clone()) {
-                    self.lines.push(format!("note: {}", shown(&note)));
+                if self.printed_notes.len() < MAX_NOTES && self.printed_notes.insert(note.clone()) {
+                    self.lines.push(format!("note: {}", printable(&note)));
                 }
             }
         }
     }
 }
 
-impl Sum {
-    fn add(&mut self, items: usize, repeats: usize, not_taken: Option<String>) {
+impl RequestSum {
+    fn add(&mut self, items: usize, repeats: usize, not_accepted: Option<String>) {
         self.requests += 1;
         self.events += items as u64;
         self.repeats += repeats as u64;
-        if let Some(what) = not_taken {
-            *self.not_taken.entry(what).or_default() += 1;
+        if let Some(outcome) = not_accepted {
+            *self.not_accepted.entry(outcome).or_default() += 1;
         }
     }
 
     fn line(&self) -> String {
-        let requests = count(self.requests, "more request");
-        let mut line = format!("  …  {requests}: {}", count(self.events, "event"));
-        if self.repeats > 0 {
-            line += &format!(", {} seen before", self.repeats);
-        }
-        for (what, times) in &self.not_taken {
-            line += &format!(", {times} × {what}");
+        let requests = counted(self.requests, "more request");
+        let duplicates = duplicates_text(self.repeats);
+        let mut line = format!("  …  {requests}: {}{duplicates}", counted(self.events, "event"));
+        for (outcome, times) in &self.not_accepted {
+            line += &format!(", {} × {outcome}", grouped(*times));
         }
         line
     }
 }
 
-fn count(number: u64, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
+fn duplicates_text(repeats: u64) -> String {
+    if repeats == 0 { String::new() } else { format!(", {}", counted(repeats, "duplicate")) }
 }
 
-/// A stranger's text, fit for a terminal: of bounded length and without control characters.
-fn shown(text: &str) -> String {
+/// Text from a request, safe for a terminal: of limited length and without control characters.
+fn printable(text: &str) -> String {
     let plain = text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c });
-    let mut shown: String = plain.clone().take(MAX_SHOWN).collect();
-    if plain.count() > MAX_SHOWN {
-        shown.push('…');
+    let mut printable: String = plain.clone().take(MAX_TEXT).collect();
+    if plain.count() > MAX_TEXT {
+        printable.push('…');
     }
-    shown
+    printable
 }
 
 #[cfg(test)]
@@ -306,14 +329,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_is_told_by_its_first_lines_and_a_sum() {
+    fn a_burst_is_printed_as_its_first_lines_and_a_sum() {
         let screen = Screen::default();
         for n in 0..100 {
-            screen.tell(match n % 10 {
+            screen.add(match n % 10 {
                 0 => Notice::Refused { status: 503, why: "in trouble".into() },
                 _ => Notice::Accepted { who: "ana\u{1b}[2J".into(), items: 2, repeats: 1 },
             });
-            screen.tell(Notice::Note("said once".into()));
+            screen.add(Notice::Note("said once".into()));
         }
         let mut out = Vec::new();
         screen.print(&mut out).unwrap();
@@ -321,9 +344,9 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(
             lines[..3],
-            ["503  in trouble", "note: said once", "204  ana\u{fffd}[2J  2 events, 1 seen before"]
+            ["503  in trouble", "note: said once", "204  ana\u{fffd}[2J  2 events, 1 duplicate"]
         );
-        assert_eq!(lines.len(), LINES_A_PERIOD + 1);
-        assert_eq!(lines[LINES_A_PERIOD], "  …  95 more requests: 172 events, 86 seen before, 9 × 503");
+        assert_eq!(lines.len(), MAX_LINES + 1);
+        assert_eq!(lines[MAX_LINES], "  …  95 more requests: 172 events, 86 duplicates, 9 × 503");
     }
 }

@@ -1,14 +1,77 @@
-//! What a person can do about each reason, in one place.
+//! The meaning of each reason code, and what a person can do about it, in one place.
 
-use super::context::{ours, quoted, service};
+use super::context::{agent_command, service_command, start_command};
+use super::output::{escaped, indented};
 use crate::config::{Config, Scope, SpoolConfig};
 use crate::reason::Code;
+use crate::spool::shell_quoted;
+use std::fmt;
+use unicode_width::UnicodeWidthStr;
 
-/// What a person can do where the spool is not there, or not the agent's to use.
-pub fn remedy_for_spool(config: &Config) -> String {
-    let (dir, restart) = (quoted(config.spool.dir.as_os_str()), service(config, "restart"));
-    let operation = match config.scope {
-        // Its owners and its ACL come with it. A service sees the folder that was there when it started.
+/// Something that a person can do: a sentence, and the command line that does it where there is one.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Remedy {
+    /// Imperative, without a full stop.
+    pub text: String,
+    /// To be pasted into a shell.
+    pub command: Option<String>,
+}
+
+impl Remedy {
+    /// A remedy without a command line.
+    pub fn text(text: impl Into<String>) -> Remedy {
+        Remedy { text: text.into(), command: None }
+    }
+
+    /// A remedy with the command line that does it.
+    pub fn run(text: impl Into<String>, command: impl Into<String>) -> Remedy {
+        Remedy { text: text.into(), command: Some(command.into()) }
+    }
+
+    /// The remedy as text that begins at `indent` of the current line. Where it does not fit into that line, the command
+    /// has a line of its own, unbroken, to be copied.
+    pub fn render(&self, indent: usize, width: Option<usize>) -> String {
+        let line = self.to_string();
+        let has_room = width.is_none_or(|width| indent + line.width() <= width);
+        match &self.command {
+            Some(command) if !has_room => {
+                let text = indented(&escaped(&self.text), indent, width);
+                format!("{text}:\n{:indent$}  {}", "", escaped(command))
+            }
+            _ => indented(&escaped(&line), indent, width),
+        }
+    }
+
+    /// A change that is in force after the service has been restarted or reloaded.
+    fn then(config: &Config, text: impl fmt::Display, verb: &str) -> Remedy {
+        match service_command(config, verb) {
+            Some(command) => Remedy::run(format!("{text}, then run"), command),
+            None if verb == "reload" => Remedy::text(format!("{text}, then send SIGHUP to the agent")),
+            None => Remedy::text(format!("{text}, then {verb} the agent")),
+        }
+    }
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.command {
+            Some(command) => write!(f, "{}: {command}", self.text),
+            None => f.write_str(&self.text),
+        }
+    }
+}
+
+/// The remedy for an agent that is not running.
+pub fn start_remedy(config: &Config) -> Remedy {
+    Remedy::run("start the agent", start_command(config))
+}
+
+/// The remedy for a spool folder that is missing, or that the agent may not use.
+pub fn spool_remedy(config: &Config) -> Remedy {
+    let dir = shell_quoted(config.spool.dir.as_os_str());
+    let restart = service_command(config, "restart").unwrap_or_default();
+    let command = match config.scope {
+        // tmpfiles.d gives the folder its owner and its ACL. A running service still sees the old folder.
         Scope::System if config.spool.dir == SpoolConfig::default().dir => {
             format!("systemd-tmpfiles --create && {restart}")
         }
@@ -17,54 +80,74 @@ pub fn remedy_for_spool(config: &Config) -> String {
         }
         Scope::User | Scope::Named => format!("mkdir -p {dir} && chmod u+rwx {dir}"),
     };
-    format!("make the spool anew: {operation}")
+    Remedy::run("create the spool again", command)
 }
 
-/// The fix for a reason of the destination or the intake, or for a settled event's; `None`: it passes by itself.
-pub fn remedy(code: Code, config: &Config) -> Option<String> {
+/// The remedy for a reason; `None`: it passes without anybody's help, or nothing can be done.
+pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
     let file = config.path.display();
     let endpoint = &config.koala.endpoint;
-    let restart = service(config, "restart");
-    let reload = service(config, "reload");
     let key = &config.koala.key_source;
     Some(match code {
         Code::Http5xx | Code::RateLimited => return None,
-        Code::Dns => format!("check this machine's network, and the name in koala.endpoint, {endpoint}"),
-        Code::Connect => format!("check that this machine reaches {endpoint}: curl -I {endpoint}"),
-        Code::Tls => {
-            "check this machine's clock; a certificate of your own authority goes into koala.ca_file"
-                .to_owned()
+        Code::Dns => Remedy::text(format!(
+            "check this machine's network, and the host name in koala.endpoint ({endpoint})"
+        )),
+        Code::Connect => {
+            Remedy::run("check that this machine reaches the receiver", format!("curl -I {endpoint}"))
         }
-        Code::Timeout => format!("check the network to {endpoint}; koala.timeout in {file} is the limit"),
-        Code::Proxy => format!("check koala.proxy in {file}, or HTTPS_PROXY"),
-        Code::NoKey => format!("put the public key of your Koala workspace into {key}, then: {restart}"),
-        Code::KeyRefused => format!("put the right public key into {key}, then: {restart}"),
-        Code::NotFound => {
-            format!("set koala.endpoint in {file}: {endpoint} has no such address; then: {reload}")
+        Code::Tls => Remedy::text(
+            "check this machine's clock; if a certificate authority of your own has signed the certificate, \
+             name it in koala.ca_file",
+        ),
+        Code::Timeout => {
+            Remedy::text(format!("check the network to {endpoint}, or raise koala.timeout in {file}"))
         }
-        Code::RefusesAll => {
-            format!(
-                "it refuses everybody: set another koala.endpoint in {file} (now {endpoint}), then: {reload}"
-            )
+        Code::Proxy => Remedy::text(format!("check koala.proxy in {file}, or HTTPS_PROXY")),
+        Code::NoKey => {
+            let text = format!("put the public key of your Koala workspace into {key}");
+            match (config.scope, &config.koala.key_file) {
+                (Scope::Named, Some(_)) => Remedy::text(format!("{text}; the agent reads it within 30 s")),
+                _ => Remedy::then(config, text, "restart"),
+            }
         }
-        Code::NotTheReceiver => {
-            format!("log in to the network's portal, or set koala.proxy or koala.endpoint in {file}")
-        }
-        Code::Redirect => format!("set koala.endpoint in {file} to where it points, then: {reload}"),
-        Code::MaxBytes => {
-            format!("raise outbox.max_bytes in {file}, then: {reload}; or let events be delivered")
-        }
+        Code::KeyRefused => Remedy::then(config, format!("put the right public key into {key}"), "restart"),
+        Code::NotFound => Remedy::then(
+            config,
+            format!("{endpoint} is not a Koala receiver: correct koala.endpoint in {file}"),
+            "reload",
+        ),
+        Code::RefusesAll => Remedy::then(
+            config,
+            format!("{endpoint} refuses all events: set koala.endpoint in {file} to another receiver"),
+            "reload",
+        ),
+        Code::NotTheReceiver => Remedy::text(format!(
+            "log in to the network's portal, or correct koala.proxy or koala.endpoint in {file}"
+        )),
+        Code::Redirect => Remedy::then(
+            config,
+            format!("set koala.endpoint in {file} to the address that it redirects to"),
+            "reload",
+        ),
+        Code::MaxBytes => Remedy::then(
+            config,
+            format!("wait until events have been delivered, or raise outbox.max_bytes in {file}"),
+            "reload",
+        ),
         Code::MinFree | Code::DiskFull => {
-            format!("free space on the file system of {}", config.outbox.path.display())
+            Remedy::text(format!("free space on the file system of {}", config.outbox.path.display()))
         }
         Code::ReadOnly => {
             let (outbox, spool) = (config.outbox.path.display(), config.spool.dir.display());
-            format!(
-                "make the file systems of {outbox} and {spool} writable; where the spool was made anew: {restart}"
-            )
+            let text = format!(
+                "make the file systems of {outbox} and {spool} writable; if the spool was created again"
+            );
+            Remedy::then(config, text, "restart")
         }
         Code::Unreadable => {
-            format!("chmod g+r the files in {} that the agent cannot read", config.spool.dir.display())
+            let dir = config.spool.dir.display();
+            Remedy::text(format!("let the agent read the files in {dir}: chmod g+r FILE; the log names them"))
         }
         Code::NoMapping
         | Code::NoIdentity
@@ -72,12 +155,29 @@ pub fn remedy(code: Code, config: &Config) -> Option<String> {
         | Code::IntegrationsOff
         | Code::NoConsent
         | Code::Erased => return None,
-        Code::InvalidField | Code::TooLarge | Code::Refused => format!(
-            "remedy what makes such events; {} tries these again",
-            ours(config, &format!("retry --state failed --reason {code}"))
+        Code::InvalidField | Code::TooLarge | Code::Refused => Remedy::run(
+            "fix the program that writes these events, then send them again",
+            agent_command(config, &format!("retry --state failed --reason {code}")),
         ),
-        Code::NotJson | Code::NotAnEvent | Code::MessageIdReused | Code::TooDeep => {
-            format!("remedy the file; {} takes it back", ours(config, "retry --rejected NAME"))
-        }
+        Code::NotJson | Code::NotAnEvent | Code::MessageIdReused | Code::TooDeep => Remedy::run(
+            "fix the file, then put it back into the spool",
+            agent_command(config, "retry --rejected NAME"),
+        ),
+    })
+}
+
+/// The meaning of a code that a settled event can have, for lists that have no reason text.
+pub fn meaning(code: Code) -> Option<&'static str> {
+    Some(match code {
+        Code::NoMapping => "no mapping matches the event",
+        Code::NoIdentity => "the event has no profile_id and no email",
+        Code::BrowserLibrary => "the browser library has already sent the event to Koala",
+        Code::IntegrationsOff => "the event's integrations turn Koala off",
+        Code::NoConsent => "the person has not consented",
+        Code::Erased => "the person was erased before the event came",
+        Code::InvalidField => "a field is missing or has the wrong type",
+        Code::TooLarge => "the event is larger than a limit",
+        Code::Refused => "the receiver refused the event but accepts others",
+        _ => return None,
     })
 }

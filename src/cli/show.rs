@@ -1,15 +1,17 @@
-//! `koala-agent show`: everything that is known of one event.
+//! `koala-agent show`: everything known about one event.
 
-use super::list::{all_rejected, colour};
-use super::output::{self, BOLD, Facts, hint, paint, plain};
-use super::preview::{MappingTrace, Preview, Request, prospect};
-use super::status::{alive, gather};
-use super::when::age;
-use super::{CliError, Context, ExitCode};
+use super::list::{all_rejected, state_style};
+use super::output::{self, BOLD, LabelledLines, counted, escaped, hint, indented, styled, terminal_width};
+use super::preview::{EventPreview, PreviewRequest};
+use super::status::{current_status, is_publisher_alive};
+use super::time::next_try_text;
+use super::{CliError, CommandContext, ExitCode};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::event::{Event, MessageId, json::pretty};
+use crate::item::Disposition;
 use crate::outbox::{Attempt, Detail, Listed, Reader, State};
+use crate::reason::{Code, Reason};
 use crate::spool::{Format, REJECTED, format_of};
 use crate::status::{DestinationState, Status};
 use clap::Args;
@@ -19,185 +21,211 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 
-/// Files that are looked through for an id that is in no row: within a second on any disk.
-const MAX_SEARCHED: usize = 1_000;
-/// Of each of them no more is read than a large NDJSON part has.
+/// The most rejected files that are searched for an id without a row: less than a second on any disk.
+const MAX_SEARCHED_FILES: usize = 1_000;
+/// The most bytes that are read of each of them.
 const MAX_SEARCHED_BYTES: u64 = 1 << 20;
 
-/// Everything known of one event
+/// Show everything known about one event
 ///
-/// Its history, the reason of its state, its body while that is kept, and the request that it makes.
+/// Prints its state and the reason for it, its history, its body while that is kept, and the requests that it makes.
 #[derive(Debug, Args)]
 pub struct ShowArgs {
     /// The event's messageId
     message_id: String,
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
 
+/// The event, as `--json` prints it.
 #[derive(Serialize)]
-struct Shown {
+struct ShownEvent {
     #[serde(flatten)]
     row: Listed,
-    /// The modification time of its file.
+    /// The modification time of the event's file.
     spooled_at: Timestamp,
-    /// Answers other than acceptance.
+    /// The answers that did not accept the event.
     history: Vec<Attempt>,
-    /// Of a pending event.
-    next: Option<Next>,
-    /// Under the mapping in force, while the body is kept.
+    /// When a pending event is sent.
+    next: Option<NextAttempt>,
+    /// The requests under the mappings in force, while the body is kept.
     #[serde(flatten)]
-    judgement: Option<MappingTrace>,
+    preview: Option<EventPreview>,
     body: Option<Box<RawValue>>,
 }
 
+/// When a pending event is sent, as far as that is known.
 #[derive(Serialize)]
-struct Next {
+struct NextAttempt {
     at: Option<Timestamp>,
+    /// The sentence and the reason.
     text: String,
+    #[serde(skip)]
+    sentence: String,
+    #[serde(skip)]
+    reason: Option<Reason>,
 }
 
 /// Prints the event.
 ///
 /// # Errors
-/// No row carries the id, or this user may not read the outbox.
-pub fn run(context: &Context, args: &ShowArgs) -> Result<ExitCode, CliError> {
+/// No row has the id, or this user may not read the outbox.
+pub fn run(context: &CommandContext, args: &ShowArgs) -> Result<ExitCode, CliError> {
     let config = context.config()?;
     let now = context.clock.now();
     let reader = Reader::open(&config.outbox.path)?;
-    let Some(detail) = reader.show(&args.message_id)? else {
-        return Err(unknown(&config, &args.message_id));
+    let Some(detail) = reader.events().show(&args.message_id)? else {
+        return Err(unknown_id(&config, &args.message_id));
     };
     let next = match State::parse(&detail.row.state) {
-        Some(State::Pending) => Some(next(&gather(&config, now), reader.ahead(detail.row.seq)?, now)),
+        Some(State::Pending) => {
+            Some(next_attempt(&current_status(&config, now), reader.events().ahead(detail.row.seq)?, now))
+        }
         _ => None,
     };
-    let shown = shown(&config, detail, next);
+    let event = shown_event(&config, detail, next);
     output::print(&match args.json {
-        true => serde_json::to_string_pretty(&shown).map_err(std::io::Error::from)? + "\n",
-        false => text(&shown),
+        true => serde_json::to_string_pretty(&event).map_err(std::io::Error::from)? + "\n",
+        false => render(&event, terminal_width()),
     })?;
     Ok(ExitCode::Success)
 }
 
-fn shown(config: &Config, detail: Detail, next: Option<Next>) -> Shown {
+fn shown_event(config: &Config, detail: Detail, next: Option<NextAttempt>) -> ShownEvent {
     let Detail { row, spooled_at, body, attempts } = detail;
     let id = MessageId::from_stored(row.message_id.clone());
     let event = body.as_deref().and_then(|body| Event::parse(body).ok());
-    let judgement = event.map(|event| prospect(&config.mappings, &event, &id, spooled_at));
+    let preview = event.map(|event| EventPreview::of(&config.mappings, &event, &id, spooled_at));
     let body = body.and_then(|body| RawValue::from_string(body).ok());
-    Shown { row, spooled_at, history: attempts, next, judgement, body }
+    ShownEvent { row, spooled_at, history: attempts, next, preview, body }
 }
 
-/// When a pending event is sent, as far as it can be told.
-fn next(status: &Status, ahead: (u64, bool), now: Timestamp) -> Next {
-    let to = &status.destination;
-    let mut text = match ahead {
+/// `ahead` is the number of older events of the same person, and whether it is exact.
+fn next_attempt(status: &Status, ahead: (u64, bool), now: Timestamp) -> NextAttempt {
+    let destination = &status.destination;
+    let mut sentence = match ahead {
         (0, _) => String::new(),
-        (n, true) => format!("after {n} older of the same person, "),
-        (n, false) => format!("after {n} or more older of the same person, "),
+        (n, true) => format!("after {} of the same person, ", counted(n, "older event")),
+        (n, false) => format!("after {} or more of the same person, ", counted(n, "older event")),
     };
-    let at = to.retry_at.filter(|at| status.agent.running && *at > now);
-    match (status.agent.running, to.state, at) {
-        (false, ..) => text += "when the agent runs again",
-        (true, DestinationState::Backoff | DestinationState::Refused, Some(at)) => {
-            text += &format!("when the receiver takes events again; it is tried in {}", age(at.since(now)));
+    let at = destination.retry_at.filter(|at| status.agent.running && *at > now);
+    let code = destination.reason.as_ref().map(|reason| reason.code);
+    match (status.agent.running, destination.state, at) {
+        (false, ..) => sentence += "when the agent runs again",
+        (true, DestinationState::Backoff | DestinationState::Refused, at) => {
+            let wait = at.map(|at| at.since(now)).unwrap_or_default();
+            sentence += &format!("when the receiver accepts events again; {}", next_try_text(wait));
         }
-        (true, DestinationState::Backoff | DestinationState::Refused, None) => {
-            text += "when the receiver takes events again; it is being tried";
+        (true, DestinationState::Unknown, _) if code == Some(Code::NoKey) => {
+            sentence += "when there is a key"
         }
-        (true, DestinationState::Online | DestinationState::Unknown, _) => text += "in its turn",
+        (true, DestinationState::Online | DestinationState::Unknown, _) => sentence += "in its turn",
     }
-    if let Some(reason) = &to.reason {
-        text += &format!(" ({}: {})", reason.code, reason.text);
-    }
-    Next { at, text }
+    let reason = destination.reason.clone();
+    let text = reason.as_ref().map_or_else(|| sentence.clone(), |reason| format!("{sentence} ({reason})"));
+    NextAttempt { at, text, sentence, reason }
 }
 
-fn text(shown: &Shown) -> String {
-    let row = &shown.row;
-    let mut facts = Facts::default();
-    let name = row.event.as_deref().map(|name| format!(" \"{}\"", plain(name))).unwrap_or_default();
-    facts.add("event", format_args!("{}{name}", plain(row.kind.as_deref().unwrap_or("no type"))));
-    facts.add("person", plain(row.person.as_deref().unwrap_or("-")));
+/// The event as text. A reason stands in it once: where the state, an attempt or the next try repeat it, they do so
+/// without its text.
+fn render(event: &ShownEvent, width: Option<usize>) -> String {
+    let row = &event.row;
+    let mut lines = LabelledLines::new(width);
+    let name = row.event.as_deref().map(|name| format!(" \"{}\"", escaped(name))).unwrap_or_default();
+    lines.add("event", format_args!("{}{name}", escaped(row.kind.as_deref().unwrap_or("no type"))));
+    lines.add("person", escaped(row.person.as_deref().unwrap_or("-")));
     let since = row.settled_at.as_ref().map(|at| format!(" since {at}")).unwrap_or_default();
-    facts.add("state", format_args!("{}{since}", paint(colour(&row.state), &row.state)));
-    if let (Some(code), Some(reason)) = (&row.reason_code, &row.reason) {
-        facts.more(format_args!("{}: {}", plain(code), plain(reason)));
+    lines.add("state", format_args!("{}{since}", styled(state_style(&row.state), &row.state)));
+    let state_reason = match (&row.reason_code, &row.reason) {
+        (Some(code), Some(text)) => format!("{code}: {text}"),
+        _ => String::new(),
+    };
+    if !state_reason.is_empty() {
+        lines.add_below(escaped(&state_reason));
     }
     let unit = match format_of(OsStr::new(&row.file)) {
         Some((Format::Lines, _)) => "line",
         _ => "element",
     };
     let place = if row.place == 0 { String::new() } else { format!(", {unit} {}", row.place) };
-    facts.add("file", format_args!("{}{place}, written {}", plain(&row.file), shown.spooled_at));
-    facts.add("stored", &row.received_at);
-    facts.add("attempts", row.attempts);
-    for attempt in &shown.history {
-        facts.more(format_args!("{}  {}: {}", attempt.at, plain(&attempt.code), plain(&attempt.text)));
+    lines.add("file", format_args!("{}{place}, written {}", escaped(&row.file), event.spooled_at));
+    lines.add("stored", &row.received_at);
+    lines.add("attempts", row.attempts);
+    let mut last_printed = state_reason;
+    for attempt in &event.history {
+        let reason = format!("{}: {}", attempt.code, attempt.text);
+        let is_repeated = reason == last_printed;
+        let printed = if is_repeated { &attempt.code } else { &reason };
+        lines.add_below(format_args!("{}  {}", attempt.at, escaped(printed)));
+        last_printed = reason;
     }
-    if let Some(next) = &shown.next {
-        facts.add("next", plain(&next.text));
+    if let Some(next) = &event.next {
+        lines.add("next", &next.sentence);
+        if let Some(reason) = next.reason.as_ref().map(ToString::to_string).filter(|r| *r != last_printed) {
+            lines.add_below(escaped(&reason));
+        }
     }
-    let mut text = format!("{}\n{facts}", paint(BOLD, plain(&row.message_id)));
-    text += &block("body", &shown.body.as_ref().map_or_else(gone, |body| pretty(body.get())));
-    let Some(judgement) = &shown.judgement else { return text };
-    match &judgement.prospect {
-        Preview::Requests(requests) => {
-            for Request { mapping, method, path, body } in requests {
-                text += &block(&format!("{method} {path}, by {mapping}"), &pretty(body.get()));
+    let block = |title: &str, content: &str| text_block(title, content, width);
+    let mut text = format!("{}\n{lines}", styled(BOLD, escaped(&row.message_id)));
+    text += &match &event.body {
+        Some(body) => json_block("body", body.get()),
+        None => block("body", "not kept any more"),
+    };
+    let Some(preview) = &event.preview else { return text };
+    match &preview.disposition {
+        Disposition::Send(requests) => {
+            for PreviewRequest { mapping, method, path, body } in requests {
+                text += &json_block(&format!("{method} {path}, by mapping {mapping}"), body.get());
             }
-            for judged in judgement.mappings.iter().filter(|judged| judged.matched) {
-                let (skipped, invalid) = (judged.skipped.as_ref(), judged.invalid.as_ref());
-                for (reason, what) in
-                    skipped.map(|r| (r, "skipped")).into_iter().chain(invalid.map(|r| (r, "invalid")))
-                {
-                    text += &block(&format!("{what} by {}", judged.mapping), &reason.to_string());
+            for trace in preview.mappings.iter().filter(|trace| trace.matched) {
+                for (reason, state) in [(&trace.skipped, "skipped"), (&trace.invalid, "invalid")] {
+                    if let Some(reason) = reason {
+                        text += &block(&format!("{state} by mapping {}", trace.mapping), &reason.to_string());
+                    }
                 }
             }
         }
-        Preview::Skipped(reason) => text += &block("no request: skipped", &reason.to_string()),
-        Preview::Invalid(reason) => text += &block("no request can be made", &reason.to_string()),
+        Disposition::Skip(reason) => text += &block("no request: skipped", &reason.to_string()),
+        Disposition::Fail(reason) => text += &block("no request can be made", &reason.to_string()),
     }
-    if let Some(warning) = judgement.warning {
-        text += &block("note", warning);
+    if let Some(warning) = preview.warning {
+        text += &block("warning", warning);
     }
     text
 }
 
-fn gone() -> String {
-    "not kept any more".to_owned()
+fn text_block(title: &str, content: &str, width: Option<usize>) -> String {
+    format!("\n  {}\n    {}\n", styled(BOLD, escaped(title)), indented(&escaped(content), 4, width))
 }
 
-fn block(title: &str, content: &str) -> String {
-    let mut text = format!("\n  {}\n", paint(BOLD, title));
-    content.lines().for_each(|line| text += &format!("    {}\n", plain(line)));
+fn json_block(title: &str, json: &str) -> String {
+    let mut text = format!("\n  {}\n", styled(BOLD, escaped(title)));
+    pretty(json).lines().for_each(|line| text += &format!("    {}\n", escaped(line)));
     text
 }
 
-/// An id without a row may be in a file that was set aside, or not be taken yet.
-fn unknown(config: &Config, id: &str) -> CliError {
-    let mentions = |name: &std::ffi::OsStr| {
+/// The error for an id without a row, which may be in a rejected file or in one that still waits.
+fn unknown_id(config: &Config, id: &str) -> CliError {
+    let mentions_id = |name: &OsStr| {
         let path = config.spool.dir.join(REJECTED).join(name);
         let mut bytes = Vec::new();
         let read = File::open(path).and_then(|file| file.take(MAX_SEARCHED_BYTES).read_to_end(&mut bytes));
         read.is_ok() && memchr::memmem::find(&bytes, id.as_bytes()).is_some()
     };
     let files = all_rejected(config).unwrap_or_default();
-    let found = files.iter().take(MAX_SEARCHED).filter(|_| !id.is_empty()).find(|file| mentions(&file.name));
-    if let Some(file) = found {
-        let why = file.why.as_ref().map(|why| format!(": {}: {}", why.code, why.text)).unwrap_or_default();
+    let mut searched = files.iter().take(MAX_SEARCHED_FILES).filter(|_| !id.is_empty());
+    if let Some(file) = searched.find(|file| mentions_id(&file.name)) {
+        let reason = file.why.as_ref().map(|why| format!(": {}: {}", why.code, why.text)).unwrap_or_default();
         let name = file.name.to_string_lossy();
         return CliError::new(
             ExitCode::NotFound,
-            format!("no event has the messageId {id}, but the file rejected/{name} names it{why}"),
+            format!("no event has the messageId {id}, but the file rejected/{name} contains it{reason}"),
         );
     }
-    let waiting = crate::status::Status::read(&config.status_file)
-        .filter(|status| status.spool.waiting_files > 0 || !alive(status));
-    if waiting.is_some() {
-        hint("files may still wait in the spool");
+    let status = Status::read(&config.status_file);
+    if status.is_some_and(|status| status.spool.waiting_files > 0 || !is_publisher_alive(&status)) {
+        hint("the event may still be in a file that waits in the spool");
     }
     CliError::new(ExitCode::NotFound, format!("no event has the messageId {id}"))
 }

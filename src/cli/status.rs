@@ -1,6 +1,7 @@
-//! `koala-agent status`: from the agent's published file, and from the outbox where this user may read it.
+//! `koala-agent status`: the state of the agent, from the file that it publishes, and from the outbox where this user
+//! may read it.
 
-use super::{CliError, Context, ExitCode, output, status_text};
+use super::{CliError, CommandContext, ExitCode, output, status_text};
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::disk;
@@ -20,18 +21,19 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
-/// Files counted in a folder while no agent runs that has counted them: 20 ms for a folder of any size.
+/// The most files of a folder that are counted while no agent runs; counting them takes 20 ms.
 const MAX_COUNTED: usize = 10_000;
-/// A process and what it wrote are placed in time to the second, each by a clock of its own.
-const SLACK: Duration = Duration::from_secs(2);
+/// The start of a process and the time in a status file come from two clocks, each exact to a second.
+const CLOCK_SLACK: Duration = Duration::from_secs(2);
 
-/// What waits, what was delivered, what is stuck, and what to do
+/// Show what waits, what was delivered, what is stuck, and what to do
 ///
-/// With the agent up or down, for every user.
+/// Works for every user, whether the agent runs or not. Users who may not read the outbox see the counts that the
+/// agent published last.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  koala-agent status --json | jq .outbox.pending")]
 pub struct StatusArgs {
-    /// As JSON
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }
@@ -39,35 +41,35 @@ pub struct StatusArgs {
 /// Prints the status.
 ///
 /// # Errors
-/// There is no configuration, or stdout cannot be written; never that the agent is down.
-pub fn run(context: &Context, args: &StatusArgs) -> Result<ExitCode, CliError> {
+/// The configuration is wrong, or stdout cannot be written. An agent that is not running is no error.
+pub fn run(context: &CommandContext, args: &StatusArgs) -> Result<ExitCode, CliError> {
     let config = context.config()?;
-    let status = gather(&config, context.clock.now());
+    let status = current_status(&config, context.clock.now());
     let text = match args.json {
         true => serde_json::to_string_pretty(&status).map_err(std::io::Error::from)? + "\n",
-        false => status_text::render(&status, &config),
+        false => status_text::render(&status, &config, output::terminal_width()),
     };
     output::print(&text)?;
     Ok(ExitCode::Success)
 }
 
-/// Everything that this user can know now.
-pub fn gather(config: &Config, now: Timestamp) -> Status {
+/// The status as far as this user can see it.
+pub fn current_status(config: &Config, now: Timestamp) -> Status {
     let published = Status::read(&config.status_file);
     let published_at = published.as_ref().map(|status| status.now);
     let published_alive =
-        published.as_ref().filter(|status| alive(status)).and_then(|status| status.agent.pid);
-    let mut status = published.unwrap_or_else(|| blank(config));
+        published.as_ref().filter(|status| is_publisher_alive(status)).and_then(|status| status.agent.pid);
+    let mut status = published.unwrap_or_else(|| never_started(config));
     status.now = now;
     status.config.clone_from(&config.path);
     status.outbox.path.clone_from(&config.outbox.path);
 
-    let readable = read_outbox(&mut status, config);
+    let is_readable = read_outbox(&mut status, config);
     let holder = holder(&config.outbox.path).and_then(|pid| u32::try_from(pid).ok());
-    // Who can read the outbox can see its lock as well; for others the published process is what there is.
-    let pid = if readable { holder } else { published_alive };
+    // A user who can read the outbox can see its lock; for others there is only the published process.
+    let pid = if is_readable { holder } else { published_alive };
     if pid.is_none() {
-        is_stopped(&mut status, config, published_at);
+        correct_for_stopped_agent(&mut status, config, published_at);
     }
     status.agent.running = pid.is_some();
     status.agent.pid = pid;
@@ -76,8 +78,8 @@ pub fn gather(config: &Config, now: Timestamp) -> Status {
     status
 }
 
-/// Before the first run.
-fn blank(config: &Config) -> Status {
+/// The status before the agent's first start.
+fn never_started(config: &Config) -> Status {
     Status {
         schema: SCHEMA,
         now: Timestamp(0),
@@ -92,11 +94,11 @@ fn blank(config: &Config) -> Status {
         intake: IntakeStatus { state: IntakeState::Open, reason: None },
         outbox: crate::status::OutboxStatus { max_bytes: config.outbox.max_bytes, ..Default::default() },
         reasons: Vec::new(),
-        destination: destination(config),
+        destination: unknown_destination(config),
     }
 }
 
-fn destination(config: &Config) -> DestinationStatus {
+fn unknown_destination(config: &Config) -> DestinationStatus {
     DestinationStatus {
         kind: "koala".to_owned(),
         endpoint: config.koala.endpoint.clone(),
@@ -108,7 +110,7 @@ fn destination(config: &Config) -> DestinationStatus {
     }
 }
 
-/// The counts of this moment, where this user may read them.
+/// Reads the current counts. Returns whether this user may read them.
 fn read_outbox(status: &mut Status, config: &Config) -> bool {
     let path = &config.outbox.path;
     status.outbox.disk_free = disk::space_of(path).map_or(0, |disk| disk.free);
@@ -143,17 +145,17 @@ fn read_outbox(status: &mut Status, config: &Config) -> bool {
     true
 }
 
-/// The folder of a file, or the nearest above it that is there.
-pub fn folder_of(file: &Path) -> &Path {
+/// The folder of a file, or the nearest folder above it that exists.
+pub fn existing_folder(file: &Path) -> &Path {
     file.ancestors().skip(1).find(|folder| folder.exists()).unwrap_or(Path::new("/"))
 }
 
-/// What is different while no agent runs: the settings are the file's, and the spool is counted here.
-fn is_stopped(status: &mut Status, config: &Config, published_at: Option<Timestamp>) {
+/// While no agent runs, the settings are those of the configuration file, and the files are counted here.
+fn correct_for_stopped_agent(status: &mut Status, config: &Config, published_at: Option<Timestamp>) {
     status.agent.since = published_at;
     status.outbox.max_bytes = config.outbox.max_bytes;
     if status.destination.endpoint != config.koala.endpoint {
-        status.destination = destination(config);
+        status.destination = unknown_destination(config);
     }
     if let Some((files, bytes)) = count_files(&config.spool.dir) {
         (status.spool.waiting_files, status.spool.waiting_bytes) = (files, bytes);
@@ -163,14 +165,14 @@ fn is_stopped(status: &mut Status, config: &Config, published_at: Option<Timesta
     }
     status.spool.dir.clone_from(&config.spool.dir);
     let path = config.spool.dir.clone();
-    // Before its first run an agent of one's own has none, and needs none.
+    // Before its first start, a user's own agent has no spool yet.
     if published_at.is_some() && fs::metadata(&path).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
         let reason = Reason::new(Code::Unreadable, SpoolError::Missing { path }.to_string());
         status.intake = IntakeStatus { state: IntakeState::Blocked, reason: Some(reason) };
     }
 }
 
-/// How many files wait in a folder, and their size; `None` if that cannot be told, or not soon.
+/// The number of finished files in a folder and their size; `None` if it cannot be read or holds too many files.
 fn count_files(dir: &Path) -> Option<(u64, u64)> {
     let (mut files, mut bytes) = (0, 0);
     for (n, item) in fs::read_dir(dir).ok()?.enumerate() {
@@ -187,18 +189,19 @@ fn count_files(dir: &Path) -> Option<(u64, u64)> {
     Some((files, bytes))
 }
 
-/// Whether the process that published a status still runs: it is there, and no later one of the same number.
-pub fn alive(status: &Status) -> bool {
+/// Whether the process that published a status still runs: a process has its pid, and started before the status was
+/// written.
+pub fn is_publisher_alive(status: &Status) -> bool {
     let Some(pid) = status.agent.pid.filter(|_| status.agent.running) else { return false };
     let Ok(raw) = i32::try_from(pid) else { return false };
     if !matches!(kill(Pid::from_raw(raw), None), Ok(()) | Err(Errno::EPERM)) {
         return false;
     }
-    started(pid).is_none_or(|started| started <= status.now.plus(SLACK))
+    process_start(pid).is_none_or(|start| start <= status.now.plus(CLOCK_SLACK))
 }
 
-/// When a process started, where /proc tells (proc(5): field 22 of stat, in hundredths of a second since boot).
-fn started(pid: u32) -> Option<Timestamp> {
+/// The start of a process, where there is /proc (proc(5): field 22 of stat, in hundredths of a second since boot).
+fn process_start(pid: u32) -> Option<Timestamp> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let hundredths: u64 = stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()?;
     let uptime = fs::read_to_string("/proc/uptime").ok()?;
@@ -214,13 +217,13 @@ mod tests {
     use crate::config::{ConfigOptions, Environment, load};
 
     #[test]
-    fn a_process_that_came_later_is_not_the_one_that_published() {
+    fn a_process_that_started_after_the_status_was_written_is_not_its_publisher() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.toml");
         fs::write(&file, "").unwrap();
         let config =
             load(&ConfigOptions { config: Some(file), user: false }, &Environment::default()).unwrap();
-        let mut status = blank(&config);
+        let mut status = never_started(&config);
         for (running, pid, now, want) in [
             (true, Some(std::process::id()), Clock::system().now(), true),
             (true, Some(std::process::id()), Timestamp(0), !cfg!(target_os = "linux")),
@@ -230,7 +233,7 @@ mod tests {
         ] {
             status.agent = AgentStatus { running, pid, ..status.agent };
             status.now = now;
-            assert_eq!(alive(&status), want, "{:?} at {now}", status.agent);
+            assert_eq!(is_publisher_alive(&status), want, "{:?} at {now}", status.agent);
         }
     }
 }

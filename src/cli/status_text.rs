@@ -1,189 +1,202 @@
-//! The status for a person: what is, since when, why, and what to do.
+//! The status as text: each subject with its state, since when, why, and what to do.
 
-use super::context::{ours, service};
-use super::output::{BAD, BOLD, DIM, Facts, GOOD, ODD, count, paint, plain};
-use super::remedy::{remedy, remedy_for_spool};
-use super::when::age;
-use crate::clock::Timestamp;
+use super::context::agent_command;
+use super::output::{BAD, BOLD, DIM, GOOD, LabelledLines, WAITING, counted, escaped, grouped, styled};
+use super::remedy::{Remedy, meaning, remedy, spool_remedy, start_remedy};
+use super::time::{next_try_text, time_and_age};
 use crate::config::{Bytes, Config};
-use crate::reason::{Code, Reason};
+use crate::reason::Code;
 use crate::status::{DestinationState, IntakeState, Status};
 
-/// The status as text.
-pub fn render(status: &Status, config: &Config) -> String {
-    let mut facts = Facts::default();
-    facts.add("config", config_line(status, config));
-    facts.add("spool", spool(status));
-    intake(status, &mut facts);
-    outbox(status, &mut facts);
-    destination(status, &mut facts);
-    let mut text = format!("{}\n{facts}", headline(status));
-    let next_steps = next_steps(status, config);
-    if !next_steps.is_empty() {
-        text += &format!("\n{}\n", paint(BOLD, "What to do"));
-        next_steps.iter().for_each(|operation| text += &format!("  - {}\n", plain(operation)));
+/// The status for a terminal of that width, or for a pipe.
+pub fn render(status: &Status, config: &Config, width: Option<usize>) -> String {
+    let mut lines = LabelledLines::new(width);
+    let missing = if config.file_exists { "" } else { " (no such file: the defaults are used)" };
+    lines.add("config", format_args!("{}{missing}", escaped(&status.config.display().to_string())));
+    spool(status, &mut lines);
+    intake(status, &mut lines);
+    outbox(status, &mut lines);
+    events(status, &mut lines);
+    destination(status, &mut lines);
+    let mut text = format!("{}\n{lines}", headline(status));
+    let remedies = next_steps(status, config);
+    if !remedies.is_empty() {
+        text += &format!("\n{}\n", styled(BOLD, "What to do"));
+    }
+    for remedy in remedies {
+        text += &format!("  - {}\n", remedy.render(4, width));
     }
     text
 }
 
 fn headline(status: &Status) -> String {
     let agent = &status.agent;
-    let name = paint(BOLD, format_args!("koala-agent {}", plain(&agent.version)));
-    let since = agent.since.map(|since| format!(" since {}", moment(since, status.now))).unwrap_or_default();
+    let name = styled(BOLD, format_args!("koala-agent {}", escaped(&agent.version)));
+    let since =
+        agent.since.map(|since| format!(" since {}", time_and_age(since, status.now))).unwrap_or_default();
     match (agent.running, agent.pid) {
         (true, pid) => {
             let pid = pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
-            format!("{} {name}: {}{since}{pid}", paint(GOOD, "●"), paint(GOOD, "running"))
+            format!("{} {name}: {}{since}{pid}", styled(GOOD, "●"), styled(GOOD, "running"))
         }
-        (false, _) if agent.since.is_none() => format!("{} {name}: not run yet", paint(DIM, "○")),
-        (false, _) => format!("{} {name}: {}{since}", paint(BAD, "○"), paint(BAD, "not running")),
+        (false, _) if agent.since.is_none() => format!("{} {name}: never started", styled(DIM, "○")),
+        (false, _) => format!("{} {name}: {}{since}", styled(BAD, "○"), styled(BAD, "not running")),
     }
 }
 
-fn config_line(status: &Status, config: &Config) -> String {
-    let missing = if config.file_exists { "" } else { " (no such file: the defaults)" };
-    format!("{}{missing}", plain(&status.config.display().to_string()))
-}
-
-fn spool(status: &Status) -> String {
+fn spool(status: &Status, lines: &mut LabelledLines) {
     let spool = &status.spool;
-    let mut line = format!("{}: ", plain(&spool.dir.display().to_string()));
-    match spool.waiting_files {
-        0 => line += "no files wait",
-        files => line += &format!("{}, {}", count(files, "waiting file"), Bytes(spool.waiting_bytes)),
-    }
-    if spool.unreadable_files > 0 {
-        line += &format!(", {}", paint(BAD, format_args!("{} unreadable", spool.unreadable_files)));
-    }
-    if spool.rejected_files > 0 {
-        line += &format!(", {}", paint(BAD, format_args!("{} rejected", spool.rejected_files)));
+    lines.add("spool", escaped(&spool.dir.display().to_string()));
+    let mut text = match spool.waiting_files {
+        0 => "no files waiting".to_owned(),
+        files => format!("{} waiting, {}", counted(files, "file"), Bytes(spool.waiting_bytes)),
+    };
+    for (files, state) in [(spool.unreadable_files, "unreadable"), (spool.rejected_files, "rejected")] {
+        if files > 0 {
+            text += &format!("; {}", styled(BAD, format_args!("{} {state}", grouped(files))));
+        }
     }
     if spool.duplicates > 0 {
-        line += &format!("; {} came again", count(spool.duplicates, "event"));
+        text += &format!("; {} dropped", counted(spool.duplicates, "duplicate event"));
     }
-    line
+    lines.add_below(text);
 }
 
-fn intake(status: &Status, facts: &mut Facts) {
+fn intake(status: &Status, lines: &mut LabelledLines) {
     match status.intake.state {
-        IntakeState::Open => facts.add("intake", "open"),
+        IntakeState::Open => lines.add("intake", "open"),
         IntakeState::Blocked => {
-            facts.add("intake", format_args!("{}: files wait in the spool, unharmed", paint(BAD, "blocked")));
+            let blocked = styled(BAD, "blocked");
+            lines.add("intake", format_args!("{blocked}: files wait in the spool, nothing is lost"));
             if let Some(reason) = &status.intake.reason {
-                facts.more(shown(reason));
+                lines.add_below(escaped(&reason.to_string()));
             }
         }
     }
 }
 
-fn outbox(status: &Status, facts: &mut Facts) {
+fn outbox(status: &Status, lines: &mut LabelledLines) {
     let outbox = &status.outbox;
-    facts.add(
-        "outbox",
-        format_args!(
-            "{}: {} of {}, {} free on the disk",
-            plain(&outbox.path.display().to_string()),
-            Bytes(outbox.bytes),
-            Bytes(outbox.max_bytes),
-            Bytes(outbox.disk_free)
-        ),
-    );
+    lines.add("outbox", escaped(&outbox.path.display().to_string()));
+    lines.add_below(format_args!(
+        "{} of {} used; {} free on its disk",
+        Bytes(outbox.bytes),
+        Bytes(outbox.max_bytes),
+        Bytes(outbox.disk_free)
+    ));
     if !outbox.log_held_by.is_empty() {
         let pids: Vec<_> = outbox.log_held_by.iter().map(ToString::to_string).collect();
-        facts.more(format_args!(
-            "its write-ahead log has {} and cannot be emptied: process {} has a transaction open",
-            paint(ODD, Bytes(outbox.log_bytes)),
+        lines.add_below(format_args!(
+            "its write-ahead log has grown to {} and cannot be emptied: process {} has an open transaction",
+            styled(WAITING, Bytes(outbox.log_bytes)),
             pids.join(", ")
         ));
     }
     if let Some(incident) = &outbox.incident {
-        facts.add(
-            "incident",
-            format_args!("{}: {}", moment(incident.at, status.now), paint(BAD, plain(&incident.text))),
-        );
+        lines.add("incident", time_and_age(incident.at, status.now));
+        lines.add_below(styled(BAD, escaped(&incident.text)));
         if let Some(files) = &incident.files {
-            facts.more(format_args!("the damaged files are kept as {}", plain(&files.display().to_string())));
+            lines.add_below(format_args!(
+                "the damaged files are kept as {}",
+                escaped(&files.display().to_string())
+            ));
         }
     }
+}
+
+fn events(status: &Status, lines: &mut LabelledLines) {
+    let outbox = &status.outbox;
+    let failed = format!("{} failed", grouped(outbox.failed));
     let mut counts = format!(
-        "{} pending, {} delivered, {} skipped",
-        paint(BOLD, outbox.pending),
-        outbox.delivered,
-        outbox.skipped
+        "{} pending, {} delivered, {} skipped, {}",
+        styled(BOLD, grouped(outbox.pending)),
+        grouped(outbox.delivered),
+        grouped(outbox.skipped),
+        if outbox.failed > 0 { styled(BAD, failed) } else { failed }
     );
-    let failed = format!("{} failed", outbox.failed);
-    counts += &format!(", {}", if outbox.failed > 0 { paint(BAD, failed) } else { failed });
     if outbox.discarded > 0 {
-        counts += &format!(", {} discarded", outbox.discarded);
+        counts += &format!(", {} discarded", grouped(outbox.discarded));
     }
-    facts.add("events", counts);
-    for reason in &status.reasons {
-        facts.more(format_args!("{} {}: {}", reason.events, plain(&reason.state), plain(&reason.code)));
-    }
+    lines.add("events", counts);
     if let Some(oldest) = outbox.oldest_pending {
-        facts.add("oldest", format_args!("pending since {}", moment(oldest, status.now)));
+        lines.add_below(format_args!("oldest pending: stored {}", time_and_age(oldest, status.now)));
+    }
+    for reason in &status.reasons {
+        let meaning = Code::parse(&reason.code).and_then(meaning);
+        lines.add_below(format_args!(
+            "{} {}: {}{}",
+            grouped(reason.events),
+            escaped(&reason.state),
+            escaped(&reason.code),
+            meaning.map(|meaning| format!(" ({meaning})")).unwrap_or_default()
+        ));
     }
 }
 
-fn destination(status: &Status, facts: &mut Facts) {
-    let to = &status.destination;
-    let (style, state) = match to.state {
-        DestinationState::Online => (GOOD, "online"),
-        DestinationState::Backoff => (ODD, "in trouble or out of reach"),
-        DestinationState::Refused => (BAD, "refuses"),
-        DestinationState::Unknown => (DIM, "nothing sent yet"),
-    };
-    let since = to.since.map(|since| format!(" since {}", moment(since, status.now))).unwrap_or_default();
-    let calm = if to.state == DestinationState::Refused { "; events wait unharmed" } else { "" };
-    facts.add("destination", format_args!("{}: {}{since}{calm}", plain(&to.endpoint), paint(style, state)));
-    if let Some(reason) = &to.reason {
-        facts.more(shown(reason));
+fn destination(status: &Status, lines: &mut LabelledLines) {
+    let destination = &status.destination;
+    let code = destination.reason.as_ref().map(|reason| reason.code);
+    let since = destination.since.map(|since| time_and_age(since, status.now));
+    let since_when = since.map(|since| format!(" since {since}")).unwrap_or_default();
+    lines.add("destination", escaped(&destination.endpoint));
+    lines.add_below(match destination.state {
+        DestinationState::Online => format!("{}{since_when}", styled(GOOD, "online")),
+        DestinationState::Backoff => {
+            let state = match code {
+                Some(Code::Dns | Code::Connect | Code::Tls | Code::Timeout | Code::Proxy) => "unreachable",
+                _ => "failing",
+            };
+            format!("{}{since_when}", styled(WAITING, state))
+        }
+        DestinationState::Refused => {
+            format!("{}{since_when}; events wait, nothing is lost", styled(BAD, "refuses events"))
+        }
+        DestinationState::Unknown if destination.last_delivery.is_none() => {
+            styled(DIM, "nothing delivered yet")
+        }
+        DestinationState::Unknown => styled(DIM, format_args!("no delivery{since_when}")),
+    });
+    if let Some(reason) = &destination.reason {
+        lines.add_below(escaped(&reason.to_string()));
     }
-    if let Some(at) = to.retry_at.filter(|_| status.agent.running) {
-        let wait = at.since(status.now);
-        let when = if wait.is_zero() { "now".to_owned() } else { format!("in {} ({at})", age(wait)) };
-        facts.more(format_args!("tried again {when}"));
+    if let Some(at) = destination.retry_at.filter(|_| status.agent.running) {
+        lines.add_below(next_try_text(at.since(status.now)));
     }
-    if let Some(last) = to.last_delivery {
-        facts.add("delivered", format_args!("last {}", moment(last, status.now)));
+    if let Some(last) = destination.last_delivery {
+        lines.add_below(format_args!("last delivery {}", time_and_age(last, status.now)));
     }
 }
 
-/// What a person can do, the most urgent first.
-fn next_steps(status: &Status, config: &Config) -> Vec<String> {
-    let mut next_steps = Vec::new();
+/// The remedies for everything that is wrong, the most urgent first.
+fn next_steps(status: &Status, config: &Config) -> Vec<Remedy> {
+    let mut steps = Vec::new();
     if !status.agent.running {
-        next_steps.push(format!("start the agent: {}", service(config, "start")));
+        steps.push(start_remedy(config));
     }
-    next_steps.extend(status.intake.reason.as_ref().and_then(|reason| match reason.code {
-        // Of the folder; a file says so by itself and blocks nobody.
-        Code::Unreadable => Some(remedy_for_spool(config)),
+    steps.extend(status.intake.reason.as_ref().and_then(|reason| match reason.code {
+        // An intake is blocked by an unreadable folder only, never by an unreadable file.
+        Code::Unreadable => Some(spool_remedy(config)),
         code => remedy(code, config),
     }));
-    next_steps.extend(status.destination.reason.as_ref().and_then(|reason| remedy(reason.code, config)));
+    steps.extend(status.destination.reason.as_ref().and_then(|reason| remedy(reason.code, config)));
     if let Some(files) = status.outbox.incident.as_ref().and_then(|incident| incident.files.as_ref()) {
         let files = files.display();
-        next_steps.push(format!("once nobody needs the damaged outbox: rm {files} {files}-wal {files}-shm"));
+        let command = format!("rm {files} {files}-wal {files}-shm");
+        steps.push(Remedy::run("remove the damaged outbox once nobody needs it", command));
     }
     if let [pid, ..] = status.outbox.log_held_by.as_slice() {
-        next_steps.push(format!("let process {pid} end its transaction: ps {pid}"));
+        steps.push(Remedy::run(format!("let process {pid} end its transaction"), format!("ps {pid}")));
     }
     if status.spool.unreadable_files > 0 {
-        next_steps.extend(remedy(Code::Unreadable, config));
+        steps.extend(remedy(Code::Unreadable, config));
     }
     if status.spool.rejected_files > 0 {
-        next_steps.push(format!("see what was set aside, and why: {}", ours(config, "list --rejected")));
+        let command = agent_command(config, "list --rejected");
+        steps.push(Remedy::run("see which files were rejected, and why", command));
     }
     if status.outbox.failed > 0 {
-        next_steps.push(format!("see what failed, and why: {}", ours(config, "list --state failed")));
+        let command = agent_command(config, "list --state failed");
+        steps.push(Remedy::run("see which events failed, and why", command));
     }
-    next_steps
-}
-
-fn shown(reason: &Reason) -> String {
-    format!("{}: {}", reason.code, plain(&reason.text))
-}
-
-fn moment(at: Timestamp, now: Timestamp) -> String {
-    format!("{at}, {} ago", age(now.since(at)))
+    steps
 }

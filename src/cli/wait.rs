@@ -1,13 +1,13 @@
-//! `send --wait`: until each event that was sent is settled.
+//! `send --wait`: waits until each event that was sent is settled.
 //!
-//! Who may read the outbox asks it for each event. A producer may not; for them the status that the agent
-//! publishes tells: once their file is gone from the spool and nothing stored until then is pending any more,
-//! theirs is settled.
+//! For a user who may read the outbox, it is asked for each event. A producer may not read it, and relies on the status
+//! that the agent publishes: the events are settled once their file has left the spool and no event stored until then is
+//! pending.
 
-use super::context::{ours, service};
-use super::output::{count, hint, plain};
-use super::status::alive;
-use super::{CliError, Context, ExitCode};
+use super::context::{agent_command, start_command};
+use super::output::{counted, escaped, hint};
+use super::status::is_publisher_alive;
+use super::{CliError, CommandContext, ExitCode};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::outbox::{OutboxError, Reader};
@@ -18,22 +18,23 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// How often is looked: a person takes it for at once.
-const PERIOD: Duration = Duration::from_millis(100);
-/// The agent publishes a change within three seconds once it has been quiet; half as much again for a busy machine.
-const PUBLISHED_WITHIN: Duration = Duration::from_millis(4500);
+/// The interval between two checks, too short for a person to notice.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// The longest time until the agent publishes a change: three seconds after an idle time, and half of that as a reserve
+/// for a busy machine.
+const MAX_PUBLISH_DELAY: Duration = Duration::from_millis(4500);
 
-/// Waits for events; made before they are sent, so that it knows what had failed before.
+/// Waits for events. It is created before they are sent, to know the number of failures until then.
 pub struct Waiter {
     deadline: Instant,
     failed_before: Option<u64>,
 }
 
-enum Progress {
-    /// All are settled; this is what became of the bad ones.
+enum WaitState {
+    /// All events are settled; a message for each that failed.
     Settled(Vec<String>),
-    /// What they wait for.
-    Waits(String),
+    /// Some events are not settled, for this reason.
+    Pending(String),
 }
 
 impl Waiter {
@@ -41,107 +42,114 @@ impl Waiter {
     pub fn new(config: &Config, limit: Duration) -> Waiter {
         Waiter {
             deadline: Instant::now() + limit,
-            failed_before: Status::read(&config.status_file).map(|status| failed(&status)),
+            failed_before: Status::read(&config.status_file).map(|status| failed_or_rejected(&status)),
         }
     }
 
-    /// Returns when the events of that spool file are settled, or time is up; tells about it.
+    /// Returns when the events of the spool file are settled, or when the time is over; prints those that failed or are
+    /// pending.
     ///
     /// # Errors
-    /// Neither the outbox nor the agent's status can be read by this user.
+    /// This user can read neither the outbox nor the agent's status.
     pub fn wait(
         &self,
-        context: &Context,
+        context: &CommandContext,
         config: &Config,
         name: &OsStr,
         ids: &[String],
     ) -> Result<ExitCode, CliError> {
         let mut ids = ids.iter();
-        let (mut taken, mut bad) = (None, Vec::new());
+        let (mut ingested, mut failures) = (None, Vec::new());
         loop {
-            if taken.is_none() && fs::symlink_metadata(config.spool.dir.join(name)).is_err() {
-                taken = Some((Instant::now(), context.clock.now()));
-                bad = rejected(config, name);
+            if ingested.is_none() && fs::symlink_metadata(config.spool.dir.join(name)).is_err() {
+                ingested = Some((Instant::now(), context.clock.now()));
+                failures = rejections(config, name);
             }
-            let progress = match (taken, Reader::open(&config.outbox.path)) {
-                (None, _) => Progress::Waits("they wait in the spool".to_owned()),
-                (Some(_), Ok(reader)) => settled(&reader, &mut ids, &mut bad)?,
-                (Some(taken), Err(OutboxError::Denied { .. })) => self.by_status(config, taken)?,
-                (Some(_), Err(error)) => Progress::Waits(error.to_string()),
+            let state = match (ingested, Reader::open(&config.outbox.path)) {
+                (None, _) => WaitState::Pending("the events wait in the spool".to_owned()),
+                (Some(_), Ok(reader)) => outbox_state(&reader, &mut ids, &mut failures)?,
+                (Some(ingested), Err(OutboxError::Denied { .. })) => {
+                    self.published_state(config, ingested)?
+                }
+                (Some(_), Err(error)) => WaitState::Pending(error.to_string()),
             };
-            match progress {
-                Progress::Settled(bad) if bad.is_empty() => return Ok(ExitCode::Success),
-                Progress::Settled(bad) => {
-                    bad.iter().for_each(hint);
+            match state {
+                WaitState::Settled(failures) if failures.is_empty() => return Ok(ExitCode::Success),
+                WaitState::Settled(failures) => {
+                    failures.iter().for_each(hint);
                     return Ok(ExitCode::BadData);
                 }
-                Progress::Waits(why) if Instant::now() >= self.deadline => {
-                    hint(format_args!("not settled yet: {}{}", plain(&why), state_of_things(config)));
+                WaitState::Pending(why) if Instant::now() >= self.deadline => {
+                    hint(format_args!("not settled yet: {}{}", escaped(&why), agent_state(config)));
                     return Ok(ExitCode::TryAgain);
                 }
-                Progress::Waits(_) => {
-                    sleep(PERIOD.min(self.deadline.saturating_duration_since(Instant::now())))
+                WaitState::Pending(_) => {
+                    sleep(POLL_INTERVAL.min(self.deadline.saturating_duration_since(Instant::now())))
                 }
             }
         }
     }
 
-    fn by_status(&self, config: &Config, (at, taken): (Instant, Timestamp)) -> Result<Progress, CliError> {
+    fn published_state(
+        &self,
+        config: &Config,
+        (at, ingested): (Instant, Timestamp),
+    ) -> Result<WaitState, CliError> {
         let status = Status::read(&config.status_file).ok_or_else(|| CliError::Denied {
             text: "the events are stored, but this user can read neither the outbox nor the agent's status"
                 .to_owned(),
-            line: Some(format!("sudo {}", ours(config, "status"))),
+            command: Some(format!("sudo {}", agent_command(config, "status"))),
         })?;
-        let waits = |why: &str| Ok(Progress::Waits(why.to_owned()));
-        if at.elapsed() < PUBLISHED_WITHIN || !alive(&status) {
-            return waits("the agent has taken them");
+        let pending = |why: &str| Ok(WaitState::Pending(why.to_owned()));
+        if at.elapsed() < MAX_PUBLISH_DELAY || !is_publisher_alive(&status) {
+            return pending("the agent has read the events");
         }
-        // Published times are whole seconds: an event of the same second may be one of ours.
-        if status.outbox.oldest_pending.is_some_and(|oldest| oldest.0 / 1000 <= taken.0 / 1000) {
-            return waits("they are pending, or others that came before them");
+        // Published times are whole seconds: an event of the same second may be one of these.
+        if status.outbox.oldest_pending.is_some_and(|oldest| oldest.0 / 1000 <= ingested.0 / 1000) {
+            return pending("the events are pending, or others that came before them");
         }
-        let more = failed(&status).saturating_sub(self.failed_before.unwrap_or(0));
-        let bad = match more {
+        let new_failures = failed_or_rejected(&status).saturating_sub(self.failed_before.unwrap_or(0));
+        let failures = match new_failures {
             0 => Vec::new(),
             n => vec![format!(
-                "{} failed or set aside meanwhile, perhaps of these: sudo {}",
-                count(n, "event"),
-                ours(config, "list --state failed")
+                "{} failed or rejected meanwhile, perhaps some of these; see: sudo {}",
+                counted(n, "event"),
+                agent_command(config, "list --state failed")
             )],
         };
-        Ok(Progress::Settled(bad))
+        Ok(WaitState::Settled(failures))
     }
 }
 
-fn failed(status: &Status) -> u64 {
+fn failed_or_rejected(status: &Status) -> u64 {
     status.outbox.failed + status.spool.rejected_files
 }
 
-/// What the agent has set aside of that spool file, where this user may see it.
-fn rejected(config: &Config, name: &OsStr) -> Vec<String> {
+/// A message for each rejected piece of the spool file, where this user may see them.
+fn rejections(config: &Config, name: &OsStr) -> Vec<String> {
     let files = RejectedFolder::of_spool(&config.spool.dir).list().unwrap_or_default();
-    let of_ours = files.into_iter().filter_map(|file| file.why).filter(|why| OsStr::new(&why.file) == name);
-    of_ours.map(|why| format!("set aside: {}: {}", why.code, plain(&why.text))).collect()
+    let pieces = files.into_iter().filter_map(|file| file.why).filter(|why| OsStr::new(&why.file) == name);
+    pieces.map(|why| format!("rejected: {}: {}", why.code, escaped(&why.text))).collect()
 }
 
-/// Goes on through the ids, in the order of the spool, to the first that is not settled.
-fn settled<'a>(
+/// Advances through the ids, in the order of the spool, to the first that is pending.
+fn outbox_state<'a>(
     reader: &Reader,
     ids: &mut (impl Iterator<Item = &'a String> + Clone),
-    bad: &mut Vec<String>,
-) -> Result<Progress, CliError> {
+    failures: &mut Vec<String>,
+) -> Result<WaitState, CliError> {
     loop {
         let mut next = ids.clone();
-        let Some(id) = next.next() else { return Ok(Progress::Settled(std::mem::take(bad))) };
-        // No row: set aside, and told so already.
-        if let Some(detail) = reader.show(id)? {
+        let Some(id) = next.next() else { return Ok(WaitState::Settled(std::mem::take(failures))) };
+        // An event without a row was rejected, which is in `failures` already.
+        if let Some(detail) = reader.events().show(id)? {
             let row = detail.row;
             let reason =
                 || format!("{}: {}", row.reason_code.unwrap_or_default(), row.reason.unwrap_or_default());
             match row.state.as_str() {
-                "pending" => return Ok(Progress::Waits(format!("{id} is pending"))),
-                "failed" => bad.push(format!("{} failed: {}", plain(id), plain(&reason()))),
-                "discarded" => bad.push(format!("{} was discarded by hand", plain(id))),
+                "pending" => return Ok(WaitState::Pending(format!("{id} is pending"))),
+                "failed" => failures.push(format!("{} failed: {}", escaped(id), escaped(&reason()))),
+                "discarded" => failures.push(format!("{} was discarded by hand", escaped(id))),
                 _ => {}
             }
         }
@@ -149,13 +157,13 @@ fn settled<'a>(
     }
 }
 
-/// Why nothing moves, where that is known.
-fn state_of_things(config: &Config) -> String {
+/// Why no event is delivered, where that is known.
+fn agent_state(config: &Config) -> String {
     match Status::read(&config.status_file) {
-        Some(status) if alive(&status) => {
+        Some(status) if is_publisher_alive(&status) => {
             let reason = status.intake.reason.or(status.destination.reason);
-            reason.map_or_else(String::new, |reason| format!("; {}", plain(&reason.to_string())))
+            reason.map_or_else(String::new, |reason| format!("; {}", escaped(&reason.to_string())))
         }
-        _ => format!("; the agent does not run: {}", service(config, "start")),
+        _ => format!("; the agent is not running: {}", start_command(config)),
     }
 }

@@ -76,44 +76,51 @@ impl Folders {
     }
 }
 
+/// The configuration file that is in force.
+struct Selection {
+    scope: Scope,
+    path: PathBuf,
+    /// The option or variable that names the file, if one does.
+    named_by: Option<&'static str>,
+}
+
+fn select(folders: &Folders, options: &ConfigOptions, env: &Environment) -> Result<Selection, ConfigError> {
+    let by_option = options.config.clone().map(|path| (path, "--config"));
+    let by_variable = || env.get(VARIABLE).map(|path| (PathBuf::from(path), VARIABLE));
+    if let Some((path, named_by)) = by_option.or_else(by_variable) {
+        // The path is made absolute, since the daemon may have another working folder when it reloads.
+        let path = std::path::absolute(&path).unwrap_or(path);
+        // Naming the system's file has the same effect as naming none.
+        let scope = if path == folders.system_file { Scope::System } else { Scope::Named };
+        return Ok(Selection { scope, path, named_by: Some(named_by) });
+    }
+    if !options.user {
+        return Ok(Selection { scope: Scope::System, path: folders.system_file.clone(), named_by: None });
+    }
+    let user = folders.user.as_ref().ok_or_else(|| ConfigError::one(NO_HOME.to_owned()))?;
+    Ok(Selection { scope: Scope::User, path: user.config.join("config.toml"), named_by: None })
+}
+
 pub(super) fn load_among(
     folders: &Folders,
     options: &ConfigOptions,
     env: &Environment,
 ) -> Result<Config, ConfigError> {
+    let Selection { scope, path, named_by } = select(folders, options, env)?;
     let mut builder = ConfigBuilder::default();
-    let mut default_key_file = PathBuf::from(SYSTEM_KEY_FILE);
-    let mut status_file = None;
-
-    let by_option = options.config.clone().map(|path| (path, "--config"));
-    let by_variable = || env.get(VARIABLE).map(|path| (PathBuf::from(path), VARIABLE));
-    let named = by_option.or_else(by_variable);
-    let (scope, path) = match &named {
-        // The path is made absolute, since the daemon may have another working folder when it reloads.
-        Some((path, _)) => match std::path::absolute(path).unwrap_or_else(|_| path.clone()) {
-            // Naming the system's file has the same effect as naming none.
-            path if path == folders.system_file => {
-                status_file = Some(PathBuf::from(SYSTEM_STATUS_FILE));
-                (Scope::System, path)
-            }
-            path => (Scope::Named, path),
-        },
-        None if options.user => {
-            let Some(user) = &folders.user else { return Err(ConfigError::one(NO_HOME.to_owned())) };
+    let (default_key_file, status_file) = match (scope, &folders.user) {
+        (Scope::User, Some(user)) => {
             builder.spool.dir = user.state.join("spool");
             builder.outbox.path = user.state.join("outbox.db");
-            default_key_file = user.config.join("public-key");
-            status_file = user.runtime.as_ref().map(|runtime| runtime.join("status.json"));
-            (Scope::User, user.config.join("config.toml"))
+            let status_file = user.runtime.as_ref().map(|runtime| runtime.join("status.json"));
+            (user.config.join("public-key"), status_file)
         }
-        None => {
-            status_file = Some(PathBuf::from(SYSTEM_STATUS_FILE));
-            (Scope::System, folders.system_file.clone())
-        }
+        (Scope::System, _) => (PathBuf::from(SYSTEM_KEY_FILE), Some(PathBuf::from(SYSTEM_STATUS_FILE))),
+        (Scope::User | Scope::Named, _) => (PathBuf::from(SYSTEM_KEY_FILE), None),
     };
 
     let file = read_config(&path)?;
-    if let (None, Some((_, named_by))) = (&file, named) {
+    if let (None, Some(named_by)) = (&file, named_by) {
         return Err(ConfigError::Missing { path, named_by });
     }
     let mut key_exposed = false;

@@ -112,11 +112,13 @@ impl<'a> Event<'a> {
     }
 
     /// The top-level member `name`; the last of duplicates, as in `JSON.parse`.
+    #[inline]
     pub fn get(&self, name: &str) -> Option<Raw<'a>> {
         self.object.get(name)
     }
 
     /// The top-level member `name`, unless it is null or the empty string: both count as missing.
+    #[inline]
     pub fn non_blank(&self, name: &str) -> Option<Raw<'a>> {
         self.get(name).filter(|value| !matches!(value.get(), "null" | "\"\""))
     }

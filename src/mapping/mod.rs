@@ -18,7 +18,6 @@ pub mod trigger;
 
 pub use definition::{Definition, DefinitionError};
 pub use directive::HashKey;
-pub use fields::field_names;
 pub use mappings::{MAX_MAPPINGS, Mapped, Mappings, turns_off_only_browser};
 
 use crate::clock::Timestamp;

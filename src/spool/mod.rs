@@ -19,7 +19,7 @@ pub use drop::drop_file;
 pub use entry::{FileIdentity, FileKey, SpoolEntry};
 pub use lines::{Line, Lines};
 pub use listing::{MAX_LISTED, SpoolListing};
-pub use names::{Format, format_of};
+pub use names::{Format, format_of, shell_quoted};
 pub(crate) use names::{is_finished_name, is_reason_name};
 pub use rejected::{RejectedFile, RejectedFolder, Rejection};
 pub use removing::Removal;

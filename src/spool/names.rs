@@ -112,3 +112,14 @@ pub(super) fn rename_to_first_free(
     }
     Err(io::ErrorKind::AlreadyExists.into())
 }
+
+/// A word as a POSIX shell reads it back: unchanged where that is safe, else in single quotes.
+pub fn shell_quoted(word: &OsStr) -> String {
+    let word = word.to_string_lossy();
+    let is_safe = |c: char| c.is_alphanumeric() || "-_./=:,@+%".contains(c);
+    if !word.is_empty() && word.chars().all(is_safe) {
+        word.into_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}

@@ -86,9 +86,14 @@ pub struct RejectedFolder {
 }
 
 impl RejectedFolder {
-    /// The folder `rejected/` of the spool at that path, whether it exists or not.
+    /// The folder at that path, whether it exists or not.
+    pub fn new(dir: PathBuf) -> RejectedFolder {
+        RejectedFolder { dir }
+    }
+
+    /// The folder `rejected/` of the spool at that path.
     pub fn of_spool(spool_dir: &Path) -> RejectedFolder {
-        RejectedFolder { dir: spool_dir.join(REJECTED) }
+        RejectedFolder::new(spool_dir.join(REJECTED))
     }
 
     /// Rejects a whole file of the spool: the file that was read, and no other. Returns its name in the folder, where its

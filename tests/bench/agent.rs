@@ -1,8 +1,8 @@
 //! How fast the agent is, as ratios to floors measured in the same run: a figure alone says more of the machine.
 //!
 //! ```sh
-//! cargo bench --bench agent                    # some 20 s
-//! KOALA_BENCH=20 cargo bench --bench agent     # that many per cent of the load
+//! cargo bench --profile dist --bench agent                  # some 20 s, on the program as packages have it
+//! KOALA_BENCH=20 cargo bench --profile dist --bench agent   # that many per cent of the load
 //! ```
 //!
 //! Ten mappings promise less than twice the CPU of the presets. Nothing is asserted about time. The agent is the real

@@ -20,7 +20,7 @@ use std::hint::black_box;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-/// For one event, by this compiler. Where a change is meant, the new number is written here.
+/// Instructions for one event, by this compiler. Where a change is meant, the new number is written here.
 const COMPILER: &str = "1.95";
 const NOTED: [(&str, u64); 4] = [("parse", 9_170), ("map", 26_260), ("gather", 26_840), ("settle", 2_480)];
 /// Beyond it, in per cent, a number has changed.
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
         let verdict = match change.abs() <= TOLERANCE {
             _ if !is_judged => "",
             true => ", as noted",
-            false => ", which is to be mended, or noted in tests/bench/instructions.rs",
+            false => ", which is to be fixed, or noted in tests/bench/instructions.rs",
         };
         println!("{part:>8} {each:>7} instructions an event, {change:+.1} % of what is noted{verdict}");
         is_good &= change.abs() <= TOLERANCE;

@@ -1,8 +1,6 @@
 //! A receiver's side of HTTP/2, frame by frame: what it says, and in which order, is a test's affair.
 
-#![allow(dead_code, clippy::unwrap_used, reason = "a test, and no test needs all of it")]
-
-use crate::server::{Server, Session, tls_offering};
+use super::server::{Server, Session, tls_offering};
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -49,7 +47,7 @@ pub fn http2(serve: impl Fn(&mut Talk<'_, '_>) + Send + Sync + 'static) -> Serve
 /// One connection.
 pub struct Talk<'a, 'b> {
     session: &'a mut Session<'b>,
-    /// What came of the streams that are not at their end.
+    /// The bodies so far of the streams that are not at their end.
     bodies: BTreeMap<u32, Vec<u8>>,
 }
 

@@ -1,9 +1,9 @@
 //! SIGKILL at the Nth call of each kind that makes something durable, removes it, moves it or sends it.
 
 use super::crash::SETTLE;
-use super::kills::{Kill, UNDER_WAY, repeats};
-use super::place::Place;
-use super::stage::{Figures, Played, Scale};
+use crate::common::agent::TestAgent;
+use crate::common::kills::{Kill, UNDER_WAY, repeats};
+use crate::runner::{Figures, Outcome, Scale};
 use koala_agent::receiver::Faults;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
@@ -23,9 +23,9 @@ const DEEDS: &[&[&str]] = &[
 const FILES: u64 = 60;
 const PEOPLE: u64 = 7;
 
-pub fn kill_at_each(scale: &Scale) -> Played {
+pub fn kill_at_each(scale: &Scale) -> Outcome {
     if Command::new("strace").arg("-V").output().is_err() {
-        return Played::Skipped("strace is not installed".into());
+        return Outcome::Skipped("strace is not installed".into());
     }
     let made = calls_made();
     let mut rng = scale.rng();
@@ -59,12 +59,12 @@ pub fn kill_at_each(scale: &Scale) -> Played {
 
 /// How often each call is made in an undisturbed run, by the thread that makes the most.
 fn calls_made() -> BTreeMap<String, u64> {
-    let mut place = place();
-    let trace = place.daemon.path("trace");
-    place.daemon.under(tracer(&trace, &DEEDS.concat().join(",")));
-    place.daemon.start();
-    place.until_at_rest();
-    place.daemon.stop();
+    let mut agent = agent();
+    let trace = agent.path("trace");
+    agent.run_under(tracer(&trace, &DEEDS.concat().join(",")));
+    agent.start();
+    agent.until_empty();
+    agent.stop();
     let mut by_thread: BTreeMap<(&str, &str), u64> = BTreeMap::new();
     let text = fs::read_to_string(&trace).unwrap();
     for line in text.lines() {
@@ -82,42 +82,42 @@ fn calls_made() -> BTreeMap<String, u64> {
     made
 }
 
-/// Kills the agent at the Nth such call of a thread, starts it again, and balances the books. Whether it came so far.
+/// Kills the agent at the Nth such call of a thread, starts it again, and balances the ledger. Whether it came so far.
 fn kill_at(call: &str, n: u64) -> (bool, Figures) {
-    let mut place = place();
+    let mut agent = agent();
     let inject = format!("--inject={call}:signal=KILL:when={n}");
     let mut tracer = tracer(Path::new("/dev/null"), call);
     tracer.push(inject);
-    place.daemon.under(tracer);
-    place.daemon.start();
+    agent.run_under(tracer);
+    agent.start();
     let mut ended = None;
-    place.until("its end, or rest", |place| {
-        ended = place.daemon.ended();
-        ended.is_some() || place.is_idle()
+    agent.until("its end, or rest", |agent| {
+        ended = agent.exit_status();
+        ended.is_some() || agent.is_empty()
     });
     let ended = ended.unwrap_or_else(|| {
-        place.daemon.signal(Signal::SIGTERM);
-        place.daemon.wait()
+        agent.signal(Signal::SIGTERM);
+        agent.wait_for_exit()
     });
     let hit = ended.signal() == Some(Signal::SIGKILL as i32);
-    assert!(hit || ended.success(), "{call} {n}: {ended}\n{}", place.daemon.log());
-    let kill = Kill::of(&place.daemon, &place.receiver);
-    place.daemon.under([""; 0]);
-    place.start();
-    place.until_delivered();
-    place.until_at_rest();
-    assert_eq!(place.daemon.status().outbox.incident, None, "{call} {n}: a crash is no damage");
-    place.daemon.stop();
-    repeats(&place.receiver, &[kill], UNDER_WAY);
-    (hit, place.balance())
+    assert!(hit || ended.success(), "{call} {n}: {ended}\n{}", agent.log());
+    let kill = Kill::of(&agent);
+    agent.run_bare();
+    agent.start_and_wait();
+    agent.until_delivered();
+    agent.until_empty();
+    assert_eq!(agent.status().outbox.incident, None, "{call} {n}: a crash is no damage");
+    agent.stop();
+    repeats(&agent.receiver, &[kill], UNDER_WAY);
+    (hit, agent.balance())
 }
 
-/// With all files in the spool.
-fn place() -> Place {
-    let mut place = Place::new(Faults::default());
-    place.daemon.set(SETTLE);
-    place.drop_mixed(FILES, PEOPLE);
-    place
+/// An agent with all its files in the spool.
+fn agent() -> TestAgent {
+    let mut agent = TestAgent::program(Faults::default());
+    agent.set(SETTLE);
+    agent.drop_mixed(FILES, PEOPLE);
+    agent
 }
 
 /// A tracer beside the program, so that the program is the child.

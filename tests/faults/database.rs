@@ -1,14 +1,14 @@
 //! The database is damaged, gone, of another version, or in use.
 
-mod bench;
 mod damage;
 mod removal;
+mod rounds;
 mod sharing;
 mod version;
 
-use super::books::numbers;
-use super::place::Place;
-use super::stage::Fault;
+use crate::common::agent::TestAgent;
+use crate::common::ledger::numbers;
+use crate::runner::Fault;
 use koala_agent::receiver::Faults;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -16,79 +16,74 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 use std::time::{Duration, Instant};
 
 pub const FAULTS: &[Fault] = &[
-    Fault { name: "10", title: "the database's files damaged", alone: false, play: damage::whole_files },
-    Fault { name: "10-page", title: "a page of it overwritten", alone: false, play: damage::pages },
-    Fault { name: "10-wal", title: "its log damaged or gone", alone: false, play: damage::logs },
-    Fault { name: "10-other", title: "something else in its place", alone: false, play: damage::others },
-    Fault { name: "10-kill", title: "SIGKILL while it is recovered", alone: false, play: damage::kills },
-    Fault { name: "11", title: "the database gone, while idle", alone: false, play: removal::idle },
-    Fault { name: "11-load", title: "the same under load", alone: false, play: removal::under_load },
-    Fault { name: "12", title: "a newer schema", alone: false, play: version::newer },
-    Fault {
-        name: "12-older",
-        title: "SIGKILL while an older schema is migrated",
-        alone: false,
-        play: version::older,
-    },
-    Fault { name: "12-kill", title: "SIGKILL while the schema is made", alone: false, play: version::kills },
-    Fault { name: "13", title: "a reader that holds a snapshot", alone: false, play: sharing::snapshot },
-    Fault { name: "14", title: "a second agent on the same outbox", alone: true, play: sharing::second },
+    Fault { name: "10", title: "the database's files damaged", alone: false, run: damage::whole_files },
+    Fault { name: "10-page", title: "a page overwritten", alone: false, run: damage::pages },
+    Fault { name: "10-wal", title: "the log damaged or gone", alone: false, run: damage::logs },
+    Fault { name: "10-other", title: "something else in its place", alone: false, run: damage::others },
+    Fault { name: "10-kill", title: "SIGKILL while it is recovered", alone: false, run: damage::kills },
+    Fault { name: "11", title: "the database gone, while idle", alone: false, run: removal::idle },
+    Fault { name: "11-load", title: "the same under load", alone: false, run: removal::under_load },
+    Fault { name: "12", title: "a newer schema", alone: false, run: version::newer },
+    Fault { name: "12-older", title: "an older schema", alone: false, run: version::older },
+    Fault { name: "12-kill", title: "SIGKILL while the schema is made", alone: false, run: version::kills },
+    Fault { name: "13", title: "a reader that holds a snapshot", alone: false, run: sharing::snapshot },
+    Fault { name: "14", title: "a second agent on the same outbox", alone: true, run: sharing::second },
 ];
 
 /// After these the service manager starts the agent no more.
 const REFUSALS: [i32; 3] = [64, 77, 78];
 
-/// What the daemon's first line says when its loops run.
+/// A part of the agent's first log line, when its loops run.
 const RUNS: &str = "takes files from";
 
-/// A place whose daemon takes at once what it finds when it starts.
-fn new_place(faults: Faults) -> Place {
-    let mut place = Place::new(faults);
-    place.daemon.set("spool.settle = \"50ms\"");
-    place
+/// The program, which takes the files at once that it finds when it starts.
+fn new_place(faults: Faults) -> TestAgent {
+    let mut agent = TestAgent::program(faults);
+    agent.set("spool.settle = \"50ms\"");
+    agent
 }
 
-/// Starts the daemon, again where it ends, until it runs. Returns how long that took, the service manager's waits
+/// Starts the agent, again where it ends, until it runs. Returns how long that took, the service manager's waits
 /// among it; or the code with which it refuses to start.
-fn supervise(place: &mut Place) -> Result<Duration, i32> {
+fn supervise(agent: &mut TestAgent) -> Result<Duration, i32> {
     const RESTART: Duration = Duration::from_secs(2);
-    let mark = place.daemon.log().len();
+    let log_start = agent.log().len();
     let (began, mut waits) = (Instant::now(), Duration::ZERO);
-    place.daemon.start();
-    while !place.daemon.log()[mark..].contains(RUNS) {
-        if let Some(code) = ended(place) {
+    agent.start();
+    while !agent.log()[log_start..].contains(RUNS) {
+        if let Some(code) = ended(agent) {
             if REFUSALS.contains(&code) {
                 return Err(code);
             }
             waits += RESTART;
-            place.daemon.start();
+            agent.start();
         }
-        let tail = tail(&place.daemon.log()[mark..]);
-        assert!(began.elapsed() + waits < Duration::from_secs(30), "it does not come to run:\n{tail}");
+        let tail = tail(&agent.log()[log_start..]);
+        assert!(began.elapsed() + waits < Duration::from_secs(120), "it does not come to run:\n{tail}");
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(began.elapsed() + waits)
 }
 
-/// Waits for a fact, and starts the daemon again where it ends.
-fn until(place: &mut Place, fact: &str, mut holds: impl FnMut(&mut Place) -> bool) {
-    place.until_within(Duration::from_secs(30), fact, |place| {
-        if let Some(code) = ended(place) {
-            assert!(!REFUSALS.contains(&code), "it refuses to start, {code}:\n{}", place.daemon.log());
+/// Waits for a fact, and starts the agent again where it ends.
+fn until(agent: &mut TestAgent, fact: &str, mut holds: impl FnMut(&mut TestAgent) -> bool) {
+    agent.until_within(Duration::from_secs(150), fact, |agent| {
+        if let Some(code) = ended(agent) {
+            assert!(!REFUSALS.contains(&code), "it refuses to start, {code}:\n{}", agent.log());
             std::thread::sleep(Duration::from_millis(500));
-            place.daemon.start();
+            agent.start();
         }
-        holds(place)
+        holds(agent)
     });
 }
 
 /// The numbers of what the receiver holds.
-fn held(place: &Place) -> BTreeSet<u64> {
-    place.receiver.events().iter().map(|held| numbers(held.item.get().as_bytes())[0]).collect()
+fn held(agent: &TestAgent) -> BTreeSet<u64> {
+    agent.receiver.events().iter().map(|held| numbers(held.item.get().as_bytes())[0]).collect()
 }
 
 /// The last lines of a log.
@@ -97,10 +92,10 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(8)..].join("\n")
 }
 
-/// The code with which the daemon has ended; never that of a defect.
-fn ended(place: &mut Place) -> Option<i32> {
-    let code = place.daemon.ended()?.code();
-    assert!(code.is_some_and(|code| ![0, 70, 101].contains(&code)), "{code:?}\n{}", place.daemon.log());
+/// The code with which the agent has ended; never that of a defect.
+fn ended(agent: &mut TestAgent) -> Option<i32> {
+    let code = agent.exit_status()?.code();
+    assert!(code.is_some_and(|code| ![0, 70, 101].contains(&code)), "{code:?}\n{}", agent.log());
     code
 }
 
@@ -114,31 +109,26 @@ fn said(output: &Output) -> String {
     text
 }
 
-/// Whether there is a tracer for [`kill_at`].
-fn can_trace() -> Result<(), String> {
-    Command::new("strace").arg("-V").output().map(drop).map_err(|e| format!("strace: {e}"))
-}
-
-/// Starts the daemon and kills it at its nth call of that kind, counted by thread. `false`: it came to run first, and
+/// Starts the agent and kills it at its nth call of that kind, counted by thread. `false`: it came to run first, and
 /// was ended.
-fn kill_at(place: &mut Place, call: &str, n: u64) -> bool {
+fn kill_at(agent: &mut TestAgent, call: &str, n: u64) -> bool {
     let (trace, inject) = (format!("trace={call}"), format!("inject={call}:signal=KILL:when={n}"));
-    place.daemon.under(["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject]);
-    let mark = place.daemon.log().len();
-    place.daemon.start();
-    place.daemon.under([""; 0]);
+    agent.run_under(["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject]);
+    let log_start = agent.log().len();
+    agent.start();
+    agent.run_bare();
     let mut killed = false;
-    place.until("it runs or is killed", |place| {
-        let ended = place.daemon.ended();
+    agent.until("it runs or is killed", |agent| {
+        let ended = agent.exit_status();
         killed = ended.is_some_and(|status| status.signal() == Some(9));
-        assert!(killed || ended.is_none(), "{ended:?}\n{}", tail(&place.daemon.log()[mark..]));
-        killed || place.daemon.log()[mark..].contains(RUNS)
+        assert!(killed || ended.is_none(), "{ended:?}\n{}", tail(&agent.log()[log_start..]));
+        killed || agent.log()[log_start..].contains(RUNS)
     });
     if !killed {
         // The agent, not its tracer: that ends with it. The injection can strike on the way.
-        let pid = place.daemon.status().agent.pid.and_then(|pid| i32::try_from(pid).ok());
+        let pid = agent.status().agent.pid.and_then(|pid| i32::try_from(pid).ok());
         let _ = pid.map(|pid| kill(Pid::from_raw(pid), Signal::SIGTERM));
-        place.daemon.wait();
+        agent.wait_for_exit();
     }
     killed
 }

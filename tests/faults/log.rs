@@ -1,33 +1,26 @@
-//! What the agents in this process say.
+//! The log of an agent when all goes well.
 
-use std::io::Write;
-use std::sync::{Mutex, Once};
+use crate::common::agent::TestAgent;
+use crate::common::setup::KEY;
+use crate::runner::{Outcome, Scale};
+use koala_agent::receiver::Faults;
+use std::time::Duration;
 
-static LINES: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+/// Lines of the log in an hour: of the start, of the receiver, of the hour, of the stop.
+const LINES: usize = 10;
 
-struct Lines;
-
-impl Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        LINES.lock().unwrap().write(bytes)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Keeps it from now on.
-pub fn keep() {
-    static KEPT: Once = Once::new();
-    KEPT.call_once(|| {
-        let log = tracing_subscriber::fmt().with_max_level(tracing::Level::INFO).with_ansi(false);
-        tracing::subscriber::set_global_default(log.with_writer(|| Lines).finish()).unwrap();
-    });
-}
-
-/// How many lines have all of that in them; a path tells one agent's from another's.
-pub fn lines_with(parts: &[&str]) -> usize {
-    let text = String::from_utf8_lossy(&LINES.lock().unwrap()).into_owned();
-    text.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
+/// Fifty requests become one line in the hour, and nobody is named.
+pub fn hour(_: &Scale) -> Outcome {
+    let mut agent = TestAgent::driven(Faults::default());
+    agent.start();
+    agent.drop_events(50, 50);
+    agent.until_status("all are settled", |status| status.outbox.delivered == 50);
+    agent.advance(Duration::from_secs(3600));
+    let summary = "events of the last hour: 50 ingested, 50 delivered; 0 pending";
+    agent.until("the hour is summed up", |agent| agent.log().contains(summary));
+    let figures = agent.end_settled();
+    let log = agent.log();
+    assert!(log.lines().count() < LINES, "{log}");
+    assert!(!log.contains("acme.dev") && !log.contains(KEY), "{log}");
+    figures.into()
 }

@@ -1,9 +1,10 @@
 //! The power goes: a file system on a loop device is shut down without a flush of its journal, and mounted again.
 
-use super::control::CARELESS_COMMIT;
 use super::crash::SETTLE;
-use super::place::Place;
-use super::stage::{Figures, Played, Scale};
+use crate::common::agent::TestAgent;
+use crate::control::CARELESS_COMMIT;
+use crate::machine::{needs_root, run};
+use crate::runner::{Figures, Outcome, Scale};
 use koala_agent::receiver::Faults;
 use nix::sys::signal::Signal;
 use std::fs::{self, File};
@@ -14,17 +15,17 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What an agent that meets the dead disk has to end within; one that has nothing to commit need not meet it.
+/// An agent that meets the dead disk ends within this; one that has nothing to commit need not meet it.
 const MEETS_IT_WITHIN: Duration = Duration::from_secs(2);
 /// How long a process that has been killed may hold on to its files.
 const LETS_GO_WITHIN: Duration = Duration::from_secs(10);
 const PEOPLE: u64 = 50;
-/// Of the disk; on the real one only what is written takes room.
+/// The size of the disk; only what is written takes room on the real one.
 const BYTES: u64 = 256 << 20;
 
-pub fn cuts(scale: &Scale) -> Played {
+pub fn cuts(scale: &Scale) -> Outcome {
     match Disk::new() {
-        Err(why) => Played::Skipped(why),
+        Err(why) => Outcome::Skipped(why),
         Ok(disk) => {
             let (mut figures, ended) = cut(scale, &disk, None);
             figures = figures.note(format!("{ended} times it met the dead disk, and ended with 74"));
@@ -33,72 +34,69 @@ pub fn cuts(scale: &Scale) -> Played {
     }
 }
 
-pub fn cuts_of_a_careless_one(scale: &Scale) -> Played {
+pub fn cuts_of_a_careless_one(scale: &Scale) -> Outcome {
     // Nothing is mounted while it is built.
-    match may_mount().and_then(|()| CARELESS_COMMIT.build()).and_then(|program| Ok((program, Disk::new()?))) {
-        Err(why) => Played::Skipped(why),
+    match needs_root().and_then(|()| CARELESS_COMMIT.build()).and_then(|program| Ok((program, Disk::new()?)))
+    {
+        Err(why) => Outcome::Skipped(why),
         Ok((program, disk)) => Figures { control: true, ..cut(scale, &disk, Some(&program)).0 }.into(),
     }
-}
-
-fn may_mount() -> Result<(), String> {
-    if nix::unistd::geteuid().is_root() { Ok(()) } else { Err("only root may mount".into()) }
 }
 
 /// Cuts the power while files are dropped, taken and delivered; what is dropped is on the disk by then. Returns as
 /// well how often the agent ended by itself.
 fn cut(scale: &Scale, disk: &Disk, program: Option<&Path>) -> (Figures, u64) {
     let mut rng = scale.rng();
-    let mut place = Place::within(&disk.mount, Faults::default());
+    let mut agent = TestAgent::program_within(&disk.mount, Faults::default());
     if let Some(program) = program {
-        place.daemon.program(program);
+        agent.use_program(program);
     }
-    place.daemon.set(SETTLE);
+    agent.set(SETTLE);
     disk.flush();
-    place.drop_durably();
+    agent.drop_durably();
     let (cuts, mut met) = (scale.of(8, 50), 0);
     for cut in 0..cuts {
-        // What is not delivered stands in the outbox alone.
+        // Events that are not delivered are in the outbox alone.
         let offline = cut % 2 == 0;
-        place.receiver.set_faults(Faults { offline, latency_ms: 5, ..Faults::default() });
-        place.start();
+        agent.receiver.set_faults(Faults { offline, latency_ms: 5, ..Faults::default() });
+        agent.start_and_wait();
         for _ in 0..rng.u64(2..8) {
-            // What is set aside is flushed with all else on the disk: most files are not.
+            // A rejected file is flushed together with all else on the disk, so most rounds have none.
             match rng.u8(..4) {
-                0 => place.drop_mixed(rng.u64(5..40), PEOPLE),
-                _ => place.drop_events(rng.u64(5..40), PEOPLE),
+                0 => agent.drop_mixed(rng.u64(5..40), PEOPLE),
+                _ => agent.drop_events(rng.u64(5..40), PEOPLE),
             }
             thread::sleep(Duration::from_millis(rng.u64(..80)));
         }
         if cut % 4 == 0 || rng.bool() {
             // The worst moment: with another file the removal of all before it has come to the disk.
-            place.until("all is taken", |place| place.waiting_files() == 0);
-            place.drop_events(1, PEOPLE);
+            agent.until("all is taken", |agent| agent.files_in_spool() == 0);
+            agent.drop_events(1, PEOPLE);
         }
         disk.cut();
         let patience = if rng.bool() { MEETS_IT_WITHIN } else { Duration::ZERO };
-        met += u64::from(ends_by_itself(&mut place, patience));
+        met += u64::from(ends_by_itself(&mut agent, patience));
         disk.restore();
     }
-    place.receiver.set_faults(Faults::default());
-    place.start();
-    place.until_at_rest();
-    place.daemon.stop();
-    (Figures { rounds: cuts, ..place.balance() }, met)
+    agent.receiver.set_faults(Faults::default());
+    agent.start_and_wait();
+    agent.until_empty();
+    agent.stop();
+    (Figures { rounds: cuts, ..agent.balance() }, met)
 }
 
 /// Whether the agent ends by itself, with the exit code of a broken disk; if not in time, it is killed.
-fn ends_by_itself(place: &mut Place, patience: Duration) -> bool {
+fn ends_by_itself(agent: &mut TestAgent, patience: Duration) -> bool {
     let began = Instant::now();
     while began.elapsed() < patience {
-        if let Some(ended) = place.daemon.ended() {
-            assert_eq!(ended.code(), Some(74), "{}", place.daemon.log());
+        if let Some(ended) = agent.exit_status() {
+            assert_eq!(ended.code(), Some(74), "{}", agent.log());
             return true;
         }
         thread::sleep(Duration::from_millis(5));
     }
-    place.daemon.signal(Signal::SIGKILL);
-    let ended = place.daemon.wait();
+    agent.signal(Signal::SIGKILL);
+    let ended = agent.wait_for_exit();
     assert!(ended.signal() == Some(Signal::SIGKILL as i32) || ended.code() == Some(74), "{ended}");
     ended.code().is_some()
 }
@@ -113,7 +111,7 @@ impl Disk {
     /// # Errors
     /// Why there can be none here.
     fn new() -> Result<Disk, String> {
-        may_mount()?;
+        needs_root()?;
         let folder = tempfile::tempdir().unwrap();
         let disk = Disk { mount: folder.path().join("disk"), folder };
         fs::create_dir(&disk.mount).unwrap();
@@ -149,7 +147,7 @@ impl Disk {
         }
     }
 
-    /// From now on nothing reaches the disk, and what is not on it is gone: FS_IOC_SHUTDOWN without a flush of the
+    /// Cuts the power: nothing reaches the disk any more, and what is not on it is gone: FS_IOC_SHUTDOWN without a flush of the
     /// journal. Perl is there wherever Debian is.
     fn cut(&self) {
         const PROGRAM: &str = r#"
@@ -178,11 +176,4 @@ impl Drop for Disk {
             let _ = self.unplug();
         }
     }
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let program = command.get_program().display().to_string();
-    let output = command.output().map_err(|e| format!("{program}: {e}"))?;
-    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if output.status.success() { Ok(()) } else { Err(format!("{program}: {said}")) }
 }

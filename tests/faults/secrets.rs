@@ -1,8 +1,8 @@
 //! The key and people's emails: where they must never be seen, whatever the trouble and wherever the key comes from.
 
-use super::daemon::{Daemon, KEY};
-use super::place::Place;
-use super::stage::{Figures, Played, Scale};
+use crate::common::agent::TestAgent;
+use crate::common::setup::KEY;
+use crate::runner::{Figures, Outcome, Scale};
 use koala_agent::reason::Code;
 use koala_agent::receiver::Faults;
 use nix::sys::signal::Signal;
@@ -12,7 +12,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
-/// Of every person here.
+/// The domain of every person here.
 const DOMAIN: &str = "acme.dev";
 
 /// Where the key comes from.
@@ -24,7 +24,7 @@ enum Source {
     Credential,
 }
 
-pub fn key_is_nowhere(_: &Scale) -> Played {
+pub fn key_is_nowhere(_: &Scale) -> Outcome {
     let mut figures = Figures::default();
     for source in [Source::Configuration, Source::File, Source::Environment, Source::Credential] {
         figures.add(in_trouble(source));
@@ -66,12 +66,12 @@ fn tell(mut stream: TcpStream, status: &str, kind: &str) -> std::io::Result<()> 
     stream.write_all(answer.as_bytes())
 }
 
-/// One daemon whose receiver is in one trouble after the other, and then in none.
+/// One agent whose receiver is in one trouble after the other, and then in none.
 fn in_trouble(source: Source) -> Figures {
-    let mut place = Place::new(Faults::default());
-    place.daemon.option("--verbose");
-    give_key(&mut place.daemon, source);
-    let good = place.receiver.endpoint();
+    let mut agent = TestAgent::program(Faults::default());
+    agent.option("--verbose");
+    give_key(&mut agent, source);
+    let good = agent.receiver.endpoint();
     let nobody = {
         let gone = TcpListener::bind("127.0.0.1:0").unwrap();
         format!("http://{}", gone.local_addr().unwrap())
@@ -87,76 +87,76 @@ fn in_trouble(source: Source) -> Figures {
         (telling("500 Internal Server Error", "text/plain"), Code::Http5xx),
         (telling("200 OK", "text/html"), Code::NotTheReceiver),
     ];
-    // What the key is read from makes no difference to what is said of it, so one source goes through all of them.
+    // The source of the key makes no difference to what is said of it, so one source goes through all failures.
     let few = if source == Source::Credential { troubles.len() } else { 2 };
-    place.drop_events(4, 2);
+    agent.drop_events(4, 2);
     for (n, (endpoint, code)) in troubles.iter().take(few).enumerate() {
-        place.daemon.set(&format!("koala.endpoint = \"{endpoint}\""));
+        agent.set(&format!("koala.endpoint = \"{endpoint}\""));
         match n {
-            0 => place.daemon.start(),
-            _ => place.daemon.signal(Signal::SIGHUP),
+            0 => agent.start(),
+            _ => agent.signal(Signal::SIGHUP),
         }
-        place.until_status(&format!("{code} from {endpoint}"), |status| {
+        agent.until_status(&format!("{code} from {endpoint}"), |status| {
             status.destination.endpoint == *endpoint
                 && status.destination.reason.as_ref().is_some_and(|reason| reason.code == *code)
         });
-        nothing_is_told(&place.daemon, source);
+        nothing_is_told(&agent, source);
     }
-    place.daemon.set(&format!("koala.endpoint = \"{good}\""));
-    place.daemon.signal(Signal::SIGHUP);
-    place.until_delivered();
-    nothing_is_told(&place.daemon, source);
-    // It looks through the log, the database and the spool.
-    let figures = place.end();
-    assert!(!place.daemon.log().contains(DOMAIN), "an email is in the log:\n{}", place.daemon.log());
-    let warned = place.daemon.log().contains("run: chmod o-r ");
-    assert_eq!(warned, matches!(source, Source::Configuration | Source::File), "{}", place.daemon.log());
+    agent.set(&format!("koala.endpoint = \"{good}\""));
+    agent.signal(Signal::SIGHUP);
+    agent.until_delivered();
+    nothing_is_told(&agent, source);
+    // This looks through the log, the database and the spool.
+    let figures = agent.end();
+    assert!(!agent.log().contains(DOMAIN), "an email is in the log:\n{}", agent.log());
+    let warned = agent.log().contains("run: chmod o-r ");
+    assert_eq!(warned, matches!(source, Source::Configuration | Source::File), "{}", agent.log());
     figures
 }
 
 /// Files with the key in them are such as everybody can read, but for the credential.
-fn give_key(daemon: &mut Daemon, source: Source) {
+fn give_key(agent: &mut TestAgent, source: Source) {
     let everybody = Permissions::from_mode(0o644);
-    fs::set_permissions(daemon.path("config.toml"), everybody.clone()).unwrap();
+    fs::set_permissions(agent.path("config.toml"), everybody.clone()).unwrap();
     if source == Source::Configuration {
         return;
     }
-    daemon.unset("koala.public_key");
+    agent.unset("koala.public_key");
     match source {
         Source::Configuration => {}
         Source::File => {
-            let file = daemon.path("public-key");
+            let file = agent.path("public-key");
             fs::write(&file, KEY).unwrap();
             fs::set_permissions(&file, everybody).unwrap();
-            daemon.set(&format!("koala.public_key_file = {file:?}"));
+            agent.set(&format!("koala.public_key_file = {file:?}"));
         }
-        Source::Environment => daemon.env("KOALA_AGENT_KOALA__PUBLIC_KEY", KEY),
+        Source::Environment => agent.env("KOALA_AGENT_KOALA__PUBLIC_KEY", KEY),
         Source::Credential => {
-            let folder = daemon.path("credentials");
+            let folder = agent.path("credentials");
             let file = folder.join("koala-public-key");
             fs::create_dir(&folder).unwrap();
             fs::write(&file, KEY).unwrap();
             fs::set_permissions(&file, Permissions::from_mode(0o400)).unwrap();
-            daemon.env("CREDENTIALS_DIRECTORY", folder);
+            agent.env("CREDENTIALS_DIRECTORY", folder);
         }
     }
 }
 
-/// Looks at everything that a running daemon shows of itself.
-fn nothing_is_told(daemon: &Daemon, source: Source) {
+/// Looks at everything that a running agent shows of itself.
+fn nothing_is_told(agent: &TestAgent, source: Source) {
     let holds = |bytes: &[u8], text: &str| memchr::memmem::find(bytes, text.as_bytes()).is_some();
     let commands =
         [&["status"][..], &["status", "--json"], &["list", "--json"], &["show", "event-0"], &["check"]];
     for arguments in commands {
-        let output = daemon.command(arguments[0]).args(&arguments[1..]).output().unwrap();
+        let output = agent.command(arguments[0]).args(&arguments[1..]).output().unwrap();
         for bytes in [&output.stdout, &output.stderr] {
             let said = String::from_utf8_lossy(bytes);
             assert!(!holds(bytes, KEY), "{arguments:?} with the key by {source:?}: {said}");
             assert!(arguments[0] != "status" || !holds(bytes, DOMAIN), "{arguments:?}: {said}");
         }
     }
-    let of_process = |name: &str| fs::read(format!("/proc/{}/{name}", daemon.pid())).unwrap();
+    let of_process = |name: &str| fs::read(format!("/proc/{}/{name}", agent.pid())).unwrap();
     assert!(!holds(&of_process("cmdline"), KEY), "the command line");
     assert_eq!(holds(&of_process("environ"), KEY), source == Source::Environment, "the environment");
-    assert!(!holds(daemon.log().as_bytes(), KEY), "the log:\n{}", daemon.log());
+    assert!(!holds(agent.log().as_bytes(), KEY), "the log:\n{}", agent.log());
 }

@@ -1,22 +1,23 @@
-//! Time jumps, the process hangs, the service manager watches, and the key stays secret.
+//! The clock jumps, the process hangs, the service manager watches, the key stays secret, and the log stays short.
 
-use super::stage::Fault;
-use super::{hangs, secrets, soak, steps};
+use super::{hangs, log, secrets, soak, steps};
+use crate::runner::Fault;
 
 pub const FAULTS: &[Fault] = &[
     Fault {
         name: "33",
         title: "the clock steps in every kind of wait",
         alone: false,
-        play: steps::in_every_wait,
+        run: steps::in_every_wait,
     },
-    Fault { name: "34", title: "SIGSTOP for longer than the time-out", alone: false, play: hangs::stopped },
+    Fault { name: "34", title: "SIGSTOP for longer than the time-out", alone: false, run: hangs::stopped },
     Fault {
         name: "34-hang",
         title: "a flush hangs and the watchdog acts",
         alone: false,
-        play: hangs::hung_flush,
+        run: hangs::hung_flush,
     },
-    Fault { name: "36", title: "the key, in every trouble", alone: false, play: secrets::key_is_nowhere },
-    Fault { name: "soak", title: "load and trouble over and over", alone: false, play: soak::nothing_grows },
+    Fault { name: "36", title: "the key, in every failure", alone: false, run: secrets::key_is_nowhere },
+    Fault { name: "log", title: "the log of an hour in which all goes well", alone: false, run: log::hour },
+    Fault { name: "soak", title: "load and failures over and over", alone: false, run: soak::nothing_grows },
 ];

@@ -38,6 +38,7 @@ pub(crate) enum JsonType {
 
 impl JsonType {
     /// The type of a valid JSON value: its first byte decides.
+    #[inline]
     pub fn of(json: &str) -> JsonType {
         match json.as_bytes().first() {
             Some(b'n') => JsonType::Null,
@@ -79,6 +80,7 @@ pub struct Raw<'a>(&'a str);
 
 impl<'a> Raw<'a> {
     /// The JSON text.
+    #[inline]
     pub fn get(self) -> &'a str {
         self.0
     }
@@ -130,11 +132,13 @@ impl<'a> Object<'a> {
     }
 
     /// The value of the member `name`; the last of duplicates, as in `JSON.parse`.
+    #[inline]
     pub fn get(&self, name: &str) -> Option<Raw<'a>> {
         self.0.iter().rev().find(|m| m.name == name).map(|m| m.value)
     }
 
     /// The value of the member `name`, unless it is null.
+    #[inline]
     pub fn non_null(&self, name: &str) -> Option<Raw<'a>> {
         self.get(name).filter(|v| v.get() != "null")
     }
@@ -260,6 +264,7 @@ impl ObjectWriter {
         self.0
     }
 
+    #[inline]
     fn begin(&mut self, name: &str) {
         self.separate();
         self.0.push('"');
@@ -267,6 +272,7 @@ impl ObjectWriter {
         self.0.push_str("\":");
     }
 
+    #[inline]
     fn separate(&mut self) {
         if self.0.len() > 1 {
             self.0.push(',');
@@ -275,6 +281,7 @@ impl ObjectWriter {
 }
 
 /// The text of a JSON string; `None` for any other value and for a string with an unpaired surrogate.
+#[inline]
 pub(crate) fn decode(json: &str) -> Option<Cow<'_, str>> {
     let inner = json.strip_prefix('"')?.strip_suffix('"')?;
     match has_escapes(inner) {
@@ -284,6 +291,7 @@ pub(crate) fn decode(json: &str) -> Option<Cow<'_, str>> {
 }
 
 /// Short strings are searched byte by byte: for them a call of `memchr` takes longer than the search itself.
+#[inline]
 fn has_escapes(inner: &str) -> bool {
     const SHORT: usize = 32;
     match inner.len() {
@@ -293,6 +301,7 @@ fn has_escapes(inner: &str) -> bool {
 }
 
 /// The value as text: a string decoded; any other value, and a string that cannot be decoded, as written.
+#[inline]
 pub(crate) fn to_text(json: &str) -> Cow<'_, str> {
     decode(json).unwrap_or(Cow::Borrowed(json))
 }

@@ -1,11 +1,11 @@
-//! Line 11: the database is removed or replaced under the running daemon.
+//! Line 11: the database is removed or replaced under the running agent.
 //!
 //! Nothing may be lost by that: neither what was in the spool at that moment or is dropped later, nor what was pending
 //! in the database. Of a database that was replaced it is kept beside the other.
 
-use super::super::books::numbers;
-use super::super::stage::{Figures, Played, Scale};
 use super::{copy_files, ended, held, new_place, supervise, until};
+use crate::common::ledger::numbers;
+use crate::runner::{Figures, Outcome, Scale};
 use koala_agent::receiver::Faults;
 use nix::sys::signal::Signal;
 use rusqlite::{Connection, OpenFlags};
@@ -14,23 +14,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What is done to the database's folder; the second folder has an older copy of its files.
+/// Damages the database's folder; the second folder has an older copy of its files.
 type Strike = fn(&Path, &Path);
 
-/// What becomes of the events that were pending in it.
+/// The end of the events that were pending in the database.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     Delivered,
-    KeptAside,
+    KeptBeside,
 }
 
 const STRIKES: &[(&str, Then, Strike)] = &[
     ("the database removed", Then::Delivered, |state, _| fs::remove_file(state.join("outbox.db")).unwrap()),
-    ("an older copy moved in its place", Then::KeptAside, |state, older| {
+    ("an older copy moved in its place", Then::KeptBeside, |state, older| {
         fs::copy(older.join("outbox.db"), state.join("restored")).unwrap();
         fs::rename(state.join("restored"), state.join("outbox.db")).unwrap();
     }),
-    ("another file moved in its place", Then::KeptAside, |state, _| {
+    ("another file moved in its place", Then::KeptBeside, |state, _| {
         fs::write(state.join("other"), "to be done\n").unwrap();
         fs::rename(state.join("other"), state.join("outbox.db")).unwrap();
     }),
@@ -41,16 +41,16 @@ const STRIKES: &[(&str, Then, Strike)] = &[
     }),
 ];
 
-/// Nothing is stored or sent: the daemon must look by itself.
-pub fn idle(scale: &Scale) -> Played {
+/// Nothing is stored or sent: the agent must look by itself.
+pub fn idle(scale: &Scale) -> Outcome {
     side_by_side(scale, false)
 }
 
-pub fn under_load(scale: &Scale) -> Played {
+pub fn under_load(scale: &Scale) -> Outcome {
     side_by_side(scale, true)
 }
 
-fn side_by_side(scale: &Scale, load: bool) -> Played {
+fn side_by_side(scale: &Scale, load: bool) -> Outcome {
     let mut figures = Figures::default();
     for _ in 0..scale.of(1, 10) {
         std::thread::scope(|scope| {
@@ -67,68 +67,66 @@ fn side_by_side(scale: &Scale, load: bool) -> Played {
 }
 
 fn round(name: &str, then: Then, strike: Strike, load: bool) -> Figures {
-    let mut place = new_place(Faults { latency_ms: 20, ..Faults::default() });
-    let state = place.daemon.path("state");
-    place.daemon.start();
-    place.drop_events(30, 10);
-    place.until_delivered();
-    place.daemon.stop();
+    let mut agent = new_place(Faults { latency_ms: 20, ..Faults::default() });
+    let state = agent.state();
+    agent.start();
+    agent.drop_events(30, 10);
+    agent.until_delivered();
+    agent.stop();
     let older = tempfile::tempdir().unwrap();
     copy_files(&state, older.path());
 
-    place.daemon.start();
+    agent.start();
     let (drops, first) = if load { (600, 150) } else { (30, 60) };
-    place.drop_events(drops, 50);
-    place.until(&format!("{name}: some delivered"), |place| place.receiver.stats().held >= first);
+    agent.drop_events(drops, 50);
+    agent.until(&format!("{name}: some delivered"), |agent| agent.receiver.stats().held >= first);
     if !load {
-        place.until_status("all marked", |status| {
-            status.outbox.pending == 0 && status.spool.waiting_files == 0
-        });
+        agent.until_settled();
         // The log is emptied when there is nothing to do, and then the writer rests.
         std::thread::sleep(Duration::from_secs(4));
     }
-    place.daemon.signal(Signal::SIGSTOP);
-    place.until("it stands still", |place| stands_still(place.daemon.pid()));
+    agent.signal(Signal::SIGSTOP);
+    agent.until("it stands still", |agent| stands_still(agent.pid()));
     let snapshot = tempfile::tempdir().unwrap();
     copy_files(&state, snapshot.path());
     let in_it = pending(&snapshot.path().join("outbox.db"));
     strike(&state, older.path());
-    let mark = place.daemon.log().len();
-    place.daemon.signal(Signal::SIGCONT);
+    let log_start = agent.log().len();
+    agent.signal(Signal::SIGCONT);
 
     if load {
-        place.drop_events(100, 50);
+        agent.drop_events(100, 50);
     }
     let (began, mut code) = (Instant::now(), None);
-    place.until_within(Duration::from_secs(10), &format!("{name}: noticed"), |place| {
-        code = ended(place);
+    agent.until_within(Duration::from_secs(50), &format!("{name}: noticed"), |agent| {
+        code = ended(agent);
         code.is_some()
     });
     let took = began.elapsed();
-    let log = place.daemon.log()[mark..].to_owned();
+    let log = agent.log()[log_start..].to_owned();
     assert_eq!(code, Some(74), "{name}: {log}");
     assert!(log.contains(" error ") && log.contains("outbox.db"), "{name}: {log}");
-    if then == Then::KeptAside {
+    if then == Then::KeptBeside {
         let kept = replaced(&state).map(|kept| pending(&kept));
         let kept = kept.unwrap_or_else(|| panic!("{name}: what was replaced is not kept:\n{log}"));
-        let held = held(&place);
+        let held = held(&agent);
         assert!(in_it.iter().all(|n| kept.contains(n) || held.contains(n)), "{name}: not all is kept");
-        place.books.destroyed = in_it.clone();
+        agent.ledger.destroyed = in_it.clone();
     }
 
-    let ran = supervise(&mut place);
+    let ran = supervise(&mut agent);
     assert!(ran.is_ok(), "{name}: {ran:?}");
-    place.drop_events(20, 50);
-    let wanted: BTreeSet<u64> = place.books.dropped.keys().copied().collect();
-    let wanted: BTreeSet<u64> = wanted.difference(&place.books.destroyed).copied().collect();
-    until(&mut place, &format!("{name}: what remained delivered"), |place| wanted.is_subset(&held(place)));
-    until(&mut place, &format!("{name}: all marked"), |place| {
-        let status = place.daemon.status();
+    agent.drop_events(20, 50);
+    let wanted: BTreeSet<u64> = agent.ledger.dropped.keys().copied().collect();
+    let wanted: BTreeSet<u64> = wanted.difference(&agent.ledger.destroyed).copied().collect();
+    until(&mut agent, &format!("{name}: what remained delivered"), |agent| wanted.is_subset(&held(agent)));
+    until(&mut agent, &format!("{name}: all acknowledged"), |agent| {
+        let status = agent.status();
         status.outbox.pending == 0 && status.spool.waiting_files == 0
     });
-    place.daemon.stop();
+    agent.stop();
     let pending = in_it.len();
-    let figures = place.balance();
+    let figures = agent.balance();
     figures.note(format!("{name}: noticed after {:.1} s, {pending} were pending in it", took.as_secs_f64()))
 }
 

@@ -1,5 +1,6 @@
 //! File systems of one's own: small ones, to be filled, and such that fail.
 
+use crate::machine::{needs_root, run};
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -37,9 +38,7 @@ impl Mount {
     }
 
     fn folder(at: &Path, image: Option<tempfile::TempDir>) -> Result<Mount, String> {
-        if !nix::unistd::geteuid().is_root() {
-            return Err("only root may mount".into());
-        }
+        needs_root()?;
         fs::create_dir_all(at).unwrap();
         Ok(Mount { at: at.to_owned(), image })
     }
@@ -67,13 +66,13 @@ impl Mount {
         fs::write(&switch, "a test").map_err(|e| format!("{}: {e}", switch.display()))
     }
 
-    /// What an administrator does about that. Nobody may have anything open there.
+    /// Repairs it as an administrator would. Nobody may have anything open there.
     pub fn repair(&self) {
         run(Command::new("umount").arg(&self.at)).unwrap();
-        // 1 says that errors were fixed.
+        // Exit code 1 says that errors were fixed.
         let image = self.image.as_ref().unwrap().path().join("ext4");
-        let mended = Command::new("fsck.ext4").args(["-f", "-p"]).arg(image).output().unwrap();
-        assert!(mended.status.code().is_some_and(|code| code <= 1), "{mended:?}");
+        let checked = Command::new("fsck.ext4").args(["-f", "-p"]).arg(image).output().unwrap();
+        assert!(checked.status.code().is_some_and(|code| code <= 1), "{checked:?}");
         self.attach().unwrap();
     }
 
@@ -104,17 +103,8 @@ impl Mount {
 }
 
 impl Drop for Mount {
-    /// Also under a daemon that still runs, where a fault has failed.
+    /// Also under an agent that still runs, where a fault has failed.
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("--lazy").arg(&self.at).output();
     }
-}
-
-fn run(command: &mut Command) -> Result<(), String> {
-    let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().map_err(|e| format!("{name}: {e}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("{name}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }

@@ -1,9 +1,9 @@
 //! Answers that say "later", and answers that say "not with this key, not here".
 
-use super::front::{Front, fate};
-use crate::books::Books;
-use crate::hours::{Hours, play};
-use crate::stage::{Figures, Played, Scale};
+use crate::common::agent::TestAgent;
+use crate::common::ledger::Ledger;
+use crate::common::proxy::{Proxy, treat};
+use crate::runner::{Figures, Outcome, Scale};
 use koala_agent::reason::Code;
 use koala_agent::receiver::Faults;
 use koala_agent::status::DestinationState::{Backoff, Online, Refused};
@@ -19,11 +19,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 const LONGEST_REFUSED: Duration = Duration::from_secs(990);
 
 /// Time for a request that should not come.
-async fn a_moment() {
-    tokio::time::sleep(Duration::from_millis(30)).await;
-}
+const A_MOMENT: Duration = Duration::from_millis(30);
 
-pub fn pauses(scale: &Scale) -> Played {
+pub fn pauses(scale: &Scale) -> Outcome {
     let mut figures = Figures::default();
     for status in [429, 503] {
         for (wish, pause) in [
@@ -36,17 +34,17 @@ pub fn pauses(scale: &Scale) -> Played {
             ("1e9", 0),
             ("soon", 0),
         ] {
-            figures.add(play(scale, pause_of(status, wish, Duration::from_secs(pause))));
+            figures.add(pause_of(scale, status, wish, Duration::from_secs(pause)));
         }
     }
     figures.into()
 }
 
 /// The receiver asks for a pause, and the agent is started anew in the midst of it.
-async fn pause_of(status: u16, wish: &str, pause: Duration) -> Figures {
-    let mut hours = Hours::new(Faults::default()).await;
+fn pause_of(scale: &Scale, status: u16, wish: &str, pause: Duration) -> Figures {
+    let mut agent = TestAgent::seeded(scale.seed, Faults::default());
     let date = |after: u64| {
-        let now = u64::try_from(hours.world.clock.now().0).unwrap();
+        let now = u64::try_from(agent.clock.now().0).unwrap();
         httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_millis(now) + Duration::from_secs(after))
     };
     let retry_after = match wish {
@@ -55,49 +53,49 @@ async fn pause_of(status: u16, wish: &str, pause: Duration) -> Figures {
         wish => wish.to_owned(),
     };
     let asks = Faults { status: Some(status), retry_after: Some(retry_after), ..Faults::default() };
-    hours.world.receiver.set_faults(asks);
-    hours.drop_lines(20, 5);
-    hours.start().await;
-    hours.until_state(Backoff).await;
-    assert_eq!(hours.world.receiver.stats().requests, 1);
-    let wait = hours.wait().unwrap();
+    agent.receiver.set_faults(asks);
+    agent.drop_lines(20, 5);
+    agent.start();
+    agent.until_stored();
+    agent.until_destination(Backoff);
+    assert_eq!(agent.receiver.stats().requests, 1);
+    let wait = agent.next_attempt_in().unwrap();
     // A pause that the receiver does not ask for is the first of the agent's own.
     assert!((pause..=pause + SECOND / 10).contains(&wait), "{wish}: {wait:?}");
 
     let early = pause.saturating_sub(SECOND);
-    hours.world.clock.advance(early / 2);
+    agent.advance(early / 2);
     if !pause.is_zero() {
-        hours.world.stop().await;
-        hours.world.receiver.set_faults(Faults::default());
-        hours.world.start().await;
+        agent.stop();
+        agent.receiver.set_faults(Faults::default());
+        agent.start();
     }
-    hours.world.clock.advance(early / 2);
-    a_moment().await;
-    assert_eq!(hours.world.receiver.stats().requests, 1, "{wish}: asked {:?} too early", hours.wait());
+    agent.advance(early / 2);
+    agent.sleep(A_MOMENT);
+    assert_eq!(agent.receiver.stats().requests, 1, "{wish}: asked {:?} too early", agent.next_attempt_in());
 
-    hours.world.receiver.set_faults(Faults::default());
-    hours.drive(2 * SECOND, "all delivered", |w| w.receiver.stats().held == 20).await;
-    hours.end().await
+    agent.receiver.set_faults(Faults::default());
+    agent.pass_by_attempts_until(2 * SECOND, "all delivered", |agent| agent.receiver.stats().held == 20);
+    agent.end_settled()
 }
 
-pub fn trouble(scale: &Scale) -> Played {
+pub fn trouble(scale: &Scale) -> Outcome {
     let mut figures = Figures::default();
     for status in [500, 502, 503, 504, 408, 425, 429] {
-        figures.add(play(scale, async {
-            let mut hours = Hours::new(Faults { status: Some(status), ..Faults::default() }).await;
-            hours.drop_lines(300, 50);
-            hours.start().await;
-            hours.until_state(Backoff).await;
-            let waits = hours.attempts(HOUR).await;
-            assert!(waits.iter().all(|wait| *wait <= MINUTE), "{status}: {waits:?}");
-            assert!(waits.len() > 60, "{status}: {} attempts", waits.len());
-            let seen = hours.world.status();
-            assert_eq!((seen.outbox.pending, seen.outbox.failed), (300, 0), "{status}");
-            assert_eq!(seen.destination.state, Backoff);
-            hours.world.receiver.set_faults(Faults::default());
-            hours.drive(MINUTE, "all delivered", |w| w.receiver.stats().held == 300).await;
-            hours.end().await
-        }));
+        let mut agent = TestAgent::seeded(scale.seed, Faults { status: Some(status), ..Faults::default() });
+        agent.drop_lines(300, 50);
+        agent.start();
+        agent.until_stored();
+        agent.until_destination(Backoff);
+        let waits = agent.pass_by_attempts(HOUR);
+        assert!(waits.iter().all(|wait| *wait <= MINUTE), "{status}: {waits:?}");
+        assert!(waits.len() > 60, "{status}: {} attempts", waits.len());
+        let seen = agent.status();
+        assert_eq!((seen.outbox.pending, seen.outbox.failed), (300, 0), "{status}");
+        assert_eq!(seen.destination.state, Backoff);
+        agent.receiver.set_faults(Faults::default());
+        agent.pass_by_attempts_until(MINUTE, "all delivered", |agent| agent.receiver.stats().held == 300);
+        figures.add(agent.end_settled());
     }
     figures.into()
 }
@@ -105,68 +103,69 @@ pub fn trouble(scale: &Scale) -> Played {
 /// The text in the one event that is always answered 500.
 const CURSED: &str = "cursed";
 
-pub fn trouble_for_one(scale: &Scale) -> Played {
-    play(scale, async {
-        let mut hours = Hours::new(Faults::default()).await;
-        let (lifted, front) = cursing_front(&hours);
-        hours.world.endpoint = front.endpoint();
-        let cursed_person = 7;
-        let lines: Vec<String> = (0..200)
-            .map(|n| match n {
-                67 => hours.books.event_with(cursed_person, CURSED, ""),
-                _ => hours.books.event(n % 20),
-            })
-            .collect();
-        hours.drop_text(&lines.join("\n"));
-        hours.start().await;
-        let held = |hours: &Hours| hours.world.receiver.stats().held;
-        hours.drive(10 * MINUTE, "all others' are delivered", |w| w.receiver.stats().held >= 190).await;
-        let mut late = 0;
-        for minute in 0..60 {
-            let before = held(&hours);
-            let event = hours.books.event(minute % 5);
-            hours.drop_text(&event);
-            hours.stored().await;
-            let took = hours.pass_until("others go on", |w| w.receiver.stats().held > before).await;
-            late += u32::from(took > MINUTE);
-            hours.world.clock.advance(MINUTE.saturating_sub(took));
-        }
-        // A machine that stands still while the clock goes on makes some late.
-        assert!(late <= 10, "{late} of 60 events of others waited for more than a minute");
-        hours.world.until("others' are marked", |w| w.status().outbox.pending <= 10).await;
-        let seen = hours.world.status();
-        assert!(seen.outbox.failed == 0 && seen.outbox.pending > 0, "{seen:#?}");
-        assert!(only_of(&hours.books, cursed_person, &hours), "others wait as well");
-        lifted.store(true, Relaxed);
-        let all = hours.books.dropped.len();
-        hours.pass_until("all delivered", |w| w.receiver.stats().held == all).await;
-        hours.end().await.into()
-    })
+pub fn trouble_for_one(scale: &Scale) -> Outcome {
+    let mut agent = TestAgent::seeded(scale.seed, Faults::default());
+    let (lifted, proxy) = cursing_proxy(&agent);
+    agent.set(&format!("koala.endpoint = \"{}\"", proxy.endpoint()));
+    let cursed_person = 7;
+    let lines: Vec<String> = (0..200)
+        .map(|n| match n {
+            67 => agent.ledger.event_with(cursed_person, CURSED, ""),
+            _ => agent.ledger.event(n % 20),
+        })
+        .collect();
+    agent.drop_next("ndjson", lines.join("\n"));
+    agent.start();
+    agent.until_stored();
+    let held = |agent: &TestAgent| agent.receiver.stats().held;
+    agent.pass_by_attempts_until(10 * MINUTE, "all others' are delivered", |agent| {
+        agent.receiver.stats().held >= 190
+    });
+    let mut late = 0;
+    for minute in 0..60 {
+        let before = held(&agent);
+        let event = agent.ledger.event(minute % 5);
+        agent.drop_next("ndjson", event);
+        agent.until_stored();
+        let took = agent.pass_until("others go on", |agent| agent.receiver.stats().held > before);
+        late += u32::from(took > MINUTE);
+        agent.advance(MINUTE.saturating_sub(took));
+    }
+    // A machine that stands still while the clock goes on makes some late.
+    assert!(late <= 10, "{late} of 60 events of others waited for more than a minute");
+    agent.until_status("others' are settled", |status| status.outbox.pending <= 10);
+    let seen = agent.status();
+    assert!(seen.outbox.failed == 0 && seen.outbox.pending > 0, "{seen:#?}");
+    assert!(only_of(&agent.ledger, cursed_person, &agent), "others wait as well");
+    lifted.store(true, Relaxed);
+    let all = agent.ledger.dropped.len();
+    agent.pass_until("all delivered", |agent| agent.receiver.stats().held == all);
+    agent.end_settled().into()
 }
 
-/// A front that answers 500 to a request with the cursed event until the curse is lifted.
-fn cursing_front(hours: &Hours) -> (Arc<AtomicBool>, Front) {
+/// A proxy that answers 500 to a request with the cursed event until the curse is lifted.
+fn cursing_proxy(agent: &TestAgent) -> (Arc<AtomicBool>, Proxy) {
     let lifted = Arc::new(AtomicBool::new(false));
     let is_lifted = lifted.clone();
-    let front = Front::before(
-        hours.world.receiver.addr(),
-        fate(move |passage| {
-            let request = passage.request()?;
+    let proxy = Proxy::before(
+        agent.receiver.addr(),
+        treat(move |exchange| {
+            let request = exchange.request()?;
             let cursed = memchr::memmem::find(&request, CURSED.as_bytes()).is_some();
             let answer = match cursed && !is_lifted.load(Relaxed) {
                 true => b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n".to_vec(),
-                false => passage.forward(&request)?,
+                false => exchange.forward(&request)?,
             };
-            passage.stream.write_all(&answer)
+            exchange.stream.write_all(&answer)
         }),
     );
-    (lifted, front)
+    (lifted, proxy)
 }
 
 /// Whether everything that the receiver does not hold is that person's.
-fn only_of(books: &Books, person: u64, hours: &Hours) -> bool {
-    let held: Vec<u64> = hours.world.receiver.events().iter().map(|held| number(held.item.get())).collect();
-    books.dropped.iter().all(|(n, dropped)| dropped.person == person || held.contains(n))
+fn only_of(ledger: &Ledger, person: u64, agent: &TestAgent) -> bool {
+    let held: Vec<u64> = agent.receiver.events().iter().map(|held| number(held.item.get())).collect();
+    ledger.dropped.iter().all(|(n, dropped)| dropped.person == person.to_string() || held.contains(n))
 }
 
 fn number(item: &str) -> u64 {
@@ -174,7 +173,7 @@ fn number(item: &str) -> u64 {
     item["properties"]["n"].as_u64().unwrap()
 }
 
-pub fn closed(scale: &Scale) -> Played {
+pub fn closed(scale: &Scale) -> Outcome {
     let mut figures = Figures::default();
     let answering = |status| Faults { status: Some(status), ..Faults::default() };
     for (status, code) in [
@@ -185,27 +184,29 @@ pub fn closed(scale: &Scale) -> Played {
         (410, Code::NotFound),
         (302, Code::Redirect),
     ] {
-        figures.add(play(scale, refused_for_an_hour(answering(status), code)));
+        figures.add(refused_for_an_hour(scale, answering(status), code));
     }
     figures.into()
 }
 
 /// Nobody fails, it is asked at most once a minute, and it goes on by itself.
-pub async fn refused_for_an_hour(faults: Faults, code: Code) -> Figures {
-    let mut hours = Hours::new(faults).await;
-    hours.drop_lines(300, 50);
-    hours.start().await;
-    hours.until_state(Refused).await;
-    let before = hours.world.receiver.stats().requests;
+pub fn refused_for_an_hour(scale: &Scale, faults: Faults, code: Code) -> Figures {
+    let mut agent = TestAgent::seeded(scale.seed, faults);
+    agent.drop_lines(300, 50);
+    agent.start();
+    agent.until_stored();
+    agent.until_destination(Refused);
+    let before = agent.receiver.stats().requests;
     assert_eq!(before, 1, "{code}");
-    let waits = hours.attempts(HOUR).await;
+    let waits = agent.pass_by_attempts(HOUR);
     assert!(waits.iter().all(|wait| (MINUTE..=LONGEST_REFUSED).contains(wait)), "{code}: {waits:?}");
-    assert_eq!(hours.world.receiver.stats().requests - before, waits.len() as u64, "{code}");
-    let seen = hours.world.status();
+    assert_eq!(agent.receiver.stats().requests - before, waits.len() as u64, "{code}");
+    let seen = agent.status();
     assert_eq!((seen.outbox.pending, seen.outbox.failed), (300, 0), "{code}");
     assert_eq!((seen.destination.state, seen.destination.reason.unwrap().code), (Refused, code));
-    hours.world.receiver.set_faults(Faults::default());
-    hours.drive(LONGEST_REFUSED, "all delivered", |w| w.receiver.stats().held == 300).await;
-    assert_eq!(hours.world.status().destination.state, Online);
-    hours.end().await
+    agent.receiver.set_faults(Faults::default());
+    agent
+        .pass_by_attempts_until(LONGEST_REFUSED, "all delivered", |agent| agent.receiver.stats().held == 300);
+    assert_eq!(agent.status().destination.state, Online);
+    agent.end_settled()
 }

@@ -1,8 +1,8 @@
 //! Connections that break at the worst moment, and what becomes of the order.
 
-use super::front::{Fate, Front, Passage, fate, unspoilt};
-use crate::place::Place;
-use crate::stage::{Played, Scale};
+use crate::common::agent::TestAgent;
+use crate::common::proxy::{Exchange, Proxy, Treatment, pass_on, treat};
+use crate::runner::{Outcome, Scale};
 use koala_agent::receiver::Faults;
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -15,66 +15,66 @@ use std::time::Duration;
 enum At {
     /// Nothing of the request was read.
     Start,
-    /// Half of it was.
+    /// Half of the request was read.
     Request,
-    /// All of it, and the receiver has not seen it.
+    /// All of the request was read, and the receiver has not seen it.
     Forward,
     /// The receiver has taken it, and nothing was answered.
     Answer,
     /// Half of the answer was sent.
     HalfAnswer,
-    /// All of the answer was sent.
+    /// The whole answer was sent.
     End,
 }
 
 use At::{Answer, End, Forward, HalfAnswer, Request, Start};
 
-/// What is answered where the receiver has taken the request: with a body, so that half of it can be sent.
+/// The answer to a request that the receiver has accepted: with a body, so that half of it can be sent.
 const TAKEN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{\"ok\": true}";
 
-fn reset(passage: &mut Passage, at: At, taken: &AtomicU64) -> io::Result<()> {
+fn reset(exchange: &mut Exchange, at: At, taken: &AtomicU64) -> io::Result<()> {
     if let Start = at {
-        return passage.reset();
+        return exchange.reset();
     }
     if let Request = at {
-        io::Read::read(&mut passage.stream, &mut [0; 100])?;
-        return passage.reset();
+        io::Read::read(&mut exchange.stream, &mut [0; 100])?;
+        return exchange.reset();
     }
-    let request = passage.request()?;
+    let request = exchange.request()?;
     if let Forward = at {
-        return passage.reset();
+        return exchange.reset();
     }
-    let mut answer = passage.forward(&request)?;
+    let mut answer = exchange.forward(&request)?;
     if answer.starts_with(b"HTTP/1.1 204 ") {
         taken.fetch_add(1, Relaxed);
         answer = TAKEN.to_vec();
     }
     match at {
-        HalfAnswer => passage.stream.write_all(&answer[..answer.len() - 6])?,
-        End => passage.stream.write_all(&answer)?,
+        HalfAnswer => exchange.stream.write_all(&answer[..answer.len() - 6])?,
+        End => exchange.stream.write_all(&answer)?,
         _ => {}
     }
-    passage.reset()
+    exchange.reset()
 }
 
-pub fn resets(scale: &Scale) -> Played {
-    let mut place = Place::new(Faults::default());
+pub fn resets(scale: &Scale) -> Outcome {
+    let mut agent = TestAgent::program(Faults::default());
     let unanswered = Arc::new(AtomicU64::new(0));
-    let front = Front::before(place.receiver.addr(), unspoilt());
-    place.daemon.set(&format!("koala.endpoint = \"{}\"", front.endpoint()));
-    place.daemon.start();
+    let proxy = Proxy::before(agent.receiver.addr(), pass_on());
+    agent.set(&format!("koala.endpoint = \"{}\"", proxy.endpoint()));
+    agent.start();
     let mut met = 0;
     for _ in 0..scale.of(2, 50) {
         for at in [Start, Request, Forward, Answer, HalfAnswer, End] {
             let taken = unanswered.clone();
-            front.next(2, &fate(move |passage| reset(passage, at, &taken)));
+            proxy.next(2, &treat(move |exchange| reset(exchange, at, &taken)));
             met += 2;
-            place.drop_events(20, 5);
-            place.until_delivered();
-            place.until("each fate was met", |_| front.left() == 0);
+            agent.drop_events(20, 5);
+            agent.until_delivered();
+            agent.until("each treatment was met", |_| proxy.left() == 0);
         }
     }
-    let figures = place.end();
+    let figures = agent.end();
     let unanswered = unanswered.load(Relaxed);
     assert!(
         figures.repeated > 0,
@@ -85,38 +85,38 @@ pub fn resets(scale: &Scale) -> Played {
         .into()
 }
 
-pub fn through_all(scale: &Scale) -> Played {
+pub fn through_all(scale: &Scale) -> Outcome {
     let mut rng = scale.rng();
-    let mut place =
-        Place::new(Faults { rate_limited: 0.02, retry_after: Some("1".into()), ..Faults::default() });
-    let front = Front::before(place.receiver.addr(), at_random(rng.fork()));
-    place.daemon.set(&format!("koala.endpoint = \"{}\"", front.endpoint()));
+    let mut agent =
+        TestAgent::program(Faults { rate_limited: 0.02, retry_after: Some("1".into()), ..Faults::default() });
+    let proxy = Proxy::before(agent.receiver.addr(), at_random(rng.fork()));
+    agent.set(&format!("koala.endpoint = \"{}\"", proxy.endpoint()));
     let kills = scale.of(5, 50);
     let each = 100 * scale.of(50, 200) / kills;
     for _ in 0..kills {
-        place.drop_lines(each / 2, 100);
-        place.drop_events(each - each / 2, 100);
-        place.daemon.start();
+        agent.drop_lines(each / 2, 100);
+        agent.drop_events(each - each / 2, 100);
+        agent.start();
         std::thread::sleep(Duration::from_millis(rng.u64(100..900)));
-        place.daemon.kill();
+        agent.kill();
     }
-    place.daemon.start();
-    place.until("half is delivered", |place| place.receiver.stats().held * 2 >= place.books.dropped.len());
-    place.receiver.set_faults(Faults::default());
-    let figures = place.end();
+    agent.start();
+    agent.until("half is delivered", |agent| agent.receiver.stats().held * 2 >= agent.ledger.dropped.len());
+    agent.receiver.set_faults(Faults::default());
+    let figures = agent.end();
     assert!(figures.repeated > 0, "nothing was sent again");
     figures.note(format!("{kills} kills; a fifth of the requests reset, a fiftieth asked for a pause")).into()
 }
 
 /// One request in five is reset at a random point.
-fn at_random(rng: fastrand::Rng) -> Fate {
+fn at_random(rng: fastrand::Rng) -> Treatment {
     let rng = Mutex::new(rng);
     let taken = AtomicU64::new(0);
-    fate(move |passage| {
+    treat(move |exchange| {
         let drawn = rng.lock().unwrap().usize(..30);
         match [Start, Request, Forward, Answer, HalfAnswer, End].get(drawn) {
-            Some(at) => reset(passage, *at, &taken),
-            None => passage.pass(),
+            Some(at) => reset(exchange, *at, &taken),
+            None => exchange.pass(),
         }
     })
 }

@@ -1,75 +1,65 @@
 //! Files that the agent may not read.
 
-use super::NOBODY;
-use crate::common::World;
-use crate::log;
-use crate::stage::{Figures, Played, Scale};
+use super::{as_nobody, give_to_nobody};
+use crate::common::agent::TestAgent;
+use crate::common::events::track;
+use crate::runner::{Figures, Outcome, Scale};
 use koala_agent::receiver::Faults;
-use nix::unistd::{Gid, Uid, setfsgid, setfsuid};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-/// For hours of the test's clock: left, counted, said once an hour, and taken after the chmod.
-pub fn for_hours(scale: &Scale) -> Played {
+const FILES: u64 = 3;
+
+/// Unreadable files are left, counted, and logged once an hour of the test's clock; after a chmod they are ingested.
+pub fn for_hours(scale: &Scale) -> Outcome {
     let hours = scale.of(3, 48);
-    let play = move || {
-        // Of this thread and those that it starts; without root nothing changes.
-        setfsgid(Gid::from_raw(NOBODY));
-        setfsuid(Uid::from_raw(NOBODY));
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        runtime.block_on(hours_pass(hours))
-    };
-    match std::thread::spawn(play).join() {
-        Ok(figures) => figures.into(),
-        Err(why) => std::panic::resume_unwind(why),
+    let mut agent = TestAgent::driven(Faults::default());
+    agent.set("spool.scan_interval = \"100ms\"");
+    if let Err(why) = as_nobody(&mut agent) {
+        return Outcome::Skipped(why);
     }
+    agent.start();
+    for n in 0..FILES {
+        let unreadable = agent.path(&format!("private-{n}.json"));
+        fs::write(&unreadable, track(&format!("m-{n}"), "ana@acme.dev")).unwrap();
+        fs::set_permissions(&unreadable, Permissions::from_mode(0o000)).unwrap();
+        give_to_nobody(&unreadable);
+        fs::rename(&unreadable, in_spool(&agent, n)).unwrap();
+    }
+    agent.drop_track("public", "ana@acme.dev");
+    agent.until_held(1);
+    agent.until_status("they are counted", |status| status.spool.unreadable_files == FILES);
+    let logged = |agent: &TestAgent| agent.log_lines_with(&["cannot be read", "chmod g+r"]);
+    for hour in 1..=hours {
+        agent.pass(Duration::from_secs(59 * 60), Duration::from_secs(60));
+        let scanned = agent.status().spool.scanned_at;
+        agent.pass(Duration::from_secs(2), Duration::from_secs(1));
+        agent.until_status("the spool is scanned again", |status| status.spool.scanned_at > scanned);
+        assert_eq!(logged(&agent), FILES as usize * hour, "in hour {hour}");
+        agent.pass(Duration::from_secs(60), Duration::from_secs(1));
+        let again = FILES as usize * (hour + 1);
+        agent.until("they are logged again", |agent| logged(agent) == again);
+    }
+    for n in 0..FILES {
+        fs::set_permissions(in_spool(&agent, n), Permissions::from_mode(0o640)).unwrap();
+    }
+    agent.until_held(1 + FILES as usize);
+    agent.until_status("none is counted any more", |status| status.spool.unreadable_files == 0);
+    let held = agent.receiver.events().len() as u64;
+    let stats = agent.receiver.stats();
+    agent.stop();
+    let figures = Figures {
+        rounds: 1,
+        events: FILES + 1,
+        lost: FILES + 1 - held,
+        repeated: stats.repeats,
+        doubled: stats.events - held,
+        ..Figures::default()
+    };
+    figures.note(format!("{hours} hours of a test's clock")).into()
 }
 
-async fn hours_pass(hours: usize) -> Figures {
-    log::keep();
-    let mut world = World::manual(Faults::default()).await;
-    world.set("spool.scan_interval = \"100ms\"");
-    world.start().await;
-    let files = 3;
-    for n in 0..files {
-        let name = format!("private-{n}.json");
-        let aside = world.dir.path().join(&name);
-        fs::write(&aside, crate::common::track(&format!("m-{n}"), "ana@acme.dev")).unwrap();
-        fs::set_permissions(&aside, Permissions::from_mode(0o000)).unwrap();
-        fs::rename(&aside, world.spool().join(name)).unwrap();
-    }
-    world.track("public", "ana@acme.dev");
-    world.until_held(1).await;
-    world.until("they are counted", |w| w.status().spool.unreadable_files == files).await;
-    let place = world.spool().display().to_string();
-    let said = || log::lines_with(&[&place, "cannot be read", "chmod g+r"]);
-    for hour in 1..=hours {
-        world.pass(Duration::from_secs(59 * 60), Duration::from_secs(60)).await;
-        let looks = world.status().spool.scanned_at;
-        world.pass(Duration::from_secs(2), Duration::from_secs(1)).await;
-        world.until("it has looked since", |w| w.status().spool.scanned_at > looks).await;
-        assert_eq!(said(), files as usize * hour, "in hour {hour}");
-        world.pass(Duration::from_secs(60), Duration::from_secs(1)).await;
-        let again = files as usize * (hour + 1);
-        world.until("it is said again", |_| said() == again).await;
-    }
-    for n in 0..files {
-        fs::set_permissions(world.spool().join(format!("private-{n}.json")), Permissions::from_mode(0o640))
-            .unwrap();
-    }
-    world.until_held(1 + files as usize).await;
-    world.until("none is counted any more", |w| w.status().spool.unreadable_files == 0).await;
-    let held = world.receiver.events().len() as u64;
-    let stats = world.receiver.stats();
-    world.stop().await;
-    Figures {
-        rounds: 1,
-        events: files + 1,
-        lost: files + 1 - held,
-        repeated: stats.repeats,
-        doubled: stats.events as u64 - held,
-        ..Figures::default()
-    }
-    .note(format!("{hours} hours of a test's clock"))
+fn in_spool(agent: &TestAgent, n: u64) -> std::path::PathBuf {
+    agent.spool().join(format!("private-{n}.json"))
 }

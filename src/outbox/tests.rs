@@ -1,0 +1,236 @@
+//! What the outbox stores where, and when it moves it: the tests that look at its tables.
+
+use super::fixture::{config, event};
+use super::{Admin, EventFilter, NewEvent, Outbox, QueueReader, Reader, Settled, Settlement, State};
+use crate::clock::{Clock, Timestamp};
+use crate::config;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A change that is made in the background comes within this.
+const SOON: Duration = Duration::from_secs(60);
+
+/// The folder of an outbox that this process may open.
+struct Home {
+    folder: tempfile::TempDir,
+    settings: config::OutboxConfig,
+}
+
+impl Home {
+    fn new() -> Home {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = config(folder.path());
+        Home { folder, settings }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn open(&self) -> Outbox {
+        Outbox::open(&self.settings, Clock::system()).unwrap()
+    }
+
+    /// The outbox with the events a, b, c and d, pending under these numbers.
+    fn open_with_four(&self) -> (Outbox, [i64; 4]) {
+        let outbox = self.open();
+        let ids = ["a", "b", "c", "d"];
+        append(&outbox, ids.map(pending).to_vec());
+        (outbox, ids.map(|id| self.seq(id)))
+    }
+
+    fn reader(&self) -> Reader {
+        Reader::open(&self.settings.path).unwrap()
+    }
+
+    fn queue(&self, outbox: &Outbox) -> QueueReader {
+        QueueReader::new(self.reader(), outbox.writer.stats()).unwrap()
+    }
+
+    fn discard(&self, id: &str) {
+        let discarded = Admin::open(&self.settings).unwrap().discard(id, Timestamp(0)).unwrap();
+        assert_eq!(discarded, Some(true));
+    }
+
+    fn seq(&self, id: &str) -> i64 {
+        self.reader().events().show(id).unwrap().unwrap().row.seq
+    }
+
+    /// Every event with the first letter of its state, in the order of their ids.
+    fn states(&self) -> String {
+        let mut rows = self.reader().events().list(&EventFilter::default(), 10).unwrap().rows;
+        rows.sort_by(|a, b| a.message_id.cmp(&b.message_id));
+        let states = rows.iter().map(|row| format!("{}:{}", row.message_id, &row.state[..1]));
+        states.collect::<Vec<_>>().join(" ")
+    }
+
+    /// How many events are pending and how many delivered, by the counters.
+    fn counted(&self) -> (u64, u64) {
+        let counts = self.reader().counts().unwrap();
+        (counts.of(State::Pending), counts.of(State::Delivered))
+    }
+
+    /// The number of rows of a table or a view.
+    fn rows(&self, table: &str) -> i64 {
+        let conn = rusqlite::Connection::open(&self.settings.path).unwrap();
+        conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |r| r.get(0)).unwrap()
+    }
+}
+
+fn pending(id: &str) -> NewEvent {
+    event(id.to_owned(), r#"{"type":"track","event":"E","email":"ana@acme.dev"}"#.to_owned())
+}
+
+fn append(outbox: &Outbox, events: Vec<NewEvent>) {
+    outbox.writer.append(events, vec![]).block().unwrap();
+}
+
+fn deliver(outbox: &Outbox, seqs: &[i64]) {
+    let rows: Vec<_> = seqs.iter().map(|seq| (*seq, Settled::Delivered)).collect();
+    outbox.writer.settle(rows).block().unwrap();
+}
+
+fn until(fact: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < SOON, "not in time: {fact}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_duplicate_is_not_counted_as_ingested() {
+    let home = Home::new();
+    let outbox = home.open();
+    for _ in 0..2 {
+        append(&outbox, ["a", "b"].map(pending).to_vec());
+    }
+    assert_eq!(outbox.writer.stats().throughput().ingested, 2);
+    outbox.close();
+    assert_eq!(home.reader().counts().unwrap().duplicates, 2);
+}
+
+#[test]
+fn a_settlement_that_may_wait_to_share_a_commit_is_made_all_the_same() {
+    let home = Home::new();
+    let (outbox, seqs) = home.open_with_four();
+    let settle = |outbox: &Outbox, seq| {
+        let rows = vec![(seq, Settled::Delivered)];
+        outbox.writer.settle(Settlement { rows, may_wait: true, ..Settlement::default() })
+    };
+    settle(&outbox, seqs[0]).block().unwrap();
+    drop(settle(&outbox, seqs[1]));
+    outbox.close();
+    assert_eq!(home.states(), "a:d b:d c:p d:p");
+    let outbox = home.open();
+    drop(settle(&outbox, seqs[2]));
+    // Nobody tells the writer to stop: the last handle is gone.
+    drop(outbox);
+    until("the third is delivered", || home.states() == "a:d b:d c:d d:p");
+}
+
+#[test]
+fn a_delivery_is_visible_and_durable_at_once_while_older_events_are_pending() {
+    let home = Home::new();
+    let (outbox, [a, b, _, d]) = home.open_with_four();
+    deliver(&outbox, &[d, b]);
+    let delivered = home.reader().events().show("b").unwrap().unwrap().row;
+    assert_eq!((delivered.state.as_str(), delivered.attempts), ("delivered", 1));
+    assert!(delivered.settled_at.is_some());
+    assert_eq!((home.states().as_str(), home.counted()), ("a:p b:d c:p d:d", (2, 2)));
+    // A copy of the files is what a crash would leave: nothing that was delivered is sent again.
+    let crashed = Home::new();
+    for name in ["outbox.db", "outbox.db-wal"] {
+        std::fs::copy(home.path(name), crashed.path(name)).unwrap();
+    }
+    outbox.close();
+    let home = crashed;
+    let outbox = home.open();
+    assert_eq!(QueueReader::new(home.reader(), Arc::default()).unwrap().acked().unwrap(), [b, d].into());
+    assert_eq!((home.states().as_str(), home.counted()), ("a:p b:d c:p d:d", (2, 2)));
+    // An event that is delivered twice counts once.
+    deliver(&outbox, &[d]);
+    assert_eq!(home.counted(), (2, 2));
+    deliver(&outbox, &[a]);
+    assert_eq!((home.states().as_str(), home.counted()), ("a:d b:d c:p d:d", (1, 3)));
+    assert_eq!(home.rows("pending"), 2, "delivered rows before which none is pending have moved");
+    // A stop moves the others.
+    outbox.close();
+    assert_eq!(home.rows("pending"), 1);
+}
+
+#[test]
+fn a_command_moves_every_row_to_its_table() {
+    let home = Home::new();
+    let (outbox, [.., d]) = home.open_with_four();
+    deliver(&outbox, &[d]);
+    home.discard("a");
+    assert_eq!(home.states(), "a:d b:p c:p d:d");
+    assert_eq!((home.rows("acks"), home.rows("settled")), (0, 2));
+    // The agent goes on with what the command has left.
+    append(&outbox, vec![pending("d")]);
+    assert_eq!(home.reader().counts().unwrap().duplicates, 1);
+    outbox.close();
+}
+
+#[test]
+fn an_idle_writer_moves_rows_and_ids_to_their_tables() {
+    let home = Home::new();
+    let (outbox, [_, b, ..]) = home.open_with_four();
+    deliver(&outbox, &[b]);
+    let left = || home.rows("acks") + home.rows("unindexed");
+    assert!(left() > 0);
+    until("all is moved", || left() == 0);
+    assert_eq!((home.rows("recent_ids"), home.rows("bodies")), (4, 0));
+    assert_eq!(home.states(), "a:p b:d c:p d:p");
+    outbox.close();
+}
+
+#[test]
+fn many_batches_are_read_from_one_snapshot_of_the_queue() {
+    let home = Home::new();
+    let (outbox, [a, _, _, d]) = home.open_with_four();
+    let mut queue = home.queue(&outbox);
+    let mut gone = |seqs: &[i64], ms, release| -> Vec<i64> {
+        if release {
+            queue.release().unwrap();
+        }
+        queue.gather(seqs, Duration::from_millis(ms), |_| true).unwrap().gone
+    };
+    let add = |id| {
+        append(&outbox, vec![pending(id)]);
+        home.seq(id)
+    };
+    assert!(gone(&[a, d], 0, false).is_empty());
+    let e = add("e");
+    assert_eq!(gone(&[d, e], 5, false), [e]);
+    assert!(gone(&[d, e], 6, true).is_empty());
+    let f = add("f");
+    assert_eq!(gone(&[f], 7, false), [f]);
+    assert!(gone(&[f], 16, false).is_empty());
+    // The change of a command is read as soon as the writer has noticed it.
+    home.discard("a");
+    add("g");
+    assert_eq!(gone(&[a], 17, false), [a]);
+}
+
+#[test]
+fn the_write_ahead_log_is_reused_however_much_is_read_meanwhile() {
+    let home = Home::new();
+    let (outbox, [a, ..]) = home.open_with_four();
+    let mut queue = home.queue(&outbox);
+    let filler = "x".repeat(100_000);
+    let body =
+        format!(r#"{{"type":"track","event":"E","email":"ana@acme.dev","properties":{{"x":"{filler}"}}}}"#);
+    let log = |home: &Path| std::fs::metadata(home.join("outbox.db-wal")).unwrap().len();
+    let mut longest = 0;
+    for n in 0..100 {
+        append(&outbox, (0..10).map(|m| event(format!("{n}-{m}"), body.clone())).collect());
+        // No time passes for the reader, so its snapshot would stay.
+        queue.gather(&[a], Duration::ZERO, |_| true).unwrap();
+        longest = longest.max(log(home.folder.path()));
+    }
+    // 100 MB were written into it.
+    assert!((16 << 20..32 << 20).contains(&longest), "{longest}");
+}

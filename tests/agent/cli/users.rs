@@ -1,0 +1,146 @@
+//! Permissions: the commands run by root, by the service's user, by a producer and by a stranger.
+//!
+//! Only root can run them all; as another user these facts cannot be tried.
+
+use crate::common::events::new_event;
+use crate::common::setup::{Ran, Setup, assert_says, run_command};
+use koala_agent::outbox::Settled;
+use koala_agent::status::Status;
+use nix::unistd::Uid;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+/// Numbers without names, that no system gives to anybody.
+const SERVICE: u32 = 64_201;
+const STRANGER: u32 = 64_202;
+
+const ANA: &str = r#"{"type":"track","event":"Signed Up","properties":{"email":"ana@acme.dev"}}"#;
+
+/// A setup whose outbox is the service's, and a copy of the program that everybody may run.
+fn setup() -> Option<(Setup, PathBuf)> {
+    if !Uid::effective().is_root() {
+        return None;
+    }
+    let setup = Setup::with_events();
+    let program = setup.path("koala-agent");
+    fs::copy(env!("CARGO_BIN_EXE_koala-agent"), &program).unwrap();
+    for (name, mode) in
+        [("", 0o755), ("koala-agent", 0o755), ("config.toml", 0o644), ("spool", 0o1733), ("state", 0o755)]
+    {
+        fs::set_permissions(setup.path(name), Permissions::from_mode(mode)).unwrap();
+    }
+    for path in [setup.path(""), setup.spool(), setup.state()].into_iter().chain(database(&setup)) {
+        chown(path, Some(SERVICE), Some(SERVICE)).unwrap();
+    }
+    Some((setup, program))
+}
+
+/// The files of the outbox.
+fn database(setup: &Setup) -> Vec<PathBuf> {
+    fs::read_dir(setup.state()).unwrap().map(|file| file.unwrap().path()).collect()
+}
+
+fn by(user: u32, setup: &Setup, program: &PathBuf, arguments: &[&str], stdin: &str) -> Ran {
+    let mut command = Command::new(program);
+    command.env_clear().uid(user).gid(user).arg("--config").arg(setup.config_file()).args(arguments);
+    run_command(&mut command, stdin)
+}
+
+#[test]
+fn each_command_has_its_users() {
+    let Some((setup, program)) = setup() else { return };
+    for arguments in
+        [&["list"][..], &["show", "waiting"], &["retry", "refused"], &["discard", "refused"], &["check"]]
+    {
+        let ran = by(STRANGER, &setup, &program, arguments, "");
+        assert_eq!(ran.code, 77, "{ran:?}");
+        let line = format!("sudo {} --config {}", program.display(), setup.config_file().display());
+        assert_says(&ran.err, &[&format!("{line} {}", arguments.join(" "))]);
+    }
+    for arguments in [&["status"][..], &["map"], &["--help"]] {
+        assert_eq!(by(STRANGER, &setup, &program, arguments, ANA).code, 0);
+    }
+    for user in [0, SERVICE] {
+        for arguments in [&["list"][..], &["show", "waiting"], &["retry", "--state", "failed"]] {
+            assert_eq!(by(user, &setup, &program, arguments, "").code, 0, "{arguments:?} by {user}");
+        }
+    }
+    fs::set_permissions(setup.config_file(), Permissions::from_mode(0o600)).unwrap();
+    let ran = by(STRANGER, &setup, &program, &["status"], "");
+    assert_eq!(ran.code, 77);
+    assert_says(&ran.err, &["cannot read the configuration", "sudo "]);
+}
+
+#[test]
+fn send_reports_a_closed_spool_before_it_reads_events() {
+    let Some((setup, program)) = setup() else { return };
+    fs::set_permissions(setup.spool(), Permissions::from_mode(0o3730)).unwrap();
+    // The group of root has a name everywhere.
+    chown(setup.spool(), None, Some(0)).unwrap();
+    let ran = by(STRANGER, &setup, &program, &["send"], "no event");
+    assert_eq!(ran.code, 77);
+    assert_says(&ran.err, &[&format!("  sudo usermod -aG root {STRANGER}\n")]);
+}
+
+#[test]
+fn check_by_root_checks_as_the_service_user() {
+    let Some((setup, program)) = setup() else { return };
+    fs::write(setup.path("key"), "pk_1").unwrap();
+    chown(setup.path("key"), Some(SERVICE), None).unwrap();
+    fs::set_permissions(setup.path("key"), Permissions::from_mode(0o600)).unwrap();
+    let ran = by(0, &setup, &program, &["check", "--offline"], "");
+    assert_eq!(ran.code, 0, "{ran:?}");
+    chown(setup.spool(), Some(0), Some(0)).unwrap();
+    fs::set_permissions(setup.spool(), Permissions::from_mode(0o700)).unwrap();
+    let ran = by(0, &setup, &program, &["check", "--offline"], "");
+    assert_eq!(ran.code, 1);
+    assert_says(&ran.out, &["FAIL  spool", &format!("chown {SERVICE} ")]);
+}
+
+#[test]
+fn a_producer_without_access_to_the_outbox_reads_the_status_file() {
+    let Some((setup, program)) = setup() else { return };
+    let outbox = setup.open_outbox();
+    outbox.writer.settle(vec![(2, Settled::Delivered), (3, Settled::Delivered)]).block().unwrap();
+    let publish = || {
+        let mut status: Status = serde_json::from_value(setup.run(&["status", "--json"]).json()).unwrap();
+        status.agent.since = Some(status.now);
+        status.write(&setup.config().status_file).unwrap();
+    };
+    publish();
+    for path in database(&setup).iter().filter(|path| path.extension().is_none_or(|e| e != "json")) {
+        fs::set_permissions(path, Permissions::from_mode(0o640)).unwrap();
+    }
+    let status = by(STRANGER, &setup, &program, &["status", "--json"], "").json();
+    assert_eq!((&status["agent"]["running"], &status["outbox"]["delivered"]), (&true.into(), &3.into()));
+    assert_eq!(by(STRANGER, &setup, &program, &["list"], "").code, 77);
+
+    for (settled, limit, code) in [(true, "--wait=30s", 0), (false, "--wait=3s", 75)] {
+        let ran = std::thread::scope(|scope| {
+            let sending = scope.spawn(|| by(STRANGER, &setup, &program, &["send", limit], ANA));
+            let path = loop {
+                let mut files = fs::read_dir(setup.spool()).unwrap().map(|file| file.unwrap().path());
+                let sent = files.find(|path| path.extension().is_some_and(|e| e == "jsonl"));
+                match sent.filter(|path| !path.file_name().unwrap().to_string_lossy().starts_with('.')) {
+                    Some(path) => break path,
+                    None => std::thread::sleep(Duration::from_millis(10)),
+                }
+            };
+            let new = new_event(&format!("sent-{settled}"), ANA, "send");
+            outbox.writer.append(vec![new], vec![]).block().unwrap();
+            if settled {
+                let seq = setup.reader().events().show("sent-true").unwrap().unwrap().row.seq;
+                outbox.writer.settle(vec![(seq, Settled::Delivered)]).block().unwrap();
+            }
+            fs::remove_file(path).unwrap();
+            publish();
+            sending.join().unwrap()
+        });
+        assert_eq!(ran.code, code, "{ran:?}");
+    }
+    outbox.close();
+}
