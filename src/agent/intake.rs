@@ -17,7 +17,7 @@ use super::file_reader::{FileReader, ReadEnd, ReadStep};
 use super::heartbeat::Heartbeat;
 use super::new_event::ReadRules;
 use super::readiness::{Readiness, ScanTimes, UnsettledFiles};
-use super::rejections::{RejectedPart, Rejections};
+use super::rejections::Rejections;
 use super::remover::Remover;
 use super::scan_report::{ScanReport, SpoolSnapshot};
 use crate::clock::Clock;
@@ -26,7 +26,9 @@ use crate::disk;
 use crate::event::Flaw;
 use crate::outbox::{Appended, Enqueued, FileProgress, OutboxError, PendingCommit, Writer};
 use crate::reason::{Code, Reason};
-use crate::spool::{Format, OpenError, Spool, SpoolEntry, SpoolError, SpoolListing, Watcher, printable};
+use crate::spool::{
+    Format, OpenError, RejectedPart, Spool, SpoolEntry, SpoolError, SpoolListing, Watcher, printable,
+};
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::io::ErrorKind;
@@ -358,11 +360,8 @@ impl Intake {
             (progress.position, progress.place) = (0, 0);
         }
         (progress.read, progress.finished) = (read, false);
-        let source = SourceFile::new(entry.clone(), progress);
-        match FileReader::open(file, format, source, ReadRules::from(&self.config)) {
-            Ok(reader) => self.ingest_steps(reader),
-            Err(end) => self.end(&entry, end),
-        }
+        let source = SourceFile::new(entry, progress);
+        self.ingest_steps(FileReader::open(file, format, source, ReadRules::from(&self.config)))
     }
 
     /// Acts on each step of a reader. Returns when to look at the file again, if some of it has to wait.
