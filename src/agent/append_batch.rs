@@ -1,7 +1,7 @@
 //! The events that are stored in one commit, and how far that commit brings their files.
 
 use crate::outbox::{FileProgress, NewEvent};
-use crate::spool::SpoolEntry;
+use crate::spool::{ReadPosition, SpoolEntry};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -21,14 +21,6 @@ pub struct SourceFile {
     pub name: Arc<str>,
     /// The progress of the file once the batch is stored.
     pub progress: FileProgress,
-}
-
-/// The point up to which the text of a file has been read, as [`Progress`] has it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ReadPosition {
-    pub position: u64,
-    pub place: u64,
-    pub sum: Option<u32>,
 }
 
 impl SourceFile {

@@ -24,7 +24,7 @@ use super::kept_files::KeptFiles;
 use super::new_event::ReadRules;
 use super::owner_queues::OwnerQueues;
 use super::readiness::{Readiness, ScanTimes, WaitingFiles, WriterState};
-use super::rejections::{RejectedPart, Rejections};
+use super::rejections::Rejections;
 use super::remover::{RemovalTask, Remover};
 use super::scan_report::{ScanReport, SpoolSnapshot};
 use crate::clock::{Clock, Mono};
@@ -34,7 +34,8 @@ use crate::event::Flaw;
 use crate::outbox::{Appended, Enqueued, FileProgress, OutboxError, PendingCommit, Writer};
 use crate::reason::{Code, Reason};
 use crate::spool::{
-    Format, InHand, OpenError, Removal, Spool, SpoolEntry, SpoolError, SpoolListing, Watcher, printable,
+    Format, InHand, OpenError, RejectedPart, Removal, Spool, SpoolEntry, SpoolError, SpoolListing, Watcher,
+    printable,
 };
 use std::collections::HashSet;
 use std::ffi::{OsStr, OsString};
@@ -611,14 +612,8 @@ impl Intake {
             self.in_hand.take(source.entry.identity.key());
             self.close_large_readers();
         }
-        let rules = ReadRules::from(&self.config);
-        match FileReader::open(file, format, source.clone(), rules) {
-            Ok(reader) => self.read(source, reader, clock),
-            Err(end) => {
-                self.end(&source.entry, end)?;
-                Ok(TurnState::GoOn)
-            }
-        }
+        let reader = FileReader::open(file, format, source.clone(), ReadRules::from(&self.config));
+        self.read(source, reader, clock)
     }
 
     /// Goes on with a file that was begun in an earlier turn.

@@ -6,7 +6,7 @@ use crate::clock::{Mono, Timestamp};
 use crate::event::Flaw;
 use crate::outbox::ReusedId;
 use crate::reason::Code;
-use crate::spool::{Format, RejectedFolder, Spool, SpoolEntry, SpoolError, printable};
+use crate::spool::{Format, RejectedFolder, RejectedPart, Spool, SpoolEntry, SpoolError, printable};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::time::{Duration, Instant};
@@ -15,17 +15,6 @@ use std::time::{Duration, Instant};
 const TIDY_INTERVAL: Duration = Duration::from_secs(30);
 /// A search that takes long is repeated less often, so that it takes at most this part of the time.
 const TIDY_SHARE: u32 = 100;
-
-/// A line or an element that cannot be ingested.
-#[derive(Debug, PartialEq, Eq)]
-pub struct RejectedPart {
-    /// The number of the line or element in the file, from 1.
-    pub place: u64,
-    /// The bytes of the line or element.
-    pub content: Vec<u8>,
-    /// Why it cannot be ingested.
-    pub flaw: Flaw,
-}
 
 /// The folder `rejected/`, and the files that may still get there.
 #[derive(Debug)]

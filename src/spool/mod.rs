@@ -4,35 +4,34 @@
 //! name is only ever joined to the path of the folder itself. A file leaves the folder in two ways: it is removed after
 //! all its events are durable in the outbox, or it is moved to `rejected/` with a reason. No file is deleted unread.
 
-mod document;
 mod drop;
 mod entry;
 mod folder_lock;
 mod in_hand;
 mod lease;
-mod lines;
 mod listing;
 mod names;
 mod rejected;
 mod removing;
+mod text;
+mod values;
 mod watch;
 
-pub use document::{Document, Form, ItemPositions, utf8_text};
 pub use drop::drop_file;
 pub use entry::{FileIdentity, FileKey, SpoolEntry};
 pub use in_hand::InHand;
 pub use lease::Lease;
-pub use lines::{Line, Lines};
 pub use listing::{MAX_LISTED, OwnerFiles, SpoolListing};
 pub use names::{Format, format_of, shell_quoted};
 pub(crate) use names::{is_finished_name, is_reason_name};
 pub use rejected::{RejectedFile, RejectedFolder, Rejection};
 pub use removing::{KeptFile, QUIET_BEFORE_UNLINK, Removal};
+pub use text::{GZIP_MAGIC, Text, unpacked};
+pub use values::{EventPlace, ReadEnd, ReadLimits, ReadPosition, ReadStep, RejectedPart, Values, fits};
 pub use watch::Watcher;
 
 use crate::clock::Timestamp;
 use entry::{identity, nanoseconds};
-use flate2::read::MultiGzDecoder;
 use folder_lock::FolderLock;
 use nix::libc;
 use nix::sys::stat::futimens;
@@ -41,15 +40,13 @@ use nix::unistd::{AccessFlags, access};
 use removing::{Claim, REMOVING, RemovingFolder};
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, BufReader, Read};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// The name of the folder for rejected files in the spool.
 pub const REJECTED: &str = "rejected";
-/// The size of a read: an ordinary line comes in one.
-const READ_BUFFER: usize = 64 << 10;
 
 /// An error of the spool folder, naming the path, the operation and the fix.
 #[derive(Debug, thiserror::Error)]
@@ -312,15 +309,6 @@ impl Spool {
 fn open_to_read(path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     OpenOptions::new().read(true).custom_flags(flags).open(path)
-}
-
-/// A reader of a file's text, unpacked where it is packed.
-pub fn unpacked(file: File, gz: bool) -> Box<dyn Read + Send> {
-    if gz {
-        Box::new(MultiGzDecoder::new(BufReader::with_capacity(READ_BUFFER, file)))
-    } else {
-        Box::new(file)
-    }
 }
 
 /// The reason not to read a file, or `None` for a regular file with one name.

@@ -55,7 +55,7 @@ pub const NO_RESERVE: Control = Control {
 /// Gives the database no room before it commits.
 pub const NO_CLAIM: Control = Control {
     name: "no-claim",
-    file: "outbox/database.rs",
+    file: "outbox/store.rs",
     line: "            self.db.allocate_pages()?;\n",
     spoilt: r#"            if !crate::is_spoilt("no-claim") { self.db.allocate_pages()?; }"#,
 };

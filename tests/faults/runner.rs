@@ -14,15 +14,16 @@ use std::time::{Duration, Instant};
 const SIDE_BY_SIDE: usize = 4;
 
 /// The faults that take the longest begin first, so that the others run beside them.
-const LONGEST: [&str; 6] = ["6-control", "3-control", "1-control", "2", "22-calls", "soak"];
+const LONGEST: [&str; 8] =
+    ["6-control", "3-control", "1-control", "10-kill", "2", "22-calls", "soak", "load-kills"];
 
 /// One fault.
 pub struct Fault {
-    /// Unique; what it is asked for by.
+    /// The unique name by which it is chosen.
     pub name: &'static str,
     /// The fault in words.
     pub title: &'static str,
-    /// Whether it changes the machine, or measures time: then nothing else is run beside it.
+    /// Whether it changes the machine, or measures memory: then nothing else is run beside it.
     pub alone: bool,
     pub run: fn(&Scale) -> Outcome,
 }
@@ -52,7 +53,7 @@ impl Scale {
         if self.full { full } else { short }
     }
 
-    /// Chance that can be repeated: `KOALA_TEST_SEED`.
+    /// Random numbers that `KOALA_TEST_SEED` repeats.
     pub fn rng(&self) -> fastrand::Rng {
         fastrand::Rng::with_seed(self.seed)
     }

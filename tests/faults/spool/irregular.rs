@@ -55,7 +55,6 @@ pub fn files(scale: &Scale) -> Outcome {
     });
     let time = Duration::from_secs(scale.of(3, 30));
     let calls = Calls::during(&agent, time).unwrap();
-    println!("ODD {}", calls.total());
     assert!(calls.total() <= CALLS * time.as_secs(), "{} calls in {time:?}: {calls:?}", calls.total());
 
     let log = agent.log();
