@@ -69,8 +69,12 @@ const ROUND: Duration = Duration::from_secs(1);
 const STEPS_PER_CLOCK: u32 = 16;
 /// Files that are kept open in the middle between turns. Those of further owners are opened again.
 const MAX_OPEN: usize = 64;
-/// Text that a reader may keep in memory between turns. One reader may keep more: the one whose turn was the last.
+/// Text that a reader may keep in memory between turns. One reader may keep more; a second one that needs to takes its place
+/// when that has had [`LARGE_TURNS`].
 const LARGE: u64 = 1 << 20;
+/// Turns in which a large document must have been read before it leaves the memory: to come back to its place it is read
+/// again from its start.
+const LARGE_TURNS: u32 = 8;
 /// The most that deflate unpacks a byte to.
 const MAX_UNPACKED: u64 = 1_032;
 
@@ -134,6 +138,8 @@ struct Reading {
     source: SourceFile,
     /// `None`: the file is opened again in its owner's next turn.
     reader: Option<FileReader>,
+    /// Turns in which this reader went beyond what was read before it was opened.
+    turns: u32,
 }
 
 /// How far a turn has come.
@@ -488,6 +494,9 @@ impl Intake {
         if let Some(reason) = self.capacity.check_owner(owner, &self.config.outbox) {
             self.report.owner_waits(owner, reason);
             self.hold(owner, BLOCKED_RETRY);
+            if let Some(Reading { source, .. }) = self.queues.take_begun(owner) {
+                self.queues.keep_begun(owner, Reading { source, reader: None, turns: 0 });
+            }
             return Ok(());
         }
         self.report.owner_goes_on(owner);
@@ -609,19 +618,22 @@ impl Intake {
     ) -> Result<TurnState, Interruption> {
         let Some(format) = source.entry.format() else { return Ok(TurnState::GoOn) };
         if may_be_large(&source.entry, format) {
+            if !self.close_large_reader() {
+                self.queues.keep_begun(source.entry.owner, Reading { source, reader: None, turns: 0 });
+                return Ok(TurnState::Over);
+            }
             self.in_hand.take(source.entry.identity.key());
-            self.close_large_readers();
         }
         let reader = FileReader::open(file, format, source.clone(), ReadRules::from(&self.config));
-        self.read(source, reader, clock)
+        self.read(source, reader, 0, clock)
     }
 
     /// Goes on with a file that was begun in an earlier turn.
     fn go_on(&mut self, reading: Reading, clock: &mut TurnClock) -> Result<TurnState, Interruption> {
-        let Reading { source, reader } = reading;
-        self.in_hand.take(source.entry.identity.key());
+        let Reading { source, reader, turns } = reading;
         if let Some(reader) = reader {
-            return self.read(source, reader, clock);
+            self.in_hand.take(source.entry.identity.key());
+            return self.read(source, reader, turns, clock);
         }
         match self.spool.open_file(&source.entry) {
             Ok((file, _)) => self.open(source, file, clock),
@@ -640,8 +652,10 @@ impl Intake {
         &mut self,
         mut source: SourceFile,
         mut reader: FileReader,
+        turns: u32,
         clock: &mut TurnClock,
     ) -> Result<TurnState, Interruption> {
+        let from = reader.position();
         self.batch.resume(&source);
         self.batch_began.get_or_insert_with(Instant::now);
         let mut is_full = self.batch.is_full(self.capacity.room());
@@ -676,28 +690,33 @@ impl Intake {
             is_full = self.batch.is_full(self.capacity.room());
             if has_flushed || clock.is_over() {
                 source.advance(reader.position());
-                self.keep(source, reader);
+                let turns = turns + u32::from(reader.position() != from);
+                self.keep(source, reader, turns);
                 return Ok(TurnState::Over);
             }
         }
     }
 
     /// Keeps a reader until its owner's next turn, or only how far it has come.
-    fn keep(&mut self, source: SourceFile, reader: FileReader) {
-        let is_large = reader.memory() as u64 > LARGE;
-        if is_large {
-            self.close_large_readers();
-        }
+    fn keep(&mut self, source: SourceFile, reader: FileReader, turns: u32) {
         let open = self.queues.begun_mut().filter(|reading| reading.reader.is_some()).count();
-        let reader = (open < MAX_OPEN).then_some(reader);
-        self.queues.keep_begun(source.entry.owner, Reading { source, reader });
+        let has_room = !is_large(&reader) || self.close_large_reader();
+        let reader = (open < MAX_OPEN && has_room).then_some(reader);
+        self.queues.keep_begun(source.entry.owner, Reading { source, reader, turns });
     }
 
-    /// Lets go of large documents in memory; they are read again in their owners' turns.
-    fn close_large_readers(&mut self) {
-        for reading in self.queues.begun_mut() {
-            reading.reader.take_if(|reader| reader.memory() as u64 > LARGE);
+    /// Lets go of the large document in memory, if there is one, until its owner's next turn. Returns false if it stays,
+    /// because it has had too few turns.
+    fn close_large_reader(&mut self) -> bool {
+        let mut begun = self.queues.begun_mut();
+        let Some(large) = begun.find(|reading| reading.reader.as_ref().is_some_and(is_large)) else {
+            return true;
+        };
+        if large.turns < LARGE_TURNS {
+            return false;
         }
+        (large.reader, large.turns) = (None, 0);
+        true
     }
 
     /// Leaves a file of which something has to wait. What was read of it is stored before it is looked at again, so that
@@ -952,6 +971,10 @@ impl Intake {
 fn may_be_large(entry: &SpoolEntry, (format, is_packed): (Format, bool)) -> bool {
     let unpacked = entry.size.saturating_mul(if is_packed { MAX_UNPACKED } else { 1 });
     format == Format::Document && unpacked > LARGE
+}
+
+fn is_large(reader: &FileReader) -> bool {
+    reader.memory() as u64 > LARGE
 }
 
 fn reason_of(error: &OutboxError) -> Reason {
