@@ -20,25 +20,18 @@ use super::error::Fatal;
 use super::file_ledger::FileLedger;
 use super::file_reader::{FileReader, ReadEnd, ReadStep};
 use super::heartbeat::Heartbeat;
-use super::kept_files::KeptFiles;
 use super::new_event::ReadRules;
-use super::owner_queues::OwnerQueues;
-use super::readiness::{Readiness, ScanTimes, WaitingFiles, WriterState};
+use super::readiness::WriterState;
 use super::rejections::Rejections;
-use super::remover::{RemovalTask, Remover};
+use super::removals::Removals;
 use super::scan_report::{ScanReport, SpoolSnapshot};
-use crate::clock::{Clock, Mono};
+use super::scanner::Scanner;
+use crate::clock::Clock;
 use crate::config::Config;
-use crate::disk;
 use crate::event::Flaw;
 use crate::outbox::{Appended, Enqueued, FileProgress, OutboxError, PendingCommit, Writer};
 use crate::reason::{Code, Reason};
-use crate::spool::{
-    Format, InHand, OpenError, RejectedPart, Removal, Spool, SpoolEntry, SpoolError, SpoolListing, Watcher,
-    printable,
-};
-use std::collections::HashSet;
-use std::ffi::{OsStr, OsString};
+use crate::spool::{Format, OpenError, RejectedPart, Spool, SpoolEntry, SpoolError, printable};
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
@@ -58,9 +51,6 @@ const MAX_DELETION_PAUSES: usize = 60;
 /// The least time between two looks while files keep arriving. A look and a commit take some milliseconds however little
 /// there is, so what arrives meanwhile shares them.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
-/// A scan of the folder that takes long is repeated after so many times as long, so that scans take at most a fifth of the
-/// time. Meanwhile files are found by their announcements.
-const SCAN_SHARE: u32 = 4;
 /// The longest turn of one owner while others wait for theirs, unless its batch is full earlier.
 const TURN: Duration = Duration::from_millis(100);
 /// The longest time between two looks, between two commits of what was read, and between two signs of life.
@@ -164,7 +154,7 @@ impl TurnClock {
 
     fn is_over(&mut self) -> bool {
         self.steps += 1;
-        self.steps % STEPS_PER_CLOCK == 0 && self.began.elapsed() >= TURN
+        self.steps.is_multiple_of(STEPS_PER_CLOCK) && self.began.elapsed() >= TURN
     }
 }
 
@@ -172,45 +162,21 @@ impl TurnClock {
 pub struct Intake {
     agent: AgentHandles,
     spool: Spool,
-    watcher: Watcher,
     /// The settings of this round.
     config: Config,
-    queues: OwnerQueues<Reading>,
-    waiting: WaitingFiles,
+    scanner: Scanner<Reading>,
     ledger: FileLedger,
-    kept: KeptFiles,
-    in_hand: InHand,
     rejections: Rejections,
     capacity: Capacity,
     report: ScanReport,
-    remover: Remover,
+    removals: Removals,
     batch: AppendBatch,
     /// When the first event of the batch was read.
     batch_began: Option<Instant>,
     /// The batch that is being committed.
     in_commit: Option<(AppendBatch, PendingCommit<Appended>)>,
-    /// The times by which files are judged.
-    times: ScanTimes,
-    scans: ScanSchedule,
-    /// The earliest end of a hold of this look.
-    held_for: Option<Duration>,
     /// Whether a file has left the folder since the last scan, or is about to.
     has_progressed: bool,
-    /// The length of a tick of the file system's clock.
-    tick: Duration,
-}
-
-/// When the folder is scanned.
-struct ScanSchedule {
-    /// Not earlier: see [`SCAN_SHARE`].
-    allowed_at: Instant,
-    last: Option<Instant>,
-    /// Whether the last scan listed all files.
-    is_complete: bool,
-    /// Whether files that a scan had found were forgotten: nothing may overtake them before the next.
-    is_stale: bool,
-    /// How soon something irregular has to be looked at again.
-    irregular_rest: Option<Duration>,
 }
 
 impl Intake {
@@ -226,41 +192,23 @@ impl Intake {
     ) -> std::io::Result<IntakeHandle> {
         let (wakes, woken) = sync_channel(1);
         let watcher_wakes = wakes.clone();
-        let (watcher, unwatched) = Watcher::new(spool.dir(), move || {
+        let scanner = Scanner::new(&spool, agent.clock.clone(), move || {
             // A full channel holds a wake already.
             let _ = watcher_wakes.try_send(());
         });
-        if let Some(why) = unwatched {
-            tracing::warn!("the spool cannot be watched ({why}): files are found within spool.scan_interval");
-        }
-        let tick = disk::tick();
         let config = agent.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let intake = Intake {
-            queues: OwnerQueues::new(),
-            waiting: WaitingFiles::new(tick),
+            scanner,
             ledger: FileLedger::new(progress),
-            kept: KeptFiles::default(),
-            in_hand: spool.in_hand(),
             rejections: Rejections::new(spool.rejected_folder()),
             capacity: Capacity::new(agent.writer.stats(), Box::new(|_| 0)),
             report: ScanReport::new(spool.dir(), snapshot),
-            remover: Remover::start(&spool)?,
+            removals: Removals::start(&spool)?,
             batch: AppendBatch::default(),
             batch_began: None,
             in_commit: None,
-            times: ScanTimes { now: agent.clock.moment(), file_system: None },
-            scans: ScanSchedule {
-                allowed_at: Instant::now(),
-                last: None,
-                is_complete: true,
-                is_stale: true,
-                irregular_rest: None,
-            },
-            held_for: None,
             has_progressed: false,
-            tick,
             spool,
-            watcher,
             config,
             agent,
         };
@@ -318,8 +266,8 @@ impl Intake {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        self.in_hand.stop();
-        self.remover.finish();
+        self.scanner.in_hand.stop();
+        self.removals.finish();
         self.settle_removals();
         Ok(())
     }
@@ -328,7 +276,7 @@ impl Intake {
     fn round(&mut self, began: Instant) -> Result<Duration, Interruption> {
         self.look()?;
         let mut looked_at = Instant::now();
-        while let Some(owner) = self.queues.next_turn() {
+        while let Some(owner) = self.scanner.queues.next_turn() {
             self.turn(owner)?;
             let is_old = self.batch_began.is_some_and(|began| began.elapsed() >= TURN);
             if is_old || self.batch.is_full(self.capacity.room()) {
@@ -338,114 +286,40 @@ impl Intake {
                 break;
             }
             if looked_at.elapsed() >= LOOK_PAUSE {
-                self.add_announced();
+                self.scanner.add_announced(&self.spool);
                 looked_at = Instant::now();
             }
         }
         self.flush()?;
         self.finish_commit()?;
         self.settle_removals();
-        Ok(self.time_to_next_look())
+        let wait = self.scanner.time_to_next_look(self.config.spool.scan_interval, self.has_progressed);
+        let check_in = self.removals.time_to_check(self.agent.clock.mono());
+        Ok(check_in.map_or(wait, |rest| rest.min(wait)))
     }
 
-    fn time_to_next_look(&self) -> Duration {
-        if self.queues.has_work() {
-            return Duration::ZERO;
-        }
-        let (now, until_allowed) =
-            (self.agent.clock.mono(), self.scans.allowed_at.saturating_duration_since(Instant::now()));
-        let rest = |at: Mono| at.saturating_sub(now);
-        let scan_in = [
-            Some(self.config.spool.scan_interval),
-            self.waiting.next_look().map(rest),
-            self.scans.irregular_rest,
-            // More files are there than were listed.
-            (self.scans.is_stale || self.has_progressed && !self.scans.is_complete).then_some(Duration::ZERO),
-        ];
-        let scan_in = scan_in.into_iter().flatten().min().unwrap_or_default().max(until_allowed);
-        let look_in = [Some(scan_in), self.held_for, self.kept.next_check().map(rest)];
-        look_in.into_iter().flatten().min().unwrap_or(scan_in).max(self.tick)
-    }
-
-    /// Brings the queues up to date: by a scan, or, while files wait in them and between scans that take long, by the
-    /// announcements alone.
+    /// Brings everything up to date that is not of one file.
     fn look(&mut self) -> Result<(), Interruption> {
         self.settle_removals();
         if !self.spool.is_whole() {
             self.reopen_spool()?;
         }
         self.tidy_rejected();
-        let due = self.kept.due(self.agent.clock.mono());
-        self.remover.remove(due);
-        let is_idle = !self.queues.has_work();
-        let is_overdue = self.scans.last.is_none_or(|at| at.elapsed() >= self.config.spool.scan_interval);
-        let may_scan = self.scans.allowed_at <= Instant::now() || is_idle && !self.scans.is_complete;
-        self.held_for = None;
-        self.queues.release();
-        // Announcements of what the scan finds as well are answered by it.
-        let announced = self.watcher.announced();
-        if self.scans.is_stale || may_scan && (is_idle || is_overdue) {
-            announced.into_iter().for_each(|name| self.waiting.announce(name));
-            if may_scan {
-                self.scan()?;
-            }
-        } else {
-            self.add_files(announced);
-        }
+        self.removals.check_kept(self.agent.clock.mono());
+        let (now, settle, heartbeat) =
+            (self.agent.clock.moment(), self.config.spool.settle, &self.agent.heartbeat);
+        self.scanner.look(
+            &self.spool,
+            &self.config.spool,
+            |listing, present| {
+                self.has_progressed = false;
+                self.rejections.retain(present);
+                let removing = self.ledger.removing_among(listing.files());
+                self.report.scanned(listing, present, removing, now, settle)
+            },
+            &mut || heartbeat.tick(),
+        )?;
         self.capacity.check(&self.config.outbox).map_err(Interruption::Blocked)
-    }
-
-    fn scan(&mut self) -> Result<(), Interruption> {
-        let began = Instant::now();
-        let now = self.agent.clock.moment();
-        let heartbeat = &self.agent.heartbeat;
-        let listing = self.spool.list(now.wall, &mut || heartbeat.tick())?;
-        self.scans.irregular_rest = self.report_scan(&listing);
-        // The time comes after the listing: nothing that changes from now on is stamped with an earlier one.
-        self.times = ScanTimes { now: self.agent.clock.moment(), file_system: self.spool.file_system_time() };
-        (self.scans.is_complete, self.scans.is_stale) = (listing.is_complete(), false);
-        self.has_progressed = false;
-        let in_hand = &self.in_hand;
-        self.queues.replace(listing.owners, |entry| in_hand.is_suspect(entry.identity.key()));
-        let ended = Instant::now();
-        (self.scans.last, self.scans.allowed_at) = (Some(ended), ended + (ended - began) * SCAN_SHARE);
-        Ok(())
-    }
-
-    /// Drops what is known of files that are gone, and updates the status. Returns when to scan again at the latest.
-    fn report_scan(&mut self, listing: &SpoolListing) -> Option<Duration> {
-        let present: HashSet<&OsStr> = listing.files().map(|entry| entry.name.as_os_str()).collect();
-        self.rejections.retain(&present);
-        self.waiting.retain(&present);
-        let removing = self.ledger.removing_among(listing.files());
-        let (now, settle) = (self.agent.clock.moment(), self.config.spool.settle);
-        self.report.scanned(listing, &present, removing, now, settle)
-    }
-
-    fn add_announced(&mut self) {
-        let announced = self.watcher.announced();
-        self.add_files(announced);
-    }
-
-    /// Adds files to their owners' queues that were announced as finished or are back in the spool.
-    fn add_files(&mut self, names: impl IntoIterator<Item = OsString>) {
-        let mut entries = Vec::new();
-        for name in names {
-            if let Some(entry) = self.spool.entry(&name) {
-                self.waiting.announce(name);
-                entries.push(entry);
-            }
-        }
-        if entries.is_empty() {
-            return;
-        }
-        self.times = ScanTimes { now: self.agent.clock.moment(), file_system: self.spool.file_system_time() };
-        for entry in entries {
-            let is_suspect = self.in_hand.is_suspect(entry.identity.key());
-            if !self.queues.add(entry, is_suspect) {
-                self.scans.is_complete = false;
-            }
-        }
     }
 
     /// Opens the folder that has the spool's name after the one before was moved or deleted.
@@ -462,14 +336,11 @@ impl Intake {
             std::thread::sleep(DELETION_PAUSE);
         }
         let spool = Spool::open(self.spool.dir())?;
-        self.watcher.watch_again(spool.dir());
+        self.scanner.reopen(&spool);
         tracing::warn!(
             "the spool {} is another folder than before; its files are ingested",
             printable(spool.dir())
         );
-        self.forget_queues();
-        self.scans.allowed_at = Instant::now();
-        self.in_hand = spool.in_hand();
         self.spool = spool;
         Ok(())
     }
@@ -493,20 +364,22 @@ impl Intake {
         self.tick_or_stop()?;
         if let Some(reason) = self.capacity.check_owner(owner, &self.config.outbox) {
             self.report.owner_waits(owner, reason);
-            self.hold(owner, BLOCKED_RETRY);
-            if let Some(Reading { source, .. }) = self.queues.take_begun(owner) {
-                self.queues.keep_begun(owner, Reading { source, reader: None, turns: 0 });
+            self.scanner.hold(owner, BLOCKED_RETRY);
+            if let Some(Reading { source, .. }) = self.scanner.queues.take_begun(owner) {
+                self.scanner.queues.keep_begun(owner, Reading { source, reader: None, turns: 0 });
             }
             return Ok(());
         }
         self.report.owner_goes_on(owner);
         let mut clock = TurnClock::start();
-        if let Some(reading) = self.queues.take_begun(owner)
+        if let Some(reading) = self.scanner.queues.take_begun(owner)
             && self.go_on(reading, &mut clock)? == TurnState::Over
         {
             return Ok(());
         }
-        while let Some(entry) = self.queues.next_file(owner) {
+        while self.scanner.queues.may_have_turn(owner)
+            && let Some(entry) = self.scanner.queues.next_file(owner)
+        {
             if self.ingest(entry, &mut clock)? == TurnState::Over
                 || clock.is_over()
                 || self.batch.is_full(self.capacity.room())
@@ -517,20 +390,6 @@ impl Intake {
         Ok(())
     }
 
-    /// Gives the owner no turn for so long, or until the next look.
-    fn hold(&mut self, owner: u32, rest: Duration) {
-        self.queues.hold(owner);
-        self.held_for = Some(self.held_for.map_or(rest, |held_for| held_for.min(rest)));
-    }
-
-    /// Has the owner of a file that is not ready wait for it.
-    fn hold_for(&mut self, entry: SpoolEntry, rest: Duration) -> TurnState {
-        self.hold(entry.owner, rest);
-        let is_suspect = self.in_hand.is_suspect(entry.identity.key());
-        self.queues.add(entry, is_suspect);
-        TurnState::Over
-    }
-
     /// Ingests a file as far as it is ready and its owner's turn goes.
     fn ingest(&mut self, entry: SpoolEntry, clock: &mut TurnClock) -> Result<TurnState, Interruption> {
         let now = self.agent.clock.mono();
@@ -539,56 +398,45 @@ impl Intake {
         }
         if self.ledger.is_removing(&entry.name) {
             // Another file of that name is on its way out, or this one was written to on its way.
-            return Ok(self.hold_for(entry, self.tick));
+            self.scanner.hold_for_tick(entry);
+            return Ok(TurnState::Over);
         }
-        if let Some((until, holds_back_until)) = self.waiting.waits_until(&entry, now) {
-            return Ok(if holds_back_until > now {
-                self.hold_for(entry, until.min(holds_back_until).saturating_sub(now))
-            } else {
-                TurnState::GoOn
-            });
+        if self.scanner.still_waits(&entry) {
+            return Ok(TurnState::GoOn);
         }
         let (writer, file) = match self.spool.open_file(&entry) {
             Ok((file, true)) => (WriterState::Closed, Some(file)),
             Ok((file, false)) => (WriterState::Unknown, Some(file)),
             Err(OpenError::OpenForWriting) => (WriterState::Open, None),
             Err(OpenError::Changed) => {
-                self.put_off(&entry, self.config.spool.settle);
+                self.scanner.put_off(&entry, self.config.spool.settle);
                 return Ok(TurnState::GoOn);
             }
             Err(OpenError::Unreadable) => {
                 self.report.unreadable(&entry, now);
-                self.put_off(&entry, self.config.spool.scan_interval);
+                self.scanner.put_off(&entry, self.config.spool.scan_interval);
                 return Ok(TurnState::GoOn);
             }
             Err(OpenError::Error(e)) => {
                 self.report.report(&entry.name, format_args!("{e}"), now);
-                self.put_off(&entry, self.config.spool.scan_interval);
+                self.scanner.put_off(&entry, self.config.spool.scan_interval);
                 return Ok(TurnState::GoOn);
             }
         };
         self.report.readable(&entry.name);
-        let readiness = self.waiting.judge(&entry, writer, &self.times, self.config.spool.settle);
         let read = (entry.size, entry.identity.modified);
         let before = self.ledger.progress(&entry).cloned();
         let is_stored = before.as_ref().is_some_and(|progress| progress.finished && progress.read == read);
-        match (readiness, file) {
-            (Readiness::Ready, Some(_)) if is_stored => {
+        let is_ready = self.scanner.is_ready(&entry, writer, is_stored, self.config.spool.settle);
+        match file {
+            Some(_) if is_ready && is_stored => {
                 self.ledger.begin_removal(&entry);
                 self.remove(vec![entry]);
-                Ok(TurnState::GoOn)
             }
-            (Readiness::Ready, Some(file)) => self.begin(entry, file, before, clock),
-            (Readiness::AfterTick, _) => Ok(self.hold_for(entry, self.tick)),
-            (Readiness::Wait { rest, holds_back }, _) if !holds_back.is_zero() && !is_stored => {
-                Ok(self.hold_for(entry, rest.min(holds_back)))
-            }
-            _ => Ok(TurnState::GoOn),
+            Some(file) if is_ready => return self.begin(entry, file, before, clock),
+            _ => {}
         }
-    }
-
-    fn put_off(&mut self, entry: &SpoolEntry, rest: Duration) {
-        self.waiting.put_off(entry, self.agent.clock.mono(), rest);
+        Ok(TurnState::GoOn)
     }
 
     /// Begins to read a file, or reads on where the last reading of it ended.
@@ -619,10 +467,12 @@ impl Intake {
         let Some(format) = source.entry.format() else { return Ok(TurnState::GoOn) };
         if may_be_large(&source.entry, format) {
             if !self.close_large_reader() {
-                self.queues.keep_begun(source.entry.owner, Reading { source, reader: None, turns: 0 });
+                self.scanner
+                    .queues
+                    .keep_begun(source.entry.owner, Reading { source, reader: None, turns: 0 });
                 return Ok(TurnState::Over);
             }
-            self.in_hand.take(source.entry.identity.key());
+            self.scanner.in_hand.take(source.entry.identity.key());
         }
         let reader = FileReader::open(file, format, source.clone(), ReadRules::from(&self.config));
         self.read(source, reader, 0, clock)
@@ -632,7 +482,7 @@ impl Intake {
     fn go_on(&mut self, reading: Reading, clock: &mut TurnClock) -> Result<TurnState, Interruption> {
         let Reading { source, reader, turns } = reading;
         if let Some(reader) = reader {
-            self.in_hand.take(source.entry.identity.key());
+            self.scanner.in_hand.take(source.entry.identity.key());
             return self.read(source, reader, turns, clock);
         }
         match self.spool.open_file(&source.entry) {
@@ -641,7 +491,7 @@ impl Intake {
                 // It has changed. What was read of it is stored before it is looked at again.
                 self.flush()?;
                 self.finish_commit()?;
-                self.put_off(&source.entry, self.config.spool.settle);
+                self.scanner.put_off(&source.entry, self.config.spool.settle);
                 Ok(TurnState::Over)
             }
         }
@@ -699,16 +549,16 @@ impl Intake {
 
     /// Keeps a reader until its owner's next turn, or only how far it has come.
     fn keep(&mut self, source: SourceFile, reader: FileReader, turns: u32) {
-        let open = self.queues.begun_mut().filter(|reading| reading.reader.is_some()).count();
+        let open = self.scanner.queues.begun_mut().filter(|reading| reading.reader.is_some()).count();
         let has_room = !is_large(&reader) || self.close_large_reader();
         let reader = (open < MAX_OPEN && has_room).then_some(reader);
-        self.queues.keep_begun(source.entry.owner, Reading { source, reader, turns });
+        self.scanner.queues.keep_begun(source.entry.owner, Reading { source, reader, turns });
     }
 
     /// Lets go of the large document in memory, if there is one, until its owner's next turn. Returns false if it stays,
     /// because it has had too few turns.
     fn close_large_reader(&mut self) -> bool {
-        let mut begun = self.queues.begun_mut();
+        let mut begun = self.scanner.queues.begun_mut();
         let Some(large) = begun.find(|reading| reading.reader.as_ref().is_some_and(is_large)) else {
             return true;
         };
@@ -722,18 +572,18 @@ impl Intake {
     /// Leaves a file of which something has to wait. What was read of it is stored before it is looked at again, so that
     /// nothing is read twice.
     fn leave(&mut self, entry: &SpoolEntry, rest: Duration) -> Result<(), Interruption> {
-        self.in_hand.put_down(entry.identity.key());
+        self.scanner.in_hand.put_down(entry.identity.key());
         if !self.batch.cancel_unread() {
             self.flush()?;
             self.finish_commit()?;
         }
-        self.put_off(entry, rest);
+        self.scanner.put_off(entry, rest);
         Ok(())
     }
 
     /// Acts on the end of a reading.
     fn end(&mut self, entry: &SpoolEntry, end: ReadEnd) -> Result<(), Interruption> {
-        self.in_hand.put_down(entry.identity.key());
+        self.scanner.in_hand.put_down(entry.identity.key());
         match end {
             ReadEnd::Complete => {
                 self.rejections.is_complete(&entry.name);
@@ -779,14 +629,14 @@ impl Intake {
             Err(e) if e.is_full() => {
                 let what = format_args!("{e}; it stays until there is room");
                 self.report.report(&entry.name, what, now.mono);
-                self.put_off(entry, self.config.spool.scan_interval);
+                self.scanner.put_off(entry, self.config.spool.scan_interval);
             }
             // The ledger keeps how far the file was ingested, in case it comes back.
             has_left => {
                 if has_left? {
                     self.forget_waiting(entry);
                 } else {
-                    self.put_off(entry, self.config.spool.settle);
+                    self.scanner.put_off(entry, self.config.spool.settle);
                 }
             }
         }
@@ -813,7 +663,7 @@ impl Intake {
         self.capacity.check(&self.config.outbox).map_err(Interruption::Blocked)?;
         let batch = std::mem::take(&mut self.batch);
         self.submit(batch);
-        self.note_removals();
+        self.removals.note(&mut self.ledger, &mut self.report, self.agent.clock.mono());
         self.forget_gone();
         Ok(())
     }
@@ -876,12 +726,7 @@ impl Intake {
                 _ => self.stay(&batch),
             }
         }
-        self.forget_queues();
-    }
-
-    fn forget_queues(&mut self) {
-        self.queues.clear();
-        self.scans.is_stale = true;
+        self.scanner.forget_queues();
     }
 
     /// Notes that the files of a batch stay in the spool, because it is not stored.
@@ -893,61 +738,20 @@ impl Intake {
     /// Has files removed, all of which are stored.
     fn remove(&mut self, entries: Vec<SpoolEntry>) {
         entries.iter().for_each(|entry| self.forget_waiting(entry));
-        self.remover.remove(entries.into_iter().map(RemovalTask::Remove));
+        self.removals.remove(entries);
     }
 
     /// Counts a file as waiting no more: it has left the folder, or is about to.
     fn forget_waiting(&mut self, entry: &SpoolEntry) {
-        self.waiting.forget(&entry.name);
+        self.scanner.waiting.forget(&entry.name);
         self.has_progressed = true;
         self.report.forget_waiting(entry);
     }
 
-    fn note_removals(&mut self) {
-        let now = self.agent.clock.mono();
-        let results: Vec<_> = self.remover.results().collect();
-        for (task, result) in results {
-            match (task, result) {
-                (RemovalTask::Remove(entry), result) => {
-                    if let Ok(Removal::Kept(file)) = &result {
-                        self.kept.add(file.clone(), None, now);
-                    }
-                    self.ledger.note_removal(entry, result);
-                }
-                (RemovalTask::Check { file, .. }, Ok(Removal::Removed | Removal::Replaced)) => {
-                    self.ledger.left_spool(file.entry());
-                }
-                // It is back in the spool.
-                (RemovalTask::Check { .. }, Ok(Removal::Changed)) => {}
-                (RemovalTask::Check { file, since, .. }, Ok(Removal::Kept(_))) => {
-                    self.kept.add(file, Some(since), now);
-                }
-                (RemovalTask::Check { file, since, .. }, Err(error)) => {
-                    self.report.report(&file.entry().name, format_args!("{error}; it is tried again"), now);
-                    self.kept.add(file, Some(since), now);
-                }
-            }
-        }
-    }
-
     fn settle_removals(&mut self) {
-        self.note_removals();
         let now = self.agent.clock.mono();
-        let mut back = Vec::new();
-        for (name, error) in self.ledger.settle_removals() {
-            match error {
-                None => back.push(name),
-                Some(error) => {
-                    let what = format_args!("{error}; its events are stored, the removal is tried again");
-                    self.report.report(&name, what, now);
-                }
-            }
-        }
-        // Those are read again in their place, wherever they come from.
-        for entry in back.into_iter().filter_map(|name| self.spool.entry(&name)) {
-            let is_suspect = self.in_hand.is_suspect(entry.identity.key());
-            self.queues.add(entry, is_suspect);
-        }
+        let back = self.removals.settle(&mut self.ledger, &mut self.report, now);
+        self.scanner.add_files(&self.spool, back);
         self.forget_gone();
     }
 
