@@ -41,18 +41,12 @@ impl FileReader {
         FileReader { values: Values::new(text, Some(source.entry.size), format, limits, from), source, rules }
     }
 
-    /// The file that is read.
-    pub fn source(&self) -> &SourceFile {
-        &self.source
-    }
-
     /// The position after the steps so far. It never falls behind the position from which the file was to be read on.
     pub fn position(&self) -> ReadPosition {
         self.values.position()
     }
 
     /// The bytes of text that the reader holds in memory.
-    #[allow(dead_code, reason = "asked by whoever keeps several readers at once")]
     pub fn memory(&self) -> usize {
         self.values.memory()
     }
@@ -85,7 +79,7 @@ mod tests {
 
     fn source(name: &str, size: usize, ingested: ReadPosition) -> SourceFile {
         let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
-        let entry = SpoolEntry { name: name.into(), identity, size: size as u64, changed: 1 };
+        let entry = SpoolEntry { name: name.into(), identity, size: size as u64, owner: 0, changed: 1 };
         let ReadPosition { position, place, sum } = ingested;
         let none = FileProgress::none(name.as_bytes(), identity, (size as u64, 1));
         SourceFile::new(entry, FileProgress { position, place, sum, ..none })

@@ -36,18 +36,6 @@ impl Rejections {
         self.folder.count_files()
     }
 
-    /// The time that is left to a file that ended too early and has not changed since; `None`: it did not end too early, or
-    /// it has changed.
-    pub fn incomplete_rest(
-        &self,
-        entry: &SpoolEntry,
-        now: Mono,
-        incomplete_after: Duration,
-    ) -> Option<Duration> {
-        let (_, since) = self.incomplete.get(&entry.name).filter(|(before, _)| before == entry)?;
-        Some(incomplete_after.saturating_sub(now.saturating_sub(*since)))
-    }
-
     /// Notes that the file ends too early. Returns how long it may still stay as it is; `None`: it is to be rejected.
     pub fn wait_for_rest(
         &mut self,
@@ -205,10 +193,9 @@ mod tests {
         let mut rejections = Rejections::new(RejectedFolder::of_spool(folder.path()));
         let file = |size| {
             let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
-            SpoolEntry { name: "a.json".into(), identity, size, changed: 1 }
+            SpoolEntry { name: "a.json".into(), identity, size, owner: 0, changed: 1 }
         };
         let second = Duration::from_secs;
-        assert_eq!(rejections.incomplete_rest(&file(1), second(0), second(60)), None);
         for (at, size, want) in [
             (0, 1, Some(60)),
             (20, 1, Some(40)),
@@ -219,8 +206,6 @@ mod tests {
         ] {
             let wait = rejections.wait_for_rest(&file(size), second(at), second(60));
             assert_eq!(wait, want.map(second), "at {at} s");
-            let rest = rejections.incomplete_rest(&file(size), second(at), second(60));
-            assert_eq!(rest, want.map(second), "at {at} s");
         }
     }
 }

@@ -135,6 +135,10 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
             format!("wait until events have been delivered, or raise outbox.max_bytes in {file}"),
             "reload",
         ),
+        Code::OwnerShare => Remedy::text(format!(
+            "wait until events have been delivered, or raise outbox.max_bytes in {file}; others' files are taken"
+        )),
+        Code::Locked => Remedy::text("stop the other process that the reason names"),
         Code::MinFree | Code::DiskFull => {
             Remedy::text(format!("free space on the file system of {}", config.outbox.path.display()))
         }
@@ -147,7 +151,9 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
         }
         Code::Unreadable => {
             let dir = config.spool.dir.display();
-            Remedy::text(format!("let the agent read the files in {dir}: chmod g+r FILE; the log names them"))
+            Remedy::text(format!(
+                "the log names the files in {dir} that the agent may not read, and what the owner of each runs"
+            ))
         }
         Code::NoMapping
         | Code::NoIdentity

@@ -6,6 +6,7 @@ use super::remedy::{Remedy, meaning, remedy, spool_remedy, start_remedy};
 use super::time::{next_try_text, time_and_age};
 use crate::config::{Bytes, Config};
 use crate::reason::Code;
+use crate::spool::user_name;
 use crate::status::{DestinationState, IntakeState, Status};
 
 /// The status for a terminal of that width, or for a pipe.
@@ -51,7 +52,12 @@ fn spool(status: &Status, lines: &mut LabelledLines) {
         0 => "no files waiting".to_owned(),
         files => format!("{} waiting, {}", counted(files, "file"), Bytes(spool.waiting_bytes)),
     };
-    for (files, state) in [(spool.unreadable_files, "unreadable"), (spool.rejected_files, "rejected")] {
+    let odd = [
+        (spool.unreadable_files, "unreadable"),
+        (spool.unknown_files, "with unknown names"),
+        (spool.rejected_files, "rejected"),
+    ];
+    for (files, state) in odd {
         if files > 0 {
             text += &format!("; {}", styled(BAD, format_args!("{} {state}", grouped(files))));
         }
@@ -60,6 +66,25 @@ fn spool(status: &Status, lines: &mut LabelledLines) {
         text += &format!("; {} dropped", counted(spool.duplicates, "duplicate event"));
     }
     lines.add_below(text);
+    for owner in &spool.owners {
+        // One owner with files that wait for a moment needs no line of its own.
+        if spool.owners.len() < 2 && owner.unreadable_files == 0 && owner.reason.is_none() {
+            continue;
+        }
+        let mut text = format!(
+            "of {}: {} waiting, {}",
+            user_name(owner.uid),
+            counted(owner.waiting_files, "file"),
+            Bytes(owner.waiting_bytes)
+        );
+        if owner.unreadable_files > 0 {
+            text += &format!("; {} unreadable", grouped(owner.unreadable_files));
+        }
+        if let Some(reason) = &owner.reason {
+            text += &format!("; {}", styled(BAD, escaped(&reason.to_string())));
+        }
+        lines.add_below(text);
+    }
 }
 
 fn intake(status: &Status, lines: &mut LabelledLines) {

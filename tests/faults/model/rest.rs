@@ -96,7 +96,10 @@ impl Run {
             entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
         };
         let own = ["rejected", ".removing"];
-        names("").filter(|name| !own.contains(&name.as_str())).chain(names(".removing")).collect()
+        names("")
+            .filter(|name| !own.contains(&name.as_str()))
+            .chain(names(".removing").filter(|name| !name.starts_with('.')))
+            .collect()
     }
 
     fn balance(mut self) -> Checked {
