@@ -14,6 +14,8 @@ mod names;
 mod rejected;
 mod removing;
 mod text;
+mod text_buffer;
+mod value;
 mod values;
 mod watch;
 
@@ -27,7 +29,8 @@ pub(crate) use names::{is_finished_name, is_reason_name};
 pub use rejected::{RejectedFile, RejectedFolder, Rejection};
 pub use removing::{KeptFile, QUIET_BEFORE_UNLINK, Removal};
 pub use text::{GZIP_MAGIC, Text, unpacked};
-pub use values::{EventPlace, ReadEnd, ReadLimits, ReadPosition, ReadStep, RejectedPart, Values, fits};
+pub use value::{EventPlace, MakeEvent, ReadLimits, fits};
+pub use values::{ReadEnd, ReadPosition, ReadStep, RejectedPart, Values};
 pub use watch::Watcher;
 
 use crate::clock::Timestamp;

@@ -14,31 +14,16 @@
 
 use super::names::Format;
 use super::text::{READ_BUFFER, Text};
+use super::text_buffer::TextBuffer;
+use super::value::{Common, EventPlace, Judged, MakeEvent, ReadLimits, invalid_flaw, judge, judge_object};
 use crate::config::Bytes;
 use crate::event::json::{self, Scanned, ValueScanner};
-use crate::event::{EnvelopeCommon, Event, Flaw, merge_envelope};
+use crate::event::{Event, Flaw};
 use crate::reason::Code;
-use flate2::Crc;
-use serde_json::value::RawValue;
-use std::io::{self, ErrorKind, Read};
+use std::io::{self, ErrorKind};
 
-/// A buffer that grows beyond this grows to the largest value at once: a buffer that is doubled again and again is in
-/// memory twice. Pages that are not written to take no memory.
-const LARGE_BUFFER: usize = 1 << 20;
 /// The byte order mark.
 const BOM: &[u8] = b"\xef\xbb\xbf";
-
-/// The sizes that a file may have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ReadLimits {
-    /// The largest text of one value, in bytes: it is in memory.
-    pub max_value: u64,
-    /// The most content of an event: its bytes, white space outside strings not counted.
-    pub max_event: u64,
-    /// The most content of a value that goes over several lines of a file of lines. If a line is cut, this is how far its
-    /// rest is looked for.
-    pub max_over_lines: u64,
-}
 
 /// A position in the text of a file, up to which it has been read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -49,16 +34,6 @@ pub struct ReadPosition {
     pub place: u64,
     /// The CRC-32 of the text before it.
     pub sum: Option<u32>,
-}
-
-/// Where an event stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EventPlace {
-    /// The number of the event: in a file of lines the line in which it begins, unless that number is taken by another
-    /// event of the line; in a document the number of the element. 0 for the event with which a document begins.
-    pub place: u64,
-    /// The line in which it begins, from 1.
-    pub line: u64,
 }
 
 /// A part of a file that cannot be ingested.
@@ -105,18 +80,9 @@ pub enum ReadEnd {
 
 /// A reader of the events of one file.
 pub struct Values {
-    text: Text,
-    /// The size of the file, packed or not, where it is known.
-    size: Option<u64>,
+    text: TextBuffer,
     format: Format,
     limits: ReadLimits,
-    buffer: Vec<u8>,
-    /// The bytes of `buffer` that are consumed.
-    start: usize,
-    bytes_read: u64,
-    is_at_end: bool,
-    lines: LineCounter,
-    checksum: Crc,
     /// The place of the last event or part.
     place: u64,
     /// Whether any value has been read, be it an array without elements.
@@ -142,21 +108,12 @@ enum Stage {
     Between,
     /// Within a value, of which so many bytes are scanned.
     Scanning { scanner: ValueScanner, scanned: usize, is_over_lines: bool },
-    /// Within an array of events.
-    Elements(Elements),
+    /// Within an array of events. So many bytes remain of it and of the envelope around it.
+    Elements { remaining: usize, common: Common },
     /// Within bad text of a file of lines, of which so many bytes hold no line that begins an object.
     BadSpan { searched: usize },
     /// Within the rest of a document, after an error, which is placed in that rest.
     BadRest { flaw: Flaw },
-}
-
-#[derive(Debug)]
-struct Elements {
-    /// The bytes up to the end of the array or of the envelope around it.
-    remaining: usize,
-    /// What applies to all elements, if an envelope is around them; compact.
-    context: Option<String>,
-    integrations: Option<String>,
 }
 
 /// The result of a part of a step.
@@ -166,17 +123,6 @@ enum Flow<T> {
     Again,
     /// More text is needed. Not at its end.
     NeedText,
-}
-
-/// What one value is.
-enum Judged<T> {
-    Event(T),
-    /// Valid JSON that cannot be taken.
-    Flawed(Flaw),
-    /// No JSON.
-    Invalid(Flaw),
-    /// Elements, whose array begins at this byte of the value.
-    Elements(usize, Elements),
 }
 
 impl Values {
@@ -189,17 +135,11 @@ impl Values {
         from: ReadPosition,
     ) -> Values {
         let is_skipping = format == Format::Lines && (from.position > 0 || from.sum.is_some());
+        let text = TextBuffer::new(text, size, format == Format::Lines, limits.max_value);
         Values {
             text,
-            size,
             format,
             limits,
-            buffer: Vec::new(),
-            start: 0,
-            bytes_read: 0,
-            is_at_end: false,
-            lines: LineCounter { line: 1, line_start: 0, at: 0 },
-            checksum: Crc::new(),
             place: 0,
             has_value: false,
             is_line_start: true,
@@ -224,7 +164,7 @@ impl Values {
 
     /// The bytes of text in memory.
     pub fn memory(&self) -> usize {
-        self.buffer.len()
+        self.text.memory()
     }
 
     /// Whether bytes follow the packed text that are neither packed text nor padding. Known at the end.
@@ -234,17 +174,14 @@ impl Values {
 
     /// The next step. [`ReadStep::End`] is the last. `make` makes of an event what the caller wants; its error rejects the
     /// event, with a position within the event's text.
-    pub fn next_step<T>(
-        &mut self,
-        mut make: impl FnMut(&Event<'_>, EventPlace) -> Result<T, Flaw>,
-    ) -> ReadStep<T> {
+    pub fn next_step<T>(&mut self, mut make: impl MakeEvent<T>) -> ReadStep<T> {
         let mut read = None;
         loop {
             let flow = match &self.stage {
                 Stage::Skipping => self.skip(),
                 Stage::Between => self.between(&mut make),
                 Stage::Scanning { .. } => self.scan(&mut make),
-                Stage::Elements(_) => self.element(&mut make),
+                Stage::Elements { .. } => self.element(&mut make),
                 Stage::BadSpan { .. } => self.bad_span(),
                 Stage::BadRest { .. } => self.bad_rest(),
             };
@@ -253,7 +190,7 @@ impl Values {
                 Flow::Again => {}
                 Flow::NeedText => match read {
                     Some(bytes) => return ReadStep::NoEvent(bytes),
-                    None => match self.read_more() {
+                    None => match self.text.read_more() {
                         Ok(bytes) => read = Some(bytes),
                         Err(error) => return ReadStep::End(self.end_by_error(error)),
                     },
@@ -262,43 +199,8 @@ impl Values {
         }
     }
 
-    fn rest(&self) -> &[u8] {
-        &self.buffer[self.start..]
-    }
-
-    /// Reads once.
-    fn read_more(&mut self) -> io::Result<usize> {
-        self.buffer.drain(..self.start);
-        self.start = 0;
-        if self.buffer.capacity() > LARGE_BUFFER && self.buffer.len() < LARGE_BUFFER / 2 {
-            self.buffer.shrink_to(LARGE_BUFFER / 2);
-        }
-        let length = self.buffer.len();
-        // With room for one byte more, a file of ordinary size takes one read, and another to find its end.
-        let size = self.size.filter(|_| self.bytes_read == 0 && !self.text.is_packed());
-        let room = size.map_or(READ_BUFFER, |size| size.saturating_add(1).min(READ_BUFFER as u64) as usize);
-        if length + room > LARGE_BUFFER && self.buffer.capacity() < length + room {
-            let largest = usize::try_from(self.limits.max_value).unwrap_or(usize::MAX);
-            // Where so much cannot be reserved, the buffer grows as buffers do.
-            let _ = self.buffer.try_reserve_exact(largest.saturating_add(2 * READ_BUFFER) - length);
-        }
-        self.buffer.resize(length + room, 0);
-        let read = self.text.read(&mut self.buffer[length..]);
-        self.buffer.truncate(length + read.as_ref().map_or(0, |bytes| *bytes));
-        match read {
-            Ok(bytes) => {
-                self.is_at_end = bytes == 0;
-                self.bytes_read += bytes as u64;
-                Ok(bytes)
-            }
-            // Nothing yet.
-            Err(e) if e.kind() == ErrorKind::Interrupted => Ok(0),
-            Err(e) => Err(e),
-        }
-    }
-
     fn end_by_error(&self, error: io::Error) -> ReadEnd {
-        let (is_packed, is_empty) = (self.text.is_packed(), self.size == Some(0));
+        let (is_packed, is_empty) = (self.text.is_packed(), self.text.is_empty_file());
         let flaw = |what: &str, incomplete| Flaw { incomplete, ..Flaw::at("", 0, Code::NotJson, what) };
         match error.kind() {
             ErrorKind::UnexpectedEof if is_packed && !is_empty => {
@@ -315,35 +217,10 @@ impl Values {
         }
     }
 
-    /// Passes over the next bytes.
-    fn consume(&mut self, bytes: usize) {
-        let text = &self.buffer[self.start..self.start + bytes];
-        if self.format == Format::Lines {
-            self.checksum.update(text);
-        }
-        self.lines.advance(text);
-        self.start += bytes;
-    }
-
-    /// Passes over the next bytes and returns them; many of them without a copy.
-    fn take(&mut self, bytes: usize) -> Vec<u8> {
-        let from = self.start;
-        self.consume(bytes);
-        if bytes < LARGE_BUFFER {
-            return self.buffer[from..self.start].to_vec();
-        }
-        let rest = self.buffer.split_off(self.start);
-        let mut taken = std::mem::replace(&mut self.buffer, rest);
-        self.start = 0;
-        taken.drain(..from);
-        taken.shrink_to_fit();
-        taken
-    }
-
     /// The place of the value at which the reading is.
     fn next_place(&self) -> u64 {
         match self.format {
-            Format::Lines => self.lines.line.max(self.place + 1),
+            Format::Lines => self.text.line().max(self.place + 1),
             Format::Document => self.place + 1,
         }
     }
@@ -355,42 +232,44 @@ impl Values {
 
     /// Passes over text that was ingested before.
     fn skip<T>(&mut self) -> Flow<T> {
-        let left = self.from.position - self.lines.at;
-        self.consume(usize::try_from(left).map_or(self.rest().len(), |left| left.min(self.rest().len())));
-        if self.lines.at < self.from.position {
-            if self.is_at_end {
+        let (left, here) = (self.from.position - self.text.position(), self.text.rest().len());
+        self.text.consume(usize::try_from(left).map_or(here, |left| left.min(here)));
+        if self.text.position() < self.from.position {
+            if self.text.is_at_end() {
                 let end = self.end_by_error(ErrorKind::UnexpectedEof.into());
                 return Flow::Step(ReadStep::End(end));
             }
             return Flow::NeedText;
         }
-        if self.from.sum.is_some_and(|sum| sum != self.checksum.sum()) {
+        if self.from.sum.is_some_and(|sum| Some(sum) != self.text.sum()) {
             return Flow::Step(ReadStep::End(ReadEnd::Shortened));
         }
         self.place = self.from.place;
-        self.is_line_start = self.lines.at == self.lines.line_start;
+        self.is_line_start = self.text.is_line_start();
         self.stage = Stage::Between;
         Flow::Again
     }
 
     /// Passes over blanks, then begins the next value.
-    fn between<T>(&mut self, make: &mut impl FnMut(&Event<'_>, EventPlace) -> Result<T, Flaw>) -> Flow<T> {
+    fn between<T>(&mut self, make: &mut impl MakeEvent<T>) -> Flow<T> {
         if let Some(end) = self.pass_blanks() {
             return Flow::Step(ReadStep::End(end));
         }
         self.settle();
-        let Some(&first) = self.rest().first() else {
-            return if self.is_at_end { Flow::Step(ReadStep::End(self.complete())) } else { Flow::NeedText };
+        let Some(&first) = self.text.rest().first() else {
+            return if self.text.is_at_end() {
+                Flow::Step(ReadStep::End(self.complete()))
+            } else {
+                Flow::NeedText
+            };
         };
-        let rest = self.rest();
+        let rest = self.text.rest();
         if first == BOM[0] && BOM.starts_with(&rest[..rest.len().min(BOM.len())]) {
-            if rest.len() < BOM.len() && !self.is_at_end {
+            if rest.len() < BOM.len() && !self.text.is_at_end() {
                 return Flow::NeedText;
             }
             if rest.len() >= BOM.len() {
-                self.consume(BOM.len());
-                // The mark is no part of the line.
-                self.lines.line_start = self.lines.at;
+                self.text.consume_mark(BOM.len());
                 return Flow::Again;
             }
         }
@@ -420,8 +299,8 @@ impl Values {
         self.format == Format::Document
             && self.text.is_packed()
             && self.place == 0
-            && !self.is_at_end
-            && self.rest().len() as u64 <= self.limits.max_value
+            && !self.text.is_at_end()
+            && self.text.rest().len() as u64 <= self.limits.max_value
     }
 
     /// The end of a file that has no more values.
@@ -430,14 +309,14 @@ impl Values {
             return ReadEnd::Unusable(part.flaw);
         }
         if self.format == Format::Document && !self.has_value {
-            return ReadEnd::Unusable(self.located(invalid_flaw(b"")));
+            return ReadEnd::Unusable(self.text.located(invalid_flaw(b"")));
         }
         ReadEnd::Complete
     }
 
     /// Passes over white space and zeros.
     fn pass_blanks(&mut self) -> Option<ReadEnd> {
-        let rest = self.rest();
+        let rest = self.text.rest();
         let text = &rest[..rest.iter().take_while(|byte| is_blank(**byte)).count()];
         // Behind a value, zeros are the padding of a file for which more room was allocated.
         let counted = |text: &[u8]| match self.place {
@@ -456,14 +335,14 @@ impl Values {
         let length = text.len();
         self.is_line_start |= ends_line;
         self.blanks = blanks;
-        self.consume(length);
+        self.text.consume(length);
         (most.max(blanks) > self.limits.max_value).then(|| self.too_large())
     }
 
     /// The end because of a value that is larger than a value may be.
     fn too_large(&self) -> ReadEnd {
         let limit = Bytes(self.limits.max_value);
-        let line = self.lines.line;
+        let line = self.text.line();
         match self.format {
             Format::Document => {
                 let what = format!(
@@ -473,7 +352,7 @@ impl Values {
                 if self.place == 0 {
                     ReadEnd::Unusable(flaw)
                 } else {
-                    ReadEnd::UnusableRest(self.located(flaw))
+                    ReadEnd::UnusableRest(self.text.located(flaw))
                 }
             }
             Format::Lines => {
@@ -485,16 +364,15 @@ impl Values {
     }
 
     /// Takes an object that is all of its line or of its document, as almost every object is, with a single parse; `None`: it is no such object.
-    fn simple_object<T>(
-        &mut self,
-        make: &mut impl FnMut(&Event<'_>, EventPlace) -> Result<T, Flaw>,
-    ) -> Option<Flow<T>> {
-        let (rest, max_event) = (self.rest(), self.limits.max_event);
-        let is_all = self.is_at_end || !self.text.is_packed() && self.size == Some(self.bytes_read);
+    fn simple_object<T>(&mut self, make: &mut impl MakeEvent<T>) -> Option<Flow<T>> {
+        let (rest, max_event) = (self.text.rest(), self.limits.max_event);
+        let is_all = self.text.is_all_read();
         let end = match self.format {
             Format::Lines if self.is_line_start => match memchr::memchr(b'\n', rest) {
-                None if !self.is_at_end && rest.len() as u64 <= max_event => return Some(Flow::NeedText),
-                None if !self.is_at_end => return None,
+                None if !self.text.is_at_end() && rest.len() as u64 <= max_event => {
+                    return Some(Flow::NeedText);
+                }
+                None if !self.text.is_at_end() => return None,
                 newline => newline.unwrap_or(rest.len()),
             },
             Format::Document if self.place == 0 && is_all => rest.len(),
@@ -514,14 +392,14 @@ impl Values {
     /// How the place is told to whoever makes an event.
     fn event_place(&self, place: u64, is_element: bool) -> EventPlace {
         let is_first = self.format == Format::Document && place == 1 && !is_element;
-        EventPlace { place: if is_first { 0 } else { place }, line: self.lines.line }
+        EventPlace { place: if is_first { 0 } else { place }, line: self.text.line() }
     }
 
     /// Scans the value that begins here, as far as its text is there.
-    fn scan<T>(&mut self, make: &mut impl FnMut(&Event<'_>, EventPlace) -> Result<T, Flaw>) -> Flow<T> {
-        let Values { stage, buffer, start, format, limits, is_at_end, .. } = self;
+    fn scan<T>(&mut self, make: &mut impl MakeEvent<T>) -> Flow<T> {
+        let Values { text, stage, format, limits, .. } = self;
         let Stage::Scanning { scanner, scanned, is_over_lines } = stage else { return Flow::Again };
-        let rest = &buffer[*start..];
+        let (rest, is_at_end) = (text.rest(), text.is_at_end());
         let mut piece = &rest[*scanned..];
         let result = scanner.scan(piece);
         if let Scanned::End(at) = result {
@@ -544,11 +422,11 @@ impl Values {
                 let flaw = invalid_flaw(&rest[..end]);
                 self.invalid(flaw)
             }
-            Scanned::Unfinished if *is_at_end && scanner.may_end() => {
+            Scanned::Unfinished if is_at_end && scanner.may_end() => {
                 let (end, content) = (rest.len(), scanner.content());
                 self.value(end, content, make)
             }
-            Scanned::Unfinished if *is_at_end => {
+            Scanned::Unfinished if is_at_end => {
                 let flaw = cut_or_invalid_flaw(rest);
                 self.invalid(flaw)
             }
@@ -563,33 +441,26 @@ impl Values {
     }
 
     /// Acts on a value of so many bytes, which is whole.
-    fn value<T>(
-        &mut self,
-        length: usize,
-        content: usize,
-        make: &mut impl FnMut(&Event<'_>, EventPlace) -> Result<T, Flaw>,
-    ) -> Flow<T> {
+    fn value<T>(&mut self, length: usize, content: usize, make: &mut impl MakeEvent<T>) -> Flow<T> {
         if length as u64 > self.limits.max_value {
             return Flow::Step(ReadStep::End(self.too_large()));
         }
         let place = self.next_place();
-        let judged = match utf8_text(&self.rest()[..length]) {
-            Ok(text) => judge(text, content, self.event_place(place, false), &self.limits, make),
-            Err(flaw) => Judged::Invalid(flaw),
-        };
+        let text = &self.text.rest()[..length];
+        let judged = judge(text, content, self.event_place(place, false), &self.limits, make);
         self.found(length, place, judged)
     }
 
     fn found<T>(&mut self, length: usize, place: u64, judged: Judged<T>) -> Flow<T> {
-        let is_container = matches!(self.rest().first(), Some(b'{' | b'['));
+        let is_container = matches!(self.text.rest().first(), Some(b'{' | b'['));
         match judged {
             Judged::Event(event) => {
                 self.pass_value(length, place);
                 if self.is_ingested(place) { Flow::Again } else { Flow::Step(ReadStep::Event(event)) }
             }
-            Judged::Elements(begin, elements) => {
-                self.consume(begin + 1);
-                self.stage = Stage::Elements(Elements { remaining: length - begin - 1, ..elements });
+            Judged::Elements(begin, common) => {
+                self.text.consume(begin + 1);
+                self.stage = Stage::Elements { remaining: length - begin - 1, common };
                 Flow::Again
             }
             Judged::Flawed(flaw) => self.reject_value(length, place, flaw),
@@ -598,7 +469,7 @@ impl Values {
                 self.reject_value(length, place, flaw)
             }
             // A word that something follows is not cut.
-            Judged::Invalid(flaw) if flaw.incomplete && length < self.rest().len() => {
+            Judged::Invalid(flaw) if flaw.incomplete && length < self.text.rest().len() => {
                 self.invalid(Flaw::at("", 0, Code::NotJson, "expected value"))
             }
             Judged::Invalid(flaw) => self.invalid(flaw),
@@ -606,7 +477,7 @@ impl Values {
     }
 
     fn pass_value(&mut self, length: usize, place: u64) {
-        self.consume(length);
+        self.text.consume(length);
         self.end_value(place);
     }
 
@@ -615,10 +486,10 @@ impl Values {
         (self.blanks, self.is_line_start) = (0, false);
         self.stage = Stage::Between;
         // The line's end belongs to the value: nothing is left to read after the last line.
-        let rest = self.rest();
+        let rest = self.text.rest();
         let blanks = rest.iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\r')).count();
         if self.format == Format::Lines && rest.get(blanks) == Some(&b'\n') {
-            self.consume(blanks + 1);
+            self.text.consume(blanks + 1);
             self.is_line_start = true;
         }
         self.settle();
@@ -627,8 +498,8 @@ impl Values {
     /// Notes that the reading can go on here another time.
     fn settle(&mut self) {
         if self.format == Format::Lines {
-            let sum = Some(self.checksum.sum());
-            self.settled = ReadPosition { position: self.lines.at, place: self.place, sum };
+            let (position, sum) = (self.text.position(), self.text.sum());
+            self.settled = ReadPosition { position, place: self.place, sum };
         }
     }
 
@@ -644,20 +515,10 @@ impl Values {
 
     /// Passes over so many bytes as a part that is rejected for the flaw, which is placed within them.
     fn part(&mut self, length: usize, place: u64, flaw: Flaw) -> RejectedPart {
-        let flaw = Flaw { incomplete: false, ..self.located(flaw) };
-        let mut content = self.take(length);
+        let flaw = Flaw { incomplete: false, ..self.text.located(flaw) };
+        let mut content = self.text.take(length);
         content.truncate(trim_blanks_end(&content).len());
         RejectedPart { place, content, flaw }
-    }
-
-    /// The flaw of text that begins here, placed in the file.
-    fn located(&self, flaw: Flaw) -> Flaw {
-        let (line, column) = self.lines.position();
-        Flaw {
-            line: line + flaw.line - 1,
-            column: if flaw.line == 1 { column + flaw.column - 1 } else { flaw.column },
-            ..flaw
-        }
     }
 
     /// Acts on text that is no JSON; the flaw is placed in it.
@@ -666,7 +527,7 @@ impl Values {
             Format::Lines => Stage::BadSpan { searched: 0 },
             Format::Document if self.place > 0 => Stage::BadRest { flaw },
             Format::Document => {
-                return Flow::Step(ReadStep::End(ReadEnd::Unusable(self.located(flaw))));
+                return Flow::Step(ReadStep::End(ReadEnd::Unusable(self.text.located(flaw))));
             }
         };
         Flow::Again
@@ -675,12 +536,12 @@ impl Values {
     /// Rejects bad text of a file of lines up to the next line that begins an object: there the writer began anew.
     fn bad_span<T>(&mut self) -> Flow<T> {
         let Stage::BadSpan { searched } = self.stage else { return Flow::Again };
-        let rest = self.rest();
+        let rest = self.text.rest();
         let begins_object = |newline: &usize| rest.get(searched + newline + 1) == Some(&b'{');
         let found = memchr::memchr_iter(b'\n', &rest[searched..]).find(begins_object);
         let length = match found {
             Some(newline) => searched + newline + 1,
-            None if self.is_at_end || rest.len() as u64 > self.limits.max_value => rest.len(),
+            None if self.text.is_at_end() || rest.len() as u64 > self.limits.max_value => rest.len(),
             None => {
                 // The last byte may be the end of a line.
                 self.stage = Stage::BadSpan { searched: rest.len().saturating_sub(1) };
@@ -707,15 +568,15 @@ impl Values {
     /// Rejects the rest of a document in one.
     fn bad_rest<T>(&mut self) -> Flow<T> {
         let Stage::BadRest { flaw } = &self.stage else { return Flow::Again };
-        let (length, flaw) = (self.rest().len(), flaw.clone());
+        let (length, flaw) = (self.text.rest().len(), flaw.clone());
         if length as u64 > self.limits.max_value {
-            return Flow::Step(ReadStep::End(ReadEnd::UnusableRest(self.located(flaw))));
+            return Flow::Step(ReadStep::End(ReadEnd::UnusableRest(self.text.located(flaw))));
         }
-        if self.is_at_end { self.reject_span(length, flaw) } else { Flow::NeedText }
+        if self.text.is_at_end() { self.reject_span(length, flaw) } else { Flow::NeedText }
     }
 
     fn reject_span<T>(&mut self, length: usize, flaw: Flaw) -> Flow<T> {
-        let (place, is_last) = (self.next_place(), self.is_at_end && length == self.rest().len());
+        let (place, is_last) = (self.next_place(), self.text.is_at_end() && length == self.text.rest().len());
         let is_cut = is_last && flaw.incomplete;
         let part = self.part(length, place, flaw);
         self.end_value(place);
@@ -731,224 +592,53 @@ impl Values {
     }
 
     /// Acts on the next element of an array.
-    fn element<T>(&mut self, make: &mut impl FnMut(&Event<'_>, EventPlace) -> Result<T, Flaw>) -> Flow<T> {
+    fn element<T>(&mut self, make: &mut impl MakeEvent<T>) -> Flow<T> {
         let mut skipped = 0;
         loop {
-            let Stage::Elements(elements) = &self.stage else { return Flow::Again };
-            let rest = &self.rest()[..elements.remaining];
+            let Stage::Elements { remaining, common } = &self.stage else { return Flow::Again };
+            let rest = &self.text.rest()[..*remaining];
             let gap = rest.iter().take_while(|byte| is_white(**byte) || **byte == b',').count();
             if rest.get(gap).is_none_or(|byte| *byte == b']') {
-                let all = elements.remaining;
-                self.consume(all);
+                let all = *remaining;
+                self.text.consume(all);
                 self.end_value(self.place);
                 return Flow::Again;
             }
             let length = trim_white_end(&rest[gap..][..json::value_end(&rest[gap..])]).len();
-            self.consume(gap);
+            self.text.consume(gap);
             let place = self.next_place();
             let step = if self.is_ingested(place) {
-                self.consume(length);
+                self.text.consume(length);
                 skipped += gap + length;
                 (skipped > READ_BUFFER).then_some(ReadStep::NoEvent(skipped))
             } else {
-                Some(match self.make_element(length, place, make) {
+                let element = &self.text.rest()[..length];
+                let made = common.make(element, self.event_place(place, true), &self.limits, make);
+                Some(match made {
                     Ok(event) => {
-                        self.consume(length);
+                        self.text.consume(length);
                         ReadStep::Event(event)
                     }
                     Err(flaw) => ReadStep::Reject(self.part(length, place, flaw)),
                 })
             };
             self.place = place;
-            if let Stage::Elements(elements) = &mut self.stage {
-                elements.remaining -= gap + length;
+            if let Stage::Elements { remaining, .. } = &mut self.stage {
+                *remaining -= gap + length;
             }
             if let Some(step) = step {
                 return Flow::Step(step);
             }
         }
     }
-
-    fn make_element<T>(
-        &self,
-        length: usize,
-        place: u64,
-        make: &mut impl FnMut(&Event<'_>, EventPlace) -> Result<T, Flaw>,
-    ) -> Result<T, Flaw> {
-        let Stage::Elements(Elements { context, integrations, .. }) = &self.stage else {
-            return Err(invalid_flaw(b""));
-        };
-        let text = utf8_text(&self.rest()[..length])?;
-        let (place, limits) = (self.event_place(place, true), &self.limits);
-        fits(text, limits.max_event)?;
-        let event = Event::parse(text)?;
-        let common = EnvelopeCommon { context: context.as_deref(), integrations: integrations.as_deref() };
-        if common.context.is_none() && common.integrations.is_none() {
-            return make(&event, place);
-        }
-        // A flaw of the messageId is placed in the element as it came; merging moves the text behind `context`.
-        event.message_id()?;
-        let Some(merged) = merge_envelope(&event, &common) else { return make(&event, place) };
-        let made = fits(&merged, limits.max_event)
-            .and_then(|()| Event::parse(&merged))
-            .and_then(|event| make(&event, place));
-        made.map_err(|flaw| Flaw { line: 1, column: 1, ..flaw })
-    }
 }
 
-/// Judges a value, of which the scanner found the end and so much content.
-fn judge<T>(
-    text: &str,
-    content: usize,
-    place: EventPlace,
-    limits: &ReadLimits,
-    make: &mut impl FnMut(&Event<'_>, EventPlace) -> Result<T, Flaw>,
-) -> Judged<T> {
-    match text.as_bytes().first() {
-        Some(b'[') => Judged::Elements(0, Elements { remaining: 0, context: None, integrations: None }),
-        Some(b'{') if content as u64 <= limits.max_event => match Event::parse_shallow(text) {
-            Ok(event) => judge_object(&event, place, limits, make),
-            Err(flaw) => Judged::Invalid(flaw),
-        },
-        Some(b'{') => {
-            let names = ["type", "batch", "context", "integrations"];
-            let [kind, batch, context, integrations] = json::find_members(text, names);
-            envelope(text, kind, batch, context, integrations, limits)
-                .unwrap_or_else(|| Judged::Flawed(too_large_event(limits.max_event)))
-        }
-        _ => match invalid_flaw(text.as_bytes()) {
-            flaw if flaw.code == Code::NotJson => Judged::Invalid(flaw),
-            flaw => Judged::Flawed(flaw),
-        },
-    }
-}
-
-fn judge_object<T>(
-    event: &Event<'_>,
-    place: EventPlace,
-    limits: &ReadLimits,
-    make: &mut impl FnMut(&Event<'_>, EventPlace) -> Result<T, Flaw>,
-) -> Judged<T> {
-    let member = |name| event.get(name).map(|value| value.get());
-    if let Some(batch) = member("batch") {
-        let (kind, context, integrations) = (member("type"), member("context"), member("integrations"));
-        if let Some(judged) = envelope(event.raw(), kind, Some(batch), context, integrations, limits) {
-            return judged;
-        }
-    }
-    match event.check_depth().and_then(|()| make(event, place)) {
-        Ok(made) => Judged::Event(made),
-        Err(flaw) => Judged::Flawed(flaw),
-    }
-}
-
-/// Judges an object with these members; `None`: it is no envelope.
-fn envelope<T>(
-    text: &str,
-    kind: Option<&str>,
-    batch: Option<&str>,
-    context: Option<&str>,
-    integrations: Option<&str>,
-    limits: &ReadLimits,
-) -> Option<Judged<T>> {
-    let batch = batch.filter(|batch| kind.is_none() && batch.starts_with('['))?;
-    let offset = |part: &str| part.as_ptr().addr().saturating_sub(text.as_ptr().addr()).min(text.len());
-    let common = |name: &str, value: Option<&str>| {
-        let Some(value) = value else { return Ok(None) };
-        if serde_json::from_str::<&RawValue>(value).is_err() {
-            let what = format!("the {name} of the batch is not JSON");
-            return Err(Judged::Invalid(Flaw::at(text, offset(value), Code::NotJson, what)));
-        }
-        let compact = json::compact(value);
-        if compact.len() as u64 > limits.max_event {
-            let limit = Bytes(limits.max_event);
-            let what = format!("the {name} of the batch is larger than spool.max_event_bytes, {limit}");
-            return Err(Judged::Flawed(Flaw::at(text, offset(value), Code::TooLarge, what)));
-        }
-        Ok(Some(compact))
-    };
-    Some(match (common("context", context), common("integrations", integrations)) {
-        (Ok(context), Ok(integrations)) => {
-            Judged::Elements(offset(batch), Elements { remaining: 0, context, integrations })
-        }
-        (Err(judged), _) | (_, Err(judged)) => judged,
-    })
-}
-
-/// Checks the size of an event: white space outside strings is no content.
-///
-/// # Errors
-/// The flaw `too_large`.
-pub fn fits(event: &str, max_event: u64) -> Result<(), Flaw> {
-    match event.len() as u64 > max_event && json::compact_len(event) as u64 > max_event {
-        true => Err(too_large_event(max_event)),
-        false => Ok(()),
-    }
-}
-
-fn too_large_event(max_event: u64) -> Flaw {
-    let what = format!(
-        "the event is larger than spool.max_event_bytes, {}: leave out what Koala does not need",
-        Bytes(max_event)
-    );
-    Flaw::at("", 0, Code::TooLarge, what)
-}
-
-/// The reason why the text is not one event; another code than `not_json` if it is JSON.
-fn invalid_flaw(text: &[u8]) -> Flaw {
-    match utf8_text(text).map(Event::parse_shallow) {
-        Ok(Err(flaw)) | Err(flaw) => flaw,
-        Ok(Ok(_)) => Flaw::at("", 0, Code::NotAnEvent, "an object that goes on"),
-    }
-}
-
-/// As [`invalid_flaw`]. A text that ends too early does so before the blanks at its end, if it could go on behind them: a
+/// As [`invalid_flaw`]. A text that ends too early does so before the white space at its end, if it could go on behind it: a
 /// line break within a string is an error instead.
 fn cut_or_invalid_flaw(text: &[u8]) -> Flaw {
     match invalid_flaw(text) {
         flaw if flaw.incomplete => invalid_flaw(trim_white_end(text)),
         flaw => flaw,
-    }
-}
-
-/// The text in `bytes`, which must be UTF-8.
-///
-/// # Errors
-/// The position of the first byte that is not UTF-8. The flaw is `incomplete` if the text ends within a character.
-fn utf8_text(bytes: &[u8]) -> Result<&str, Flaw> {
-    std::str::from_utf8(bytes).map_err(|e| {
-        let mut lines = LineCounter { line: 1, line_start: 0, at: 0 };
-        lines.advance(&bytes[..e.valid_up_to()]);
-        let (line, column) = lines.position();
-        let text = "not UTF-8: write the file as UTF-8".to_owned();
-        Flaw { code: Code::NotJson, text, line, column, incomplete: e.error_len().is_none() }
-    })
-}
-
-/// Line and column in text that is passed once.
-#[derive(Debug, Clone, Copy)]
-struct LineCounter {
-    /// The current line, from 1.
-    line: u64,
-    /// The number of bytes before it.
-    line_start: u64,
-    /// The number of bytes passed.
-    at: u64,
-}
-
-impl LineCounter {
-    fn advance(&mut self, text: &[u8]) {
-        if let Some(last) = memchr::memrchr(b'\n', text) {
-            self.line += memchr::memchr_iter(b'\n', text).count() as u64;
-            self.line_start = self.at + last as u64 + 1;
-        }
-        self.at += text.len() as u64;
-    }
-
-    /// Line and column of the next byte, both from 1.
-    fn position(&self) -> (usize, usize) {
-        let column = self.at - self.line_start + 1;
-        (usize::try_from(self.line).unwrap_or(usize::MAX), usize::try_from(column).unwrap_or(usize::MAX))
     }
 }
 

@@ -2,9 +2,12 @@
 
 use super::*;
 use crate::event::json::compact_len;
+use crate::event::{EnvelopeCommon, merge_envelope};
 use proptest::prelude::*;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use std::collections::VecDeque;
+use std::io::Read;
 
 const A: &str = r#"{"type":"track"}"#;
 const LIMITS: ReadLimits = ReadLimits { max_value: 1 << 20, max_event: 40, max_over_lines: 60 };
@@ -192,9 +195,9 @@ fn a_step_reads_once_and_memory_holds_one_value() {
     let mut values = values(text.as_bytes(), Format::Lines, LIMITS, &[], ReadPosition::default());
     let (mut events, mut most) = (0, 0);
     loop {
-        let before = values.bytes_read;
+        let before = values.text.bytes_read();
         let step = values.next_step(|_, _| Ok(()));
-        assert!(values.bytes_read - before <= READ_BUFFER as u64);
+        assert!(values.text.bytes_read() - before <= READ_BUFFER as u64);
         most = most.max(values.memory());
         match step {
             ReadStep::Event(()) => events += 1,
