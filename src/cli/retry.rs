@@ -45,7 +45,7 @@ pub struct RetryArgs {
     /// With --state: only events stored at or after this time: 2026-01-02T03:04:05Z, 2026-01-02, or an age such as 2h
     #[arg(long, value_name = "TIME", conflicts_with_all = ["message_ids", "rejected"])]
     since: Option<TimeArgument>,
-    /// RejectedFile files to put back into the spool
+    /// Rejected files to put back into the spool
     #[arg(long, value_name = "NAME", num_args = 1.., group = "which")]
     rejected: Vec<OsString>,
 }
@@ -175,12 +175,12 @@ fn first_failure(exit_code: ExitCode, other: ExitCode) -> ExitCode {
 fn put_files_back(config: &Config, names: &[OsString]) -> Result<ExitCode, CliError> {
     let rejected_folder = RejectedFolder::of_spool(&config.spool.dir);
     for name in names {
-        let shown = name.to_string_lossy();
+        let printed_name = name.to_string_lossy();
         let new_name = rejected_folder.put_back(name).map_err(|error| match error {
             SpoolError::Io { source, .. } if source.kind() == ErrorKind::NotFound => CliError::new(
                 ExitCode::NotFound,
                 format!(
-                    "there is no rejected file {shown}; see {}",
+                    "there is no rejected file {printed_name}; see {}",
                     agent_command(config, "list --rejected")
                 ),
             ),
@@ -189,7 +189,7 @@ fn put_files_back(config: &Config, names: &[OsString]) -> Result<ExitCode, CliEr
         let path = config.spool.dir.join(new_name);
         output::print(&format!(
             "{}  back in the spool as {}\n",
-            escaped(&shown),
+            escaped(&printed_name),
             escaped(&path.display().to_string())
         ))?;
     }

@@ -85,7 +85,7 @@ fn write_version(agent: &TestAgent, version: i64, in_log: bool) {
     conn.pragma_update(None, "user_version", version).unwrap();
 }
 
-/// SIGKILL at the Nth call of each kind that changes a file, until the daemon lives to run: the next one finds no
+/// SIGKILL at the Nth call of each kind that changes a file, until the agent lives to run: the next one finds no
 /// database or a whole one, never something between.
 pub fn kills(scale: &Scale) -> Outcome {
     if let Err(why) = needs("strace") {

@@ -38,7 +38,7 @@ fn lines(ledger: &mut Ledger, events: u64) -> String {
 /// Asserts that each event has arrived whole and at most once, forgets those that only these numbers tell of, and
 /// balances the ledger.
 fn ended(mut agent: TestAgent, gone: &HashSet<u64>) -> Figures {
-    agent.until_status("all is taken and marked", |status| {
+    agent.until_status("all is taken and acknowledged", |status| {
         status.spool.waiting_files == 0 && status.outbox.pending == 0
     });
     agent.stop();
@@ -183,7 +183,7 @@ pub fn changed(scale: &Scale) -> Outcome {
         }
     }
     let torn = rejected(&agent).len();
-    ended(agent, &given_up).note(format!("{rounds} files, {torn} torn lines set aside")).into()
+    ended(agent, &given_up).note(format!("{rounds} files, {torn} torn lines rejected")).into()
 }
 
 /// Events whose order beside those of the same file is nobody's concern.
