@@ -190,7 +190,7 @@ impl Table {
     }
 }
 
-/// The narrowest last column beside the others: in a narrower one a sentence takes too many lines.
+/// The narrowest last column that stays in its row: in a narrower one a sentence takes too many lines.
 const MIN_LAST_COLUMN: usize = 48;
 /// The space between two columns.
 const GAP: usize = 2;

@@ -45,7 +45,7 @@ pub struct RetryArgs {
     /// With --state: only events stored at or after this time: 2026-01-02T03:04:05Z, 2026-01-02, or an age such as 2h
     #[arg(long, value_name = "TIME", conflicts_with_all = ["message_ids", "rejected"])]
     since: Option<TimeArgument>,
-    /// RejectedFile files to put back into the spool
+    /// Rejected files to put back into the spool
     #[arg(long, value_name = "NAME", num_args = 1.., group = "which")]
     rejected: Vec<OsString>,
 }

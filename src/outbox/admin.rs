@@ -117,7 +117,7 @@ impl Admin {
     /// SQLite's, for example that there is no room for the copy.
     pub fn overwrite(&mut self) -> Result<bool, OutboxError> {
         let written = self.store.db.conn.execute_batch("PRAGMA temp_store = FILE; VACUUM");
-        written.map_err(|e| self.store.db.error("write it again", e))?;
+        written.map_err(|e| self.store.db.error("rewrite the database", e))?;
         Ok(self.store.db.checkpoint(CHECKPOINT_TIMEOUT)? && self.overwrite_free_space()?)
     }
 

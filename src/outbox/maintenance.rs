@@ -208,7 +208,7 @@ fn publish(
 
 fn read_retry_requests(db: &Database) -> Result<i64, OutboxError> {
     let requests = meta::get(&db.conn, RETRY_REQUESTS);
-    Ok(requests.map_err(|e| db.error("read its facts", e))?.unwrap_or(0))
+    Ok(requests.map_err(|e| db.error("read its state", e))?.unwrap_or(0))
 }
 
 fn read_data_version(db: &Database) -> Result<i64, OutboxError> {

@@ -50,7 +50,7 @@ impl QueueReader {
     /// SQLite's.
     pub fn new(reader: Reader, stats: Arc<OutboxStats>) -> Result<QueueReader, OutboxError> {
         let set = reader.connection().pragma_update(None, "cache_size", -CACHE);
-        set.map_err(|e| reader.error("set its cache", e))?;
+        set.map_err(|e| reader.error("set the cache size", e))?;
         Ok(QueueReader { reader, stats, snapshot: None })
     }
 

@@ -46,7 +46,7 @@ struct OpenContent<'a> {
 impl OpenContent<'_> {
     fn write_in_place(&self) -> Result<String, OutboxError> {
         let path = &self.db.path;
-        let io = |e| OutboxError::io(path, "write it again", &e);
+        let io = |e| OutboxError::io(path, "rewrite the database", &e);
         self.set_incident(
             "its files were removed while it was open; it was written again, and nothing of it is lost",
         )?;

@@ -43,14 +43,14 @@ pub(super) struct PersonKey(Hmac<Sha256>);
 impl PersonKey {
     /// Reads the key of an outbox, or gives it one.
     pub(super) fn read_or_create(conn: &Connection, path: &Path) -> Result<PersonKey, OutboxError> {
-        let sql = |e| OutboxError::sqlite(path, "read its key for persons", e);
+        let sql = |e| OutboxError::sqlite(path, "read the key for hashes of persons", e);
         if let Some(key) = PersonKey::read(conn).map_err(sql)? {
             return Ok(key);
         }
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(|e| OutboxError::Io {
             path: path.to_owned(),
-            operation: "create a key for persons",
+            operation: "create the key for hashes of persons",
             text: e.to_string(),
         })?;
         let tx = Transaction::new_unchecked(conn, TransactionBehavior::Immediate).map_err(sql)?;

@@ -54,7 +54,7 @@ pub(super) fn start(
     let alarm = Alarm::new();
     let maintenance = Maintenance::start(&store.db, lock, reserve, clock.clone(), alarm.clone())?;
     let deadline = meta::get(&store.db.conn, RETRY_AFTER_DEADLINE);
-    let deadline = deadline.map_err(|e| store.db.error("read its facts", e))?.map(Timestamp);
+    let deadline = deadline.map_err(|e| store.db.error("read its state", e))?.map(Timestamp);
     let stats = maintenance.stats();
     let writer = Writer::new(commands, stats.clone(), maintenance.retry_requests(), alarm.clone(), deadline);
     let thread = WriterThread {
