@@ -220,7 +220,7 @@ impl Client {
         } else if cause::<ResolveError>(failure).is_some() {
             (Code::Dns, cause_text)
         } else if let Some(error) = cause::<rustls::Error>(failure) {
-            (Code::Tls, format!("no trusted TLS connection with {host}: {}", tls_problem(error)))
+            (Code::Tls, self.tls_text(error))
         } else if is_connect && proxy_of(&self.config).is_some() {
             (Code::Proxy, format!("the proxy lets no connection through to {host}: {cause_text}"))
         } else if is_connect {
@@ -229,6 +229,14 @@ impl Client {
             (Code::Connect, format!("the connection to {} broke: {cause_text}", self.address()))
         };
         Verdict::Trouble { reason: Reason::new(code, self.key.redact(&text)), retry_after: None }
+    }
+
+    fn tls_text(&self, error: &rustls::Error) -> String {
+        if matches!(error, rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) {
+            return format!("{} does not speak TLS", self.address());
+        }
+        let host = self.endpoint.host_str().unwrap_or_default();
+        format!("no trusted TLS connection with {host}: {}", tls_problem(error))
     }
 
     fn address(&self) -> String {
@@ -324,7 +332,7 @@ fn cause<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Opti
 /// The problem of a TLS connection, in plain words for common problems.
 fn tls_problem(error: &rustls::Error) -> String {
     use rustls::CertificateError::*;
-    use rustls::{Error, InvalidMessage};
+    use rustls::Error;
     match error {
         Error::InvalidCertificate(UnknownIssuer) => {
             "its certificate is signed by an authority that is not trusted here; set koala.ca_file to trust it"
@@ -337,7 +345,6 @@ fn tls_problem(error: &rustls::Error) -> String {
         Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
             "its certificate is for another name".into()
         }
-        Error::InvalidMessage(InvalidMessage::InvalidContentType) => "it does not speak TLS there".into(),
         other => other.to_string(),
     }
 }
