@@ -3,6 +3,7 @@
 use super::context::{agent_command, reload_command, service_command, start_command};
 use super::output::{escaped, indented};
 use crate::config::{Config, KoalaConfig, Scope, SpoolConfig};
+use crate::outbox::holder;
 use crate::reason::Code;
 use crate::spool::shell_quoted;
 use std::fmt;
@@ -80,6 +81,15 @@ impl fmt::Display for Remedy {
 /// The remedy for an agent that is not running.
 pub fn start_remedy(config: &Config) -> Remedy {
     Remedy::run("start the agent", start_command(config))
+}
+
+/// The remedy for an outbox that is damaged.
+pub fn damaged_outbox_remedy(config: &Config) -> Remedy {
+    let (verb, command) = match holder(&config.outbox.path) {
+        None => ("start", Some(start_command(config))),
+        Some(_) => ("restart", service_command(config, "restart")),
+    };
+    Remedy { text: format!("{verb} the agent: it recovers what can be read"), command }
 }
 
 /// The remedy for a spool folder that is missing, or that the agent may not use.
@@ -160,7 +170,7 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
         )),
         Code::Redirect => Remedy::then_reload(
             config,
-            format!("ask the operator of the receiver for its address, and set koala.endpoint in {file}"),
+            format!("set koala.endpoint in {file} to the receiver's new address; its operator knows it"),
         ),
         Code::MaxBytes => full_outbox_remedy(1, config),
         Code::MinFree | Code::DiskFull => {

@@ -179,7 +179,10 @@ mod tests {
     #[test]
     fn a_redirect_says_where_it_points() {
         for (location, text) in [
-            (Some("https://k.test/"), "the receiver answered 301 and points to https://k.test/; redirects are not followed"),
+            (
+                Some("https://k.test/"),
+                "the receiver answered 301 and points to https://k.test/; redirects are not followed",
+            ),
             (None, "the receiver answered 301 without a Location"),
         ] {
             let response = ReceiverResponse {
