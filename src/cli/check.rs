@@ -195,7 +195,6 @@ fn check_key(config: &Config, is_config_only: bool, report: &mut Report) {
     let source = &config.koala.key_source;
     let warnings = &config.koala.key_warnings;
     if config.koala.public_key.is_some() {
-        warnings.iter().for_each(|warning| report.fail("key", warning));
         // systemd reads root's file for the service; an agent that is run by hand reads its own.
         let own_file = config.koala.key_file.as_ref().filter(|_| config.scope != Scope::System);
         match own_file.filter(|file| access(*file, AccessFlags::R_OK).is_err()) {
@@ -206,6 +205,7 @@ fn check_key(config: &Config, is_config_only: bool, report: &mut Report) {
             ),
             None => report.ok("key", format!("from {source}")),
         }
+        warnings.iter().for_each(|warning| report.fail("key", warning));
     } else if is_config_only && warnings.is_empty() {
         report.note("key", format!("no key in {source}"));
     } else if is_config_only {

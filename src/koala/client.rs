@@ -214,7 +214,7 @@ impl Client {
             RequestFailure::CutOff => (false, false),
         };
         // A receiver that closes an HTTP/2 connection can send a message of any length.
-        let cause_text = excerpt(&self.key.redact(&innermost(failure)));
+        let cause_text = excerpt(&self.key.redact(&without_number(innermost(failure))));
         let (code, text) = if is_timeout {
             (Code::Timeout, format!("{host} did not answer in time"))
         } else if cause::<ResolveError>(failure).is_some() {
@@ -354,6 +354,14 @@ fn innermost(error: &(dyn StdError + 'static)) -> String {
     causes(error).last().map_or_else(String::new, ToString::to_string)
 }
 
+/// A message of the system without its number, such as ` (os error 111)`.
+fn without_number(mut text: String) -> String {
+    if let Some(at) = text.find(" (os error ") {
+        text.truncate(at);
+    }
+    text
+}
+
 /// The system's resolver, with an error type that identifies a failed lookup.
 #[derive(Debug)]
 struct SystemResolver;
@@ -372,7 +380,9 @@ impl Resolve for SystemResolver {
             match tokio::net::lookup_host((name.as_str(), 0)).await {
                 Ok(addresses) => Ok(Box::new(addresses.collect::<Vec<_>>().into_iter()) as Addrs),
                 Err(e) => {
-                    let error = ResolveError { name: name.as_str().to_owned(), text: e.to_string() };
+                    let text = without_number(e.to_string());
+                    let text = text.trim_start_matches("failed to lookup address information: ").to_owned();
+                    let error = ResolveError { name: name.as_str().to_owned(), text };
                     Err(Box::new(error) as Box<dyn StdError + Send + Sync>)
                 }
             }
