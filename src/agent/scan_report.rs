@@ -116,7 +116,9 @@ impl ScanReport {
         };
         for (name, what) in &listing.irregular {
             if is_lasting(name, &mut self.left_alone) {
-                let what = format_args!("left alone: it is {what}, and only files with one name are read");
+                let what = format_args!(
+                    "left alone: it is {what}; only regular files without further hard links are read"
+                );
                 self.log(Oddity::Irregular, name, what, now.mono);
             }
         }

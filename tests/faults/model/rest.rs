@@ -1,4 +1,4 @@
-//! The facts that must hold at rest: the receiver is well, time has passed, nothing waits.
+//! The facts that must hold when idle: the receiver is well, time has passed, nothing waits.
 
 use super::Checked;
 use super::outbox::{Outbox, Row};
