@@ -127,7 +127,7 @@ mod tests {
 
     fn file(name: &str, inode: u64) -> SpoolEntry {
         let identity = FileIdentity { inode, born: 1, modified: 1 };
-        SpoolEntry { name: name.into(), identity, size: 10, changed: 1 }
+        SpoolEntry { name: name.into(), identity, size: 10, owner: 0, changed: 1 }
     }
 
     fn ledger_of(entries: &[&SpoolEntry]) -> FileLedger {

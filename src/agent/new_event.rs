@@ -60,6 +60,7 @@ pub fn new_event(text: &str, place: u64, source: &SourceFile, rules: &ReadRules)
         name: event.name().map(Into::into),
         file: source.name.clone(),
         place,
+        owner: Some(source.entry.owner),
         spooled_at,
         body: event.raw().to_owned(),
         disposition: disposition(&rules.mappings, &event, &message_id, spooled_at),

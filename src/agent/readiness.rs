@@ -152,7 +152,7 @@ mod tests {
     fn file(name: &str, inode: u64, size: u64, changed_ms: i64) -> SpoolEntry {
         let modified = (START_MS + changed_ms) * 1_000_000;
         let identity = FileIdentity { inode, born: 1, modified };
-        SpoolEntry { name: name.into(), identity, size, changed: modified }
+        SpoolEntry { name: name.into(), identity, size, owner: 0, changed: modified }
     }
 
     fn times(ms: i64) -> ScanTimes {

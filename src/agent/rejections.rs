@@ -6,7 +6,7 @@ use crate::clock::{Mono, Timestamp};
 use crate::event::Flaw;
 use crate::outbox::ReusedId;
 use crate::reason::Code;
-use crate::spool::{Format, RejectedFolder, Spool, SpoolEntry, SpoolError, printable};
+use crate::spool::{Format, RejectedFolder, Spool, SpoolEntry, SpoolError, printable, user_name};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::time::{Duration, Instant};
@@ -140,15 +140,16 @@ impl Rejections {
         now: Timestamp,
     ) -> Result<Vec<SpoolEntry>, SpoolError> {
         let mut whole_files = HashSet::new();
-        for ReusedId { index, first_at, first_file } in reused {
+        for ReusedId { index, first_at, first_file, first_owner } in reused {
             let (event, source_index, source) = batch.event(*index);
             let is_line = matches!(source.entry.format(), Some((Format::Lines, _)));
             let flaw = Flaw {
                 code: Code::MessageIdReused,
                 text: format!(
-                    "the messageId came before with other content, {first_at} in {}: \
+                    "the messageId came before with other content, {first_at} in {}{}: \
                      give each event an id of its own",
-                    printable(first_file)
+                    printable(first_file),
+                    first_owner.map(|uid| format!(", a file of {}", user_name(uid))).unwrap_or_default()
                 ),
                 line: if is_line { event.place as usize } else { 1 },
                 column: 1,
@@ -216,7 +217,7 @@ mod tests {
         let mut rejections = Rejections::new(RejectedFolder::of_spool(folder.path()));
         let file = |size| {
             let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
-            SpoolEntry { name: "a.json".into(), identity, size, changed: 1 }
+            SpoolEntry { name: "a.json".into(), identity, size, owner: 0, changed: 1 }
         };
         let second = Duration::from_secs;
         assert_eq!(rejections.incomplete_rest(&file(1), second(0), second(60)), None);

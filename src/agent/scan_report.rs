@@ -178,7 +178,7 @@ mod tests {
 
     fn file(name: &str) -> SpoolEntry {
         let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
-        SpoolEntry { name: name.into(), identity, size: 10, changed: 1 }
+        SpoolEntry { name: name.into(), identity, size: 10, owner: 0, changed: 1 }
     }
 
     #[test]

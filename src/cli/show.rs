@@ -12,7 +12,7 @@ use crate::event::{Event, MessageId, json::pretty};
 use crate::item::Disposition;
 use crate::outbox::{Attempt, Detail, Listed, Reader, State};
 use crate::reason::{Code, Reason};
-use crate::spool::{Format, REJECTED, format_of};
+use crate::spool::{Format, REJECTED, format_of, user_name};
 use crate::status::{DestinationState, Status};
 use clap::Args;
 use serde::Serialize;
@@ -149,7 +149,8 @@ fn render(event: &ShownEvent, width: Option<usize>) -> String {
         _ => "element",
     };
     let place = if row.place == 0 { String::new() } else { format!(", {unit} {}", row.place) };
-    lines.add("file", format_args!("{}{place}, written {}", escaped(&row.file), event.spooled_at));
+    let owner = row.owner.map(|uid| format!(" by {}", escaped(&user_name(uid)))).unwrap_or_default();
+    lines.add("file", format_args!("{}{place}, written {}{owner}", escaped(&row.file), event.spooled_at));
     lines.add("stored", &row.received_at);
     lines.add("attempts", row.attempts);
     let mut last_printed = state_reason;

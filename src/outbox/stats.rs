@@ -1,5 +1,6 @@
 //! Figures about the outbox, which the writer's thread keeps up to date and everybody can read without asking it.
 
+use super::counters::PendingBytes;
 use super::row::Settled;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +16,7 @@ pub struct OutboxStats {
     pub(super) rounds: AtomicU64,
     pub(super) ingested: AtomicU64,
     pub(super) external_commits: AtomicU64,
+    pending_bytes: Mutex<PendingBytes>,
     delivered: AtomicU64,
     failed: AtomicU64,
 }
@@ -65,6 +67,18 @@ impl OutboxStats {
     /// The number of rounds of the writer's loop, by which a writer that hangs is noticed.
     pub fn rounds(&self) -> u64 {
         self.rounds.load(Relaxed)
+    }
+
+    /// The bytes of the bodies of one owner, a uid, that wait in the outbox, and those of all owners.
+    pub fn owner_share(&self, uid: u32) -> (u64, u64) {
+        self.pending_bytes.lock().unwrap_or_else(PoisonError::into_inner).share(uid)
+    }
+
+    pub(super) fn set_pending_bytes(&self, bytes: &PendingBytes) {
+        let mut known = self.pending_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != *bytes {
+            known.clone_from(bytes);
+        }
     }
 
     pub(super) fn count_settled(&self, rows: &[(i64, Settled)]) {

@@ -112,6 +112,36 @@ fn a_duplicate_is_not_counted_as_ingested() {
 }
 
 #[test]
+fn each_owners_bytes_are_those_of_its_bodies_in_the_queue() {
+    let home = Home::new();
+    let outbox = home.open();
+    let of = |owner, id: &str, bytes| NewEvent { owner, ..event(id.to_owned(), "x".repeat(bytes)) };
+    let (ana, bob) = (Some(1001), Some(1002));
+    append(
+        &outbox,
+        vec![of(ana, "a", 10), of(bob, "b", 100), of(ana, "c", 1_000), of(None, "d", 5), of(bob, "e", 9_000)],
+    );
+    let share = |outbox: &Outbox, uid| outbox.writer.stats().owner_share(uid);
+    assert_eq!((share(&outbox, 1001), share(&outbox, 1002)), ((1_010, 10_110), (9_100, 10_110)));
+    assert_eq!(share(&outbox, 4), (0, 10_110));
+    // The one at the head of the queue moves with its delivery.
+    deliver(&outbox, &[home.seq("a")]);
+    assert_eq!(share(&outbox, 1001), (1_000, 10_100));
+    let failed = Settled::Failed(crate::reason::Reason::new(crate::reason::Code::Refused, "no"));
+    outbox.writer.settle(vec![(home.seq("e"), failed)]).block().unwrap();
+    assert_eq!(share(&outbox, 1002), (100, 1_100));
+    // A reused id rolls its append back.
+    append(&outbox, vec![NewEvent { digest: crate::event::Digest::from_bytes([1; 16]), ..of(ana, "b", 50) }]);
+    assert_eq!(share(&outbox, 1001), (1_000, 1_100));
+    home.discard("c");
+    outbox.close();
+    let outbox = home.open();
+    assert_eq!((share(&outbox, 1001), share(&outbox, 1002)), ((0, 100), (100, 100)));
+    assert_eq!(home.reader().events().show("e").unwrap().unwrap().row.owner, bob);
+    outbox.close();
+}
+
+#[test]
 fn a_settlement_that_may_wait_to_share_a_commit_is_made_all_the_same() {
     let home = Home::new();
     let (outbox, seqs) = home.open_with_four();

@@ -38,6 +38,8 @@ pub struct SpoolEntry {
     pub identity: FileIdentity,
     /// The size in bytes.
     pub size: u64,
+    /// The uid of the file's owner.
+    pub owner: u32,
     /// Time of the last change of content, name or mode (ctime), nanoseconds since 1970. No producer can set it.
     pub changed: i64,
 }
@@ -45,7 +47,7 @@ pub struct SpoolEntry {
 impl SpoolEntry {
     pub(super) fn new(name: OsString, meta: &Metadata) -> SpoolEntry {
         let changed = nanoseconds(meta.ctime(), meta.ctime_nsec());
-        SpoolEntry { name, identity: identity(meta), size: meta.len(), changed }
+        SpoolEntry { name, identity: identity(meta), size: meta.len(), owner: meta.uid(), changed }
     }
 
     /// Whether this is the file that was read, and nobody has written to it since.

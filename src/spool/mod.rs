@@ -272,6 +272,12 @@ fn is_own_folder(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|m| m.is_dir() && (us.is_root() || m.uid() == us.as_raw()))
 }
 
+/// The name of a user, or the uid of one without a name.
+pub fn user_name(uid: u32) -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| uid.to_string(), |user| printable(user.name))
+}
+
 /// A path as text for one line of the log, with control characters escaped: producers choose names, and a name may
 /// contain a line break or a terminal escape.
 pub fn printable(path: impl AsRef<Path>) -> String {

@@ -14,6 +14,7 @@ mod erase;
 mod export;
 mod mappings;
 mod outbox;
+mod owners;
 mod spool;
 mod vectors;
 mod verdicts;

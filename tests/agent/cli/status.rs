@@ -195,6 +195,7 @@ fn list_filters_and_shows_the_newest_first() {
             "event",
             "file",
             "message_id",
+            "owner",
             "person",
             "place",
             "reason",
@@ -257,6 +258,7 @@ fn show_prints_the_history_and_the_request_of_an_event() {
     let setup = Setup::with_events();
     let shown = setup.run(&["show", "behind", "--json"]).json();
     assert_eq!((&shown["state"], &shown["file"]), (&json!("pending"), &json!("a.jsonl")));
+    assert_eq!(shown["owner"], 0);
     assert_says(
         shown["next"]["text"].as_str().unwrap(),
         &["after 1 older event of the same person", "agent runs again"],
