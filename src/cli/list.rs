@@ -2,7 +2,7 @@
 
 use super::output::{self, BAD, Column, DIM, GOOD, Table, WAITING, counted, grouped, hint, terminal_width};
 use super::time::{TimeArgument, short_duration_text};
-use super::{CliError, CommandContext, ExitCode};
+use super::{CliError, CommandContext, ExitCode, unreadable};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::outbox::{EventFilter, EventReference, Listed, Reader, State};
@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use std::io::{ErrorKind, Write};
 
-/// List the events in the outbox, or the rejected files, newest first
+/// List the events in the outbox, newest first; or the rejected files, or those that cannot be read
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  koala-agent list --state failed\n  koala-agent list --person ana@acme.dev --since 2d\n  koala-agent list --json --limit 1000 | jq -r .message_id\n  koala-agent list --person ana@acme.dev --json --bodies --limit 100000"
@@ -54,6 +54,9 @@ pub struct ListArgs {
     /// List the rejected files instead of events
     #[arg(long, conflicts_with_all = ["state", "reason", "person", "kind", "event", "since", "until"])]
     rejected: bool,
+    /// List the files in the spool that the agent cannot read or leaves alone, and what the owner of each can do
+    #[arg(long, conflicts_with_all = ["state", "reason", "person", "kind", "event", "since", "until", "rejected"])]
+    unreadable: bool,
 }
 
 /// Parses the name of a state.
@@ -81,6 +84,9 @@ pub fn run(context: &CommandContext, args: ListArgs) -> Result<ExitCode, CliErro
     let config = context.config()?;
     if args.rejected {
         return list_rejected(&config, &args);
+    }
+    if args.unreadable {
+        return unreadable::list(context, &config, args.json, args.limit);
     }
     let now = context.clock.now();
     let reader = Reader::open(&config.outbox.path)?;
@@ -136,7 +142,11 @@ fn with_body(reader: &Reader, row: Listed) -> Result<ListedWithBody, CliError> {
     Ok(ListedWithBody { body: body.and_then(|body| RawValue::from_string(body).ok()), row })
 }
 
-fn print_json<T: Serialize>(rows: &[T], more: u64) -> Result<ExitCode, CliError> {
+/// Prints JSON Lines, and to stderr how many rows are left out.
+///
+/// # Errors
+/// Stdout cannot be written.
+pub fn print_json<T: Serialize>(rows: &[T], more: u64) -> Result<ExitCode, CliError> {
     let mut out = output::raw_stdout();
     for row in rows {
         serde_json::to_writer(&mut out, row).map_err(std::io::Error::from)?;

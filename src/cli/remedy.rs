@@ -145,10 +145,10 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
             );
             Remedy::then(config, text, "restart")
         }
-        Code::Unreadable => {
-            let dir = config.spool.dir.display();
-            Remedy::text(format!("let the agent read the files in {dir}: chmod g+r FILE; the log names them"))
-        }
+        Code::Unreadable => Remedy::run(
+            "see which files the agent cannot read, and what their owners can do",
+            agent_command(config, "list --unreadable"),
+        ),
         Code::NoMapping
         | Code::NoIdentity
         | Code::BrowserLibrary

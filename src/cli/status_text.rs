@@ -8,18 +8,27 @@ use crate::config::{Bytes, Config};
 use crate::reason::Code;
 use crate::status::{DestinationState, IntakeState, Status};
 
-/// The status for a terminal of that width, or for a pipe.
-pub fn render(status: &Status, config: &Config, width: Option<usize>) -> String {
+/// The status for a terminal of that width, or for a pipe. `unreadable`: the first file that the agent cannot read, and
+/// what its owner can do, where this user may see that.
+pub fn render(
+    status: &Status,
+    config: &Config,
+    unreadable: Option<(String, Remedy)>,
+    width: Option<usize>,
+) -> String {
     let mut lines = LabelledLines::new(width);
     let missing = if config.file_exists { "" } else { " (no such file: the defaults are used)" };
     lines.add("config", format_args!("{}{missing}", escaped(&status.config.display().to_string())));
     spool(status, &mut lines);
+    if let Some((text, _)) = &unreadable {
+        lines.add_below(escaped(text));
+    }
     intake(status, &mut lines);
     outbox(status, &mut lines);
     events(status, &mut lines);
     destination(status, &mut lines);
     let mut text = format!("{}\n{lines}", headline(status));
-    let remedies = next_steps(status, config);
+    let remedies = next_steps(status, config, unreadable.map(|(_, remedy)| remedy));
     if !remedies.is_empty() {
         text += &format!("\n{}\n", styled(BOLD, "What to do"));
     }
@@ -168,7 +177,7 @@ fn destination(status: &Status, lines: &mut LabelledLines) {
 }
 
 /// The remedies for everything that is wrong, the most urgent first.
-fn next_steps(status: &Status, config: &Config) -> Vec<Remedy> {
+fn next_steps(status: &Status, config: &Config, unreadable: Option<Remedy>) -> Vec<Remedy> {
     let mut steps = Vec::new();
     if !status.agent.running {
         steps.push(start_remedy(config));
@@ -188,6 +197,7 @@ fn next_steps(status: &Status, config: &Config) -> Vec<Remedy> {
         steps.push(Remedy::run(format!("let process {pid} end its transaction"), format!("ps {pid}")));
     }
     if status.spool.unreadable_files > 0 {
+        steps.extend(unreadable);
         steps.extend(remedy(Code::Unreadable, config));
     }
     if status.spool.rejected_files > 0 {

@@ -7,6 +7,7 @@
 mod document;
 mod drop;
 mod entry;
+mod left_files;
 mod lines;
 mod listing;
 mod names;
@@ -17,6 +18,7 @@ mod watch;
 pub use document::{Document, Form, ItemPositions, utf8_text};
 pub use drop::drop_file;
 pub use entry::{FileIdentity, FileKey, SpoolEntry};
+pub use left_files::{LeftFile, WhyLeft, left_files, let_agent_read};
 pub use lines::{Line, Lines};
 pub use listing::{MAX_LISTED, SpoolListing};
 pub use names::{Format, format_of, shell_quoted};
