@@ -4,6 +4,7 @@ mod flood;
 mod irregular;
 mod kinds;
 mod moved;
+mod owners;
 mod private;
 mod unheard;
 mod unsettled;
@@ -47,6 +48,7 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "19-large", title: "large documents", alone: true, run: kinds::large },
     Fault { name: "20", title: "gzip bombs", alone: true, run: kinds::bombs },
     Fault { name: "21", title: "unreadable files", alone: false, run: private::for_hours },
+    Fault { name: "39", title: "one user's worst beside another", alone: true, run: owners::side_by_side },
 ];
 
 /// The program with a spool that is scanned often.
