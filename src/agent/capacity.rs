@@ -14,17 +14,26 @@ const DISK_PER_BYTE: u64 = 8;
 /// Events are not stored in portions below this size: the commits would cost more than they bring.
 const MIN_ROOM: usize = 64 << 10;
 
+/// An outbox that is full to this share of its limit takes no more from an owner that has most of it, so that the others
+/// still find room.
+const CROWDED: f64 = 0.75;
+/// The share of the limit that one owner may hold then.
+const OWNER_SHARE: f64 = 0.5;
+
+/// Tells the bytes of pending events that came from the files of an owner.
+pub type PendingBytes = Box<dyn Fn(u32) -> u64 + Send>;
+
 /// The room of the outbox, and whether the intake is blocked for want of it.
-#[derive(Debug)]
 pub struct Capacity {
     stats: Arc<OutboxStats>,
+    pending_bytes: PendingBytes,
     blocked: Option<Reason>,
     room: usize,
 }
 
 impl Capacity {
-    pub fn new(stats: Arc<OutboxStats>) -> Capacity {
-        Capacity { stats, blocked: None, room: 0 }
+    pub fn new(stats: Arc<OutboxStats>, pending_bytes: PendingBytes) -> Capacity {
+        Capacity { stats, pending_bytes, blocked: None, room: 0 }
     }
 
     /// Bytes of events that may be stored in one commit.
@@ -46,14 +55,19 @@ impl Capacity {
         }
     }
 
+    /// Why nothing more is stored of the owner's files for now, though the outbox has room for others'.
+    pub fn check_owner(&self, owner: u32, outbox: &config::OutboxConfig) -> Option<Reason> {
+        owner_share(self.stats.bytes(), (self.pending_bytes)(owner), outbox.max_bytes)
+    }
+
     fn check_size(&self, used: u64, max_bytes: u64) -> Result<(), Reason> {
         let limit = max_bytes as f64 * if self.is_blocked_by(Code::MaxBytes) { REOPEN_BELOW } else { 1.0 };
         if (used as f64) < limit {
             return Ok(());
         }
         let text = format!(
-            "the outbox holds {} and outbox.max_bytes allows {}, including the ids of delivered events, which are kept for \
-             outbox.keep_delivered",
+            "the outbox ({}, with the ids of delivered events) has reached outbox.max_bytes ({}); files are read again \
+             when it is 5% smaller",
             config::Bytes(used),
             config::Bytes(max_bytes)
         );
@@ -107,13 +121,28 @@ impl Capacity {
     }
 }
 
+/// Whether one owner's events take too much of an outbox that is nearly full.
+fn owner_share(used: u64, owned: u64, max_bytes: u64) -> Option<Reason> {
+    let limit = max_bytes as f64;
+    if (used as f64) < limit * CROWDED || owned as f64 <= limit * OWNER_SHARE {
+        return None;
+    }
+    let text = format!(
+        "the outbox is nearly full, and {} of its {} are events from this owner's files, which wait; those of others are \
+         taken",
+        config::Bytes(owned),
+        config::Bytes(max_bytes)
+    );
+    Some(Reason::new(Code::OwnerShare, text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn blocked_by(code: Option<Code>) -> Capacity {
         let blocked = code.map(|code| Reason::new(code, ""));
-        Capacity { stats: Arc::default(), blocked, room: 0 }
+        Capacity { stats: Arc::default(), pending_bytes: Box::new(|_| 0), blocked, room: 0 }
     }
 
     #[test]
@@ -144,6 +173,21 @@ mod tests {
             let mut capacity = blocked_by(blocked);
             let checked = capacity.check_disk(DiskSpace { free, total: u64::MAX }, 100, 20);
             assert_eq!(checked.is_ok().then(|| capacity.room()), room, "{free} free: {checked:?}");
+        }
+    }
+
+    #[test]
+    fn an_owner_that_holds_more_than_half_of_a_nearly_full_outbox_waits() {
+        for (used, owned, waits) in [
+            (0, 501, false),
+            (749, 501, false),
+            (750, 500, false),
+            (750, 501, true),
+            (2000, 501, true),
+            (2000, 0, false),
+        ] {
+            let reason = owner_share(used, owned, 1000).map(|reason| reason.code);
+            assert_eq!(reason, waits.then_some(Code::OwnerShare), "{owned} of {used}");
         }
     }
 }

@@ -6,7 +6,9 @@ use crate::clock::{Mono, Timestamp};
 use crate::event::Flaw;
 use crate::outbox::ReusedId;
 use crate::reason::Code;
-use crate::spool::{Format, RejectedFolder, Spool, SpoolEntry, SpoolError, printable, user_name};
+use crate::spool::{
+    Format, RejectedFolder, RejectedPart, Spool, SpoolEntry, SpoolError, printable, user_name,
+};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::time::{Duration, Instant};
@@ -15,17 +17,6 @@ use std::time::{Duration, Instant};
 const TIDY_INTERVAL: Duration = Duration::from_secs(30);
 /// A search that takes long is repeated less often, so that it takes at most this part of the time.
 const TIDY_SHARE: u32 = 100;
-
-/// A line or an element that cannot be ingested.
-#[derive(Debug, PartialEq, Eq)]
-pub struct RejectedPart {
-    /// The number of the line or element in the file, from 1.
-    pub place: u64,
-    /// The bytes of the line or element.
-    pub content: Vec<u8>,
-    /// Why it cannot be ingested.
-    pub flaw: Flaw,
-}
 
 /// The folder `rejected/`, and the files that may still get there.
 #[derive(Debug)]
@@ -45,18 +36,6 @@ impl Rejections {
 
     pub fn count(&self) -> u64 {
         self.folder.count_files()
-    }
-
-    /// The time that is left to a file that ended too early and has not changed since; `None`: it did not end too early, or
-    /// it has changed.
-    pub fn incomplete_rest(
-        &self,
-        entry: &SpoolEntry,
-        now: Mono,
-        incomplete_after: Duration,
-    ) -> Option<Duration> {
-        let (_, since) = self.incomplete.get(&entry.name).filter(|(before, _)| before == entry)?;
-        Some(incomplete_after.saturating_sub(now.saturating_sub(*since)))
     }
 
     /// Notes that the file ends too early. Returns how long it may still stay as it is; `None`: it is to be rejected.
@@ -165,7 +144,8 @@ impl Rejections {
             }
         }
         self.sync_folder(spool)?;
-        tracing::warn!("{} events rejected: their messageIds came before with other content", reused.len());
+        let events = if reused.len() == 1 { "event" } else { "events" };
+        tracing::warn!("{} {events} rejected: the messageId came before with other content", reused.len());
         Ok(batch.take_out(&reused.iter().map(|event| event.index).collect(), &whole_files))
     }
 
@@ -220,7 +200,6 @@ mod tests {
             SpoolEntry { name: "a.json".into(), identity, size, owner: 0, changed: 1 }
         };
         let second = Duration::from_secs;
-        assert_eq!(rejections.incomplete_rest(&file(1), second(0), second(60)), None);
         for (at, size, want) in [
             (0, 1, Some(60)),
             (20, 1, Some(40)),
@@ -231,8 +210,6 @@ mod tests {
         ] {
             let wait = rejections.wait_for_rest(&file(size), second(at), second(60));
             assert_eq!(wait, want.map(second), "at {at} s");
-            let rest = rejections.incomplete_rest(&file(size), second(at), second(60));
-            assert_eq!(rest, want.map(second), "at {at} s");
         }
     }
 }

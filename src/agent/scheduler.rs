@@ -463,7 +463,7 @@ impl Scheduler {
         if count == 1 {
             reason
                 .text
-                .push_str("; not blamed yet: waiting for proof that the receiver accepts other events");
+                .push_str(". Perhaps it refuses every event: this one waits until another one is accepted");
         }
         reason
     }

@@ -19,7 +19,7 @@ use crate::item::OrderingKey;
 use crate::koala::{Client, Verdict};
 use crate::mapping::Mappings;
 use crate::outbox::{Enqueued, OutboxError, Settled, Settlement, Writer};
-use crate::reason::{Code, Reason};
+use crate::reason::{Code, NO_KEY, Reason};
 use crate::status::{self, DestinationState};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -412,7 +412,7 @@ fn status_of(destination: &Destination, has_key: bool, now: Moment) -> status::D
     };
     if !has_key {
         status.state = DestinationState::Unknown;
-        status.reason = Some(Reason::new(Code::NoKey, "there is no public key yet"));
+        status.reason = Some(Reason::new(Code::NoKey, NO_KEY));
         status.retry_at = None;
     }
     status

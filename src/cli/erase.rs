@@ -8,7 +8,7 @@ use crate::agent::Agent;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::outbox::{Admin, EventReference, State, holder};
-use crate::spool::{RejectedFolder, format_of, unpacked};
+use crate::spool::{RejectedFolder, SpoolError, format_of, unpacked};
 use crate::subject::Subject;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
@@ -99,6 +99,10 @@ pub fn run(context: &CommandContext, args: &EraseArgs) -> Result<ExitCode, CliEr
     become_service(&config)?;
     let subject = args.subject();
     let is_running = holder(&config.outbox.path).is_some();
+    if !config.outbox.path.exists() && !config.spool.dir.exists() {
+        // There is nothing to erase: an outbox must not be created for it.
+        return Err(SpoolError::Missing { path: config.spool.dir }.into());
+    }
     if !is_running && (!config.outbox.path.exists() || !files_mentioning(&config, &subject)?.is_empty()) {
         ingest(context, &config, &subject)?;
     }
@@ -280,7 +284,9 @@ fn render(receipt: &Receipt, is_running: bool, width: Option<usize>) -> String {
     lines.add(
         "afterwards",
         match receipt.suppressed {
-            true => "events of this person are skipped; --may-return accepts them again",
+            true => {
+                "events of this person are skipped; the same command with --may-return accepts them again"
+            }
             false => "events of this person are accepted again",
         },
     );

@@ -18,7 +18,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, Gid, Group, access};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
@@ -33,7 +33,8 @@ const MIN_BYTES_FOR_BAR: u64 = 4 << 20;
 
 /// Check events, and put them into the spool
 ///
-/// Stores all events, or none if one is invalid. Gives each event without a messageId a new one, and prints the
+/// Stores nothing if an input is not valid JSON or not an event. Events that will be skipped or fail are stored, with a
+/// warning. Gives each event without a messageId a new one, and prints the
 /// messageIds.
 #[derive(Debug, Args)]
 #[command(
@@ -84,8 +85,17 @@ struct NewSpoolFile {
     content: String,
     ids: Vec<String>,
     digests: HashMap<MessageId, Digest>,
-    /// The number of events that will not be delivered, by verb and reason, and the place of the first.
-    undeliverable: BTreeMap<(&'static str, Code, String), (u64, String)>,
+    /// The events that will not be delivered, by verb and reason.
+    undeliverable: HashMap<(&'static str, Code, String), Undeliverable>,
+}
+
+/// Events of the input that will not be delivered for one reason.
+struct Undeliverable {
+    events: u64,
+    /// The place of the first in the input.
+    first: String,
+    /// The number of events before the first.
+    before: usize,
 }
 
 fn read_all(context: &CommandContext, args: &SendArgs, config: &Config) -> Result<NewSpoolFile, CliError> {
@@ -154,7 +164,7 @@ impl NewSpoolFile {
             }
         };
         let event = Event::parse(&text)?;
-        let digest = event.digest();
+        let (compact, digest) = event.compact();
         if self.digests.insert(id.clone(), digest).is_some_and(|earlier| earlier != digest) {
             let text = "an earlier event of the input has the same messageId and other content".to_owned();
             return Err(Flaw { code: Code::MessageIdReused, text, line, column: 1, incomplete: false });
@@ -164,20 +174,23 @@ impl NewSpoolFile {
             Disposition::Skip(reason) => self.add_undeliverable("be skipped", reason, name, line, place),
             Disposition::Fail(reason) => self.add_undeliverable("fail", reason, name, line, place),
         }
-        // Line ends are replaced outside strings only: JSON does not allow them inside.
-        self.content.extend(event.raw().chars().map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }));
+        self.content += &compact;
         self.content.push('\n');
         self.ids.push(id.as_str().to_owned());
         Ok(())
     }
 
     fn add_undeliverable(&mut self, verb: &'static str, reason: Reason, name: &str, line: usize, place: u64) {
-        let first = || (0, if place == 0 { name.to_owned() } else { format!("{name}:{line}") });
-        self.undeliverable.entry((verb, reason.code, reason.text)).or_insert_with(first).0 += 1;
+        let before = self.ids.len();
+        let first = || if place == 0 { name.to_owned() } else { format!("{name}:{line}") };
+        let none = || Undeliverable { events: 0, first: first(), before };
+        self.undeliverable.entry((verb, reason.code, reason.text)).or_insert_with(none).events += 1;
     }
 
     fn print_warnings(&self) {
-        for ((verb, code, text), (events, first)) in &self.undeliverable {
+        let mut undeliverable: Vec<_> = self.undeliverable.iter().collect();
+        undeliverable.sort_by_key(|(_, events)| events.before);
+        for ((verb, code, text), Undeliverable { events, first, .. }) in undeliverable {
             let first = escaped(first);
             let first = if *events > 1 { format!("the first is {first}") } else { first.into_owned() };
             hint(format_args!(
@@ -242,7 +255,7 @@ fn warn_if_blocked(config: &Config) {
 
 /// A reader that shows a progress bar once the input has turned out to be long.
 struct ProgressReader {
-    content: Box<dyn Read>,
+    content: Box<dyn Read + Send>,
     bar: ProgressBar,
 }
 

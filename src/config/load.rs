@@ -203,6 +203,7 @@ fn with_hash_key(mappings: Mappings, file: &Path) -> (Mappings, Option<String>) 
     let problem = match key::read(file).map(|(bytes, _)| HashKey::new(&bytes)) {
         Ok(Ok(key)) => return (mappings.with_hash_key(key), None),
         Ok(Err(invalid)) => invalid.to_string(),
+        Err(e) if e.kind() == ErrorKind::NotFound => "there is no file with its key".to_owned(),
         Err(e) => format!("the file with its key cannot be read: {}", e.kind()),
     };
     let fix =

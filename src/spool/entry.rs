@@ -2,6 +2,7 @@
 
 use super::names::{Format, format_of};
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::time::UNIX_EPOCH;
@@ -26,6 +27,20 @@ impl FileIdentity {
     /// The key that is equal for two entries of one file.
     pub fn key(&self) -> FileKey {
         FileKey(self.inode, if self.born == 0 { self.modified } else { self.born })
+    }
+}
+
+impl FileKey {
+    /// The key that [`FileKey`]'s text stands for.
+    pub(super) fn parse(text: &str) -> Option<FileKey> {
+        let (inode, time) = text.split_once(' ')?;
+        Some(FileKey(inode.parse().ok()?, time.parse().ok()?))
+    }
+}
+
+impl fmt::Display for FileKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, self.1)
     }
 }
 

@@ -113,7 +113,9 @@ impl RejectedFolder {
         let rejection = Rejection::new(&entry.name, &entry.identity, 0, flaw, now);
         // Without room for the reason the file must not move, since a move wakes the intake again.
         self.write_temporary_reason(&rejection).map_err(error)?;
-        let Claim::Claimed(claimed) = spool.removing.claim(entry).map_err(error)? else { return Ok(None) };
+        let Claim::Claimed { path: claimed, .. } = spool.removing.claim(entry).map_err(error)? else {
+            return Ok(None);
+        };
         let name = self.move_in(&claimed, entry, &rejection);
         if name.is_err() {
             // If this fails as well, the next start puts the file back.

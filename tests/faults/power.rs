@@ -140,7 +140,7 @@ impl Disk {
         let began = Instant::now();
         loop {
             match run(Command::new("umount").arg(&self.mount)) {
-                // A process that was killed may still let go of its files.
+                // A process that was killed may still release its files.
                 Err(_) if began.elapsed() < LETS_GO_WITHIN => thread::sleep(Duration::from_millis(20)),
                 unplugged => return unplugged,
             }

@@ -157,7 +157,7 @@ fn the_status_says_why_events_wait_and_what_to_do() {
             &format!("put the right public key into {key}"),
             "next try in 1 min",
             "3 rejected",
-            "1 unreadable",
+            "1 of them unreadable",
             "list --rejected",
             "list --state failed",
         ],

@@ -227,7 +227,7 @@ fn foreign_log(state: &Path) {
     other.execute_batch("PRAGMA user_version = 1; CREATE TABLE invoices (n INTEGER);").unwrap();
 }
 
-/// Nobody's database any more: the agent begins anew.
+/// Nobody's database any more: the agent starts over.
 fn remove_it(state: &Path) {
     for suffix in ["", "-wal", "-shm"] {
         let path = beside(state, suffix);

@@ -64,7 +64,7 @@ pub fn state_and_spool(scale: &Scale) -> Outcome {
     })
 }
 
-/// A bad file cannot be rejected, and those behind it wait unharmed.
+/// A bad file cannot be rejected, and those behind it wait.
 pub fn rejects(_: &Scale) -> Outcome {
     let mut agent = TestAgent::program(Faults::default());
     run_with(Mount::tmpfs(&agent.spool(), "size=2m"), |mount| {

@@ -1,4 +1,4 @@
-//! The facts that must hold at rest: the receiver is well, time has passed, nothing waits.
+//! The facts that must hold when idle: the receiver is well, time has passed, nothing waits.
 
 use super::Checked;
 use super::outbox::{Outbox, Row};
@@ -96,7 +96,10 @@ impl Run {
             entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
         };
         let own = ["rejected", ".removing"];
-        names("").filter(|name| !own.contains(&name.as_str())).chain(names(".removing")).collect()
+        names("")
+            .filter(|name| !own.contains(&name.as_str()))
+            .chain(names(".removing").filter(|name| !name.starts_with('.')))
+            .collect()
     }
 
     fn balance(mut self) -> Checked {

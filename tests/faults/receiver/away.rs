@@ -58,7 +58,7 @@ pub fn refused_for_real(scale: &Scale) -> Outcome {
     agent.until_status("all is stored", |status| status.outbox.pending == EVENTS);
     // The work of the start is over once the log is empty.
     let log = agent.path("state/outbox.db-wal");
-    agent.until("an agent at rest", |_| std::fs::metadata(&log).is_ok_and(|log| log.len() == 0));
+    agent.until("an idle agent", |_| std::fs::metadata(&log).is_ok_and(|log| log.len() == 0));
     std::thread::sleep(Duration::from_secs(2));
 
     let calls = match Calls::during(&agent, time) {

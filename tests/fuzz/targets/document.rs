@@ -23,7 +23,7 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(document) => document,
         Err(flaw) => return placed(&flaw, text.as_bytes()),
     };
-    let mut places = ItemPositions::new(text);
+    let mut places = ItemPositions::default();
     for item in document.items {
         match Event::parse(item) {
             Ok(event) => {
@@ -38,7 +38,7 @@ fuzz_target!(|bytes: &[u8]| {
                 let whole = serde_json::from_str::<Value>(item).ok();
                 let refused = matches!(flaw.code, Code::NotAnEvent | Code::TooDeep);
                 assert!(whole.is_none() || refused, "JSON is called none: {flaw}");
-                placed(&places.locate(item, flaw), text.as_bytes());
+                placed(&places.locate(text, item, flaw), text.as_bytes());
             }
         }
     }
