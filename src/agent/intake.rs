@@ -201,7 +201,7 @@ impl Intake {
             scanner,
             ledger: FileLedger::new(progress),
             rejections: Rejections::new(spool.rejected_folder()),
-            capacity: Capacity::new(agent.writer.stats(), Box::new(|_| 0)),
+            capacity: Capacity::new(agent.writer.stats()),
             report: ScanReport::new(spool.dir(), snapshot),
             removals: Removals::start(&spool)?,
             batch: AppendBatch::default(),

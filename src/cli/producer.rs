@@ -135,7 +135,7 @@ impl DropTrial {
         match self {
             DropTrial::Dropped(path) => {
                 let read = File::open(&path).map(drop);
-                let (_, command) = let_agent_read(&path, dir);
+                let command = let_agent_read(&path, dir);
                 let removed = fs::remove_file(&path);
                 if let Err(e) = read {
                     let text =

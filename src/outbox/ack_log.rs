@@ -239,7 +239,7 @@ impl AckLog {
             if keeps_body {
                 bodies.execute([&seq as &dyn ToSql, &at.0, &unchanged(12)?])?;
             }
-            counters.add_pending_bytes(row.get(8)?, -row.get::<_, i64>(11)?);
+            counters.remove_row(row.get(8)?, row.get(11)?);
             run = Some((run.map_or(seq, |(first, _)| first), seq));
             moved += 1;
         }

@@ -213,7 +213,7 @@ impl<'a> Append<'a> {
                     self.now.0,
                     event.body
                 ])?;
-            self.store.counters.add_pending_bytes(event.owner, event.body.len() as i64);
+            self.store.counters.add_row(event.owner, event.body.len() as i64);
             self.enqueued.items.push((item_seq, *ordering_key));
             item_seq += 1;
         }

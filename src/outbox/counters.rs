@@ -10,6 +10,9 @@ use std::collections::BTreeMap;
 pub(super) const DUPLICATES: &str = "duplicate";
 /// The counters of bytes by owner, with the uid as their code.
 const OWNER: &str = "owner";
+/// The bytes of disk that a row of `pending` takes beside its body: its other columns and the index of its id. Without
+/// them, an owner of many small events would seem to hold little of what they fill.
+const ROW_BYTES: i64 = 250;
 
 /// The counters, and the oldest pending event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -88,8 +91,17 @@ impl CounterChanges {
         self.add(to.0, to.1, 1);
     }
 
-    /// Counts bytes of a body that comes into `pending`, or leaves it if the number is negative.
-    pub(super) fn add_pending_bytes(&mut self, owner: Option<u32>, bytes: i64) {
+    /// Counts a row that comes into `pending`, by the bytes of its body.
+    pub(super) fn add_row(&mut self, owner: Option<u32>, body_bytes: i64) {
+        self.add_pending_bytes(owner, ROW_BYTES + body_bytes);
+    }
+
+    /// Counts a row that leaves `pending`.
+    pub(super) fn remove_row(&mut self, owner: Option<u32>, body_bytes: i64) {
+        self.add_pending_bytes(owner, -(ROW_BYTES + body_bytes));
+    }
+
+    fn add_pending_bytes(&mut self, owner: Option<u32>, bytes: i64) {
         if let Some(owner) = owner {
             *self.pending_bytes.entry(owner).or_default() += bytes;
         }
@@ -128,8 +140,8 @@ impl CounterChanges {
     }
 }
 
-/// The bytes of the bodies in `pending`, by the uid of their file's owner. A delivered body counts until its row moves,
-/// because it takes up room for as long.
+/// The bytes that events take in `pending`, by the uid of their file's owner. A delivered event counts until its row
+/// moves, because it takes up room for as long.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct PendingBytes(BTreeMap<u32, i64>);
 
@@ -153,20 +165,18 @@ impl PendingBytes {
         }
     }
 
-    /// The bytes of one owner, and those of all.
-    pub(super) fn share(&self, owner: u32) -> (u64, u64) {
-        let bytes = |n: i64| u64::try_from(n).unwrap_or(0);
-        (bytes(self.0.get(&owner).copied().unwrap_or(0)), bytes(self.0.values().sum()))
+    pub(super) fn of(&self, owner: u32) -> u64 {
+        self.0.get(&owner).map_or(0, |bytes| u64::try_from(*bytes).unwrap_or(0))
     }
 }
 
-/// Counts the bytes of each owner's bodies in `pending` anew, from the rows.
+/// Counts the bytes of each owner in `pending` anew, from the rows.
 pub(super) fn recount_pending_bytes(conn: &Connection) -> Result<(), rusqlite::Error> {
     conn.prepare_cached("DELETE FROM counters WHERE state = ?")?.execute([OWNER])?;
     conn.prepare_cached(
         "INSERT INTO counters
-         SELECT ?, owner, sum(octet_length(body)) FROM pending WHERE owner IS NOT NULL GROUP BY owner",
+         SELECT ?, owner, sum(octet_length(body) + ?) FROM pending WHERE owner IS NOT NULL GROUP BY owner",
     )?
-    .execute([OWNER])
+    .execute(params![OWNER, ROW_BYTES])
     .map(drop)
 }

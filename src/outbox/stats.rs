@@ -69,9 +69,9 @@ impl OutboxStats {
         self.rounds.load(Relaxed)
     }
 
-    /// The bytes of the bodies of one owner, a uid, that wait in the outbox, and those of all owners.
-    pub fn owner_share(&self, uid: u32) -> (u64, u64) {
-        self.pending_bytes.lock().unwrap_or_else(PoisonError::into_inner).share(uid)
+    /// The bytes of disk that the waiting events of one owner take, a uid: about as many as the database has grown by them.
+    pub fn pending_bytes(&self, owner: u32) -> u64 {
+        self.pending_bytes.lock().unwrap_or_else(PoisonError::into_inner).of(owner)
     }
 
     pub(super) fn set_pending_bytes(&self, bytes: &PendingBytes) {

@@ -20,7 +20,7 @@ use rusqlite::CachedStatement;
 pub(super) struct Store {
     pub(super) db: Database,
     pub(super) counters: CounterChanges,
-    /// The bytes of each owner's bodies in `pending`, as of the last commit.
+    /// The bytes that each owner's events take in `pending`, as of the last commit.
     pub(super) pending_bytes: PendingBytes,
     pub(super) acks: AckLog,
     pub(super) dedup: DedupIndex,

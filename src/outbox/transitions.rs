@@ -183,7 +183,7 @@ impl Transitions<'_> {
                 .store
                 .cached("SELECT owner, octet_length(body) FROM pending WHERE seq = ?")?
                 .query_row([item_seq], |r| Ok((r.get(0)?, r.get(1)?)))?;
-            self.store.counters.add_pending_bytes(owner, bytes);
+            self.store.counters.add_row(owner, bytes);
         }
         delete(self.store, "settled", seq)?;
         delete(self.store, "bodies", seq)?;
@@ -268,7 +268,7 @@ fn delete_pending(store: &mut Store, condition: &str, seq: i64) -> Result<usize,
         .query_map([seq], |r| Ok((r.get(0)?, r.get(1)?)))?
         .collect::<Result<Vec<(Option<u32>, i64)>, _>>()?;
     for (owner, bytes) in &deleted {
-        store.counters.add_pending_bytes(*owner, -bytes);
+        store.counters.remove_row(*owner, *bytes);
     }
     Ok(deleted.len())
 }

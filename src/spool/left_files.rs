@@ -92,8 +92,8 @@ impl LeftFile {
                 Some(command),
             )
         } else if access(&path, AccessFlags::R_OK).is_err() {
-            let (fix, command) = let_agent_read(&path, dir);
-            (WhyLeft::Unreadable(meta.mode()), fix, Some(command))
+            let command = let_agent_read(&path, dir);
+            (WhyLeft::Unreadable(meta.mode()), "let the agent read it".to_owned(), Some(command))
         } else {
             return None;
         };
@@ -114,20 +114,19 @@ fn name_with_format(name: &OsStr) -> OsString {
     longer
 }
 
-/// The fix for a file that the agent, the user of this process, may not read, and the line that the file's owner runs.
-pub fn let_agent_read(path: &Path, spool_dir: &Path) -> (String, String) {
+/// The line that the owner of a file runs so that the agent, the user of this process, may read it.
+pub fn let_agent_read(path: &Path, spool_dir: &Path) -> String {
     let quoted = quoted(path);
-    let fix = "let the agent read it".to_owned();
     let group_of = |path: &Path| fs::symlink_metadata(path).map(|meta| meta.gid()).ok();
     let Some(group) = group_of(spool_dir).filter(|gid| is_ours(*gid)) else {
-        return (fix, format!("setfacl -m u:{}:r {quoted}", user_name(geteuid().as_raw())));
+        return format!("setfacl -m u:{}:r {quoted}", user_name(geteuid().as_raw()));
     };
     if group_of(path) == Some(group) {
-        return (fix, format!("chmod g+r {quoted}"));
+        return format!("chmod g+r {quoted}");
     }
     let name = Group::from_gid(Gid::from_raw(group)).ok().flatten();
     let name = name.map_or_else(|| group.to_string(), |group| printable(group.name));
-    (fix, format!("chgrp {name} {quoted} && chmod g+r {quoted}"))
+    format!("chgrp {name} {quoted} && chmod g+r {quoted}")
 }
 
 /// Whether the user of this process is in that group.

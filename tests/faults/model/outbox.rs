@@ -44,7 +44,7 @@ impl Outbox {
             counted(&db, "SELECT '', code, events FROM counters WHERE events > 0 AND state = 'owner'");
         let bytes = counted(
             &db,
-            "SELECT '', CAST(owner AS TEXT), sum(octet_length(body)) FROM pending GROUP BY owner",
+            "SELECT '', CAST(owner AS TEXT), sum(octet_length(body) + 250) FROM pending GROUP BY owner",
         );
         prop_assert_eq!(&bytes_counted, &bytes, "the counted bytes of each owner and the rows");
         let mut counted_rows: BTreeMap<(String, String), u64> = BTreeMap::new();
