@@ -6,6 +6,7 @@ mod kinds;
 mod moved;
 mod owners;
 mod private;
+mod tools;
 mod unheard;
 mod unsettled;
 mod writers;
@@ -51,6 +52,8 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "21", title: "unreadable files", alone: false, run: private::for_hours },
     Fault { name: "39", title: "one user's worst beside another", alone: true, run: owners::side_by_side },
     Fault { name: "40", title: "writers that pause", alone: false, run: writers::pausing },
+    Fault { name: "40-tools", title: "tools that write their own way", alone: false, run: tools::writers },
+    Fault { name: "40-copies", title: "copies of one time", alone: false, run: tools::copies },
     Fault {
         name: "40-no-lease",
         title: "writers nobody knows of",
