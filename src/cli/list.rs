@@ -187,11 +187,14 @@ fn short_person(person: &str) -> Cow<'_, str> {
     }
 }
 
+/// A UUID, the usual messageId, is never cut: it is copied from here to `show`.
+const UUID_WIDTH: usize = 36;
+
 fn event_table(rows: &[Listed], now: Timestamp) -> String {
     let mut table = Table::new(vec![
         Column("AGE", None),
         Column("STATE", None),
-        Column("MESSAGE ID", Some(12)),
+        Column("MESSAGE ID", Some(UUID_WIDTH)),
         Column("EVENT", Some(10)),
         Column("PERSON", Some(10)),
         Column("REASON", None),

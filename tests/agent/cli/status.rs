@@ -168,6 +168,22 @@ fn the_status_says_why_events_wait_and_what_to_do() {
 }
 
 #[test]
+fn a_full_outbox_is_reported_before_a_file_has_to_wait() {
+    let setup = Setup::with_events();
+    let _agent = setup.open_outbox();
+    published(&setup, |status| status.outbox.max_bytes = 1);
+    let text = setup.run(&["status"]).out;
+    assert_says(
+        &text,
+        &[
+            "the outbox is full: new files will wait in the spool",
+            "wait until events have been delivered, or raise outbox.max_bytes",
+            &format!("kill -HUP {}", std::process::id()),
+        ],
+    );
+}
+
+#[test]
 fn list_filters_and_shows_the_newest_first() {
     let setup = Setup::with_events();
     for (arguments, want) in [
