@@ -246,7 +246,7 @@ fn check_machine(context: &CommandContext, config: &Config, args: &CheckArgs, re
         check_receiver(context, config, report);
     }
     match holder(&config.outbox.path) {
-        Some(pid) => report.note("agent", format!("running, pid {pid}")),
+        Some(pid) => report.ok("agent", format!("running, pid {pid}")),
         None => report.fail_with("agent", "not running", &start_remedy(config)),
     }
 }

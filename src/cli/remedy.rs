@@ -89,7 +89,7 @@ pub fn damaged_outbox_remedy(config: &Config) -> Remedy {
         None => ("start", Some(start_command(config))),
         Some(_) => ("restart", service_command(config, "restart")),
     };
-    Remedy { text: format!("{verb} the agent: it recovers what can be read"), command }
+    Remedy { text: format!("{verb} the agent, which recovers what can be read"), command }
 }
 
 /// The remedy for a spool folder that is missing, or that the agent may not use.

@@ -138,7 +138,9 @@ fn render(event: &ShownEvent, width: Option<usize>) -> String {
     let person = row.person.as_deref().unwrap_or("-");
     lines.add("person", escaped(person));
     if person.starts_with(HASHED) {
-        lines.add_below("a hash: the name is not kept after delivery; list --person NAME finds the event");
+        lines.add_below(
+            "a hash: the name is not kept after delivery, but list --person finds the event by it",
+        );
     }
     let since = row.settled_at.as_ref().map(|at| format!(" since {at}")).unwrap_or_default();
     lines.add("state", format_args!("{}{since}", styled(state_style(&row.state), &row.state)));

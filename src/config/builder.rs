@@ -111,7 +111,11 @@ impl ConfigBuilder {
                 let line = before.matches('\n').count() + 1;
                 let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
                 // The display of the error would quote the line, which may contain the key.
-                self.problems.push(format!("{}:{line}:{column}: {}", path.display(), e.message()));
+                let problem = match e.message() {
+                    "duplicate key" => "this key or section stands in the file twice",
+                    other => other,
+                };
+                self.problems.push(format!("{}:{line}:{column}: {problem}", path.display()));
             }
         }
     }

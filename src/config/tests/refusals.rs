@@ -128,7 +128,10 @@ fn a_syntax_error_has_line_and_column() {
         ("[spool", "config.toml:1:7: "),
         ("é = 1", "config.toml:1:1: "),
         ("\u{feff}[spool]\nsettle = \"1s\" x", "config.toml:2:15: "),
-        ("[spool]\nsettle = \"1s\"\nsettle = \"1s\"", "config.toml:3:1: duplicate key"),
+        (
+            "[spool]\nsettle = \"1s\"\nsettle = \"1s\"",
+            "config.toml:3:1: this key or section stands in the file twice",
+        ),
     ] {
         let refusal = world.refusal(text, &[]);
         assert!(refusal.starts_with(start), "{refusal}");
