@@ -24,6 +24,7 @@
 //! - [`item`]: one event's part of a request, and whose it is
 //! - [`mapping`]: from event to items: triggers, actions, fields
 //! - [`disk`]: the room on a file system
+//! - [`limits`]: the limits that the system sets to this process
 //! - [`config`]: the settings in force, and the key
 //! - [`status`]: what the agent tells about itself
 //! - [`telemetry`]: the log
@@ -56,6 +57,7 @@ pub mod disk;
 pub mod event;
 pub mod item;
 pub mod koala;
+pub mod limits;
 pub mod mapping;
 pub mod outbox;
 pub mod reason;

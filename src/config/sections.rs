@@ -161,4 +161,13 @@ impl Concurrency {
     /// The most requests in flight of one agent. More connections from one machine would look like an attack, and all
     /// requests in flight are sent again after a crash.
     pub const MOST: usize = 64;
+
+    /// This number, where the system allows so many connections at most.
+    pub fn within(self, connections: usize) -> Concurrency {
+        match self {
+            Concurrency::Auto if connections >= Self::MOST => Concurrency::Auto,
+            Concurrency::Auto => Concurrency::Fixed(connections),
+            Concurrency::Fixed(fixed) => Concurrency::Fixed(fixed.min(connections)),
+        }
+    }
 }
