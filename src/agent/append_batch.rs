@@ -1,6 +1,6 @@
 //! The events that are stored in one commit, and how far that commit brings their files.
 
-use crate::outbox::{NewEvent, Progress};
+use crate::outbox::{FileProgress, NewEvent};
 use crate::spool::SpoolEntry;
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ pub struct SourceFile {
     pub entry: SpoolEntry,
     pub name: Arc<str>,
     /// The progress of the file once the batch is stored.
-    pub progress: Progress,
+    pub progress: FileProgress,
 }
 
 /// The point up to which the text of a file has been read, as [`Progress`] has it.
@@ -32,7 +32,7 @@ pub struct ReadPosition {
 }
 
 impl SourceFile {
-    pub fn new(entry: SpoolEntry, progress: Progress) -> SourceFile {
+    pub fn new(entry: SpoolEntry, progress: FileProgress) -> SourceFile {
         let name = Arc::from(entry.name.to_string_lossy());
         SourceFile { entry, name, progress }
     }
@@ -99,7 +99,7 @@ impl AppendBatch {
     }
 
     /// The progress of each file once the batch is stored.
-    pub fn progress(&self) -> Vec<Progress> {
+    pub fn progress(&self) -> Vec<FileProgress> {
         self.sources.iter().map(|source| source.progress.clone()).collect()
     }
 
@@ -138,7 +138,7 @@ mod tests {
     fn file(name: &str) -> SourceFile {
         let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
         let entry = SpoolEntry { name: name.into(), identity, size: 1, changed: 1 };
-        SourceFile::new(entry, Progress::none(name.as_bytes(), identity, (1, 1)))
+        SourceFile::new(entry, FileProgress::none(name.as_bytes(), identity, (1, 1)))
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Batcher {
         clock: Clock,
         heartbeat: Heartbeat,
     ) -> Result<Batcher, StartError> {
-        let open_queue = || QueueReader::new(Reader::beside(path)?, writer.stats());
+        let open_queue = || QueueReader::new(Reader::open_in_process(path)?, writer.stats());
         let (queue, threads_queue) = (open_queue()?, open_queue()?);
         let (work, jobs) = mpsc::channel();
         let (results, built) = unbounded_channel();
@@ -272,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn a_job_after_a_refresh_reads_the_last_commit_inline_and_on_the_thread() {
         let dir = tempfile::tempdir().unwrap();
-        let settings = fixture::settings(dir.path());
+        let settings = fixture::config(dir.path());
         let (clock, heartbeat) = (Clock::system(), Heartbeat::default());
         let outbox = Outbox::open(&settings, clock.clone()).unwrap();
         let mut batcher = Batcher::start(&settings.path, &outbox.writer, clock, heartbeat.clone()).unwrap();
@@ -281,8 +281,8 @@ mod tests {
         for round in 0..40 {
             let events: Vec<NewEvent> = (0..3).map(|n| event(format!("{round}-{n}"))).collect();
             let stored = outbox.writer.append(events, vec![]).wait().await.unwrap();
-            let Appended::Stored { waiting, .. } = stored else { panic!("{stored:?}") };
-            let seqs: Vec<i64> = waiting.items.iter().map(|(seq, _)| *seq).collect();
+            let Appended::Stored { enqueued, .. } = stored else { panic!("{stored:?}") };
+            let seqs: Vec<i64> = enqueued.items.iter().map(|(seq, _)| *seq).collect();
             batcher.refresh().unwrap();
             for some in [&seqs[..1], &seqs[..INLINE_EVENTS], &seqs] {
                 let job = BatchJob {

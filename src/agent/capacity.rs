@@ -39,7 +39,9 @@ impl Capacity {
     pub fn check(&mut self, outbox: &config::OutboxConfig) -> Result<(), Reason> {
         self.check_size(self.stats.bytes(), outbox.max_bytes)?;
         match disk::space_of(&outbox.path) {
-            Some(disk) => self.check_disk(disk, outbox.min_free.bytes(disk.total), self.stats.reserve()),
+            Some(disk) => {
+                self.check_disk(disk, outbox.min_free.bytes(disk.total), self.stats.missing_reserve())
+            }
             None => Ok(()),
         }
     }

@@ -1,7 +1,7 @@
 //! Which file is stored in the outbox how far, and which files are on their way out of the spool. Pure bookkeeping.
 
 use super::remover::RemovalResult;
-use crate::outbox::Progress;
+use crate::outbox::FileProgress;
 use crate::spool::{FileIdentity, FileKey, Removal, SpoolEntry, SpoolError};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -9,7 +9,7 @@ use std::ffi::{OsStr, OsString};
 /// The progress of every file that is still in the spool or in `rejected/`.
 #[derive(Debug)]
 pub struct FileLedger {
-    ingested: HashMap<FileKey, Progress>,
+    ingested: HashMap<FileKey, FileProgress>,
     /// Stored files that were handed to the remover, by name, and which version of them is stored.
     removing: HashMap<OsString, (FileIdentity, u64)>,
     /// Files that have left the spool, whose progress the outbox may forget.
@@ -19,7 +19,7 @@ pub struct FileLedger {
 }
 
 impl FileLedger {
-    pub fn new(progress: &[Progress]) -> FileLedger {
+    pub fn new(progress: &[FileProgress]) -> FileLedger {
         FileLedger {
             ingested: progress.iter().map(|p| (p.identity.key(), p.clone())).collect(),
             removing: HashMap::new(),
@@ -29,12 +29,12 @@ impl FileLedger {
     }
 
     /// The progress of the file, if any of it is ingested.
-    pub fn progress(&self, entry: &SpoolEntry) -> Option<&Progress> {
+    pub fn progress(&self, entry: &SpoolEntry) -> Option<&FileProgress> {
         self.ingested.get(&entry.identity.key())
     }
 
     /// Notes that the file is stored as far as `progress` says.
-    pub fn stored(&mut self, entry: &SpoolEntry, progress: Progress) {
+    pub fn stored(&mut self, entry: &SpoolEntry, progress: FileProgress) {
         self.ingested.insert(entry.identity.key(), progress);
     }
 
@@ -131,9 +131,9 @@ mod tests {
     }
 
     fn ledger_of(entries: &[&SpoolEntry]) -> FileLedger {
-        let progress = |entry: &SpoolEntry| Progress {
+        let progress = |entry: &SpoolEntry| FileProgress {
             finished: true,
-            ..Progress::none(entry.name.as_encoded_bytes(), entry.identity, (entry.size, 1))
+            ..FileProgress::none(entry.name.as_encoded_bytes(), entry.identity, (entry.size, 1))
         };
         let mut ledger = FileLedger::new(&[]);
         for entry in entries {

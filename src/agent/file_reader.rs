@@ -296,7 +296,7 @@ impl LineReader {
 mod tests {
     use super::*;
     use crate::mapping::Mappings;
-    use crate::outbox::Progress;
+    use crate::outbox::FileProgress;
     use crate::spool::{FileIdentity, SpoolEntry};
     use flate2::Compression;
     use flate2::write::GzEncoder;
@@ -309,8 +309,8 @@ mod tests {
         let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
         let entry = SpoolEntry { name: name.into(), identity, size: size as u64, changed: 1 };
         let ReadPosition { position, place, sum } = ingested;
-        let none = Progress::none(name.as_bytes(), identity, (size as u64, 1));
-        SourceFile::new(entry, Progress { position, place, sum, ..none })
+        let none = FileProgress::none(name.as_bytes(), identity, (size as u64, 1));
+        SourceFile::new(entry, FileProgress { position, place, sum, ..none })
     }
 
     /// The steps of a file, in short, and the position after the last.

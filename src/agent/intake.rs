@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::disk;
 use crate::event::Flaw;
-use crate::outbox::{Answer, Appended, OutboxError, Progress, Waiting, Writer};
+use crate::outbox::{Appended, Enqueued, FileProgress, OutboxError, PendingCommit, Writer};
 use crate::reason::{Code, Reason};
 use crate::spool::{Format, OpenError, Spool, SpoolEntry, SpoolError, SpoolListing, Watcher, printable};
 use std::collections::HashSet;
@@ -80,7 +80,7 @@ pub struct AgentHandles {
     pub clock: Clock,
     pub stopping: CancellationToken,
     /// Called after every commit of events, in the order of the commits, with those that are to be sent.
-    pub on_stored: Box<dyn Fn(Waiting) + Send>,
+    pub on_stored: Box<dyn Fn(Enqueued) + Send>,
     pub heartbeat: Heartbeat,
 }
 
@@ -114,7 +114,7 @@ pub struct Intake {
     remover: Remover,
     batch: AppendBatch,
     /// The batch that is being committed.
-    in_commit: Option<(AppendBatch, Answer<Appended>)>,
+    in_commit: Option<(AppendBatch, PendingCommit<Appended>)>,
     /// The file system's time at the start, until the first scan.
     agent_start: Option<i64>,
     /// Whether a file has left the folder since the last scan, or is about to.
@@ -131,7 +131,7 @@ impl Intake {
     pub fn start(
         agent: AgentHandles,
         spool: Spool,
-        progress: &[Progress],
+        progress: &[FileProgress],
         snapshot: Arc<Mutex<SpoolSnapshot>>,
     ) -> std::io::Result<IntakeHandle> {
         let (wakes, woken) = sync_channel(1);
@@ -355,7 +355,7 @@ impl Intake {
             return Ok(None);
         }
         let mut progress =
-            before.unwrap_or_else(|| Progress::none(entry.name.as_bytes(), entry.identity, read));
+            before.unwrap_or_else(|| FileProgress::none(entry.name.as_bytes(), entry.identity, read));
         if format.0 == Format::Document && progress.read != read {
             // A document that was written to is read from its start: the events' ids tell which are new.
             (progress.position, progress.place) = (0, 0);
@@ -379,7 +379,7 @@ impl Intake {
         }
         let Ok(file) = self.spool.open_file(entry) else { return Ok(false) };
         let read = (entry.size, entry.identity.modified);
-        let progress = Progress::none(entry.name.as_bytes(), entry.identity, read);
+        let progress = FileProgress::none(entry.name.as_bytes(), entry.identity, read);
         let (source, mut buffer) = (SourceFile::new(entry.clone(), progress), Vec::new());
         let rules = ReadRules::from(&self.config);
         match FileReader::open(file, format, FileState::MayGrow, &source, rules, &mut buffer) {
@@ -524,7 +524,7 @@ impl Intake {
     fn finish_commit(&mut self) -> Result<(), Interruption> {
         while let Some((mut batch, answer)) = self.in_commit.take() {
             match answer.block() {
-                Ok(Appended::Stored { waiting, .. }) => self.stored(batch, waiting),
+                Ok(Appended::Stored { enqueued, .. }) => self.stored(batch, enqueued),
                 Ok(Appended::Reused(reused)) => {
                     let (spool, now) = (&self.spool, self.agent.clock.now());
                     for entry in self.rejections.reject_reused(&mut batch, &reused, spool, now)? {
@@ -541,9 +541,9 @@ impl Intake {
     }
 
     /// Has the files removed that are whole in a batch that is durable.
-    fn stored(&mut self, batch: AppendBatch, waiting: Waiting) {
+    fn stored(&mut self, batch: AppendBatch, enqueued: Enqueued) {
         if !batch.events.is_empty() {
-            (self.agent.on_stored)(waiting);
+            (self.agent.on_stored)(enqueued);
         }
         let mut whole = Vec::new();
         for SourceFile { entry, progress, .. } in batch.sources {
@@ -560,9 +560,9 @@ impl Intake {
     fn drop_batches(&mut self) {
         self.batch = AppendBatch::default();
         if let Some((batch, answer)) = self.in_commit.take()
-            && let Ok(Appended::Stored { waiting, .. }) = answer.block()
+            && let Ok(Appended::Stored { enqueued, .. }) = answer.block()
         {
-            self.stored(batch, waiting);
+            self.stored(batch, enqueued);
         }
     }
 

@@ -36,7 +36,7 @@ pub use new_event::disposition;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::koala::{Client, ClientError};
-use crate::outbox::{Outbox, OutboxError, Reader, Waiting, Writer};
+use crate::outbox::{Enqueued, Outbox, OutboxError, Reader, Writer};
 use crate::spool::Spool;
 use crate::status::Status;
 use batcher::Batcher;
@@ -82,7 +82,7 @@ impl Agent {
         let publisher = Arc::new(Publisher::new(
             shared_config.clone(),
             clock.clone(),
-            Reader::beside(&config.outbox.path)?,
+            Reader::open_in_process(&config.outbox.path)?,
             outbox.writer.clone(),
             snapshot.clone(),
             reported.destination,
@@ -207,7 +207,7 @@ impl Agent {
         // The sender passes its ping on to the batcher.
         self.heartbeats.ping();
         self.intake.wake();
-        self.outbox.writer.look();
+        self.outbox.writer.check_for_commits();
         ticks
     }
 
@@ -237,7 +237,7 @@ impl Agent {
 }
 
 /// Tells the sender which events were stored.
-fn tell_sender(sender: mpsc::UnboundedSender<SenderCommand>) -> Box<dyn Fn(Waiting) + Send> {
+fn tell_sender(sender: mpsc::UnboundedSender<SenderCommand>) -> Box<dyn Fn(Enqueued) + Send> {
     Box::new(move |waiting| {
         // An agent whose sender has failed ends.
         let _ = sender.send(SenderCommand::Stored(waiting));

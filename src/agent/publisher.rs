@@ -122,7 +122,7 @@ impl Publisher {
             let found = self.reader.lock().unwrap_or_else(PoisonError::into_inner).data_version().ok();
             if found != version {
                 // The commit may be a command's; the writer knows its own.
-                self.writer.look();
+                self.writer.check_for_commits();
                 version = found;
             }
             let polled = self.poll(&mut polls);
@@ -206,8 +206,8 @@ impl Publisher {
                 bytes: self.stats.bytes(),
                 max_bytes: config.outbox.max_bytes,
                 disk_free: disk::space_of(&config.outbox.path).map_or(0, |disk| disk.free),
-                log_bytes: self.stats.log(),
-                log_held_by: self.stats.log_held_by(),
+                log_bytes: self.stats.wal_bytes(),
+                log_held_by: self.stats.wal_held_by(),
                 incident,
             },
             reasons: counts

@@ -4,7 +4,7 @@
 use super::append_batch::{AppendBatch, SourceFile};
 use crate::clock::{Mono, Timestamp};
 use crate::event::Flaw;
-use crate::outbox::Reused;
+use crate::outbox::ReusedId;
 use crate::reason::Code;
 use crate::spool::{Format, RejectedFolder, Spool, SpoolEntry, SpoolError, printable};
 use std::collections::{HashMap, HashSet};
@@ -135,12 +135,12 @@ impl Rejections {
     pub fn reject_reused(
         &self,
         batch: &mut AppendBatch,
-        reused: &[Reused],
+        reused: &[ReusedId],
         spool: &Spool,
         now: Timestamp,
     ) -> Result<Vec<SpoolEntry>, SpoolError> {
         let mut whole_files = HashSet::new();
-        for Reused { index, first_at, first_file } in reused {
+        for ReusedId { index, first_at, first_file } in reused {
             let (event, source_index, source) = batch.event(*index);
             let is_line = matches!(source.entry.format(), Some((Format::Lines, _)));
             let flaw = Flaw {

@@ -18,7 +18,7 @@ use crate::config::{Concurrency, Config};
 use crate::item::OrderingKey;
 use crate::koala::{Client, Verdict};
 use crate::mapping::Mappings;
-use crate::outbox::{OutboxError, Settled, Settlement, Waiting, Writer};
+use crate::outbox::{Enqueued, OutboxError, Settled, Settlement, Writer};
 use crate::reason::{Code, Reason};
 use crate::status::{self, DestinationState};
 use std::collections::BTreeSet;
@@ -40,7 +40,7 @@ const COMMIT_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub enum SenderCommand {
     /// Send these events, which were stored just now.
-    Stored(Waiting),
+    Stored(Enqueued),
     /// Try the receiver at once, and search the whole outbox again, because a command has put events back.
     RetryNow,
     /// Use another client, because the key, the address or the trust has changed.
@@ -226,7 +226,7 @@ impl Sender {
     }
 
     /// Adds events that were stored right behind all known ones; any others are left to the search.
-    fn add_stored(&mut self, waiting: Waiting) {
+    fn add_stored(&mut self, waiting: Enqueued) {
         let is_next = self.stored_to.replace(waiting.to).is_none_or(|to| to == waiting.from);
         if !is_next || !self.scheduler.knows_all() {
             return self.scheduler.set_exhausted(false);

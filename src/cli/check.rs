@@ -12,7 +12,7 @@ use crate::disk;
 use crate::event::Event;
 use crate::koala::{Client, Verdict};
 use crate::mapping::turns_off_only_browser;
-use crate::outbox::{Filter, OutboxError, Reader, holder};
+use crate::outbox::{EventFilter, OutboxError, Reader, holder};
 use crate::reason::{Code, Reason};
 use crate::spool::REJECTED;
 use clap::Args;
@@ -68,7 +68,12 @@ const TEXT_COLUMN: usize = 21;
 impl Report {
     fn add(&mut self, grade: Grade, subject: &'static str, text: &str) {
         let line = indented(&escaped(text), TEXT_COLUMN, self.width);
-        match self.findings.last_mut().filter(|finding| finding.subject == subject) {
+        self.add_line(grade, subject, line);
+    }
+
+    /// Adds a line to the finding about the subject, whose grade becomes the worst of all its lines.
+    fn add_line(&mut self, grade: Grade, subject: &'static str, line: String) {
+        match self.findings.iter_mut().find(|finding| finding.subject == subject) {
             Some(finding) => {
                 finding.grade = finding.grade.max(grade);
                 finding.lines.push(line);
@@ -91,13 +96,11 @@ impl Report {
 
     fn fail_with(&mut self, subject: &'static str, text: impl Display, remedy: &Remedy) {
         self.fail(subject, text);
-        self.add_remedy(remedy);
+        self.add_remedy(subject, remedy);
     }
 
-    /// Adds a remedy to the last finding.
-    fn add_remedy(&mut self, remedy: &Remedy) {
-        let line = remedy.render(TEXT_COLUMN, self.width);
-        self.findings.last_mut().into_iter().for_each(|finding| finding.lines.push(line.clone()));
+    fn add_remedy(&mut self, subject: &'static str, remedy: &Remedy) {
+        self.add_line(Grade::Ok, subject, remedy.render(TEXT_COLUMN, self.width));
     }
 
     fn has_failed(&self) -> bool {
@@ -208,7 +211,7 @@ fn check_key(config: &Config, is_config_only: bool, report: &mut Report) {
     } else if warnings.is_empty() {
         report.fail("key", "no key yet: events are stored but not sent");
         if let Some(remedy) = remedy(Code::NoKey, config) {
-            report.add_remedy(&remedy);
+            report.add_remedy("key", &remedy);
         }
     } else if config.scope == Scope::System && !report.is_run_by_root {
         report.note("key", format!("{source} belongs to root; run check as root to check it"));
@@ -219,7 +222,7 @@ fn check_key(config: &Config, is_config_only: bool, report: &mut Report) {
 
 /// Notes pending events whose integrations turn off another destination than their author may think.
 fn check_integrations(reader: &Reader, report: &mut Report) -> Result<(), OutboxError> {
-    let bodies = reader.newest_pending(MAX_SEARCHED_EVENTS)?;
+    let bodies = reader.events().newest_pending(MAX_SEARCHED_EVENTS)?;
     let is_misleading = |body: &&String| Event::parse(body).is_ok_and(|event| turns_off_only_browser(&event));
     let misleading = bodies.iter().filter(is_misleading).count() as u64;
     if misleading > 0 {
@@ -244,7 +247,7 @@ fn check_machine(context: &CommandContext, config: &Config, args: &CheckArgs, re
         Some(pid) => report.note("agent", format!("running, pid {pid}")),
         None => {
             report.note("agent", "not running");
-            report.add_remedy(&start_remedy(config));
+            report.add_remedy("agent", &start_remedy(config));
         }
     }
 }
@@ -264,9 +267,9 @@ fn check_spool(config: &Config, report: &mut Report) {
     let mut is_ok = true;
     for path in folders.iter().filter(|path| path.exists() && access(*path, all_rights()).is_err()) {
         is_ok = false;
-        let (shown, me) = (path.display(), my_name());
-        let command = format!("chown {me} {shown} && chmod u+rwx {shown}");
-        let text = format!("{me} cannot read and write {shown}");
+        let (folder, me) = (path.display(), my_name());
+        let command = format!("chown {me} {folder} && chmod u+rwx {folder}");
+        let text = format!("{me} cannot read and write {folder}");
         report.fail_with("spool", text, &Remedy::run("give it the folder", command));
     }
     if is_ok {
@@ -277,7 +280,7 @@ fn check_spool(config: &Config, report: &mut Report) {
 /// Returns the time at which the newest event was stored.
 fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
     let path = &config.outbox.path;
-    let (shown, me) = (path.display(), my_name());
+    let (database, me) = (path.display(), my_name());
     let folder = existing_folder(path);
     if access(folder, all_rights()).is_err() {
         let folder = folder.display();
@@ -288,7 +291,7 @@ fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
     let reader = match Reader::open(path) {
         Ok(reader) => reader,
         Err(OutboxError::Missing { .. }) => {
-            report.ok("outbox", format!("{shown} (created when the agent first starts)"));
+            report.ok("outbox", format!("{database} (created when the agent first starts)"));
             return None;
         }
         Err(error) => {
@@ -297,23 +300,23 @@ fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
         }
     };
     if access(path, AccessFlags::W_OK).is_err() {
-        let remedy = Remedy::run("give it the files", format!("chown {me} {shown}*"));
-        report.fail_with("outbox", format!("{me} cannot write {shown}"), &remedy);
+        let remedy = Remedy::run("give it the files", format!("chown {me} {database}*"));
+        report.fail_with("outbox", format!("{me} cannot write {database}"), &remedy);
     }
     if let Err(error) = check_integrations(&reader, report) {
         report.fail("outbox", error);
     }
     let max_bytes = config.outbox.max_bytes;
-    match reader.bytes().and_then(|bytes| Ok((bytes, reader.list(&Filter::default(), 1)?))) {
+    match reader.bytes().and_then(|bytes| Ok((bytes, reader.events().list(&EventFilter::default(), 1)?))) {
         Ok((bytes, listing)) => {
-            let text = format!("{shown}, {} of {} used", Bytes(bytes), Bytes(max_bytes));
+            let text = format!("{database}, {} of {} used", Bytes(bytes), Bytes(max_bytes));
             if bytes < max_bytes {
                 report.ok("outbox", text);
                 return listing.rows.first().and_then(|row| Timestamp::parse(&row.received_at));
             }
             report.fail("outbox", text);
             if let Some(remedy) = remedy(Code::MaxBytes, config) {
-                report.add_remedy(&remedy);
+                report.add_remedy("outbox", &remedy);
             }
         }
         Err(error) => {
@@ -373,7 +376,34 @@ fn check_receiver(context: &CommandContext, config: &Config, report: &mut Report
     let code = if code == Code::Refused { Code::RefusesAll } else { code };
     report.fail("receiver", format!("{code}: {text}"));
     match remedy(code, config) {
-        Some(remedy) => report.add_remedy(&remedy),
-        None => report.add_remedy(&Remedy::text("wait: this passes without anybody's help")),
+        Some(remedy) => report.add_remedy("receiver", &remedy),
+        None => report.add_remedy("receiver", &Remedy::text("wait: this passes without anybody's help")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_is_printed_once_with_its_worst_grade_and_all_its_lines() {
+        let mut report = Report { width: Some(60), ..Report::default() };
+        report.ok("outbox", "/outbox.db");
+        report.note("integrations", "odd");
+        report.fail_with(
+            "outbox",
+            "cannot be written",
+            &Remedy::run("give it the files", "chown a /outbox.db*"),
+        );
+        report.ok("outbox", "1 B used");
+        assert!(report.has_failed());
+        assert_eq!(
+            anstream::adapter::strip_str(&report.render()).to_string(),
+            "FAIL  outbox         /outbox.db\n\
+             \x20                    cannot be written\n\
+             \x20                    give it the files: chown a /outbox.db*\n\
+             \x20                    1 B used\n\
+             note  integrations   odd\n"
+        );
     }
 }

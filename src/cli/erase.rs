@@ -111,7 +111,7 @@ pub fn run(context: &CommandContext, args: &EraseArgs) -> Result<ExitCode, CliEr
     let files = files_mentioning(&config, &subject)?;
     wait_until_removed(&files);
     let remaining = files_mentioning(&config, &subject)?;
-    let events = admin.reader().of_subject(&subject)?;
+    let events = EventReference::find_all(admin.reader(), &subject)?;
     admin.erase(&subject, &events)?;
     let mut receipt = Receipt {
         person: subject.to_string(),

@@ -180,7 +180,8 @@ fn outbox_exit_code(error: &OutboxError) -> ExitCode {
     match error {
         OutboxError::Held { .. } | OutboxError::Full { .. } => ExitCode::TryAgain,
         OutboxError::Missing { .. } => ExitCode::NotFound,
-        OutboxError::NewerSchema { .. }
+        OutboxError::OlderSchema { .. }
+        | OutboxError::NewerSchema { .. }
         | OutboxError::Foreign { .. }
         | OutboxError::NetworkFileSystem { .. } => ExitCode::Configuration,
         OutboxError::OldSqlite { .. } => ExitCode::Unavailable,

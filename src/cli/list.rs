@@ -5,7 +5,7 @@ use super::time::{TimeArgument, short_duration_text};
 use super::{CliError, CommandContext, ExitCode};
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::outbox::{Filter, Listed, Reader, State};
+use crate::outbox::{EventFilter, EventReference, Listed, Reader, State};
 use crate::reason::Code;
 use crate::spool::{RejectedFile, RejectedFolder};
 use crate::subject::Subject;
@@ -88,7 +88,7 @@ pub fn run(context: &CommandContext, args: ListArgs) -> Result<ExitCode, CliErro
         Some(person) if args.bodies => (None, Some(seqs_mentioning(&reader, &person)?)),
         person => (person, None),
     };
-    let filter = Filter {
+    let filter = EventFilter {
         states: args.state,
         reason: args.reason.map(|code| code.as_str().to_owned()),
         person,
@@ -98,7 +98,7 @@ pub fn run(context: &CommandContext, args: ListArgs) -> Result<ExitCode, CliErro
         since: args.since.map(|time| time.resolve(now)),
         until: args.until.map(|time| time.resolve(now)),
     };
-    let listing = reader.list(&filter, args.limit)?;
+    let listing = reader.events().list(&filter, args.limit)?;
     let more = listing.total.saturating_sub(listing.rows.len() as u64);
     if args.bodies {
         let rows = listing.rows.into_iter().map(|row| with_body(&reader, row));
@@ -119,7 +119,7 @@ fn seqs_mentioning(reader: &Reader, person: &str) -> Result<Vec<i64>, CliError> 
     let person = || person.to_owned();
     let mut seqs = Vec::new();
     for subject in [Subject::Email(person()), Subject::ProfileId(person()), Subject::UserId(person())] {
-        seqs.extend(reader.of_subject(&subject)?.iter().map(|event| event.seq));
+        seqs.extend(EventReference::find_all(reader, &subject)?.iter().map(|event| event.seq));
     }
     Ok(seqs)
 }
@@ -132,7 +132,7 @@ struct ListedWithBody {
 }
 
 fn with_body(reader: &Reader, row: Listed) -> Result<ListedWithBody, CliError> {
-    let body = reader.show(&row.message_id)?.and_then(|detail| detail.body);
+    let body = reader.events().show(&row.message_id)?.and_then(|detail| detail.body);
     Ok(ListedWithBody { body: body.and_then(|body| RawValue::from_string(body).ok()), row })
 }
 

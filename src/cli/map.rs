@@ -18,7 +18,7 @@ use std::path::PathBuf;
 /// mapping matches. Nothing is stored or sent. No key is needed: <public_key> stands in its place.
 ///
 /// With --expect, compares the lines with those of a file, prints the differences, and ends with 1 if there are any. A
-/// team can keep such a file beside its configuration. Members that a line or a request in the file does not have are
+/// team can keep such a file with its configuration. Members that a line or a request in the file does not have are
 /// not compared. An event without a timestamp gets the modification time of its file.
 #[derive(Debug, Args)]
 #[command(

@@ -48,7 +48,7 @@ pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
@@ -150,8 +150,8 @@ impl Table {
         let mut is_last_below = false;
         if let Some(width) = width {
             let minimal: usize = (0..last).map(|i| self.columns[i].1.unwrap_or(widths[i]) + GAP).sum();
-            is_last_below = minimal + widest_last.min(MIN_WRAP) > width;
-            let for_last = if is_last_below { 0 } else { widest_last.min(MIN_WRAP) };
+            is_last_below = minimal + widest_last.min(MIN_LAST_COLUMN) > width;
+            let for_last = if is_last_below { 0 } else { widest_last.min(MIN_LAST_COLUMN) };
             self.shrink(&mut widths, width.saturating_sub(for_last));
         }
         let before: usize = widths.iter().map(|width| width + GAP).sum();
@@ -190,6 +190,8 @@ impl Table {
     }
 }
 
+/// The narrowest last column that stays in its row: in a narrower one a sentence takes too many lines.
+const MIN_LAST_COLUMN: usize = 48;
 /// The space between two columns.
 const GAP: usize = 2;
 /// The indentation of a last column that stands below its row.

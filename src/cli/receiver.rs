@@ -165,11 +165,11 @@ pub async fn receiver(args: ReceiverArgs, out: &mut dyn Write) -> Result<(), Rec
     receiver.stop().await;
     writeln!(
         out,
-        "\nreceived {} in {}: {}, {} refused, {} closed without an answer",
+        "\n{} in {}; {}, {} refused, {} without an answer",
         counted(stats.events, "event"),
         counted(stats.requests, "request"),
-        counted(stats.repeats, "duplicate event"),
-        counted(stats.refused_requests, "request"),
+        counted(stats.repeats, "duplicate"),
+        grouped(stats.refused_requests),
         grouped(stats.dropped_requests),
     )?;
     Ok(())

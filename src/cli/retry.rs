@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::event::Event;
 use crate::item::Disposition;
-use crate::outbox::{Admin, Filter, NewItem, Retained, State};
+use crate::outbox::{Admin, EventFilter, NewItem, Retained, State};
 use crate::reason::{Code, Reason};
 use crate::spool::{RejectedFolder, SpoolError};
 use clap::{ArgGroup, Args};
@@ -45,7 +45,7 @@ pub struct RetryArgs {
     /// With --state: only events stored at or after this time: 2026-01-02T03:04:05Z, 2026-01-02, or an age such as 2h
     #[arg(long, value_name = "TIME", conflicts_with_all = ["message_ids", "rejected"])]
     since: Option<TimeArgument>,
-    /// RejectedFile files to put back into the spool
+    /// Rejected files to put back into the spool
     #[arg(long, value_name = "NAME", num_args = 1.., group = "which")]
     rejected: Vec<OsString>,
 }
@@ -72,11 +72,11 @@ pub fn run(context: &CommandContext, args: RetryArgs) -> Result<ExitCode, CliErr
     if !args.message_ids.is_empty() {
         return retry_ids(&mut admin, &config, &args.message_ids, context.clock.now());
     }
-    let filter = Filter {
+    let filter = EventFilter {
         states: args.state,
         reason: args.reason.map(|code| code.as_str().to_owned()),
         since: args.since.map(|time| time.resolve(context.clock.now())),
-        ..Filter::default()
+        ..EventFilter::default()
     };
     retry_matching(&mut admin, &config, &filter, context.clock.now())
 }
@@ -93,14 +93,14 @@ fn remapped(config: &Config, event: &Retained) -> Result<(i64, Vec<NewItem>), Re
 fn retry_matching(
     admin: &mut Admin,
     config: &Config,
-    filter: &Filter,
+    filter: &EventFilter,
     now: Timestamp,
 ) -> Result<ExitCode, CliError> {
-    let total = admin.reader().list(filter, 0)?.total;
+    let total = admin.reader().events().list(filter, 0)?.total;
     let (mut after, mut examined, mut requeued) = (0, 0, 0);
     let mut unsendable: BTreeMap<(Code, String), u64> = BTreeMap::new();
     loop {
-        let page = admin.all_kept(filter, after, MAX_PER_TRANSACTION)?;
+        let page = admin.reader().events().all_retained(filter, after, MAX_PER_TRANSACTION)?;
         let Some(last) = page.last() else { break };
         (after, examined) = (last.seq, examined + page.len() as u64);
         let mut rows = Vec::with_capacity(page.len());
@@ -139,7 +139,7 @@ fn retry_ids(
     let (mut text, mut rows, mut exit_code) = (String::new(), Vec::new(), ExitCode::Success);
     for id in ids {
         let printed_id = escaped(id);
-        match admin.kept(id)? {
+        match admin.reader().events().retained(id)? {
             Some(Ok(event)) => match remapped(config, &event) {
                 Ok(row) => {
                     rows.push(row);
@@ -175,12 +175,12 @@ fn first_failure(exit_code: ExitCode, other: ExitCode) -> ExitCode {
 fn put_files_back(config: &Config, names: &[OsString]) -> Result<ExitCode, CliError> {
     let rejected_folder = RejectedFolder::of_spool(&config.spool.dir);
     for name in names {
-        let shown = name.to_string_lossy();
+        let printed_name = name.to_string_lossy();
         let new_name = rejected_folder.put_back(name).map_err(|error| match error {
             SpoolError::Io { source, .. } if source.kind() == ErrorKind::NotFound => CliError::new(
                 ExitCode::NotFound,
                 format!(
-                    "there is no rejected file {shown}; see {}",
+                    "there is no rejected file {printed_name}; see {}",
                     agent_command(config, "list --rejected")
                 ),
             ),
@@ -189,7 +189,7 @@ fn put_files_back(config: &Config, names: &[OsString]) -> Result<ExitCode, CliEr
         let path = config.spool.dir.join(new_name);
         output::print(&format!(
             "{}  back in the spool as {}\n",
-            escaped(&shown),
+            escaped(&printed_name),
             escaped(&path.display().to_string())
         ))?;
     }

@@ -164,7 +164,7 @@ impl NewSpoolFile {
             Disposition::Skip(reason) => self.add_undeliverable("be skipped", reason, name, line, place),
             Disposition::Fail(reason) => self.add_undeliverable("fail", reason, name, line, place),
         }
-        // A line end cannot be inside a string: JSON does not allow it there.
+        // Line ends are replaced outside strings only: JSON does not allow them inside.
         self.content.extend(event.raw().chars().map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }));
         self.content.push('\n');
         self.ids.push(id.as_str().to_owned());
@@ -192,7 +192,7 @@ impl NewSpoolFile {
 /// Checks that this user may create files in the spool, before any event is read.
 fn check_spool_access(config: &Config) -> Result<(), CliError> {
     let dir = &config.spool.dir;
-    let shown = dir.display();
+    let spool = dir.display();
     match access(dir, AccessFlags::W_OK | AccessFlags::X_OK) {
         Ok(()) => Ok(()),
         Err(Errno::ENOENT) => {
@@ -202,11 +202,11 @@ fn check_spool_access(config: &Config) -> Result<(), CliError> {
                 _ => spool_remedy(config),
             };
             let file = config.path.display();
-            let text = format!("there is no spool folder {shown}; set spool.dir in {file}, or {remedy}");
+            let text = format!("there is no spool folder {spool}; set spool.dir in {file}, or {remedy}");
             Err(CliError::new(ExitCode::CannotCreate, text))
         }
         Err(Errno::EACCES) => {
-            let text = format!("cannot put files into the spool {shown}: permission denied");
+            let text = format!("cannot put files into the spool {spool}: permission denied");
             let gid =
                 fs::metadata(dir).ok().filter(|meta| meta.mode() & 0o030 == 0o030).map(|meta| meta.gid());
             let group = gid.and_then(|gid| Group::from_gid(Gid::from_raw(gid)).ok().flatten());
@@ -220,7 +220,7 @@ fn check_spool_access(config: &Config) -> Result<(), CliError> {
         }
         Err(e) => Err(CliError::new(
             ExitCode::CannotCreate,
-            format!("cannot put files into the spool {shown}: {e}"),
+            format!("cannot put files into the spool {spool}: {e}"),
         )),
     }
 }

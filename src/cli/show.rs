@@ -75,12 +75,12 @@ pub fn run(context: &CommandContext, args: &ShowArgs) -> Result<ExitCode, CliErr
     let config = context.config()?;
     let now = context.clock.now();
     let reader = Reader::open(&config.outbox.path)?;
-    let Some(detail) = reader.show(&args.message_id)? else {
+    let Some(detail) = reader.events().show(&args.message_id)? else {
         return Err(unknown_id(&config, &args.message_id));
     };
     let next = match State::parse(&detail.row.state) {
         Some(State::Pending) => {
-            Some(next_attempt(&current_status(&config, now), reader.ahead(detail.row.seq)?, now))
+            Some(next_attempt(&current_status(&config, now), reader.events().ahead(detail.row.seq)?, now))
         }
         _ => None,
     };

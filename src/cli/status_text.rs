@@ -151,11 +151,10 @@ fn destination(status: &Status, lines: &mut LabelledLines) {
         DestinationState::Refused => {
             format!("{}{since_when}; events wait, nothing is lost", styled(BAD, "refuses events"))
         }
-        DestinationState::Unknown if code == Some(Code::NoKey) => styled(BAD, "events wait for the key"),
-        DestinationState::Unknown => match destination.last_delivery {
-            Some(_) => styled(DIM, format_args!("no delivery{since_when}")),
-            None => styled(DIM, "nothing delivered yet"),
-        },
+        DestinationState::Unknown if destination.last_delivery.is_none() => {
+            styled(DIM, "nothing delivered yet")
+        }
+        DestinationState::Unknown => styled(DIM, format_args!("no delivery{since_when}")),
     });
     if let Some(reason) = &destination.reason {
         lines.add_below(escaped(&reason.to_string()));

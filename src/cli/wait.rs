@@ -142,7 +142,7 @@ fn outbox_state<'a>(
         let mut next = ids.clone();
         let Some(id) = next.next() else { return Ok(WaitState::Settled(std::mem::take(failures))) };
         // An event without a row was rejected, which is in `failures` already.
-        if let Some(detail) = reader.show(id)? {
+        if let Some(detail) = reader.events().show(id)? {
             let row = detail.row;
             let reason =
                 || format!("{}: {}", row.reason_code.unwrap_or_default(), row.reason.unwrap_or_default());

@@ -1,12 +1,13 @@
-//! A time for each of many numbers that lie close together: some five bytes each, as a tree of blocks.
+//! A map from numbers that lie close together to times: some five bytes an entry, where a tree map takes
+//! sixteen and more.
 
 use crate::clock::Timestamp;
 use std::collections::BTreeMap;
 
-/// Numbers of a block: the bits of a word.
+/// The numbers of one block, which are the bits of a word.
 const BLOCK: i64 = 64;
 
-/// The time of each of some numbers.
+/// A map from the numbers of delivered events to the times of their delivery.
 #[derive(Debug, Default)]
 pub(super) struct AckMap {
     blocks: BTreeMap<i64, Box<Block>>,
@@ -15,14 +16,13 @@ pub(super) struct AckMap {
 
 #[derive(Debug)]
 struct Block {
-    /// Which of its numbers have a time.
-    known: u64,
-    /// Seconds since 1970: nobody asks for more of a delivery.
+    /// A bit for each number that has a time.
+    present: u64,
+    /// Seconds since 1970, as precise as a time of delivery needs to be.
     at: [u32; BLOCK as usize],
 }
 
 impl AckMap {
-    /// How many numbers have one.
     pub(super) fn len(&self) -> usize {
         self.len
     }
@@ -33,39 +33,39 @@ impl AckMap {
 
     pub(super) fn get(&self, n: i64) -> Option<Timestamp> {
         let block = self.blocks.get(&n.div_euclid(BLOCK))?;
-        (block.known & bit(n) != 0).then(|| Timestamp(i64::from(block.at[place(n)]) * 1_000))
+        (block.present & bit(n) != 0).then(|| Timestamp(i64::from(block.at[index_in_block(n)]) * 1_000))
     }
 
-    /// Gives the number that time. `false`: it had one, and keeps it.
+    /// Returns `false` if the number has a time, which it then keeps.
     pub(super) fn insert(&mut self, n: i64, at: Timestamp) -> bool {
-        let empty = || Box::new(Block { known: 0, at: [0; BLOCK as usize] });
+        let empty = || Box::new(Block { present: 0, at: [0; BLOCK as usize] });
         let block = self.blocks.entry(n.div_euclid(BLOCK)).or_insert_with(empty);
-        let is_new = block.known & bit(n) == 0;
+        let is_new = block.present & bit(n) == 0;
         if is_new {
-            block.known |= bit(n);
-            block.at[place(n)] = (at.0 / 1_000).clamp(0, u32::MAX.into()) as u32;
+            block.present |= bit(n);
+            block.at[index_in_block(n)] = (at.0 / 1_000).clamp(0, u32::MAX.into()) as u32;
             self.len += 1;
         }
         is_new
     }
 
-    /// The first number that has one, from `n` on.
+    /// The first number from `n` on that has a time.
     pub(super) fn first_from(&self, n: i64) -> Option<i64> {
         let own = n.div_euclid(BLOCK);
         self.blocks.range(own..).find_map(|(block, times)| {
-            let from = if *block == own { !0 << place(n) } else { !0 };
-            let known = times.known & from;
-            (known != 0).then(|| block * BLOCK + i64::from(known.trailing_zeros()))
+            let from = if *block == own { !0 << index_in_block(n) } else { !0 };
+            let present = times.present & from;
+            (present != 0).then(|| block * BLOCK + i64::from(present.trailing_zeros()))
         })
     }
 
-    /// The last number that has one.
+    /// The last number that has a time.
     pub(super) fn last(&self) -> Option<i64> {
         let (block, times) = self.blocks.last_key_value()?;
-        Some(block * BLOCK + i64::from(times.known.ilog2()))
+        Some(block * BLOCK + i64::from(times.present.ilog2()))
     }
 
-    /// Takes their times from all numbers from `from` to before `to`.
+    /// Removes the numbers from `from` to before `to`.
     pub(super) fn remove(&mut self, from: i64, to: i64) {
         let mut next = from;
         while let Some(n) = self.first_from(next).filter(|n| *n < to) {
@@ -73,10 +73,10 @@ impl AckMap {
             let end = (block + 1) * BLOCK;
             let Some(times) = self.blocks.get_mut(&block) else { return };
             let up_to = if to < end { bit(to) - 1 } else { !0 };
-            let gone = times.known & up_to & (!0 << place(n));
-            times.known &= !gone;
-            self.len -= gone.count_ones() as usize;
-            if times.known == 0 {
+            let removed = times.present & up_to & (!0 << index_in_block(n));
+            times.present &= !removed;
+            self.len -= removed.count_ones() as usize;
+            if times.present == 0 {
                 self.blocks.remove(&block);
             }
             next = end;
@@ -84,12 +84,12 @@ impl AckMap {
     }
 }
 
-fn place(n: i64) -> usize {
+fn index_in_block(n: i64) -> usize {
     n.rem_euclid(BLOCK) as usize
 }
 
 fn bit(n: i64) -> u64 {
-    1 << place(n)
+    1 << index_in_block(n)
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_what_a_map_is() {
+    fn it_behaves_like_a_tree_map() {
         let mut rng = fastrand::Rng::with_seed(7);
         let (mut times, mut map) = (AckMap::default(), BTreeMap::new());
         for round in 0..20_000 {

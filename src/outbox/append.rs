@@ -1,213 +1,253 @@
-//! How events come into the outbox: all of a chunk or none of it, and none twice.
+//! How events come into the outbox: all of an append or none of it, and none of them twice.
 
-use super::files::Progress;
-use super::ids::{Id, short_id};
-use super::row::{Addressee, NewEvent, State};
-use super::settle::Settled;
-use super::store::{DUPLICATES, Store};
+use super::dedup::{IdHash, hash_id};
+use super::items::EventItems;
+use super::row::{Addressee, NewEvent, NewItem, Settled, State};
+use super::spool_progress::FileProgress;
+use super::store::Store;
 use crate::clock::Timestamp;
 use crate::event::Digest;
 use crate::item::{Disposition, OrderingKey};
 use rusqlite::{OptionalExtension, params};
 
-/// What became of the events of one [`Writer::append`](super::Writer::append).
+/// The result of [`Writer::append`](super::Writer::append).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Appended {
-    /// All are on the disk, but for duplicates, which were there before.
+    /// All events are on the disk, duplicates since an earlier append.
     Stored {
-        /// How many are new.
+        /// Events that are new.
         stored: u64,
-        /// How many were there before.
+        /// Events that were stored before.
         duplicates: u64,
-        /// What of them waits now.
-        waiting: Waiting,
+        /// The items that wait now.
+        enqueued: Enqueued,
     },
-    /// Nothing is stored: these, by index, carry the id of an earlier event of other content.
-    Reused(Vec<Reused>),
+    /// Nothing is stored: these events carry the id of an earlier event of other content.
+    Reused(Vec<ReusedId>),
 }
 
-/// New rows among the pending, and whose they are: so that nobody has to look for them.
+/// The items that an append has made pending, so that the sender need not search for them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Waiting {
-    /// The first number of the order of the spool that was free before.
+pub struct Enqueued {
+    /// The lowest number that no event had before the append.
     pub from: i64,
-    /// The first that is free now.
+    /// The lowest number that no event has after it.
     pub to: i64,
     /// In the order of the spool.
     pub items: Vec<(i64, OrderingKey)>,
 }
 
-/// An id that was used before.
+/// An event whose id an earlier event of other content has.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reused {
-    /// The event's index in the call.
+pub struct ReusedId {
+    /// The event's index in the append.
     pub index: usize,
-    /// When the first event of that id came.
+    /// When the first event of that id was stored.
     pub first_at: Timestamp,
-    /// And in which file.
+    /// The spool file of the first event.
     pub first_file: String,
 }
 
-impl Store {
-    /// Adds events at the end of the spool's order and notes how far their files are taken. All or nothing:
-    /// with a reused id among them nothing is added. Call it within [`Store::transaction`].
-    pub(super) fn append(
-        &mut self,
+/// The event that had an id first, as far as a later one is compared with it.
+struct First {
+    digest: Digest,
+    received_at: Timestamp,
+    file: String,
+}
+
+/// One append, within a transaction of the store.
+pub(super) struct Append<'a> {
+    store: &'a mut Store,
+    now: Timestamp,
+    enqueued: Enqueued,
+    new_ids: Vec<IdHash>,
+    duplicates: u64,
+    reused: Vec<ReusedId>,
+}
+
+impl<'a> Append<'a> {
+    /// Adds events at the end of the queue and stores how far their files are ingested, all or nothing: if an id is
+    /// reused, nothing is added. Must be called within [`Store::transaction`].
+    pub(super) fn run(
+        store: &'a mut Store,
         events: &[NewEvent],
-        progress: &[Progress],
+        progress: &[FileProgress],
         now: Timestamp,
     ) -> Result<Appended, rusqlite::Error> {
-        let first_seq = self.next_seq;
-        let before = std::mem::take(&mut self.counted);
-        self.run("SAVEPOINT append")?;
-        let mut waiting = Waiting { from: first_seq, ..Waiting::default() };
-        let (mut duplicates, mut reused) = (0, Vec::new());
-        let ids: Vec<Id> = events.iter().map(|event| short_id(&event.message_id)).collect();
-        let known = self.seqs_of(&ids)?;
-        let mut new = Vec::new();
-        let keeps_out = self.suppresses_anybody()?;
-        for (index, event) in events.iter().enumerate() {
-            let redacted = match keeps_out {
-                true => self.suppressed(&event.body)?.map(|since| self.redacted(event, since)),
-                false => None,
-            };
-            let mut first = None;
-            if let Some(seq) = known[index] {
-                first = self.first_of(seq)?;
-                if first.is_none() {
-                    // The id of a row that is forgotten and did not tell it: see `Store::redacted`.
-                    self.forget_id(&ids[index], seq)?;
-                }
-            }
-            if first.is_none() {
-                let Some(seq) = self.know(ids[index], self.next_seq) else {
-                    new.push(ids[index]);
-                    if redacted.is_some() {
-                        self.index_id(&ids[index], self.next_seq)?;
-                    }
-                    self.insert(redacted.as_ref().unwrap_or(event), &mut waiting.items, now)?;
-                    continue;
-                };
-                // The same id stands twice among them.
-                first = self.first_of(seq)?;
-            }
-            let (digest, first_at, first_file) = first.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-            match digest == event.digest {
-                true => duplicates += 1,
-                false => reused.push(Reused { index, first_at, first_file }),
-            }
-        }
+        let first_seq = store.next_seq;
+        let earlier = std::mem::take(&mut store.counters);
+        store.db.run("SAVEPOINT append")?;
+        let mut append = Append {
+            store,
+            now,
+            enqueued: Enqueued { from: first_seq, ..Enqueued::default() },
+            new_ids: Vec::new(),
+            duplicates: 0,
+            reused: Vec::new(),
+        };
+        append.add_all(events)?;
+        let Append { store, mut enqueued, new_ids, duplicates, reused, .. } = append;
         if !reused.is_empty() {
-            self.conn.execute_batch("ROLLBACK TO append; RELEASE append")?;
-            self.next_seq = first_seq;
-            self.unknow(&new);
-            self.counted = before;
+            store.db.conn.execute_batch("ROLLBACK TO append; RELEASE append")?;
+            store.next_seq = first_seq;
+            store.dedup.undo_add(&new_ids);
+            store.counters = earlier;
             return Ok(Appended::Reused(reused));
         }
-        for p in progress {
-            self.note_progress(p)?;
+        for file in progress {
+            file.store(&store.db.conn)?;
         }
-        self.run("RELEASE append")?;
-        for ((state, code), n) in before.0 {
-            self.counted.add(state, code, n);
-        }
-        self.counted.add(DUPLICATES, "", duplicates as i64);
-        waiting.to = self.next_seq;
-        Ok(Appended::Stored { stored: events.len() as u64 - duplicates, duplicates, waiting })
+        store.db.run("RELEASE append")?;
+        store.counters.merge(earlier);
+        store.counters.add_duplicates(duplicates as i64);
+        enqueued.to = store.next_seq;
+        Ok(Appended::Stored { stored: events.len() as u64 - duplicates, duplicates, enqueued })
     }
 
-    fn insert(
-        &mut self,
-        event: &NewEvent,
-        waiting: &mut Vec<(i64, OrderingKey)>,
-        now: Timestamp,
-    ) -> Result<(), rusqlite::Error> {
-        let seq = self.next_seq;
-        self.next_seq += 1;
-        let common = (event.message_id.as_str(), &event.kind, &event.name, event.digest.to_bytes());
-        match &event.disposition {
-            Disposition::Send(items) => {
-                let event_seq = (items.len() > 1).then_some(seq);
-                let mut item_seq = seq;
-                for item in items {
-                    let (ordering_key, person) = match &item.disposition {
-                        Disposition::Send(Addressee { ordering_key, person }) => (ordering_key, person),
-                        settled => {
-                            self.settle_item(seq, &item.mapping, &Settled::from(settled), now)?;
-                            continue;
-                        }
-                    };
-                    self.cached(
-                        "INSERT INTO pending (seq, ordering_key, message_id, type, event, person, digest, file, place,
-                                              spooled_at, received_at, body, mapping, event_seq)
-                         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    )?
-                    .execute(params![
-                        item_seq,
-                        ordering_key.0,
-                        common.0,
-                        common.1,
-                        common.2,
-                        person,
-                        common.3,
-                        &*event.file,
-                        event.place as i64,
-                        event.spooled_at.0,
-                        now.0,
-                        event.body,
-                        &*item.mapping,
-                        event_seq
-                    ])?;
-                    waiting.push((item_seq, *ordering_key));
-                    item_seq += 1;
+    fn add_all(&mut self, events: &[NewEvent]) -> Result<(), rusqlite::Error> {
+        let ids: Vec<IdHash> = events.iter().map(|event| hash_id(&event.message_id)).collect();
+        let stored = self.store.dedup.find_all(&self.store.db.conn, &ids)?;
+        let is_suppressing = self.store.suppression().is_in_use()?;
+        for (index, event) in events.iter().enumerate() {
+            let redacted = match is_suppressing {
+                true => self.store.suppression().redact(event)?,
+                false => None,
+            };
+            match self.first_with_id(ids[index], stored[index])? {
+                None => {
+                    if redacted.is_some() {
+                        let seq = self.store.next_seq;
+                        self.store.dedup.add_to_table(&self.store.db.conn, &ids[index], seq)?;
+                    }
+                    self.insert(redacted.as_ref().unwrap_or(event))?;
                 }
-                self.next_seq = self.next_seq.max(item_seq);
-                self.counted.add(State::Pending.as_str(), "", 1);
-            }
-            Disposition::Skip(reason) | Disposition::Fail(reason) => {
-                let settled = match &event.disposition {
-                    Disposition::Skip(_) => Settled::Skipped(reason.clone()),
-                    _ => Settled::Failed(reason.clone()),
-                };
-                let state = settled.state();
-                self.cached(
-                    "INSERT INTO settled (seq, state, message_id, type, event, person, digest, file, place,
-                                          spooled_at, received_at, settled_at, attempts, code, reason)
-                     VALUES (?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
-                )?
-                .execute(params![
-                    seq,
-                    state.as_str(),
-                    common.0,
-                    common.1,
-                    common.2,
-                    common.3,
-                    &*event.file,
-                    event.place as i64,
-                    event.spooled_at.0,
-                    now.0,
-                    now.0,
-                    reason.code.as_str(),
-                    reason.text
-                ])?;
-                self.counted.add(state.as_str(), reason.code.as_str(), 1);
-                if self.keeps_body(&settled) {
-                    self.cached("INSERT INTO bodies (seq, state, since, body) VALUES (?, ?, ?, ?)")?
-                        .execute(params![seq, state.as_str(), now.0, event.body])?;
+                Some(first) if first.digest == event.digest => self.duplicates += 1,
+                Some(First { received_at: first_at, file: first_file, .. }) => {
+                    self.reused.push(ReusedId { index, first_at, first_file });
                 }
             }
         }
         Ok(())
     }
 
-    fn first_of(&self, seq: i64) -> Result<Option<(Digest, Timestamp, String)>, rusqlite::Error> {
-        self.cached(
-            "SELECT digest, received_at, file FROM pending WHERE seq = ?1
-             UNION ALL SELECT digest, received_at, file FROM pending WHERE event_seq = ?1
-             UNION ALL SELECT digest, received_at, file FROM settled WHERE seq = ?1
-             LIMIT 1",
-        )?
-        .query_row([seq], |r| Ok((Digest::from_bytes(r.get(0)?), Timestamp(r.get(1)?), r.get(2)?)))
-        .optional()
+    /// The earlier event of that id, which the index finds at `stored`; if there is none, the next event gets the id.
+    fn first_with_id(&mut self, id: IdHash, stored: Option<i64>) -> Result<Option<First>, rusqlite::Error> {
+        if let Some(seq) = stored {
+            let first = self.first_at(seq)?;
+            if first.is_some() {
+                return Ok(first);
+            }
+            // The id has outlived the row: a redacted row does not hold the id as it came, so expiry did not find it.
+            self.store.dedup.remove(&self.store.db.conn, &id, seq)?;
+        }
+        match self.store.dedup.add(id, self.store.next_seq) {
+            None => {
+                self.new_ids.push(id);
+                Ok(None)
+            }
+            // Two events of this append have the same id.
+            Some(seq) => self.first_at(seq)?.ok_or(rusqlite::Error::QueryReturnedNoRows).map(Some),
+        }
+    }
+
+    fn first_at(&self, seq: i64) -> Result<Option<First>, rusqlite::Error> {
+        self.store
+            .cached(
+                "SELECT digest, received_at, file FROM pending WHERE seq = ?1
+                 UNION ALL SELECT digest, received_at, file FROM pending WHERE event_seq = ?1
+                 UNION ALL SELECT digest, received_at, file FROM settled WHERE seq = ?1
+                 LIMIT 1",
+            )?
+            .query_row([seq], |r| {
+                Ok(First {
+                    digest: Digest::from_bytes(r.get(0)?),
+                    received_at: Timestamp(r.get(1)?),
+                    file: r.get(2)?,
+                })
+            })
+            .optional()
+    }
+
+    fn insert(&mut self, event: &NewEvent) -> Result<(), rusqlite::Error> {
+        match &event.disposition {
+            Disposition::Send(items) => self.insert_items(event, items),
+            Disposition::Skip(reason) => self.insert_settled(event, &Settled::Skipped(reason.clone())),
+            Disposition::Fail(reason) => self.insert_settled(event, &Settled::Failed(reason.clone())),
+        }
+    }
+
+    fn insert_items(&mut self, event: &NewEvent, items: &[NewItem]) -> Result<(), rusqlite::Error> {
+        let seq = self.store.next_seq;
+        let event_seq = (items.len() > 1).then_some(seq);
+        let mut item_seq = seq;
+        for item in items {
+            let event_items = EventItems { conn: &self.store.db.conn, seq };
+            let Some(Addressee { ordering_key, person }) = event_items.settle_unless_sent(item, self.now)?
+            else {
+                continue;
+            };
+            self.store
+                .cached(
+                    "INSERT INTO pending (seq, event_seq, ordering_key, mapping, message_id, type, event, person,
+                                          digest, file, place, spooled_at, received_at, body)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                )?
+                .execute(params![
+                    item_seq,
+                    event_seq,
+                    ordering_key.0,
+                    &*item.mapping,
+                    event.message_id.as_str(),
+                    &event.kind,
+                    &event.name,
+                    person,
+                    event.digest.to_bytes(),
+                    &*event.file,
+                    event.place as i64,
+                    event.spooled_at.0,
+                    self.now.0,
+                    event.body
+                ])?;
+            self.enqueued.items.push((item_seq, *ordering_key));
+            item_seq += 1;
+        }
+        self.store.next_seq = item_seq.max(seq + 1);
+        self.store.counters.add(State::Pending, "", 1);
+        Ok(())
+    }
+
+    fn insert_settled(&mut self, event: &NewEvent, settled: &Settled) -> Result<(), rusqlite::Error> {
+        let seq = self.store.next_seq;
+        self.store.next_seq += 1;
+        let state = settled.state();
+        let (code, text) = settled.code_and_text();
+        self.store
+            .cached(
+                "INSERT INTO settled (seq, state, message_id, type, event, person, digest, file, place,
+                                      spooled_at, received_at, settled_at, attempts, code, reason)
+                 VALUES (?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
+            )?
+            .execute(params![
+                seq,
+                state.as_str(),
+                event.message_id.as_str(),
+                &event.kind,
+                &event.name,
+                event.digest.to_bytes(),
+                &*event.file,
+                event.place as i64,
+                event.spooled_at.0,
+                self.now.0,
+                self.now.0,
+                code,
+                text
+            ])?;
+        self.store.counters.add(state, code, 1);
+        if self.store.retention.keeps_body(settled) {
+            self.store
+                .cached("INSERT INTO bodies (seq, state, settled_at, body) VALUES (?, ?, ?, ?)")?
+                .execute(params![seq, state.as_str(), self.now.0, event.body])?;
+        }
+        Ok(())
     }
 }

@@ -1,53 +1,68 @@
-//! What can go wrong with the outbox, each error with its object.
+//! The errors of the outbox, each with its object.
 
 use std::path::{Path, PathBuf};
 
 /// An error of the outbox.
 #[derive(Debug, thiserror::Error)]
 pub enum OutboxError {
-    /// Another agent owns it.
+    /// Another agent owns the outbox.
     #[error("the outbox {path} is held by another agent, pid {pid}: stop that one first")]
     Held {
         /// The database.
         path: PathBuf,
-        /// The holder.
+        /// The other agent.
         pid: i32,
     },
-    /// It is not there, and this caller does not create it.
+    /// No file exists, and this caller does not create it.
     #[error("there is no outbox at {path}: the agent creates it when it first runs")]
     Missing {
         /// The database.
         path: PathBuf,
     },
-    /// A later version of the agent has written it.
-    #[error("the outbox {path} has schema {found}, this agent knows {known}: install the newer agent again")]
+    /// A version of the agent from before the first release has written the database.
+    #[error(
+        "the outbox {path} has schema {found}, and this agent reads {first} and later: drain it with the version that \
+         made it, then move it away"
+    )]
+    OlderSchema {
+        /// The database.
+        path: PathBuf,
+        /// The schema's version in the file.
+        found: i64,
+        /// The oldest version that this agent can read.
+        first: i64,
+    },
+    /// A later version of the agent has written the database.
+    #[error(
+        "the outbox {path} has schema {found}, and this agent knows {newest}: install the newer agent again"
+    )]
     NewerSchema {
         /// The database.
         path: PathBuf,
         /// The schema's version in the file.
         found: i64,
-        /// The newest that this agent knows.
-        known: i64,
+        /// The newest version that this agent knows.
+        newest: i64,
     },
-    /// It is there and is no outbox, and too good to be moved out of the way.
+    /// The file is no outbox, and somebody may need it.
     #[error("{path} is {what}, not an outbox: set outbox.path to another file, or move that one away")]
     Foreign {
         /// The file.
         path: PathBuf,
-        /// What stands there.
+        /// The kind of file.
         what: &'static str,
     },
-    /// Its files were taken away while it was open.
-    #[error("the outbox {path} was {what} while it was open; {kept}")]
+    /// The files were removed or replaced while the outbox was open.
+    #[error("the outbox {path} was {what} while it was open; {saved}")]
     FilesReplaced {
         /// The database.
         path: PathBuf,
-        /// Removed, or replaced.
+        /// The change: removed, replaced, or parted.
         what: &'static str,
-        /// What has become of the events.
-        kept: String,
+        /// Where the content is now.
+        saved: String,
     },
-    /// Locks and shared memory cannot be trusted there.
+    /// Locks and shared memory are not reliable on that file system.
     #[error("the outbox {path} is on a network file system ({kind}): set outbox.path to a local disk")]
     NetworkFileSystem {
         /// The database.
@@ -58,7 +73,7 @@ pub enum OutboxError {
     /// The linked SQLite has a bug that can corrupt a WAL database.
     #[error("SQLite {found} can corrupt an outbox: 3.51.3 or later is needed")]
     OldSqlite {
-        /// Its version.
+        /// The version of the linked SQLite.
         found: &'static str,
     },
     /// The file system has no room; nothing has changed.
@@ -66,7 +81,7 @@ pub enum OutboxError {
     Full {
         /// The database.
         path: PathBuf,
-        /// What was being done.
+        /// The operation that failed.
         operation: &'static str,
     },
     /// The file system refuses writes; nothing has changed.
@@ -74,9 +89,9 @@ pub enum OutboxError {
     ReadOnly {
         /// The database.
         path: PathBuf,
-        /// What was being done.
+        /// The operation that failed.
         operation: &'static str,
-        /// What SQLite said.
+        /// The error of SQLite.
         text: String,
     },
     /// Permission is missing.
@@ -90,27 +105,27 @@ pub enum OutboxError {
     Io {
         /// The database.
         path: PathBuf,
-        /// What was being done.
+        /// The operation that failed.
         operation: &'static str,
-        /// What the system said.
+        /// The error of the system.
         text: String,
     },
-    /// A look through it has found what cannot be.
+    /// A check of the database has found damage.
     #[error("the outbox {path} is damaged: {text}")]
     Damaged {
         /// The database.
         path: PathBuf,
-        /// What was found.
+        /// The damage that was found.
         text: String,
     },
-    /// Anything else that SQLite reports.
+    /// Any other error of SQLite.
     #[error("cannot {operation} in the outbox {path}: {source}")]
     Sqlite {
         /// The database.
         path: PathBuf,
-        /// What was being done.
+        /// The operation that failed.
         operation: &'static str,
-        /// What SQLite said.
+        /// The error of SQLite.
         source: rusqlite::Error,
     },
     /// The thread that owns the connection has ended.
@@ -133,7 +148,7 @@ impl OutboxError {
         }
     }
 
-    /// The same for the operating system's errors.
+    /// Classifies an error of the operating system.
     pub(super) fn io(path: &Path, operation: &'static str, source: &std::io::Error) -> OutboxError {
         use std::io::ErrorKind::*;
         let path = path.to_owned();
@@ -145,7 +160,7 @@ impl OutboxError {
         }
     }
 
-    /// Whether the files do not hold what they must: a new start recovers what can be read.
+    /// Whether the files are damaged. Then the next start recovers what can be read.
     pub fn is_damage(&self) -> bool {
         use rusqlite::Error::{
             FromSqlConversionFailure, IntegralValueOutOfRange, InvalidColumnType, Utf8Error,
@@ -153,7 +168,7 @@ impl OutboxError {
         use rusqlite::ErrorCode::{DatabaseCorrupt, NotADatabase};
         match self {
             OutboxError::Damaged { .. } => true,
-            // SQLite hands out what stands in a sound page as it stands there.
+            // SQLite does not check the values in a page that is intact.
             OutboxError::Sqlite {
                 source:
                     Utf8Error(..)
@@ -169,12 +184,15 @@ impl OutboxError {
         }
     }
 
-    /// Whether the file is somebody else's, a newer agent's or another program's, and is left as it is.
+    /// Whether another version of the agent or another program has written the file, which is then left as it is.
     pub(super) fn is_not_ours(&self) -> bool {
-        matches!(self, OutboxError::NewerSchema { .. } | OutboxError::Foreign { .. })
+        matches!(
+            self,
+            OutboxError::OlderSchema { .. } | OutboxError::NewerSchema { .. } | OutboxError::Foreign { .. }
+        )
     }
 
-    /// What is wrong with the files, without their name.
+    /// The damage to the files, without their name.
     pub(super) fn damage(&self) -> String {
         match self {
             OutboxError::Damaged { text, .. } => text.clone(),
@@ -183,12 +201,12 @@ impl OutboxError {
         }
     }
 
-    /// Whether there was no room.
+    /// Whether the disk was full.
     pub fn is_full(&self) -> bool {
         matches!(self, OutboxError::Full { .. })
     }
 
-    /// Whether the same call can succeed later: there was no room, no right to write, or somebody else wrote.
+    /// Whether the same call can succeed later: the disk was full or read-only, or another process was writing.
     pub fn is_transient(&self) -> bool {
         match self {
             OutboxError::Full { .. } | OutboxError::ReadOnly { .. } => true,

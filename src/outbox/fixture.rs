@@ -1,17 +1,40 @@
-//! What the tests of the outbox and of those who read it begin with.
+//! Configuration and events for unit tests with an outbox.
 
-use super::{Addressee, NewEvent, NewItem};
+use super::store::Store;
+use super::{Addressee, NewEvent, NewItem, recovery};
 use crate::clock::Timestamp;
-use crate::config::{self, ConfigOptions, Environment, load};
+use crate::config::{ConfigOptions, Environment, load};
 use crate::event::{Digest, MessageId};
 use crate::item::{Disposition, OrderingKey};
 use std::path::Path;
 
-/// The settings of an outbox in that folder.
-pub(crate) fn settings(dir: &Path) -> config::OutboxConfig {
+/// The configuration of an outbox in that folder.
+pub(crate) fn config(dir: &Path) -> crate::config::OutboxConfig {
     let file = dir.join("config.toml");
     std::fs::write(&file, format!("outbox.path = \"{}/outbox.db\"", dir.display())).unwrap();
     load(&ConfigOptions { config: Some(file), user: false }, &Environment::default()).unwrap().outbox
+}
+
+/// Opens the store in that folder, and creates it if there is none.
+pub(super) fn store(dir: &Path) -> Store {
+    let config = config(dir);
+    if !config.path.exists() {
+        recovery::create_database(&config, |_| Ok(())).unwrap();
+    }
+    Store::open(&config).unwrap()
+}
+
+/// The steps in which SQLite runs a query, one a line.
+pub(super) fn query_plan(store: &Store, sql: &str) -> String {
+    let mut plan = store.db.conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let parameters = vec![rusqlite::types::Null; plan.parameter_count()];
+    let steps = plan.query_map(rusqlite::params_from_iter(parameters), |r| r.get::<_, String>(3)).unwrap();
+    steps.map(Result::unwrap).collect::<Vec<_>>().join("\n")
+}
+
+/// An event with the id `m-n` that is to be sent.
+pub(super) fn numbered_event(n: u32) -> NewEvent {
+    event(format!("m-{n}"), "{}".to_owned())
 }
 
 /// An event that is to be sent.
@@ -29,7 +52,7 @@ pub(crate) fn event(id: String, body: String) -> NewEvent {
     }
 }
 
-/// It is sent as this person's.
+/// The decision to send one item, about that person.
 pub(crate) fn to_send(ordering_key: OrderingKey, person: &str) -> Disposition<Vec<NewItem>> {
     Disposition::Send(vec![NewItem {
         mapping: "Track Calls".into(),

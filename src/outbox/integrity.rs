@@ -1,24 +1,22 @@
-//! Whether the pages of the database are what they must be. A damaged page is found when the agent starts, not on the
-//! day on which somebody needs it.
+//! The integrity check: a damaged page is found when the agent starts, not on the day on which its events are needed.
 
+use super::writer::Alarm;
 use super::{OutboxError, Reader};
-use rusqlite::Connection;
+use rusqlite::{Connection, InterruptHandle};
 use std::path::Path;
-use std::sync::Arc;
-use tokio::sync::watch;
 
-/// Looked through before anything else is done, in a tenth of a second: then what is recovered delays nobody. A larger
-/// database is looked through beside the work.
+/// A database up to this size is checked before anything else, in a tenth of a second: then its recovery delays nobody.
+/// A larger one is checked in the background.
 pub(super) const SMALL: u64 = 64 << 20;
 
-/// Looks through the whole database.
+/// Checks the whole database.
 ///
 /// # Errors
 /// [`OutboxError::Damaged`] with what was found; SQLite's errors.
 pub(super) fn check(conn: &Connection, path: &Path) -> Result<(), OutboxError> {
     let found: String = conn
         .query_row("PRAGMA quick_check(1)", [], |r| r.get(0))
-        .map_err(|e| OutboxError::sqlite(path, "look through it", e))?;
+        .map_err(|e| OutboxError::sqlite(path, "check the database", e))?;
     if found == "ok" {
         return Ok(());
     }
@@ -26,23 +24,20 @@ pub(super) fn check(conn: &Connection, path: &Path) -> Result<(), OutboxError> {
     Err(OutboxError::Damaged { path: path.to_owned(), text })
 }
 
-/// Looks through the database on a thread of its own, and raises the alarm if it is damaged. The look ends when the
-/// handle is interrupted.
-pub(super) fn check_in_background(
-    path: &Path,
-    alarm: watch::Sender<Option<Arc<OutboxError>>>,
-) -> Result<rusqlite::InterruptHandle, OutboxError> {
-    let reader = Reader::beside(path)?;
+/// Checks the database on a thread of its own, and raises the alarm if it is damaged. Interrupting the handle ends the
+/// check.
+pub(super) fn check_in_background(path: &Path, alarm: Alarm) -> Result<InterruptHandle, OutboxError> {
+    let reader = Reader::open_in_process(path)?;
     let handle = reader.connection().get_interrupt_handle();
     let path = path.to_owned();
-    let look = move || match check(reader.connection(), &path) {
-        Err(e) if e.is_damage() => drop(alarm.send_replace(Some(Arc::new(e)))),
-        Ok(()) => tracing::debug!("the outbox was looked through: it is sound"),
+    let work = move || match check(reader.connection(), &path) {
+        Err(e) if e.is_damage() => alarm.raise(e),
+        Ok(()) => tracing::debug!("the integrity check of the outbox found no damage"),
         Err(e) => tracing::debug!("{e}"),
     };
-    // Without a thread it is looked through at the next start.
-    if let Err(e) = std::thread::Builder::new().name("check".into()).spawn(look) {
-        tracing::debug!("the outbox is not looked through: {e}");
+    // Without a thread the database is checked at the next start.
+    if let Err(e) = std::thread::Builder::new().name("check".into()).spawn(work) {
+        tracing::debug!("the integrity of the outbox is not checked: {e}");
     }
     Ok(handle)
 }

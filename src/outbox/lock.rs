@@ -1,100 +1,89 @@
-//! One agent at a time owns an outbox: a lock beside the database, which names its holder.
+//! The lock by which one agent at a time owns an outbox.
 //!
-//! The lock is a POSIX record lock, because that kind alone tells others the holder's pid, and the kernel
-//! drops it with the process however that ends. It stands on a file of its own: closing any descriptor of
-//! the database itself would drop SQLite's locks in this process.
+//! The lock is a POSIX record lock: that kind alone tells others the holder's pid, and the kernel releases it with the
+//! process, however that ends. It stands on a file of its own, because closing any descriptor of the database would
+//! drop SQLite's locks in this process.
 //!
-//! The file also holds one byte: whether the write-ahead log has something in it that is nowhere else. A log that is
-//! missing or empty at the next start, against that byte, was lost, and SQLite would not say so.
+//! The file also holds one byte: whether the write-ahead log has commits that are not in the database. If the log is
+//! missing or empty at the next start although the byte says so, it was lost; SQLite would not notice.
 
-use super::{OutboxError, beside};
+use super::OutboxError;
+use super::files::{FILE_MODE, with_suffix};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// The right to write the outbox, held until it is dropped.
+/// The right to write the outbox, until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
 }
 
-/// What the holder before has left.
+/// The write-ahead log, as the previous holder of the lock has recorded it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Before {
-    /// There was none.
-    Nobody,
-    /// A log that may be empty.
-    EmptyLog,
-    /// A log with something in it.
-    Log,
+pub enum PreviousWal {
+    /// No holder came so far as to create an outbox.
+    None,
+    /// All commits were in the database.
+    Empty,
+    /// Some commits were in the log only.
+    InUse,
 }
 
 const EMPTY: &[u8] = b"0";
 const IN_USE: &[u8] = b"1";
 
 impl Lock {
-    /// Takes the lock. When this returns `Ok`, no other agent owns the outbox; and it says what the last one left.
+    /// Takes the lock. When this returns `Ok`, no other agent owns the outbox.
     ///
     /// # Errors
     /// [`OutboxError::Held`] with the holder's pid, at once; the system's errors for the lock file.
-    pub fn take(outbox: &Path) -> Result<(Lock, Before), OutboxError> {
+    pub fn take(outbox: &Path) -> Result<(Lock, PreviousWal), OutboxError> {
         let path = lock_path(outbox);
         let file = OpenOptions::new()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .mode(super::FILE_MODE)
+            .mode(FILE_MODE)
             .open(&path)
             .map_err(|e| OutboxError::io(&path, "take the lock", &e))?;
-        match fcntl(&file, FcntlArg::F_SETLK(&whole_file())) {
-            Ok(_) => {
-                let mut byte = [0];
-                let before = match file.read_at(&mut byte, 0) {
-                    // Nobody has come so far as to make an outbox.
-                    Ok(0) => Before::Nobody,
-                    Ok(1) if byte == IN_USE => Before::Log,
-                    _ => Before::EmptyLog,
-                };
-                Ok((Lock { file }, before))
-            }
-            Err(_) => {
-                Err(OutboxError::Held { path: outbox.to_owned(), pid: holder_of(&file).unwrap_or_default() })
-            }
+        if fcntl(&file, FcntlArg::F_SETLK(&write_lock(WHOLE_FILE))).is_err() {
+            let pid = holder_of(&file, WHOLE_FILE).unwrap_or_default();
+            return Err(OutboxError::Held { path: outbox.to_owned(), pid });
+        }
+        let mut byte = [0];
+        let previous = match file.read_at(&mut byte, 0) {
+            Ok(0) => PreviousWal::None,
+            Ok(1) if byte == IN_USE => PreviousWal::InUse,
+            _ => PreviousWal::Empty,
+        };
+        Ok((Lock { file }, previous))
+    }
+
+    /// Records whether the write-ahead log has commits that are not in the database. The record outlives the process,
+    /// and a power cut as files do. "In use" is recorded after a commit, "empty" once all commits are in the database
+    /// and before the log is emptied: a crash in between must not look like a loss.
+    pub fn record_wal(&self, is_in_use: bool) {
+        // Without the record a lost log goes unnoticed, as with SQLite itself.
+        if let Err(e) = self.file.write_at(if is_in_use { IN_USE } else { EMPTY }, 0) {
+            tracing::debug!("the state of the write-ahead log cannot be recorded: {e}");
         }
     }
 }
 
-impl Lock {
-    /// Says whether the log has something in it that is nowhere else. It outlives the process, and a power cut as
-    /// files do. To be said after something is put there, and, once all of it stands in the database, before it is emptied:
-    /// a crash between the two must not look like a loss.
-    pub fn mark_log(&self, in_use: bool) {
-        // Without it a lost log goes unnoticed, as with SQLite itself.
-        if let Err(e) = self.file.write_at(if in_use { IN_USE } else { EMPTY }, 0) {
-            tracing::debug!("the state of the log cannot be noted: {e}");
-        }
-    }
-}
-
-/// The pid of the agent that owns the outbox, asked without taking the lock.
+/// The pid of the agent that owns the outbox, found without taking the lock.
 pub fn holder(outbox: &Path) -> Option<i32> {
-    holder_of(&File::open(lock_path(&real_path(outbox))).ok()?)
-}
-
-fn holder_of(file: &File) -> Option<i32> {
-    let mut probe = whole_file();
-    fcntl(file, FcntlArg::F_GETLK(&mut probe)).ok()?;
-    (i32::from(probe.l_type) != libc::F_UNLCK).then_some(probe.l_pid)
+    holder_of(&File::open(lock_path(&real_path(outbox))).ok()?, WHOLE_FILE)
 }
 
 fn lock_path(outbox: &Path) -> PathBuf {
-    beside(outbox, ".lock")
+    with_suffix(outbox, ".lock")
 }
 
-/// The outbox's own name, whatever links lead to it: two names must not make two locks.
+/// The outbox's path without links: two names of one file must not make two locks.
 pub fn real_path(outbox: &Path) -> PathBuf {
     let target = std::fs::read_link(outbox).map_or_else(
         |_| outbox.to_owned(),
@@ -105,12 +94,24 @@ pub fn real_path(outbox: &Path) -> PathBuf {
     outbox.canonicalize().ok().or_else(in_real_folder).unwrap_or(target)
 }
 
-fn whole_file() -> libc::flock {
+/// The first byte of a lock and the number of bytes; 0 bytes: to the end of the file.
+type ByteRange = (libc::off_t, libc::off_t);
+
+const WHOLE_FILE: ByteRange = (0, 0);
+
+/// The pid of a process that holds a lock on these bytes of the file.
+pub(super) fn holder_of(file: &File, range: ByteRange) -> Option<i32> {
+    let mut probe = write_lock(range);
+    fcntl(file, FcntlArg::F_GETLK(&mut probe)).ok()?;
+    (i32::from(probe.l_type) != libc::F_UNLCK).then_some(probe.l_pid)
+}
+
+fn write_lock((start, len): ByteRange) -> libc::flock {
     libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
-        l_start: 0,
-        l_len: 0,
+        l_start: start,
+        l_len: len,
         l_pid: 0,
     }
 }

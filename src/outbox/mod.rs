@@ -3,34 +3,35 @@
 //! ```text
 //!   intake ──append──▶ ┌────────┐                        ┌────────┐ ──gather──▶ sender
 //!                      │ Writer │──▶ outbox.db (WAL) ──▶ │ Reader │
-//!   sender ─settle──▶ └────────┘   one connection       └────────┘ ──list, show──▶ commands
-//!                                   that writes
+//!   sender ──settle──▶ └────────┘     one connection     └────────┘ ──list, show──▶ commands
+//!                                      that writes
 //! ```
 //!
-//! One thread owns the connection that writes. It takes all that has queued up while the last commit was on
-//! its way to the disk, commits once, then answers everybody: so a call that has returned `Ok` is durable,
-//! and the load decides how large a commit is. All SQL stands in this module.
+//! One thread owns the connection that writes ([`Writer`]): a call that has returned `Ok` is durable. All SQL stands in
+//! this module.
 //!
-//! A commit under load only appends: what belongs at random places is brought there later, many rows at once and in
-//! order. Until then deliveries are noted in the order in which they come (`acks`), and new ids are read from their
-//! events (`ids`).
+//! A commit under load only appends. Rows and index entries that belong at random places are written later, many at once
+//! and in order: deliveries are appended to a log first (`ack_log`), and new ids are read from their events until they
+//! are indexed (`dedup`).
 
 mod ack_log;
 mod ack_map;
 mod admin;
 mod append;
-mod erase;
+mod counters;
+mod database;
+mod dedup;
 mod error;
+mod event_queries;
+mod expiry;
 mod files;
 #[cfg(test)]
 pub(crate) mod fixture;
-mod ids;
-mod incident;
 mod integrity;
 mod items;
-mod listing;
 mod lock;
-mod person;
+mod maintenance;
+mod meta;
 mod queue_reader;
 mod reader;
 mod recovery;
@@ -39,134 +40,113 @@ mod reserve;
 mod retention;
 mod row;
 mod schema;
-mod settle;
+mod spool_progress;
 mod stats;
 mod store;
-#[cfg(test)]
-mod tests;
-mod wal_readers;
+mod subject_search;
+mod suppression;
+mod transitions;
+mod wal_keeper;
 mod writer;
 mod writer_thread;
 
-pub use admin::{Admin, Retained};
-pub use append::{Appended, Reused, Waiting};
-pub use erase::EventReference;
+pub use admin::Admin;
+pub use append::{Appended, Enqueued, ReusedId};
+pub use counters::Counts;
 pub use error::OutboxError;
-pub use files::Progress;
-pub use listing::{Attempt, Detail, Filter, Listed, Listing};
+pub use event_queries::{Attempt, Detail, EventFilter, EventPage, EventQueries, Listed, Retained};
 pub use lock::holder;
 pub use queue_reader::{Gathered, QueueReader};
-pub use reader::{Counts, Reader};
-pub use row::{Addressee, NewEvent, NewItem, PendingItem, State};
-pub use settle::Settled;
+pub use reader::Reader;
+pub use row::{Addressee, NewEvent, NewItem, PendingItem, Settled, State};
+pub use spool_progress::FileProgress;
 pub use stats::{OutboxStats, Throughput};
-pub use writer::{Answer, Settlement, Writer};
+pub use subject_search::EventReference;
+pub use writer::{PendingCommit, Settlement, Writer};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use crate::status::Incident;
-use lock::{Before, Lock};
+use lock::{Lock, PreviousWal};
 use recovery::Inspection;
 use reserve::ReserveFile;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 use store::Store;
-
-/// Readable for the group, writable for the owner; SQLite gives its -wal and -shm files the same mode.
-pub const FILE_MODE: u32 = 0o640;
-
-/// What the outbox needs of the configuration.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    path: PathBuf,
-    keep_delivered: Duration,
-    keep_bodies: Duration,
-    keep_skipped: Duration,
-    keep_failed: Duration,
-}
-
-impl From<&config::OutboxConfig> for Settings {
-    fn from(c: &config::OutboxConfig) -> Settings {
-        Settings {
-            path: c.path.clone(),
-            keep_delivered: c.keep_delivered,
-            keep_bodies: c.keep_bodies,
-            keep_skipped: c.keep_skipped,
-            keep_failed: c.keep_failed,
-        }
-    }
-}
 
 /// An outbox that is open and owned by this process.
 pub struct Outbox {
     /// The handle through which everything is changed.
     pub writer: Writer,
-    /// How far the files of the spool had been taken when the outbox was opened.
-    pub progress: Vec<Progress>,
+    /// The progress of the files of the spool when the outbox was opened.
+    pub progress: Vec<FileProgress>,
     path: PathBuf,
     clock: Clock,
     thread: std::thread::JoinHandle<()>,
-    check: Option<rusqlite::InterruptHandle>,
+    background_check: Option<rusqlite::InterruptHandle>,
     _lock: Arc<Lock>,
 }
 
 impl Outbox {
-    /// Opens the outbox and starts its writer; makes the file and its folder if they are not there, and recovers what
-    /// can be read of a damaged one. When this returns `Ok`, this process alone writes it.
+    /// Opens the outbox and starts its writer. Creates the file and its folder if they are missing, and recovers what
+    /// can be read of a damaged file. When this returns `Ok`, this process alone writes it.
     ///
     /// # Errors
-    /// Held by another agent, a newer schema, another program's file, a network file system, an old SQLite, and the
-    /// system's errors.
+    /// Held by another agent, an older or a newer schema, another program's file, a network file system, an old SQLite,
+    /// and the system's errors.
     pub fn open(config: &config::OutboxConfig, clock: Clock) -> Result<Outbox, OutboxError> {
         refuse_old_sqlite()?;
-        let mut settings = Settings::from(config);
-        if let Some(folder) = settings.path.parent() {
+        if let Some(folder) = config.path.parent() {
             DirBuilder::new()
                 .recursive(true)
                 .mode(0o750)
                 .create(folder)
-                .map_err(|e| OutboxError::io(folder, "make the folder", &e))?;
-            refuse_network(folder, &settings.path)?;
+                .map_err(|e| OutboxError::io(folder, "create the folder", &e))?;
+            refuse_network(folder, &config.path)?;
         }
-        settings.path = lock::real_path(&settings.path);
-        let path = settings.path.clone();
-        let (lock, before) = Lock::take(&path)?;
+        let config = config::OutboxConfig { path: lock::real_path(&config.path), ..config.clone() };
+        let path = config.path.clone();
+        let (lock, previous) = Lock::take(&path)?;
         let lock = Arc::new(lock);
-        let mut reserve = ReserveFile::beside(&path);
-        let mut store = match open_store(&settings, &lock, before, clock.now()) {
-            // Even to open takes room.
-            Err(e) if e.is_full() && reserve.release() => open_store(&settings, &lock, before, clock.now())?,
+        let mut reserve = ReserveFile::of(&path);
+        let mut store = match open_or_recover(&config, &lock, previous, clock.now()) {
+            // Opening takes room, too.
+            Err(e) if e.is_full() && reserve.release() => {
+                open_or_recover(&config, &lock, previous, clock.now())?
+            }
             opened => opened?,
         };
-        reserve.make();
+        reserve.create();
         if reserve.missing() > 0 {
-            // Nothing is to be sent that could not be marked.
-            store.transaction(|store| store.set_meta(store::OPENED, clock.now().0))?;
+            // Proves that the outbox can be written: nothing may be sent whose delivery cannot be recorded.
+            store.transaction(|store| meta::set(&store.db.conn, meta::OPENED, clock.now().0))?;
         }
-        let progress = store.progress()?;
-        let is_small = store.size()?.0 <= integrity::SMALL;
+        let progress = FileProgress::load_all(&store.db.conn)
+            .map_err(|e| store.db.error("read how far the spool is ingested", e))?;
+        let is_small = store.db.size()?.bytes <= integrity::SMALL;
         let (writer, thread) = writer_thread::start(store, lock.clone(), reserve, clock.clone())?;
-        let check =
-            if is_small { None } else { Some(integrity::check_in_background(&path, writer.alarm_bell())?) };
-        Ok(Outbox { writer, progress, path, clock, thread, check, _lock: lock })
+        let background_check = match is_small {
+            true => None,
+            false => Some(integrity::check_in_background(&path, writer.alarm_sender())?),
+        };
+        Ok(Outbox { writer, progress, path, clock, thread, background_check, _lock: lock })
     }
 
-    /// Notes that the outbox is damaged, if that is what the error says: the next [`Outbox::open`] recovers what can be
-    /// read.
-    pub fn mark_corrupt(&self, why: &OutboxError) {
-        if why.is_damage()
-            && let Err(e) = recovery::begin(&self.path, &why.damage(), self.clock.now())
+    /// Records that the outbox is damaged, if that is what the error says: the next [`Outbox::open`] recovers what can
+    /// be read.
+    pub fn mark_corrupt(&self, error: &OutboxError) {
+        if error.is_damage()
+            && let Err(e) = recovery::begin(&self.path, &error.damage(), self.clock.now())
         {
             tracing::error!("{e}");
         }
     }
 
-    /// Commits what is queued, empties the write-ahead log and lets the outbox go. Blocks for that long.
+    /// Commits what is queued, empties the write-ahead log and closes the database. Blocks for that long.
     pub fn close(self) {
-        if let Some(check) = self.check {
+        if let Some(check) = self.background_check {
             check.interrupt();
         }
         self.writer.stop();
@@ -175,49 +155,49 @@ impl Outbox {
     }
 }
 
-/// Opens what is there, makes what is not, and recovers what is damaged.
-fn open_store(
-    settings: &Settings,
+/// Opens the database, creates a missing one, and recovers a damaged one.
+fn open_or_recover(
+    config: &config::OutboxConfig,
     lock: &Lock,
-    before: Before,
+    previous: PreviousWal,
     now: Timestamp,
 ) -> Result<Store, OutboxError> {
-    let path = &settings.path;
-    // A recovery has told what became of the log.
-    let before = if recovery::go_on(path, settings, lock)? { Before::EmptyLog } else { before };
+    let path = &config.path;
+    // A recovery has reported what became of the log.
+    let previous = if recovery::resume(config, lock)? { PreviousWal::Empty } else { previous };
     let mut incident = None;
     match recovery::inspect(path)? {
         Inspection::Database => {}
-        Inspection::WithoutLog if before == Before::Log => {
+        Inspection::WithoutWal if previous == PreviousWal::InUse => {
             incident = Some(
                 "its write-ahead log was empty or gone when the agent started: unless another program has copied it \
                  into the database, what was committed only there is lost",
             );
         }
-        Inspection::WithoutLog => {}
+        Inspection::WithoutWal => {}
         Inspection::Damaged(why) => recovery::begin(path, why, now)?,
         Inspection::Nothing => {
-            recovery::make(path, settings, |_| Ok(()))?;
-            if before != Before::Nobody {
+            recovery::create_database(config, |_| Ok(()))?;
+            if previous != PreviousWal::None {
                 incident = Some("the outbox that was here is gone, and this is a new one");
             }
         }
     }
-    recovery::go_on(path, settings, lock)?;
-    let mut store = match open_sound(settings) {
+    recovery::resume(config, lock)?;
+    let mut store = match open_checked(config) {
         Err(e) if e.is_damage() => {
             recovery::begin(path, &e.damage(), now)?;
-            recovery::go_on(path, settings, lock)?;
+            recovery::resume(config, lock)?;
             incident = None;
-            open_sound(settings)?
+            open_checked(config)?
         }
         opened => opened?,
     };
     if let Some(text) = incident {
         tracing::warn!("{}: {text}", path.display());
         let incident = Incident { at: now, text: text.to_owned(), files: None };
-        match store.transaction(|store| store.set_incident(&incident)) {
-            // On a full disk the log alone tells of it.
+        match store.transaction(|store| meta::set_incident(&store.db.conn, &incident)) {
+            // On a full disk only the log has the incident.
             Err(e) if !e.is_transient() => return Err(e),
             _ => {}
         }
@@ -225,23 +205,16 @@ fn open_store(
     Ok(store)
 }
 
-/// Opens the database; a small one is looked through first.
-fn open_sound(settings: &Settings) -> Result<Store, OutboxError> {
-    let store = Store::open(settings)?;
-    if store.size()?.0 <= integrity::SMALL {
-        integrity::check(&store.conn, &store.path)?;
+/// Opens the database, and checks the integrity of a small one.
+fn open_checked(config: &config::OutboxConfig) -> Result<Store, OutboxError> {
+    let store = Store::open(config)?;
+    if store.db.size()?.bytes <= integrity::SMALL {
+        integrity::check(&store.db.conn, &store.db.path)?;
     }
     Ok(store)
 }
 
-/// A file beside the database, named after it.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
-
-/// SQLite before 3.51.3 can corrupt a WAL database when a checkpoint races with a writer's restart.
+/// SQLite before 3.51.3 can corrupt a WAL database when a checkpoint races with a restart of the log by a writer.
 fn refuse_old_sqlite() -> Result<(), OutboxError> {
     if rusqlite::version_number() < 3_051_003 {
         return Err(OutboxError::OldSqlite { found: rusqlite::version() });
@@ -274,3 +247,6 @@ fn refuse_network(folder: &Path, path: &Path) -> Result<(), OutboxError> {
     let _ = (folder, path);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,4 @@
-//! What the sender reads: whose events wait, and what they say.
+//! The sender's view of the queue: which items wait, and their events.
 
 use super::ack_log::each_ack;
 use super::{OutboxError, OutboxStats, PendingItem, Reader};
@@ -10,51 +10,51 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Kibibytes: the upper pages of a million events take two thirds of it. Each event is then one page to be read, wherever
-/// it stands.
+/// In kibibytes. The upper pages of a million events take two thirds of it; each event is then one page to be read,
+/// wherever it stands.
 const CACHE: i64 = 3_072;
-/// How long requests are gathered from one view. The first look at another, after a commit, reads the upper pages again;
-/// and while one is open, what was committed after it stays in the write-ahead log.
-const VIEW: Duration = Duration::from_millis(10);
+/// Time for which batches are read from one snapshot. The first read in a new snapshot, after a commit, reads the upper
+/// pages again; while a snapshot is open, later commits stay in the write-ahead log.
+const SNAPSHOT_AGE: Duration = Duration::from_millis(10);
 
-/// The pending events. The events of many requests are read in one view of the outbox: what is put back by hand, or
-/// stored, after it began is not in it, so [`QueueReader::release`] is for whoever hears of that.
+/// Reads the pending items. The events of many batches are read in one snapshot of the outbox. Items that are requeued
+/// or stored after the snapshot began are not in it: whoever learns of them calls [`QueueReader::release`].
 #[derive(Debug)]
 pub struct QueueReader {
     reader: Reader,
     stats: Arc<OutboxStats>,
-    view: Option<Snapshot>,
+    snapshot: Option<Snapshot>,
 }
 
-/// A transaction that reads.
+/// An open transaction that reads.
 #[derive(Debug, Clone, Copy)]
 struct Snapshot {
     until: Mono,
-    /// [`OutboxStats::external_commits`] before it began.
+    /// [`OutboxStats::external_commits`] before the transaction began.
     read_version: u64,
 }
 
-/// What was read for a request.
+/// The result of reading a batch.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Gathered {
-    /// Those that are not there any more.
+    /// Items that are not pending any more.
     pub gone: Vec<i64>,
-    /// [`OutboxStats::external_commits`] as it was before they were read.
+    /// [`OutboxStats::external_commits`] before the items were read.
     pub read_version: u64,
 }
 
 impl QueueReader {
-    /// The pending events, as that connection reads them.
+    /// Reads through that connection.
     ///
     /// # Errors
     /// SQLite's.
     pub fn new(reader: Reader, stats: Arc<OutboxStats>) -> Result<QueueReader, OutboxError> {
         let set = reader.connection().pragma_update(None, "cache_size", -CACHE);
-        set.map_err(|e| reader.error("set its cache", e))?;
-        Ok(QueueReader { reader, stats, view: None })
+        set.map_err(|e| reader.error("set the cache size", e))?;
+        Ok(QueueReader { reader, stats, snapshot: None })
     }
 
-    /// Up to `limit` rows of pending events after `after`, in the order of the spool: whose they are. Those of
+    /// The numbers and ordering keys of up to `limit` pending items after `after`, in the order of the spool. Items in
     /// [`QueueReader::acked`] are among them.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl QueueReader {
         read().map_err(|e| self.reader.error("look for pending events", e))
     }
 
-    /// Events that are delivered, and whose rows may still stand among the pending.
+    /// Events that are delivered and whose rows may still stand in `pending`.
     ///
     /// # Errors
     /// SQLite's.
@@ -85,7 +85,7 @@ impl QueueReader {
         Ok(acked)
     }
 
-    /// Reads those of these pending items that are still there, in turn, until `each` says that it is enough.
+    /// Reads these items in turn, as far as they are still pending, until `each` returns `false`.
     ///
     /// # Errors
     /// SQLite's.
@@ -95,7 +95,7 @@ impl QueueReader {
         now: Mono,
         mut each: impl FnMut(&PendingItem<'_>) -> bool,
     ) -> Result<Gathered, OutboxError> {
-        let view = self.view(now)?;
+        let snapshot = self.snapshot(now)?;
         let mut read = || {
             let mut statement = self.reader.connection().prepare_cached(
                 "SELECT seq, event_seq IS NULL, mapping, message_id, spooled_at, body FROM pending WHERE seq = ?",
@@ -110,38 +110,38 @@ impl QueueReader {
             }
             Ok(gone)
         };
-        let gone = read().map_err(|e| self.reader.error("gather a person's events", e))?;
-        if self.stats.log_is_long() {
+        let gone = read().map_err(|e| self.reader.error("read pending events", e))?;
+        if self.stats.wal_is_long() {
             self.release()?;
         }
-        Ok(Gathered { gone, read_version: view.read_version })
+        Ok(Gathered { gone, read_version: snapshot.read_version })
     }
 
-    /// The view that is open, or one that begins now.
-    fn view(&mut self, now: Mono) -> Result<Snapshot, OutboxError> {
+    /// The open snapshot, or one that begins now.
+    fn snapshot(&mut self, now: Mono) -> Result<Snapshot, OutboxError> {
         let read_version = self.stats.external_commits();
-        if self.view.is_some_and(|view| view.until <= now || view.read_version != read_version) {
+        if self.snapshot.is_some_and(|open| open.until <= now || open.read_version != read_version) {
             self.release()?;
         }
-        if let Some(view) = self.view {
-            return Ok(view);
+        if let Some(open) = self.snapshot {
+            return Ok(open);
         }
         let begun = self.reader.connection().execute_batch("BEGIN");
         begun.map_err(|e| self.reader.error("begin to read", e))?;
-        Ok(*self.view.insert(Snapshot { until: now + VIEW, read_version }))
+        Ok(*self.snapshot.insert(Snapshot { until: now + SNAPSHOT_AGE, read_version }))
     }
 
-    /// When the view that is open is to be let go of.
+    /// When the open snapshot is to be released.
     pub fn held_until(&self) -> Option<Mono> {
-        self.view.map(|view| view.until)
+        self.snapshot.map(|open| open.until)
     }
 
-    /// Ends the view, if one is open: the next is of all that is committed by then.
+    /// Ends the snapshot, if one is open. The next one has all that is committed by then.
     ///
     /// # Errors
     /// SQLite's.
     pub fn release(&mut self) -> Result<(), OutboxError> {
-        if self.view.take().is_some() {
+        if self.snapshot.take().is_some() {
             let ended = self.reader.connection().execute_batch("COMMIT");
             ended.map_err(|e| self.reader.error("end reading", e))?;
         }

@@ -1,24 +1,25 @@
-//! What a row of the outbox can be, and what it can become. Pure.
+//! The rows of the outbox: the states of an event and the legal changes between them, and what is written and read.
 
 use crate::clock::Timestamp;
 use crate::event::{Digest, MessageId};
 use crate::item::{Disposition, OrderingKey};
+use crate::reason::Reason;
 use serde::Serialize;
 use std::sync::Arc;
 
-/// The state of an event; the names are part of the interface.
+/// The state of an event. The names are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
-    /// Waits, in order, for as long as it takes.
+    /// The event waits, in order, for as long as it takes.
     Pending,
-    /// The receiver has accepted it.
+    /// The receiver has accepted the event.
     Delivered,
-    /// No mapping wants it, or the rules say that there is nothing to send.
+    /// No mapping takes the event, or the rules say that there is nothing to send.
     Skipped,
-    /// No request can be made of it, or the receiver refused this very event.
+    /// No request can be made of the event, or the receiver refused this very event.
     Failed,
-    /// Given up by hand.
+    /// A person has dropped the event for good.
     Discarded,
 }
 
@@ -43,8 +44,8 @@ impl State {
         State::ALL.into_iter().find(|s| s.as_str() == name)
     }
 
-    /// Whether an event may go from this state to that one: every legal arrow stands here, and the schema
-    /// holds the same by keeping `pending` apart from the rest.
+    /// Whether an event may go from this state to the next. Every legal change stands here; the schema enforces the
+    /// same by keeping `pending` apart from `settled`.
     pub fn may_become(self, next: State) -> bool {
         use State::*;
         match (self, next) {
@@ -52,35 +53,69 @@ impl State {
             (Pending, Delivered | Skipped | Failed | Discarded) => true,
             // `retry`, while the body is kept
             (Delivered | Skipped | Failed, Pending) => true,
-            // `discard` of what will not be retried
+            // `discard` of an event that will not be retried
             (Skipped | Failed, Discarded) => true,
             _ => false,
         }
     }
 }
 
-/// What one mapping makes of an event of which there is something to send.
+/// How a pending event or item was settled. A [`Disposition`] is decided beforehand and may be to send; this is the
+/// end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settled {
+    /// The receiver accepted it.
+    Delivered,
+    /// Nothing was to be sent.
+    Skipped(Reason),
+    /// No request can be made of it, or the receiver refused it.
+    Failed(Reason),
+    /// A person has dropped it for good.
+    Discarded,
+}
+
+impl Settled {
+    /// The state of an event that is settled like this.
+    pub fn state(&self) -> State {
+        match self {
+            Settled::Delivered => State::Delivered,
+            Settled::Skipped(_) => State::Skipped,
+            Settled::Failed(_) => State::Failed,
+            Settled::Discarded => State::Discarded,
+        }
+    }
+
+    /// The reason's code and text, both empty where there is no reason.
+    pub(super) fn code_and_text(&self) -> (&'static str, &str) {
+        match self {
+            Settled::Skipped(reason) | Settled::Failed(reason) => (reason.code.as_str(), &reason.text),
+            Settled::Delivered | Settled::Discarded => ("", ""),
+        }
+    }
+}
+
+/// The item that one mapping makes of an event that is to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewItem {
     /// The mapping's name.
     pub mapping: Arc<str>,
-    /// What is to become of the item.
+    /// Whether the item is to be sent, and about whom.
     pub disposition: Disposition<Addressee>,
 }
 
-/// Whose an item is that is to be sent.
+/// Whom an item that is to be sent is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Addressee {
     /// Items of one ordering key are sent in order, one request at a time.
     pub ordering_key: OrderingKey,
-    /// As people know them: an email, a profile id, a domain.
+    /// The name by which people know the addressee: an email, a profile id, a domain.
     pub person: String,
 }
 
 /// An event on its way into the outbox.
 #[derive(Debug, Clone)]
 pub struct NewEvent {
-    /// Unique among all that the outbox remembers.
+    /// Unique among all events of which the outbox still has the id.
     pub message_id: MessageId,
     /// Tells a duplicate from another event under the same id.
     pub digest: Digest,
@@ -88,7 +123,7 @@ pub struct NewEvent {
     pub kind: Option<String>,
     /// The `event` of a track.
     pub name: Option<String>,
-    /// The spool file that it came in.
+    /// The spool file that the event came in.
     pub file: Arc<str>,
     /// The line of an NDJSON file or the index in an array, from 1; 0 for a file that is one event.
     pub place: u64,
@@ -96,20 +131,20 @@ pub struct NewEvent {
     pub spooled_at: Timestamp,
     /// The event's text as it came.
     pub body: String,
-    /// What is to become of it.
+    /// Whether the event is to be sent, as which items.
     pub disposition: Disposition<Vec<NewItem>>,
 }
 
 /// A pending item as the sender reads it: what one mapping makes of an event.
 #[derive(Debug, Clone)]
 pub struct PendingItem<'a> {
-    /// Its place in the order of the spool.
+    /// The item's place in the order of the spool.
     pub seq: i64,
-    /// Whether it is all that is made of its event.
+    /// Whether the item is all that is made of its event.
     pub is_alone: bool,
-    /// The mapping that makes it; empty: the first that takes the event.
+    /// The mapping that makes the item; empty: the first that takes the event.
     pub mapping: &'a str,
-    /// Unique among all that the outbox remembers.
+    /// The event's id.
     pub message_id: MessageId,
     /// The file's modification time: the event's timestamp where it has none.
     pub spooled_at: Timestamp,
@@ -122,14 +157,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_state_has_a_name_of_its_own() {
+    fn every_state_has_its_own_name() {
         assert_eq!(State::ALL.map(State::as_str), ["pending", "delivered", "skipped", "failed", "discarded"]);
         assert_eq!(State::ALL.map(|state| State::parse(state.as_str())), State::ALL.map(Some));
         assert_eq!(State::parse("Pending"), None);
     }
 
     #[test]
-    fn a_settled_event_moves_only_by_hand_and_a_discarded_one_never() {
+    fn only_a_person_changes_a_settled_event_and_nobody_a_discarded_one() {
         use State::*;
         let legal: Vec<(State, State)> = State::ALL
             .into_iter()

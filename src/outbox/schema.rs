@@ -1,94 +1,181 @@
-//! The schema and its versions: an append-only list of migrations, counted by `user_version`.
+//! The schema and its version, which stands as `user_version` in the header of the file.
+//!
+//! Migrations are an append-only list of SQL texts, applied in one transaction. That is little enough to need no crate;
+//! rusqlite_migration lags behind the releases of rusqlite. An agent that finds a newer schema than its own refuses it,
+//! so there are no ways back.
 
 use super::OutboxError;
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::Path;
 
-/// Each entry takes the schema from its index to the next version. Entries are never changed, only added.
-const MIGRATIONS: &[&str] = &[
-    include_str!("schema.sql"),
-    // CRC-32 of the text of a file that is taken; NULL for a document, and for what an older agent took.
-    "ALTER TABLE spool_files ADD COLUMN sum INTEGER;",
-    include_str!("items.sql"),
-    include_str!("moved.sql"),
-    include_str!("known.sql"),
-];
+/// The schema as version [`FIRST`] has it.
+const SCHEMA: &str = include_str!("schema.sql");
 
-/// The version that this agent writes.
-const KNOWN: i64 = MIGRATIONS.len() as i64;
+/// The oldest version that this agent can read. Earlier ones were never released.
+const FIRST: i64 = 6;
 
-/// Marks the file as an outbox for `file(1)` and for a reader that was handed the wrong database: "Koal".
+/// Entry `n` takes the schema from version `FIRST + n` to the next. Entries are never changed, only added.
+const MIGRATIONS: &[&str] = &[];
+
+/// Marks the file as an outbox for `file(1)`, and for a reader that was given the wrong database: "Koal".
 const APPLICATION_ID: i64 = 0x4b6f_616c;
 
-/// Brings the schema up to date in one transaction: after a crash it is the old one or the new one.
+/// Creates the schema in an empty database, or brings an older one up to date, in one transaction: a crash leaves the
+/// old schema or the new one.
 ///
 /// # Errors
-/// [`OutboxError::NewerSchema`] when a later agent has written it, [`OutboxError::Foreign`] when another program has;
-/// the file is left as it is.
+/// [`OutboxError::OlderSchema`], [`OutboxError::NewerSchema`] or [`OutboxError::Foreign`]: the file is left as it is.
 pub(super) fn migrate(conn: &mut Connection, path: &Path) -> Result<(), OutboxError> {
+    migrate_by(MIGRATIONS, conn, path)
+}
+
+fn migrate_by(migrations: &[&str], conn: &mut Connection, path: &Path) -> Result<(), OutboxError> {
     let sql = |e| OutboxError::sqlite(path, "migrate the schema", e);
-    let found = version_of(conn, path)?;
-    if found == KNOWN {
+    let newest = newest_of(migrations);
+    let found = read_version(newest, conn, path)?;
+    if found == Some(newest) {
         return Ok(());
     }
     let tx = conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(sql)?;
-    for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+    if found.is_none() {
+        tx.execute_batch(SCHEMA).map_err(sql)?;
+    }
+    let applied = usize::try_from(found.unwrap_or(FIRST) - FIRST).unwrap_or(0);
+    for migration in &migrations[applied..] {
         tx.execute_batch(migration).map_err(sql)?;
     }
     tx.pragma_update(None, "application_id", APPLICATION_ID).map_err(sql)?;
-    tx.pragma_update(None, "user_version", KNOWN).map_err(sql)?;
+    tx.pragma_update(None, "user_version", newest).map_err(sql)?;
     tx.commit().map_err(sql)
 }
 
-/// The version of the schema in a database that is this agent's to read; 0: there is none yet.
+/// Refuses a database that this agent may not read.
 ///
 /// # Errors
-/// [`OutboxError::NewerSchema`], [`OutboxError::Foreign`], and SQLite's.
-pub(super) fn version_of(conn: &Connection, path: &Path) -> Result<i64, OutboxError> {
+/// As [`migrate`].
+pub(super) fn check(conn: &Connection, path: &Path) -> Result<(), OutboxError> {
+    read_version(newest_of(MIGRATIONS), conn, path).map(drop)
+}
+
+/// Refuses a file that this agent may not read, by two numbers of its header.
+///
+/// # Errors
+/// As [`migrate`].
+pub(super) fn check_header(path: &Path, application_id: i64, user_version: i64) -> Result<(), OutboxError> {
+    check_numbers(newest_of(MIGRATIONS), path, application_id, user_version)
+}
+
+fn newest_of(migrations: &[&str]) -> i64 {
+    FIRST + migrations.len() as i64
+}
+
+/// The version of the schema; `None`: the database is empty.
+fn read_version(newest: i64, conn: &Connection, path: &Path) -> Result<Option<i64>, OutboxError> {
     let sql = |e| OutboxError::sqlite(path, "open the database", e);
     let number = |query: &str| conn.query_row(query, [], |r| r.get::<_, i64>(0)).map_err(sql);
-    let found = number("PRAGMA user_version")?;
-    if number("SELECT count(*) FROM sqlite_schema")? > 0 {
-        check_owner(path, number("PRAGMA application_id")?, found)?;
+    if number("SELECT count(*) FROM sqlite_schema")? == 0 {
+        return Ok(None);
     }
-    Ok(found)
+    let user_version = number("PRAGMA user_version")?;
+    check_numbers(newest, path, number("PRAGMA application_id")?, user_version)?;
+    Ok(Some(user_version))
 }
 
-/// The condition on a pending row that it is an item of the event `?1`. Before the third version there is no such column,
-/// and an outbox is looked at before an agent has brought it up to date.
-pub(super) fn of_event(version: i64) -> &'static str {
-    if version < 3 { "seq = ?1" } else { "event_seq = ?1" }
-}
-
-/// The condition on a pending row that it is not delivered. Before the fourth version a row moved with its delivery.
-pub(super) fn waits(version: i64) -> &'static str {
-    if version < 4 { "true" } else { "seq NOT IN (SELECT seq FROM acked)" }
-}
-
-/// Where the event of the messageId `?2` is found, whose id is `?1`. Before the fourth version there was one place.
-pub(super) fn seq_of(version: i64) -> &'static str {
-    match version {
-        ..4 => "SELECT seq FROM ids WHERE id = ?1 AND ?2 <> ''",
-        4 => {
-            "SELECT seq FROM ids WHERE id = ?1 UNION ALL SELECT seq FROM new_ids WHERE id = ?1 AND ?2 <> '' LIMIT 1"
-        }
-        _ => {
-            "SELECT seq FROM recent_ids WHERE id = ?1 UNION ALL SELECT seq FROM ids WHERE id = ?1
-             UNION ALL SELECT seq FROM unindexed WHERE message_id = ?2 LIMIT 1"
-        }
-    }
-}
-
-/// Whether the file is an outbox that this agent knows, by two numbers of its header.
-///
-/// # Errors
-/// [`OutboxError::NewerSchema`], [`OutboxError::Foreign`].
-pub(super) fn check_owner(path: &Path, application_id: i64, user_version: i64) -> Result<(), OutboxError> {
+fn check_numbers(
+    newest: i64,
+    path: &Path,
+    application_id: i64,
+    user_version: i64,
+) -> Result<(), OutboxError> {
+    let path = path.to_owned();
     if application_id != APPLICATION_ID {
-        return Err(OutboxError::Foreign { path: path.to_owned(), what: "another program's database" });
+        return Err(OutboxError::Foreign { path, what: "another program's database" });
     }
-    if user_version > KNOWN {
-        return Err(OutboxError::NewerSchema { path: path.to_owned(), found: user_version, known: KNOWN });
+    if user_version < FIRST {
+        return Err(OutboxError::OlderSchema { path, found: user_version, first: FIRST });
+    }
+    if user_version > newest {
+        return Err(OutboxError::NewerSchema { path, found: user_version, newest });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    const ADDITIONS: &[&str] =
+        &["ALTER TABLE attempts ADD COLUMN status INTEGER", "CREATE INDEX attempts_by_time ON attempts (at)"];
+
+    fn database(dir: &Path) -> (Connection, PathBuf) {
+        let path = dir.join("outbox.db");
+        (Connection::open(&path).unwrap(), path)
+    }
+
+    fn version(conn: &Connection) -> i64 {
+        conn.query_row("PRAGMA user_version", [], |r| r.get(0)).unwrap()
+    }
+
+    fn schema(conn: &Connection) -> Vec<(String, Option<String>)> {
+        let mut rows = conn.prepare("SELECT name, sql FROM sqlite_schema ORDER BY name").unwrap();
+        rows.query_map([], |r| Ok((r.get(0)?, r.get(1)?))).unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn a_new_database_and_a_migrated_one_have_the_same_schema() {
+        let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (mut migrated, path) = database(old.path());
+        for (applied, newest) in [(0, 6), (1, 7), (2, 8), (2, 8)] {
+            migrate_by(&ADDITIONS[..applied], &mut migrated, &path).unwrap();
+            assert_eq!(version(&migrated), newest);
+        }
+        let (mut created, path) = database(new.path());
+        migrate_by(ADDITIONS, &mut created, &path).unwrap();
+        assert_eq!((version(&created), schema(&created)), (8, schema(&migrated)));
+    }
+
+    #[test]
+    fn a_migration_that_fails_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut conn, path) = database(dir.path());
+        migrate(&mut conn, &path).unwrap();
+        let before = (version(&conn), schema(&conn));
+        let fails = [ADDITIONS[0], "DROP TABLE nothing"];
+        assert!(migrate_by(&fails, &mut conn, &path).is_err());
+        assert_eq!((version(&conn), schema(&conn)), before);
+    }
+
+    #[test]
+    fn an_older_schema_and_a_newer_one_are_refused_and_left_as_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut conn, path) = database(dir.path());
+        migrate(&mut conn, &path).unwrap();
+        for version in [0, 1, 5, 7, 99] {
+            conn.pragma_update(None, "user_version", version).unwrap();
+            let before = std::fs::read(&path).unwrap();
+            let refusals = [
+                migrate(&mut conn, &path),
+                check(&conn, &path),
+                check_header(&path, APPLICATION_ID, version),
+            ];
+            for refusal in refusals {
+                let error = refusal.unwrap_err();
+                assert!(error.is_not_ours());
+                let text = error.to_string();
+                let fix = if version < 6 { "drain it with the version that made it" } else { "install" };
+                let names = [path.to_str().unwrap(), &format!("schema {version}"), fix];
+                assert!(names.iter().all(|name| text.contains(name)), "{text}");
+            }
+            assert_eq!(std::fs::read(&path).unwrap(), before);
+        }
+    }
+
+    #[test]
+    fn another_programs_database_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut conn, path) = database(dir.path());
+        conn.execute_batch("CREATE TABLE invoices (n INTEGER); PRAGMA user_version = 6").unwrap();
+        assert!(matches!(migrate(&mut conn, &path), Err(OutboxError::Foreign { .. })));
+    }
 }

@@ -1,7 +1,7 @@
-//! What the outbox stores where, and when it moves it: the tests that look at its tables.
+//! Tests that look at the tables of the outbox: where it stores events, and when compaction moves them.
 
-use super::fixture::{event, settings};
-use super::{Admin, Filter, NewEvent, Outbox, QueueReader, Reader, Settled, Settlement, State};
+use super::fixture::{config, event};
+use super::{Admin, EventFilter, NewEvent, Outbox, QueueReader, Reader, Settled, Settlement, State};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
 use std::path::Path;
@@ -14,14 +14,14 @@ const SOON: Duration = Duration::from_secs(60);
 /// The folder of an outbox that this process may open.
 struct Home {
     folder: tempfile::TempDir,
-    settings: config::OutboxConfig,
+    config: config::OutboxConfig,
 }
 
 impl Home {
     fn new() -> Home {
         let folder = tempfile::tempdir().unwrap();
-        let settings = settings(folder.path());
-        Home { folder, settings }
+        let config = config(folder.path());
+        Home { folder, config }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -29,7 +29,7 @@ impl Home {
     }
 
     fn open(&self) -> Outbox {
-        Outbox::open(&self.settings, Clock::system()).unwrap()
+        Outbox::open(&self.config, Clock::system()).unwrap()
     }
 
     /// The outbox with the events a, b, c and d, pending under these numbers.
@@ -41,7 +41,7 @@ impl Home {
     }
 
     fn reader(&self) -> Reader {
-        Reader::open(&self.settings.path).unwrap()
+        Reader::open(&self.config.path).unwrap()
     }
 
     fn queue(&self, outbox: &Outbox) -> QueueReader {
@@ -49,23 +49,23 @@ impl Home {
     }
 
     fn discard(&self, id: &str) {
-        let discarded = Admin::open(&self.settings).unwrap().discard(id, Timestamp(0)).unwrap();
+        let discarded = Admin::open(&self.config).unwrap().discard(id, Timestamp(0)).unwrap();
         assert_eq!(discarded, Some(true));
     }
 
     fn seq(&self, id: &str) -> i64 {
-        self.reader().show(id).unwrap().unwrap().row.seq
+        self.reader().events().show(id).unwrap().unwrap().row.seq
     }
 
     /// Every event with the first letter of its state, in the order of their ids.
     fn states(&self) -> String {
-        let mut rows = self.reader().list(&Filter::default(), 10).unwrap().rows;
+        let mut rows = self.reader().events().list(&EventFilter::default(), 10).unwrap().rows;
         rows.sort_by(|a, b| a.message_id.cmp(&b.message_id));
         let states = rows.iter().map(|row| format!("{}:{}", row.message_id, &row.state[..1]));
         states.collect::<Vec<_>>().join(" ")
     }
 
-    /// How many events are pending and how many delivered, by the counters.
+    /// The numbers of pending and of delivered events, by the counters.
     fn counted(&self) -> (u64, u64) {
         let counts = self.reader().counts().unwrap();
         (counts.of(State::Pending), counts.of(State::Delivered))
@@ -73,7 +73,7 @@ impl Home {
 
     /// The number of rows of a table or a view.
     fn rows(&self, table: &str) -> i64 {
-        let conn = rusqlite::Connection::open(&self.settings.path).unwrap();
+        let conn = rusqlite::Connection::open(&self.config.path).unwrap();
         conn.query_row(&format!("SELECT count(*) FROM {table}"), [], |r| r.get(0)).unwrap()
     }
 }
@@ -135,7 +135,7 @@ fn a_delivery_is_visible_and_durable_at_once_while_older_events_are_pending() {
     let home = Home::new();
     let (outbox, [a, b, _, d]) = home.open_with_four();
     deliver(&outbox, &[d, b]);
-    let delivered = home.reader().show("b").unwrap().unwrap().row;
+    let delivered = home.reader().events().show("b").unwrap().unwrap().row;
     assert_eq!((delivered.state.as_str(), delivered.attempts), ("delivered", 1));
     assert!(delivered.settled_at.is_some());
     assert_eq!((home.states().as_str(), home.counted()), ("a:p b:d c:p d:d", (2, 2)));

@@ -1,10 +1,9 @@
 //! The handle to the thread that writes.
 
 use super::append::Appended;
-use super::files::Progress;
-use super::settle::Settled;
-use super::stats::OutboxStats;
-use super::{NewEvent, OutboxError, Settings};
+use super::row::{NewEvent, Settled};
+use super::spool_progress::FileProgress;
+use super::{OutboxError, OutboxStats};
 use crate::clock::Timestamp;
 use crate::config;
 use crate::reason::Reason;
@@ -16,60 +15,79 @@ use tokio::sync::{oneshot, watch};
 /// The handle to the writer. Clones speak to the same thread.
 #[derive(Debug, Clone)]
 pub struct Writer {
-    commands: Sender<Command>,
+    commands: Sender<WriterCommand>,
     stats: Arc<OutboxStats>,
     retry_requests: watch::Receiver<i64>,
     alarm: Alarm,
     retry_after_deadline: Option<Timestamp>,
 }
 
-/// Why the outbox can be used no longer, once that is so.
-pub type Alarm = watch::Sender<Option<Arc<OutboxError>>>;
+/// Raised once the outbox can be used no longer; nothing is committed from then on.
+#[derive(Debug, Clone)]
+pub(super) struct Alarm(watch::Sender<Option<Arc<OutboxError>>>);
+
+impl Alarm {
+    pub(super) fn new() -> Alarm {
+        Alarm(watch::Sender::new(None))
+    }
+
+    pub(super) fn raise(&self, error: impl Into<Arc<OutboxError>>) {
+        self.0.send_replace(Some(error.into()));
+    }
+
+    pub(super) fn is_raised(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    /// Why the alarm is raised.
+    pub(super) fn error(&self) -> Option<Arc<OutboxError>> {
+        self.0.borrow().clone()
+    }
+}
 
 type Reply<T> = oneshot::Sender<Result<T, Arc<OutboxError>>>;
 
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum WriterCommand {
     Append {
         events: Arc<Vec<NewEvent>>,
-        progress: Vec<Progress>,
+        progress: Vec<FileProgress>,
         reply: Reply<Appended>,
     },
     Settle {
         settlement: Settlement,
         reply: Reply<()>,
     },
-    /// Done with the next commit; it is worth none of its own.
+    /// Waits for the next commit.
     Forget(Vec<FileIdentity>),
     RetryAfterDeadline(Option<Timestamp>),
-    Settings(Settings),
-    /// Another process may have committed something.
-    Look,
+    Configure(config::OutboxConfig),
+    CheckForCommits,
     Stop,
 }
 
-impl Command {
-    /// Whether it is worth no commit of its own yet.
+impl WriterCommand {
+    /// Whether the command is worth no commit of its own yet.
     pub(super) fn may_wait(&self) -> bool {
         match self {
-            Command::Settle { settlement, .. } => settlement.may_wait,
-            Command::Forget(_) => true,
+            WriterCommand::Settle { settlement, .. } => settlement.may_wait,
+            WriterCommand::Forget(_) => true,
             _ => false,
         }
     }
 }
 
-/// What has become of pending events.
+/// The consequences of the receiver's answers for pending items.
 #[derive(Debug, Clone, Default)]
 pub struct Settlement {
-    /// Those that are settled, and how.
+    /// Items that are settled, and how.
     pub rows: Vec<(i64, Settled)>,
-    /// Those that were answered otherwise, and wait on.
+    /// Items that stay pending, and the answer they got.
     pub attempts: Vec<(Vec<i64>, Reason)>,
-    /// [`OutboxStats::external_commits`] as it was before those that are delivered were read, if each was all that is made of its event;
-    /// then none needs to be looked at again.
+    /// [`OutboxStats::external_commits`] before the delivered items were read, if each was alone of its event: if it
+    /// has not changed, they need not be read again.
     pub read_version: Option<u64>,
-    /// Nothing is kept up by it: a few milliseconds later will do, in one commit with others.
+    /// No caller waits for this settlement; it may be delayed a few milliseconds to share a commit.
     pub may_wait: bool,
 }
 
@@ -79,15 +97,15 @@ impl From<Vec<(i64, Settled)>> for Settlement {
     }
 }
 
-/// What a call of the writer comes to; awaited by the sender, waited for by the intake's thread.
+/// A commit that has not been answered yet. The sender awaits it; the intake's thread blocks on it.
 #[derive(Debug)]
-pub struct Answer<T>(oneshot::Receiver<Result<T, Arc<OutboxError>>>);
+pub struct PendingCommit<T>(oneshot::Receiver<Result<T, Arc<OutboxError>>>);
 
-impl<T> Answer<T> {
+impl<T> PendingCommit<T> {
     /// Waits without blocking the thread.
     ///
     /// # Errors
-    /// Those of the transaction; [`OutboxError::Closed`] when the writer has ended.
+    /// The errors of the transaction; [`OutboxError::Closed`] when the writer has ended.
     pub async fn wait(self) -> Result<T, Arc<OutboxError>> {
         self.0.await.unwrap_or_else(|_| Err(Arc::new(OutboxError::Closed)))
     }
@@ -95,7 +113,7 @@ impl<T> Answer<T> {
     /// Blocks the thread; not to be called on a thread that runs tasks.
     ///
     /// # Errors
-    /// As [`Answer::wait`].
+    /// As [`PendingCommit::wait`].
     pub fn block(self) -> Result<T, Arc<OutboxError>> {
         self.0.blocking_recv().unwrap_or_else(|_| Err(Arc::new(OutboxError::Closed)))
     }
@@ -103,7 +121,7 @@ impl<T> Answer<T> {
 
 impl Writer {
     pub(super) fn new(
-        commands: Sender<Command>,
+        commands: Sender<WriterCommand>,
         stats: Arc<OutboxStats>,
         retry_requests: watch::Receiver<i64>,
         alarm: Alarm,
@@ -112,74 +130,77 @@ impl Writer {
         Writer { commands, stats, retry_requests, alarm, retry_after_deadline }
     }
 
-    /// Adds events and notes how far their files are taken, all or nothing. When the answer is
+    /// Adds events and stores how far their files are ingested, all or nothing. When the result is
     /// [`Appended::Stored`], both are on the disk.
-    pub fn append(&self, events: impl Into<Arc<Vec<NewEvent>>>, progress: Vec<Progress>) -> Answer<Appended> {
+    pub fn append(
+        &self,
+        events: impl Into<Arc<Vec<NewEvent>>>,
+        progress: Vec<FileProgress>,
+    ) -> PendingCommit<Appended> {
         let (reply, answer) = oneshot::channel();
-        self.tell(Command::Append { events: events.into(), progress, reply });
-        Answer(answer)
+        self.send(WriterCommand::Append { events: events.into(), progress, reply });
+        PendingCommit(answer)
     }
 
-    /// Settles pending events and notes answers other than acceptance. When the answer is `Ok`, it is on the disk.
-    pub fn settle(&self, settlement: impl Into<Settlement>) -> Answer<()> {
+    /// Settles pending items and records answers other than acceptance. When the result is `Ok`, it is on the disk.
+    pub fn settle(&self, settlement: impl Into<Settlement>) -> PendingCommit<()> {
         let (reply, answer) = oneshot::channel();
-        self.tell(Command::Settle { settlement: settlement.into(), reply });
-        Answer(answer)
+        self.send(WriterCommand::Settle { settlement: settlement.into(), reply });
+        PendingCommit(answer)
     }
 
-    /// Forgets how far files were taken that are gone from the spool. If that is lost in a crash, the entries
-    /// are found without their files at the next start.
+    /// Deletes the progress of files that are gone from the spool. If that is lost in a crash, the next start finds the
+    /// entries without their files.
     pub fn forget(&self, files: Vec<FileIdentity>) {
-        self.tell(Command::Forget(files));
+        self.send(WriterCommand::Forget(files));
     }
 
-    /// Keeps the receiver's own wish not to be asked again before a moment: the only wait that outlives a
-    /// restart.
+    /// Stores until when the receiver asked for no requests: the only wait that outlives a restart.
     pub fn set_retry_after_deadline(&self, at: Option<Timestamp>) {
-        self.tell(Command::RetryAfterDeadline(at));
+        self.send(WriterCommand::RetryAfterDeadline(at));
     }
 
-    /// That wish, as it stood when the outbox was opened.
+    /// The stored deadline as of the opening of the outbox.
     pub fn retry_after_deadline(&self) -> Option<Timestamp> {
         self.retry_after_deadline
     }
 
-    /// Looks at once for what other processes have committed. The writer comes round at least once after this.
-    pub fn look(&self) {
-        self.tell(Command::Look);
+    /// Checks for commits of other processes in a moment. The writer's loop makes at least one round after this.
+    pub fn check_for_commits(&self) {
+        self.send(WriterCommand::CheckForCommits);
     }
 
-    /// Takes over changed settings; the path stays as it is.
+    /// Takes over changed settings, except the path.
     pub fn reconfigure(&self, config: &config::OutboxConfig) {
-        self.tell(Command::Settings(Settings::from(config)));
+        self.send(WriterCommand::Configure(config.clone()));
     }
 
-    /// Figures about the database.
+    /// Figures about the outbox.
     pub fn stats(&self) -> Arc<OutboxStats> {
         self.stats.clone()
     }
 
-    /// Changes when a command has put events back among the pending.
+    /// A number that changes when a command has requeued events, or asks for another attempt.
     pub fn retry_requests(&self) -> watch::Receiver<i64> {
         self.retry_requests.clone()
     }
 
-    /// Tells when the outbox can be used no longer: its files are gone or damaged, or the device fails. Nothing is
+    /// Set once the outbox can be used no longer, because its files are gone or damaged or the device fails. Nothing is
     /// committed from then on.
     pub fn alarm(&self) -> watch::Receiver<Option<Arc<OutboxError>>> {
-        self.alarm.subscribe()
+        self.alarm.0.subscribe()
     }
 
-    pub(super) fn alarm_bell(&self) -> Alarm {
+    pub(super) fn alarm_sender(&self) -> Alarm {
         self.alarm.clone()
     }
 
     pub(super) fn stop(&self) {
-        self.tell(Command::Stop);
+        self.send(WriterCommand::Stop);
     }
 
-    /// A writer that has ended drops the reply, and the caller learns it there.
-    fn tell(&self, command: Command) {
+    /// If the writer has ended, the command is dropped with its reply, and the caller learns it from that.
+    fn send(&self, command: WriterCommand) {
         let _ = self.commands.send(command);
     }
 }

@@ -11,12 +11,12 @@ use std::time::Duration;
 const SOON: Duration = Duration::from_secs(50);
 
 #[test]
-fn an_event_in_the_spool_is_delivered_once_and_its_file_goes() {
+fn an_event_in_the_spool_is_delivered_once_and_its_file_is_removed() {
     let mut agent = TestAgent::in_process(Faults::default());
     agent.start();
     agent.drop_track("m-1", "ana@acme.dev");
     agent.until_held(1);
-    agent.until_status("it is marked", |status| status.outbox.delivered == 1);
+    agent.until_status("it is acknowledged", |status| status.outbox.delivered == 1);
     agent.until("the file is gone", |agent| names_in(&agent.spool()) == [".removing", "rejected"]);
     agent.stop();
     agent.start();

@@ -39,7 +39,7 @@ fn mapped(export: &str) -> Vec<Value> {
 }
 
 #[test]
-fn an_export_of_segments_api_runs_as_it_is() {
+fn an_export_of_segments_api_is_used_unchanged() {
     let at = "2026-01-02T03:04:05Z";
     let wanted = [
         json!([{"email": "ana@acme.dev", "traits": {"plan": "pro"}, "ip": "203.0.113.7", "events": [{
@@ -70,7 +70,7 @@ fn an_export_of_segments_api_runs_as_it_is() {
 }
 
 #[test]
-fn the_plain_list_and_the_names_in_segments_own_code_say_the_same() {
+fn a_plain_list_and_the_names_of_segments_code_mean_the_same() {
     let export: Value = serde_json::from_str(EXPORT).unwrap();
     let list = export["data"]["subscriptions"].clone();
     let same = mapped(EXPORT);
@@ -89,7 +89,7 @@ fn the_plain_list_and_the_names_in_segments_own_code_say_the_same() {
 }
 
 #[test]
-fn an_export_that_cannot_be_followed_is_refused_with_its_place() {
+fn an_error_in_an_export_is_reported_with_its_mapping() {
     for (from, to, said) in [
         (
             "\"$.properties.payer['e-mail']\"",

@@ -1,7 +1,7 @@
 //! The whole agent, as those see it who use it: the files of the spool, the commands and their exit codes, the SQL views,
 //! and what a receiver is sent. It runs in the test's process or as the real program, whichever shows the fact sooner.
 //!
-//! What it survives is in `tests/faults`; what needs no agent is in `tests/library`.
+//! Faults that the agent survives are in `tests/faults`; facts that need no agent are in `tests/library`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "test code")]
 
@@ -13,7 +13,6 @@ mod docs;
 mod erase;
 mod export;
 mod mappings;
-mod migration;
 mod outbox;
 mod spool;
 mod vectors;

@@ -43,7 +43,7 @@ fn command(agent: &TestAgent, arguments: &[&str]) {
 
 /// The state of an event, and the reason in words.
 fn state(agent: &TestAgent, id: &str) -> (String, String) {
-    let shown = Reader::open(&agent.outbox()).unwrap().show(id).unwrap();
+    let shown = Reader::open(&agent.outbox()).unwrap().events().show(id).unwrap();
     shown.map(|detail| (detail.row.state, detail.row.reason.unwrap_or_default())).unwrap_or_default()
 }
 
@@ -55,7 +55,7 @@ fn with(mappings: &str, faults: Faults) -> TestAgent {
 }
 
 #[test]
-fn each_mapping_makes_its_item_and_the_event_is_delivered_with_the_last() {
+fn an_event_is_delivered_with_the_last_of_its_items() {
     let mut agent = with(THREE, Faults::default());
     agent.drop_file(
         "1.ndjson",
@@ -72,7 +72,7 @@ fn each_mapping_makes_its_item_and_the_event_is_delivered_with_the_last() {
     assert_eq!(held(&agent.receiver), once(ids));
 }
 
-/// One of three items is refused; the control is another person's event.
+/// An agent with an event of which one of three items was refused; another person's event was the canary.
 fn refused_in_part() -> TestAgent {
     let mut agent = with(THREE, Faults { poison: Some("m-1-lead".into()), ..Faults::default() });
     agent.drop_file("1.json", track("m-1", "ana@acme.dev"));
@@ -86,7 +86,7 @@ fn refused_in_part() -> TestAgent {
 }
 
 #[test]
-fn an_event_fails_with_one_item_and_a_retry_sends_that_alone() {
+fn an_event_fails_with_one_item_and_a_retry_sends_only_that() {
     let mut agent = refused_in_part();
     let (state, reason) = state(&agent, "m-1");
     assert_eq!(state, "failed");
@@ -102,7 +102,7 @@ fn an_event_fails_with_one_item_and_a_retry_sends_that_alone() {
 }
 
 #[test]
-fn an_event_delivered_in_part_can_be_given_up() {
+fn a_partly_delivered_event_can_be_discarded() {
     let mut agent = refused_in_part();
     agent.receiver.set_faults(Faults { poison: Some("-lead".into()), ..Faults::default() });
     // Failed, and while one of its items still waits.
@@ -139,7 +139,7 @@ account_id = { "@path" = "$.context.groupId" }
 "#;
 
 #[test]
-fn accounts_have_requests_of_their_own() {
+fn accounts_are_sent_in_their_own_requests() {
     let mut agent = with(ACCOUNTS, Faults::default());
     let events = [
         r#"{"type":"group","messageId":"g-1","groupId":"g-7","traits":{"website":"https://www.Acme.dev/x","plan":"pro"}}"#,
@@ -227,7 +227,7 @@ fn a_crash_between_two_items_loses_and_repeats_nothing() {
     let mut agent = program(THREE, Faults { poison: Some("-lead".into()), ..Faults::default() });
     agent.start();
     agent.drop_file("1.json", track("m-1", "ana@acme.dev"));
-    agent.until("two items are marked", |agent| {
+    agent.until("two items are acknowledged", |agent| {
         agent.outbox().exists() && agent.receiver.stats().held == 2 && settled_items(agent).len() == 2
     });
     agent.kill();
@@ -239,7 +239,7 @@ fn a_crash_between_two_items_loses_and_repeats_nothing() {
 }
 
 #[test]
-fn crashes_at_any_moment_lose_no_item_and_repeat_none_that_was_marked() {
+fn crashes_at_any_moment_lose_no_item_and_repeat_none_that_was_acknowledged() {
     const EVENTS: usize = 200;
     let mut agent = program(THREE, Faults { latency_ms: 5, ..Faults::default() });
     let lines: Vec<_> =
@@ -262,15 +262,15 @@ fn crashes_at_any_moment_lose_no_item_and_repeat_none_that_was_marked() {
     agent.until("all are delivered", |agent| count(agent, "delivered") == EVENTS as i64);
     let held = held(&agent.receiver);
     assert_eq!(held.len(), EVENTS * 3);
-    assert!(marked.len() > 100, "{} were marked before a kill", marked.len());
+    assert!(marked.len() > 100, "{} were acknowledged before a kill", marked.len());
     for (id, repeats) in marked {
-        assert_eq!(held[&id], repeats, "{id} was sent again after it was marked");
+        assert_eq!(held[&id], repeats, "{id} was sent again after it was acknowledged");
     }
     agent.stop();
 }
 
 #[test]
-fn items_of_a_mapping_that_is_renamed_or_removed_while_they_wait_are_skipped() {
+fn pending_items_of_a_renamed_or_removed_mapping_are_skipped() {
     let mut agent = program(THREE, Faults { offline: true, ..Faults::default() });
     agent.start();
     agent.drop_file("1.json", track("m-1", "ana@acme.dev"));

@@ -1,13 +1,13 @@
-//! What the commands see of the outbox.
+//! The outbox as the commands read it.
 
 use crate::common::events::new_event;
 use crate::common::setup::Setup;
 use koala_agent::outbox::State;
 
 #[test]
-fn a_person_is_a_hash_once_the_body_is_gone_and_not_before() {
+fn the_person_becomes_a_hash_when_the_body_is_erased() {
     let setup = Setup::with_events();
-    let person = |id| setup.reader().show(id).unwrap().unwrap().row.person.unwrap();
+    let person = |id| setup.reader().events().show(id).unwrap().unwrap().row.person.unwrap();
     assert!(["delivered", "discarded"].map(person).iter().all(|person| person.starts_with("hash:")));
     assert_eq!(["waiting", "refused"].map(person), ["ana@acme.dev", "bob@acme.dev"]);
 }
@@ -22,7 +22,7 @@ fn the_counters_follow_a_retry() {
 }
 
 #[test]
-fn what_the_producer_kept_from_koala_is_erased_at_once_and_any_other_skipped_body_is_kept() {
+fn the_body_of_an_event_turned_off_is_erased_at_once_and_other_skipped_bodies_are_kept() {
     let setup = Setup::new();
     let outbox = setup.open_outbox();
     let off = r#"{"type":"track","event":"E","email":"ana@acme.dev","integrations":{"All":false}}"#;
@@ -32,6 +32,6 @@ fn what_the_producer_kept_from_koala_is_erased_at_once_and_any_other_skipped_bod
     ];
     outbox.writer.append(events, vec![]).block().unwrap();
     outbox.close();
-    let body = |id| setup.reader().show(id).unwrap().unwrap().body;
+    let body = |id| setup.reader().events().show(id).unwrap().unwrap().body;
     assert_eq!((body("off"), body("nobody").is_some()), (None, true));
 }

@@ -1,4 +1,4 @@
-//! The spool's promises, in one process: what is taken, what is set aside and why, and nothing twice or lost.
+//! The spool's promises, in one process: what is taken, what is rejected and why, and nothing twice or lost.
 
 use crate::common::agent::TestAgent;
 use crate::common::events::{gzip, track};
@@ -21,12 +21,12 @@ fn lines(events: impl IntoIterator<Item = String>) -> String {
     events.into_iter().map(|e| e + "\n").collect()
 }
 
-/// Code, line and column of what is set aside.
+/// Code, line and column of what is rejected.
 type Place = (String, u64, u64);
 
 type Reasons = Vec<(&'static str, Place)>;
 
-/// What is in `rejected/`, by name.
+/// The files in `rejected/` by name, each with its reason.
 fn rejected(agent: &TestAgent) -> BTreeMap<String, Place> {
     let folder = agent.spool().join("rejected");
     let files = names_in(&folder).into_iter().filter(|n| !n.ends_with(".why") && !n.starts_with('.'));
@@ -61,7 +61,7 @@ fn until_taken(agent: &mut TestAgent) {
 }
 
 #[test]
-fn every_form_is_taken_packed_or_not() {
+fn every_format_is_ingested_compressed_or_not() {
     let mut agent = started(&[]);
     let event = |id: &str| track(id, "ana@acme.dev");
     let forms = |n: u32| {
@@ -91,7 +91,7 @@ fn every_form_is_taken_packed_or_not() {
 }
 
 #[test]
-fn what_is_whole_of_files_that_were_there_before_the_agent_is_taken_at_once() {
+fn complete_parts_of_files_from_before_the_start_are_ingested_at_once() {
     let mut agent = TestAgent::on_manual_clock(Faults::default());
     agent.set("spool.settle = \"1h\"");
     let event = |id: &str| track(id, "ana@acme.dev");
@@ -119,7 +119,7 @@ fn what_is_whole_of_files_that_were_there_before_the_agent_is_taken_at_once() {
 }
 
 #[test]
-fn what_cannot_be_taken_is_set_aside_with_line_and_column() {
+fn bad_input_is_rejected_with_line_and_column() {
     let mut agent = started(&["spool.max_file_bytes = \"100KiB\"", "spool.incomplete_after = \"300ms\""]);
     let good = |id: &str| track(id, "ana@acme.dev");
     let code = |code: &str, line, column| (code.to_owned(), line, column);
@@ -178,7 +178,7 @@ fn what_cannot_be_taken_is_set_aside_with_line_and_column() {
 }
 
 #[test]
-fn what_grows_whole_after_it_was_set_aside_is_taken_once() {
+fn a_rejected_file_that_becomes_complete_is_ingested_once() {
     let mut agent = started(&["spool.incomplete_after = \"200ms\""]);
     // Written in two parts, so that the lines of the first can be read before the second is there.
     let (first, second) = (gzip(lines([nameless("1"), nameless("2")])), gzip(lines([nameless("3")])));
@@ -187,7 +187,7 @@ fn what_grows_whole_after_it_was_set_aside_is_taken_once() {
     events.write_all(&first).unwrap();
     events.write_all(&second[..12]).unwrap();
     one.write_all(&nameless("4").as_bytes()[..30]).unwrap();
-    agent.until("both are set aside", |agent| rejected(agent).len() == 2);
+    agent.until("both are rejected", |agent| rejected(agent).len() == 2);
     agent.until_held(2);
     events.write_all(&second[12..]).unwrap();
     one.write_all(&nameless("4").as_bytes()[30..]).unwrap();
@@ -200,7 +200,7 @@ fn what_grows_whole_after_it_was_set_aside_is_taken_once() {
 }
 
 #[test]
-fn a_file_that_a_crash_left_half_removed_keeps_its_ids_when_its_name_is_used_again() {
+fn a_half_removed_file_keeps_its_ids_when_its_name_is_used_again() {
     let mut agent = started(&[]);
     let day = lines([nameless("1"), nameless("2"), nameless("3")]);
     let (first, rest) = day.split_at(day.len() - 20);
@@ -219,7 +219,7 @@ fn a_file_that_a_crash_left_half_removed_keeps_its_ids_when_its_name_is_used_aga
 }
 
 #[test]
-fn a_file_renamed_over_a_bad_one_is_read_and_not_blamed() {
+fn a_file_renamed_over_a_bad_one_is_ingested_and_not_rejected() {
     let mut agent = started(&[]);
     for n in 0..300 {
         agent.drop_file("day.json", if n % 2 == 0 { "{bad".to_owned() } else { nameless(&n.to_string()) });
@@ -235,7 +235,7 @@ fn a_file_renamed_over_a_bad_one_is_read_and_not_blamed() {
 }
 
 #[test]
-fn a_producer_may_finish_its_file_under_a_name_of_its_own_or_link_it_to_its_place() {
+fn a_file_may_be_renamed_or_linked_to_its_final_name() {
     let mut agent = TestAgent::in_process(Faults::default());
     agent.set("spool.scan_interval = \"10m\"");
     agent.set("spool.settle = \"300ms\"");
@@ -259,7 +259,7 @@ fn a_producer_may_finish_its_file_under_a_name_of_its_own_or_link_it_to_its_plac
 }
 
 #[test]
-fn nothing_is_stamped_with_less_than_the_time_that_the_spool_told() {
+fn no_file_changes_at_an_earlier_time_than_the_file_system_has_shown() {
     let dir = tempfile::tempdir().unwrap();
     let spool = Spool::open(dir.path()).unwrap();
     let written = |content: &str| {
@@ -271,7 +271,7 @@ fn nothing_is_stamped_with_less_than_the_time_that_the_spool_told() {
         let first = written("1");
         let time = spool.file_system_time().unwrap();
         if first.changed >= time {
-            // Its tick is not over.
+            // The tick of the file system's clock is not over.
             continue;
         }
         let changed = written("2");
@@ -285,7 +285,7 @@ fn nothing_is_stamped_with_less_than_the_time_that_the_spool_told() {
 }
 
 #[test]
-fn no_file_goes_once_the_database_was_taken_from_under_the_agent() {
+fn no_file_is_removed_once_the_database_is_gone() {
     let mut agent = TestAgent::in_process(Faults { offline: true, ..Faults::default() });
     agent.start();
     fs::remove_file(agent.outbox()).unwrap();

@@ -20,10 +20,10 @@ fn received(held: &HeldItem) -> Value {
     Value::Object(body)
 }
 
-/// What the agent makes of an event must be what the mapping makes of it: the body at the receiver, or the state
+/// The agent makes of an event exactly what the mapping makes of it: the body at the receiver, or the state
 /// and the code. The id and the time by which an event is completed are the agent's own.
 #[test]
-fn the_vectors_come_out_of_the_agent_as_the_mapping_makes_them() {
+fn the_agent_sends_every_vector_as_the_mapping_makes_it() {
     for vector in vectors() {
         let name = vector.name.as_str();
         let mut agent = TestAgent::in_process(Faults::default());
@@ -65,7 +65,7 @@ fn the_vectors_come_out_of_the_agent_as_the_mapping_makes_them() {
 
 /// `map` says the same, one line an event in the order of the input, without key or database.
 #[test]
-fn the_vectors_come_out_of_the_map_command_as_the_mapping_makes_them() {
+fn map_prints_every_vector_as_the_mapping_makes_it() {
     let lines: String = vectors().iter().map(|vector| format!("{}\n", vector.event.get())).collect();
     let ran = Setup::new().run_with(&["map"], &lines);
     assert_eq!(ran.code, 0, "{ran:?}");

@@ -1,4 +1,4 @@
-//! What answers do to those who wait. What they do over hours, and in bulk, is in `faults/receiver/`.
+//! The effect of the receiver's answers on pending events; over hours and in bulk, `faults/receiver/` shows it.
 
 use crate::common::agent::TestAgent;
 use crate::common::events::track;
@@ -20,7 +20,7 @@ fn flood(agent: &TestAgent, name: &str, count: usize, people: usize) {
 }
 
 #[test]
-fn a_refused_event_without_another_to_compare_with_waits_in_doubt() {
+fn a_refused_event_fails_only_after_another_is_accepted() {
     let mut agent = TestAgent::in_process(Faults { poison: Some("poison".into()), ..Faults::default() });
     agent.start();
     agent.drop_track("poison-1", "ana@acme.dev");
@@ -33,7 +33,7 @@ fn a_refused_event_without_another_to_compare_with_waits_in_doubt() {
 }
 
 #[test]
-fn a_person_alone_is_split_and_the_next_event_is_the_control() {
+fn a_refused_batch_of_one_person_is_bisected_and_the_next_event_is_the_canary() {
     let mut agent = TestAgent::in_process(Faults { poison: Some("poison".into()), ..Faults::default() });
     let ids = ["a", "b", "poison", "c", "d", "e"];
     agent.drop_file("one.jsonl", ids.map(|id| track(id, "ana@acme.dev")).join("\n"));
@@ -46,7 +46,7 @@ fn a_person_alone_is_split_and_the_next_event_is_the_control() {
 }
 
 #[test]
-fn a_refused_event_that_stands_alone_is_told_in_the_status_and_asked_again() {
+fn a_single_refused_event_shows_in_the_status_and_is_retried() {
     let refuse = Faults { refuse_all: Some("Koala ingest suspended".into()), ..Faults::default() };
     let mut agent = TestAgent::on_manual_clock(refuse);
     agent.drop_track("m-1", "ana@acme.dev");
@@ -61,7 +61,7 @@ fn a_refused_event_that_stands_alone_is_told_in_the_status_and_asked_again() {
 }
 
 #[test]
-fn people_are_served_side_by_side() {
+fn requests_of_different_people_are_in_flight_together() {
     let mut agent = TestAgent::in_process(Faults { latency_ms: 200, ..Faults::default() });
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (in_flight, at_most) = (now.clone(), most.clone());
@@ -83,7 +83,7 @@ fn people_are_served_side_by_side() {
 }
 
 #[test]
-fn a_changed_endpoint_applies_to_what_waits() {
+fn a_changed_endpoint_applies_to_pending_events() {
     let mut agent = TestAgent::in_process(Faults { status: Some(404), ..Faults::default() });
     flood(&agent, "flood.jsonl", 100, 10);
     agent.start();

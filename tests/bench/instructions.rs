@@ -20,7 +20,7 @@ use std::hint::black_box;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
 
-/// For one event, by this compiler. Where a change is meant, the new number is written here.
+/// Instructions for one event, by this compiler. Where a change is meant, the new number is written here.
 const COMPILER: &str = "1.95";
 const NOTED: [(&str, u64); 4] = [("parse", 9_170), ("map", 26_260), ("gather", 26_840), ("settle", 2_480)];
 /// Beyond it, in per cent, a number has changed.

@@ -1,6 +1,6 @@
 //! The test agent: one agent on folders of its own, the receiver that it sends to, and the ledger of what was dropped.
 //!
-//! It runs in one of three ways, behind the same calls:
+//! An agent runs in one of three ways, behind the same calls:
 //! - inside the test's process, on the machine's clock or on one that the test moves: for most facts, as it is the
 //!   quickest;
 //! - as the real program: where processes, signals, the log or the exit code matter;
@@ -36,7 +36,7 @@ pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What a clock shows that the test moves.
+/// The time that a manual clock shows at first.
 const START: Timestamp = Timestamp(1_800_000_000_000);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ enum Mode {
 enum Running {
     InProcess(Box<Agent>),
     Program(Process),
-    /// It is asked through its pipes, also by those who only look.
+    /// In a cell, as the status is asked for through its pipes.
     Driven(RefCell<Driven>),
 }
 
@@ -61,7 +61,7 @@ pub struct TestAgent {
     pub clock: Clock,
     mode: Mode,
     running: Option<Running>,
-    /// What the program runs under: a tracer and its options.
+    /// The command that starts the program, such as a tracer and its options; empty: none.
     wrapper: Vec<OsString>,
     /// Options of `run`.
     options: Vec<OsString>,
@@ -99,7 +99,7 @@ impl TestAgent {
         )
     }
 
-    /// The same on a clock that the test moves.
+    /// Inside the test's process, on a clock that the test moves.
     pub fn on_manual_clock(faults: Faults) -> TestAgent {
         TestAgent::new(
             Mode::InProcess,
@@ -110,7 +110,7 @@ impl TestAgent {
         )
     }
 
-    /// The same with all of its tasks on this thread, and the agent's chance from a seed.
+    /// Like [`TestAgent::on_manual_clock`], with all tasks on this thread, and the agent's random numbers from a seed.
     pub fn seeded(seed: u64, faults: Faults) -> TestAgent {
         fastrand::seed(seed);
         TestAgent::new(
@@ -139,7 +139,7 @@ impl TestAgent {
         agent
     }
 
-    /// In a process of its own, on a clock that the test moves and that shows the machine's time at first. The `main` of
+    /// Driven: in a process of its own, on a clock that the test moves and that shows the machine's time at first. The `main` of
     /// the test's program calls [`super::driven::run_if_driven`].
     pub fn driven(faults: Faults) -> TestAgent {
         let clock = Clock::manual(Timestamp::from_system(std::time::SystemTime::now()));
@@ -307,7 +307,7 @@ impl TestAgent {
         self.agent().reload(config).unwrap();
     }
 
-    /// What it says of itself; of the program, what `status --json` prints.
+    /// The agent's status; of the program, as `status --json` prints it.
     pub fn status(&self) -> Status {
         match &self.running {
             Some(Running::InProcess(agent)) => agent.status().unwrap(),
@@ -342,7 +342,7 @@ impl TestAgent {
         let outbox = self.database();
         let sql = "SELECT message_id FROM outbox_events WHERE state = 'pending'";
         let mut rows = match outbox.prepare(sql) {
-            // It was killed before it had made its tables, or while it made the file.
+            // The program was killed before it had made its tables, or while it made the file.
             Err(e) if e.to_string().contains("no such table") || has_journal(&e) => return HashSet::new(),
             rows => rows.unwrap(),
         };
@@ -471,7 +471,7 @@ impl TestAgent {
 
 /// Dropping events.
 impl TestAgent {
-    /// From now on all that is dropped is on the disk, as with `send`.
+    /// Makes sure from now on that each dropped file is on the disk, as `send` does.
     pub fn drop_durably(&mut self) {
         self.durable = true;
     }
@@ -487,7 +487,7 @@ impl TestAgent {
         self.try_drop_next(extension, content).unwrap();
     }
 
-    /// The same where there may be no room for it.
+    /// Like [`TestAgent::drop_next`], where there may be no room for the file.
     pub fn try_drop_next(&mut self, extension: &str, content: impl AsRef<[u8]>) -> std::io::Result<()> {
         self.files += 1;
         let name = format!("{:09}.{extension}", self.files);
@@ -638,7 +638,7 @@ impl TestAgent {
     pub fn end(&mut self) -> Figures {
         self.until_delivered();
         self.until_settled();
-        // It was delivered before it ran, perhaps, and then it does not listen yet.
+        // The last event may be delivered before the agent handles signals.
         self.until_status("it runs", |status| status.agent.running);
         self.stop();
         self.balance()
@@ -649,7 +649,7 @@ impl TestAgent {
         self.end_settled_beside(Vec::new())
     }
 
-    /// The same where another receiver has taken events as well.
+    /// Like [`TestAgent::end_settled`], where another receiver has accepted events as well.
     pub fn end_settled_beside(&mut self, elsewhere: Vec<HeldItem>) -> Figures {
         self.until_status("nothing is pending", |status| status.outbox.pending == 0);
         self.stop();

@@ -57,7 +57,7 @@ async fn obey(config: &Path, clock: Clock) {
             ("step", ms) => clock.step(Timestamp(ms.parse().unwrap())),
             ("status", _) => {
                 let status = agent.status().unwrap();
-                // In JSON a time has whole seconds.
+                // Times in JSON are in whole seconds.
                 let retry_at = status.destination.retry_at.map_or(-1, |at| at.0);
                 println!("{retry_at} {}", serde_json::to_string(&status).unwrap());
                 continue;
@@ -74,7 +74,7 @@ async fn obey(config: &Path, clock: Clock) {
     }
 }
 
-/// Such a process, from the outside.
+/// A driven agent as the test holds it.
 pub struct Driven {
     pub process: Process,
     commands: ChildStdin,

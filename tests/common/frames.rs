@@ -47,7 +47,7 @@ pub fn http2(serve: impl Fn(&mut Talk<'_, '_>) + Send + Sync + 'static) -> Serve
 /// One connection.
 pub struct Talk<'a, 'b> {
     session: &'a mut Session<'b>,
-    /// What came of the streams that are not at their end.
+    /// The bodies so far of the streams that are not at their end.
     bodies: BTreeMap<u32, Vec<u8>>,
 }
 

@@ -1,4 +1,4 @@
-//! What a kill cut, and whether just that came again.
+//! The events that a SIGKILL interrupted, and whether exactly those were sent again.
 
 use super::agent::TestAgent;
 use koala_agent::config::Concurrency;
@@ -8,12 +8,12 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What a kill may cut.
+/// The most that a kill may interrupt.
 #[derive(Clone, Copy)]
 pub struct UnderWay {
     /// Requests.
     pub in_flight: usize,
-    /// Events beside them that are accepted and not yet marked.
+    /// Events beside them that are accepted and not yet acknowledged.
     pub unmarked: usize,
 }
 
@@ -23,14 +23,14 @@ pub const UNDER_WAY: UnderWay = UnderWay { in_flight: Concurrency::MOST, unmarke
 /// A receiver that takes longer than this to see that its sender is gone does not see it.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What a kill left: the ids that the outbox held as pending, and the number of the last request before it.
+/// The state at a kill: the ids that the outbox held as pending, and the number of the last request before it.
 pub struct Kill {
     pending: HashSet<String>,
     last_request: u64,
 }
 
 impl Kill {
-    /// What the end of this agent has left. When this returns, the receiver has decided on all that the agent sent.
+    /// Records the state after this agent has ended. When this returns, the receiver has decided on all that the agent sent.
     pub fn of(agent: &TestAgent) -> Kill {
         until_alone(&agent.receiver);
         Kill { pending: agent.pending_ids(), last_request: agent.receiver.stats().requests }
@@ -53,7 +53,7 @@ fn until_alone(receiver: &Receiver) {
     }
 }
 
-/// What came again is what was under way at a kill: taken by the receiver and not yet marked, at most so much at a time.
+/// Checks that exactly those events came again that were under way at a kill: accepted and not yet acknowledged, at most `most` at a time.
 /// A kill cuts a request whole; what it was then sent again with, the next kill cuts. Returns how many events came again.
 pub fn repeats(receiver: &Receiver, kills: &[Kill], most: UnderWay) -> u64 {
     let mut requests: HashMap<u64, Vec<HeldItem>> = HashMap::new();
@@ -70,7 +70,7 @@ pub fn repeats(receiver: &Receiver, kills: &[Kill], most: UnderWay) -> u64 {
             let cut: Vec<usize> = (0..items.len()).filter(is_pending).collect();
             if !cut.is_empty() {
                 let was_cut = cuts.iter().any(|n| *n > 0);
-                assert!(was_cut || cut.len() == items.len(), "half of request {number} is marked");
+                assert!(was_cut || cut.len() == items.len(), "half of request {number} is acknowledged");
                 if !was_cut {
                     under_way.push(cut.len());
                 }

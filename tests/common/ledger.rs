@@ -4,7 +4,7 @@
 //! stands at the receiver, in the outbox, in `rejected/` or still in the spool, and none under two ids.
 
 use super::setup::Setup;
-use koala_agent::outbox::{Filter, Reader, State};
+use koala_agent::outbox::{EventFilter, Reader, State};
 use koala_agent::reason::Code;
 use koala_agent::receiver::HeldItem;
 use koala_agent::spool::RejectedFolder;
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::path::Path;
 
-/// What must become of an event.
+/// The end that an event must come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
     Delivered,
@@ -22,7 +22,7 @@ pub enum Expected {
     Skipped(Code),
     /// Failed without having been sent.
     Invalid,
-    /// It goes to `rejected/`, and is never an event of the outbox.
+    /// Written to `rejected/`, and never an event of the outbox.
     Rejected,
 }
 
@@ -51,11 +51,11 @@ pub struct Reject {
 /// Everything that was dropped.
 #[derive(Debug, Default, Clone)]
 pub struct Ledger {
-    /// By number, in the order of the spool.
+    /// The events by number, in the order of the spool.
     pub dropped: BTreeMap<u64, Dropped>,
     /// The numbers of pieces that are no events: each is rejected once.
     pub broken: BTreeSet<u64>,
-    /// Those that the test itself destroyed: they may be gone.
+    /// The numbers of events that the test itself destroyed: they may be gone.
     pub destroyed: BTreeSet<u64>,
     /// Pieces of which the test knows how they are rejected.
     pub rejects: Vec<Reject>,
@@ -63,7 +63,7 @@ pub struct Ledger {
     pub duplicates: u64,
 }
 
-/// What a test came to, in figures; those of several rounds add up.
+/// The result of a test in figures; those of several rounds add up.
 #[derive(Debug, Default, Clone)]
 pub struct Figures {
     pub rounds: u64,
@@ -74,7 +74,7 @@ pub struct Figures {
     pub repeated: u64,
     /// Events that the receiver holds, or will, under two ids.
     pub doubled: u64,
-    /// What else is worth saying.
+    /// Further remarks for the table.
     pub notes: Vec<String>,
     /// The agent was spoilt on purpose, and must have lost something.
     pub control: bool,
@@ -171,7 +171,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// By number, the one id of each event that came further than the spool: of what the receiver accepted, and of what
+    /// The ids, by number, of each event that came further than the spool: of what the receiver accepted, and of what
     /// the outbox has (number and id).
     ///
     /// # Errors
@@ -246,16 +246,20 @@ impl Ledger {
     }
 }
 
-/// What the outbox keeps with its body and has not delivered: number and id.
+/// The events that the outbox keeps with their bodies and has not delivered: number and id.
 fn stored(outbox: &Path) -> Vec<(u64, String)> {
     if !outbox.exists() {
         return Vec::new();
     }
     let reader = Reader::open(outbox).unwrap();
     let states = vec![State::Pending, State::Failed, State::Skipped, State::Discarded];
-    let rows = reader.list(&Filter { states, ..Filter::default() }, usize::MAX >> 1).unwrap().rows;
+    let rows = reader
+        .events()
+        .list(&EventFilter { states, ..EventFilter::default() }, usize::MAX >> 1)
+        .unwrap()
+        .rows;
     let with_body = rows.into_iter().filter_map(|row| {
-        let body = reader.show(&row.message_id).unwrap()?.body?;
+        let body = reader.events().show(&row.message_id).unwrap()?.body?;
         Some((numbers(body.as_bytes())[0], row.message_id))
     });
     with_body.collect()

@@ -15,7 +15,6 @@ pub mod events;
 pub mod frames;
 pub mod kills;
 pub mod ledger;
-pub mod older;
 pub mod process;
 pub mod proxy;
 pub mod server;

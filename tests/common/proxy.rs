@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 
-/// What is done to a request whose first byte has come; `Err`: its connection is over.
+/// Handles a request whose first byte has come; `Err`: its connection is over.
 pub type Treatment = Arc<dyn Fn(&mut Exchange) -> io::Result<()> + Send + Sync>;
 
 /// Treats each request in turn by a list, and those after its end by a last resort.
@@ -70,7 +70,7 @@ impl Exchange {
         server::message(&mut self.stream).ok_or_else(gone)
     }
 
-    /// What the receiver answers to it.
+    /// Passes the request to the receiver, and returns the answer.
     pub fn forward(&self, request: &[u8]) -> io::Result<Vec<u8>> {
         let mut receiver = TcpStream::connect(self.receiver)?;
         receiver.write_all(request)?;

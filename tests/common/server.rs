@@ -89,7 +89,7 @@ pub fn tls(certificate: &str, serve: impl Fn(&mut Session<'_>) -> Vec<u8> + Send
     tls_offering(certificate, &[], serve)
 }
 
-/// The same, which offers these protocols by ALPN.
+/// Like [`tls`], offering these protocols by ALPN.
 pub fn tls_offering(
     certificate: &str,
     protocols: &[&str],
@@ -102,7 +102,7 @@ pub fn tls_offering(
     })
 }
 
-/// What a TLS server needs to know.
+/// The configuration of a TLS server.
 pub fn tls_config(certificate: &str, protocols: &[&str]) -> Arc<rustls::ServerConfig> {
     let chain = vec![CertificateDer::from_pem_file(pem(certificate)).unwrap()];
     let key = PrivateKeyDer::from_pem_file(pem("key.pem")).unwrap();

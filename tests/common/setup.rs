@@ -27,7 +27,7 @@ pub struct Setup {
     program: PathBuf,
     /// Lines of the configuration, `section.key = value`.
     settings: Vec<String>,
-    /// What stands behind them: tables, such as mappings.
+    /// Tables, such as mappings, which stand behind the settings.
     tables: String,
     /// The whole environment of the program and its commands.
     environment: Vec<(OsString, OsString)>,
@@ -40,7 +40,7 @@ impl Setup {
         Setup::in_home(Home::Temporary(tempfile::tempdir().unwrap()))
     }
 
-    /// The same in a given folder.
+    /// Like [`Setup::new`], in a given folder.
     pub fn within(folder: &Path) -> Setup {
         Setup::in_home(Home::Given(folder.to_owned()))
     }
@@ -73,7 +73,7 @@ impl Setup {
         outbox.writer.append(events, vec![]).block().unwrap();
         let refused = Reason::new(Code::Refused, "the receiver answered 400: no\u{1b}[2J");
         let trouble = Reason::new(Code::Http5xx, "the receiver answered 503");
-        let seq = |id: &str| setup.reader().show(id).unwrap().unwrap().row.seq;
+        let seq = |id: &str| setup.reader().events().show(id).unwrap().unwrap().row.seq;
         let settlement = Settlement {
             rows: vec![
                 (seq("delivered"), Settled::Delivered),
@@ -134,7 +134,7 @@ impl Setup {
         self.configure();
     }
 
-    /// What stands behind the lines of the configuration: its tables.
+    /// Sets the tables of the configuration, in place of those before.
     pub fn set_tables(&mut self, tables: &str) {
         tables.clone_into(&mut self.tables);
         self.configure();
@@ -179,7 +179,7 @@ impl Setup {
         self.wrapped_program(&[])
     }
 
-    /// One of the program's commands, still without its arguments.
+    /// A command of the program, still without its arguments.
     pub fn command(&self, command: &str) -> Command {
         let mut program = self.program();
         program.arg(command);
@@ -212,7 +212,7 @@ impl Setup {
 
     /// The state of an event; `None`: the outbox does not know it.
     pub fn state_of(&self, id: &str) -> Option<String> {
-        self.reader().show(id).unwrap().map(|detail| detail.row.state)
+        self.reader().events().show(id).unwrap().map(|detail| detail.row.state)
     }
 
     /// Puts a file into the spool as a producer ought to: written under another name, then renamed.
@@ -220,7 +220,7 @@ impl Setup {
         self.try_drop_file(name, content).unwrap();
     }
 
-    /// The same where there may be no room for it.
+    /// Like [`Setup::drop_file`], where there may be no room for the file.
     pub fn try_drop_file(&self, name: impl AsRef<Path>, content: impl AsRef<[u8]>) -> std::io::Result<()> {
         let unfinished = self.spool().join(".unfinished");
         let dropped =
@@ -236,7 +236,7 @@ fn key_of(line: &str) -> &str {
     line.split('=').next().unwrap_or_default().trim()
 }
 
-/// What a run of the program came to.
+/// The result of a run of the program.
 #[derive(Debug)]
 pub struct Ran {
     pub code: i32,

@@ -10,7 +10,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-/// What the presets make of an event; no event is for two of them.
+/// Maps an event by the presets; no event is for two of them.
 pub fn map(event: &Event, message_id: &MessageId, timestamp: Timestamp) -> Disposition<Box<Item>> {
     match Mappings::presets().map(event, message_id, timestamp) {
         Ok(mut mapped) => mapped.remove(0).disposition,

@@ -112,7 +112,7 @@ fn kill_at(call: &str, n: u64) -> (bool, Figures) {
     (hit, agent.balance())
 }
 
-/// With all files in the spool.
+/// An agent with all its files in the spool.
 fn agent() -> TestAgent {
     let mut agent = TestAgent::program(Faults::default());
     agent.set(SETTLE);

@@ -1,6 +1,6 @@
 //! The controls: agents with one line spoilt, built from a copy of this source.
 //!
-//! They are one program, built once: which of its lines are the spoilt ones is told by the name that it is started under.
+//! All controls are one program, built once: the name that it is started under says which line is spoilt.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -17,7 +17,7 @@ pub struct Control {
     file: &'static str,
     /// Stands there exactly once.
     line: &'static str,
-    /// What stands there instead; it asks `crate::is_spoilt` under which name it runs.
+    /// The text that replaces the line; it asks `crate::is_spoilt` under which name it runs.
     spoilt: &'static str,
 }
 
@@ -30,15 +30,15 @@ pub const EARLY_REMOVAL: Control = Control {
             for source in &batch.sources {
                 let _ = std::fs::remove_file(self.spool.dir().join(&source.entry.name));
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(std::time::Duration::from_millis(20));
         }
         let answer = self.agent.writer.append(batch.events.clone(), batch.progress());"#,
 };
 
-/// Its commits are in the file, but not on the disk, when they are answered.
+/// Answers commits when they are in the file, but not on the disk.
 pub const CARELESS_COMMIT: Control = Control {
     name: "careless-commit",
-    file: "outbox/store.rs",
+    file: "outbox/database.rs",
     line: r#"conn.pragma_update(None, "synchronous", "FULL")?;"#,
     spoilt: r#"let level = if crate::is_spoilt("careless-commit") { "NORMAL" } else { "FULL" };
     conn.pragma_update(None, "synchronous", level)?;"#,
@@ -48,16 +48,16 @@ pub const CARELESS_COMMIT: Control = Control {
 pub const NO_RESERVE: Control = Control {
     name: "no-reserve",
     file: "outbox/reserve.rs",
-    line: "if self.held || disk::space_of(&self.path)",
-    spoilt: r#"if crate::is_spoilt("no-reserve") || self.held || disk::space_of(&self.path)"#,
+    line: "if self.exists || disk::space_of(&self.path)",
+    spoilt: r#"if crate::is_spoilt("no-reserve") || self.exists || disk::space_of(&self.path)"#,
 };
 
 /// Gives the database no room before it commits.
 pub const NO_CLAIM: Control = Control {
     name: "no-claim",
     file: "outbox/store.rs",
-    line: "            self.claim_room()?;\n",
-    spoilt: r#"            if !crate::is_spoilt("no-claim") { self.claim_room()?; }"#,
+    line: "            self.db.allocate_pages()?;\n",
+    spoilt: r#"            if !crate::is_spoilt("no-claim") { self.db.allocate_pages()?; }"#,
 };
 
 const ALL: [Control; 4] = [EARLY_REMOVAL, CARELESS_COMMIT, NO_RESERVE, NO_CLAIM];
@@ -96,6 +96,8 @@ fn build() -> Result<PathBuf, String> {
     let cargo = std::env::var("CARGO").map_err(|_| "cargo does not run this test".to_owned())?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let copy = tmp().join("controls").join("source");
+    // Files of an earlier source are no part of this one.
+    let _ = fs::remove_dir_all(&copy);
     copy_tree(&root.join("src"), &copy.join("src"));
     copy_tree(&root.join("packaging"), &copy.join("packaging"));
     fs::copy(root.join("README.md"), copy.join("README.md")).unwrap();
@@ -126,7 +128,7 @@ fn build() -> Result<PathBuf, String> {
     let target = tmp().parent().unwrap();
     let mut cargo = Command::new(cargo);
     cargo.args(["build", "--quiet", "--locked", "--profile", profile, "--target-dir"]).arg(target);
-    // What tells a test of its package would make a library that looks at it be built again, and all that stands on it.
+    // Variables about the test's package would make libraries be built again that look at them, and all that depend on them.
     for (name, _) in std::env::vars_os() {
         let is_of_package =
             |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");

@@ -160,7 +160,7 @@ impl Way {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let way = Way { from: listener.local_addr().unwrap(), back: Arc::new(true.into()) };
         let back = way.back.clone();
-        // It ends with the test.
+        // The thread ends with the test.
         thread::spawn(move || {
             for sender in listener.incoming() {
                 let (sender, receiver) = (sender.unwrap(), TcpStream::connect(receiver).unwrap());

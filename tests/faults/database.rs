@@ -1,8 +1,8 @@
 //! The database is damaged, gone, of another version, or in use.
 
-mod bench;
 mod damage;
 mod removal;
+mod rounds;
 mod sharing;
 mod version;
 
@@ -21,19 +21,14 @@ use std::time::{Duration, Instant};
 
 pub const FAULTS: &[Fault] = &[
     Fault { name: "10", title: "the database's files damaged", alone: false, run: damage::whole_files },
-    Fault { name: "10-page", title: "a page of it overwritten", alone: false, run: damage::pages },
-    Fault { name: "10-wal", title: "its log damaged or gone", alone: false, run: damage::logs },
-    Fault { name: "10-other", title: "something else in its agent", alone: false, run: damage::others },
+    Fault { name: "10-page", title: "a page overwritten", alone: false, run: damage::pages },
+    Fault { name: "10-wal", title: "the log damaged or gone", alone: false, run: damage::logs },
+    Fault { name: "10-other", title: "something else in its place", alone: false, run: damage::others },
     Fault { name: "10-kill", title: "SIGKILL while it is recovered", alone: false, run: damage::kills },
     Fault { name: "11", title: "the database gone, while idle", alone: false, run: removal::idle },
     Fault { name: "11-load", title: "the same under load", alone: false, run: removal::under_load },
     Fault { name: "12", title: "a newer schema", alone: false, run: version::newer },
-    Fault {
-        name: "12-older",
-        title: "SIGKILL while an older schema is migrated",
-        alone: false,
-        run: version::older,
-    },
+    Fault { name: "12-older", title: "an older schema", alone: false, run: version::older },
     Fault { name: "12-kill", title: "SIGKILL while the schema is made", alone: false, run: version::kills },
     Fault { name: "13", title: "a reader that holds a snapshot", alone: false, run: sharing::snapshot },
     Fault { name: "14", title: "a second agent on the same outbox", alone: true, run: sharing::second },
@@ -42,24 +37,24 @@ pub const FAULTS: &[Fault] = &[
 /// After these the service manager starts the agent no more.
 const REFUSALS: [i32; 3] = [64, 77, 78];
 
-/// What the daemon's first line says when its loops run.
+/// A part of the agent's first log line, when its loops run.
 const RUNS: &str = "takes files from";
 
-/// A agent whose daemon takes at once what it finds when it starts.
+/// The program, which takes the files at once that it finds when it starts.
 fn new_place(faults: Faults) -> TestAgent {
     let mut agent = TestAgent::program(faults);
     agent.set("spool.settle = \"50ms\"");
     agent
 }
 
-/// Starts the daemon, again where it ends, until it runs. Returns how long that took, the service manager's waits
+/// Starts the agent, again where it ends, until it runs. Returns how long that took, the service manager's waits
 /// among it; or the code with which it refuses to start.
 fn supervise(agent: &mut TestAgent) -> Result<Duration, i32> {
     const RESTART: Duration = Duration::from_secs(2);
-    let mark = agent.log().len();
+    let log_start = agent.log().len();
     let (began, mut waits) = (Instant::now(), Duration::ZERO);
     agent.start();
-    while !agent.log()[mark..].contains(RUNS) {
+    while !agent.log()[log_start..].contains(RUNS) {
         if let Some(code) = ended(agent) {
             if REFUSALS.contains(&code) {
                 return Err(code);
@@ -67,14 +62,14 @@ fn supervise(agent: &mut TestAgent) -> Result<Duration, i32> {
             waits += RESTART;
             agent.start();
         }
-        let tail = tail(&agent.log()[mark..]);
+        let tail = tail(&agent.log()[log_start..]);
         assert!(began.elapsed() + waits < Duration::from_secs(120), "it does not come to run:\n{tail}");
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(began.elapsed() + waits)
 }
 
-/// Waits for a fact, and starts the daemon again where it ends.
+/// Waits for a fact, and starts the agent again where it ends.
 fn until(agent: &mut TestAgent, fact: &str, mut holds: impl FnMut(&mut TestAgent) -> bool) {
     agent.until_within(Duration::from_secs(150), fact, |agent| {
         if let Some(code) = ended(agent) {
@@ -97,7 +92,7 @@ fn tail(log: &str) -> String {
     lines[lines.len().saturating_sub(8)..].join("\n")
 }
 
-/// The code with which the daemon has ended; never that of a defect.
+/// The code with which the agent has ended; never that of a defect.
 fn ended(agent: &mut TestAgent) -> Option<i32> {
     let code = agent.exit_status()?.code();
     assert!(code.is_some_and(|code| ![0, 70, 101].contains(&code)), "{code:?}\n{}", agent.log());
@@ -114,20 +109,20 @@ fn said(output: &Output) -> String {
     text
 }
 
-/// Starts the daemon and kills it at its nth call of that kind, counted by thread. `false`: it came to run first, and
+/// Starts the agent and kills it at its nth call of that kind, counted by thread. `false`: it came to run first, and
 /// was ended.
 fn kill_at(agent: &mut TestAgent, call: &str, n: u64) -> bool {
     let (trace, inject) = (format!("trace={call}"), format!("inject={call}:signal=KILL:when={n}"));
     agent.run_under(["strace", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject]);
-    let mark = agent.log().len();
+    let log_start = agent.log().len();
     agent.start();
     agent.run_bare();
     let mut killed = false;
     agent.until("it runs or is killed", |agent| {
         let ended = agent.exit_status();
         killed = ended.is_some_and(|status| status.signal() == Some(9));
-        assert!(killed || ended.is_none(), "{ended:?}\n{}", tail(&agent.log()[mark..]));
-        killed || agent.log()[mark..].contains(RUNS)
+        assert!(killed || ended.is_none(), "{ended:?}\n{}", tail(&agent.log()[log_start..]));
+        killed || agent.log()[log_start..].contains(RUNS)
     });
     if !killed {
         // The agent, not its tracer: that ends with it. The injection can strike on the way.

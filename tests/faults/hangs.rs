@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 /// A busy machine does it so many times slower.
 const BUSY: u32 = 15;
 
-/// All of it stands still, with requests in flight and files arriving, for longer than a request may take.
+/// The whole process stands still, with requests in flight and files arriving, for longer than a request may take.
 pub fn stopped(scale: &Scale) -> Outcome {
     let timeout = Duration::from_secs(2);
     let mut agent = TestAgent::program(Faults { latency_ms: 50, ..Faults::default() });
@@ -41,7 +41,7 @@ pub fn hung_flush(_: &Scale) -> Outcome {
     let manager = Manager::new(&mut agent, WATCHDOG);
     agent.start();
     manager.wait_for("READY=1");
-    // It beats while it works.
+    // Heartbeats come while the agent works.
     manager.wait_for("WATCHDOG=1");
     manager.wait_for("WATCHDOG=1");
     agent.drop_events(100, 20);
@@ -69,7 +69,7 @@ pub fn hung_flush(_: &Scale) -> Outcome {
     figures.note(format!("the heartbeats had ended {:.1} s after the hang", took.as_secs_f64())).into()
 }
 
-/// What the agent sees of a service manager: its socket.
+/// The socket of a service manager, as the agent sees it.
 struct Manager(UnixDatagram);
 
 impl Manager {
@@ -90,7 +90,7 @@ impl Manager {
         let began = Instant::now();
         let mut last = began;
         while let Some(left) = time.checked_sub(last.elapsed()).filter(|left| !left.is_zero()) {
-            assert!(began.elapsed() < time * BUSY, "it still beats");
+            assert!(began.elapsed() < time * BUSY, "heartbeats still come");
             if self.hear(left).is_some_and(|word| word == "WATCHDOG=1") {
                 last = Instant::now();
             }

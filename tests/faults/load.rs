@@ -38,7 +38,7 @@ fn ten_kills(scale: &Scale) -> Outcome {
     kills.sort_by(f64::total_cmp);
     let (even, odd): (Vec<_>, Vec<_>) = kills.iter().enumerate().partition(|(i, _)| i % 2 == 0);
     let while_taking = even.into_iter().map(|(_, share)| Moment::Stored(*share));
-    let while_sending = odd.into_iter().map(|(_, share)| Moment::HeldItem(*share));
+    let while_sending = odd.into_iter().map(|(_, share)| Moment::Held(*share));
     run(scale, &while_taking.chain(while_sending).collect::<Vec<_>>())
 }
 
@@ -46,7 +46,7 @@ fn ten_kills(scale: &Scale) -> Outcome {
 #[derive(Debug, Clone, Copy)]
 enum Moment {
     Stored(f64),
-    HeldItem(f64),
+    Held(f64),
 }
 
 /// One run: its parts, and what its figures are made of.
@@ -66,7 +66,7 @@ fn run(scale: &Scale, moments: &[Moment]) -> Outcome {
     agent.ledger = corpus.ledger.clone();
     write_beside_spool(&agent, &corpus.files);
     let mut run = Run { corpus, agent, rng, kills: Vec::new(), began: Instant::now() };
-    run.play(moments);
+    run.drop_and_kill(moments);
     run.until("all is settled and told", |agent| agent.ledger.agrees_with(&agent.status()));
     let took = run.began.elapsed();
     let repeated = run.check();
@@ -75,7 +75,7 @@ fn run(scale: &Scale, moments: &[Moment]) -> Outcome {
 
 impl Run {
     /// The receiver is offline while files are taken, then slow, then answers 503 to a tenth.
-    fn play(&mut self, moments: &[Moment]) {
+    fn drop_and_kill(&mut self, moments: &[Moment]) {
         // A part is there at the start, the rest comes while the agent runs.
         let (first, rest) = self.corpus.files.split_at(self.corpus.files.len() / 4);
         into_spool(&self.agent, first)();
@@ -94,7 +94,7 @@ impl Run {
         self.agent.receiver.set_faults(Faults { latency_ms: 20, ..Faults::default() });
         let mut sending = moments.iter().filter(|moment| !is_taking(moment)).copied().peekable();
         while let Some(early) =
-            sending.next_if(|moment| matches!(moment, Moment::HeldItem(share) if *share < 0.25))
+            sending.next_if(|moment| matches!(moment, Moment::Held(share) if *share < 0.25))
         {
             self.kill_at(early);
         }
@@ -123,7 +123,7 @@ impl Run {
     fn kill_at(&mut self, moment: Moment) {
         match moment {
             Moment::Stored(share) => self.until_stored(share),
-            Moment::HeldItem(share) => self.until_held(share),
+            Moment::Held(share) => self.until_held(share),
         }
         thread::sleep(Duration::from_millis(self.rng.u64(..50)));
         self.agent.kill();

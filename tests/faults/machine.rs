@@ -1,4 +1,4 @@
-//! What this machine can do for a fault: root, tools, mounts.
+//! The means of this machine that a fault needs: root, tools, mounts.
 
 use std::process::Command;
 
@@ -18,7 +18,7 @@ pub fn needs_root() -> Result<(), String> {
 /// Runs a command to its end.
 ///
 /// # Errors
-/// What the command says.
+/// The command's standard error.
 pub fn run(command: &mut Command) -> Result<(), String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command.output().map_err(|e| format!("{name}: {e}"))?;

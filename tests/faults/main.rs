@@ -1,16 +1,22 @@
-//! What the agent survives: each fault strikes the real program, real files and a receiver that counts, and a table
+//! Faults that the agent survives: each strikes the real program, real files and a receiver that counts, and a table
 //! says what came of it.
 //!
 //! ```sh
 //! cargo test --test faults                                  # all of them, a few rounds each
 //! cargo test --test faults -- disk 12                       # those of a group, or of a number
+//! KOALA_TEST_SEED=7 cargo test --test faults -- model       # with the random numbers of an earlier run
 //! KOALA_TEST_SCALE=full cargo test --release --test faults  # overnight: all rounds
 //! ```
 //!
-//! A fault that this machine cannot play, for want of root, a tool or a mount, is told as skipped, and why. The
+//! The main job under load and the model, which runs random scripts, are groups of their own.
+//!
+//! No fault is judged by the time of a machine that others use: attempts, system calls, requests and lines of the log are
+//! counted, and a deadline is five times what an idle machine takes. The figures of time are the benchmark's.
+//!
+//! A fault that this machine cannot run, for want of root, a tool or a mount, is reported as skipped, and why. The
 //! controls are the agent with one line spoilt: they must lose events, or the suite could not see a loss.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "a test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
 mod calls;
 #[path = "../common/mod.rs"]
@@ -21,6 +27,7 @@ mod database;
 mod disk;
 mod hangs;
 mod load;
+mod log;
 mod machine;
 mod model;
 mod power;

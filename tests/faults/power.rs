@@ -15,12 +15,12 @@ use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What an agent that meets the dead disk has to end within; one that has nothing to commit need not meet it.
+/// An agent that meets the dead disk ends within this; one that has nothing to commit need not meet it.
 const MEETS_IT_WITHIN: Duration = Duration::from_secs(2);
 /// How long a process that has been killed may hold on to its files.
 const LETS_GO_WITHIN: Duration = Duration::from_secs(10);
 const PEOPLE: u64 = 50;
-/// Of the disk; on the real one only what is written takes room.
+/// The size of the disk; only what is written takes room on the real one.
 const BYTES: u64 = 256 << 20;
 
 pub fn cuts(scale: &Scale) -> Outcome {
@@ -56,12 +56,12 @@ fn cut(scale: &Scale, disk: &Disk, program: Option<&Path>) -> (Figures, u64) {
     agent.drop_durably();
     let (cuts, mut met) = (scale.of(8, 50), 0);
     for cut in 0..cuts {
-        // What is not delivered stands in the outbox alone.
+        // Events that are not delivered are in the outbox alone.
         let offline = cut % 2 == 0;
         agent.receiver.set_faults(Faults { offline, latency_ms: 5, ..Faults::default() });
         agent.start_and_wait();
         for _ in 0..rng.u64(2..8) {
-            // What is set aside is flushed with all else on the disk: most files are not.
+            // A rejected file is flushed together with all else on the disk, so most rounds have none.
             match rng.u8(..4) {
                 0 => agent.drop_mixed(rng.u64(5..40), PEOPLE),
                 _ => agent.drop_events(rng.u64(5..40), PEOPLE),
@@ -140,14 +140,14 @@ impl Disk {
         let began = Instant::now();
         loop {
             match run(Command::new("umount").arg(&self.mount)) {
-                // A process that was killed may still let go of its files.
+                // A process that was killed may still release its files.
                 Err(_) if began.elapsed() < LETS_GO_WITHIN => thread::sleep(Duration::from_millis(20)),
                 unplugged => return unplugged,
             }
         }
     }
 
-    /// From now on nothing reaches the disk, and what is not on it is gone: FS_IOC_SHUTDOWN without a flush of the
+    /// Cuts the power: nothing reaches the disk any more, and what is not on it is gone: FS_IOC_SHUTDOWN without a flush of the
     /// journal. Perl is there wherever Debian is.
     fn cut(&self) {
         const PROGRAM: &str = r#"

@@ -13,21 +13,22 @@ use std::time::{Duration, Instant};
 /// Faults that are run side by side; most of them wait most of the time.
 const SIDE_BY_SIDE: usize = 4;
 
-/// Those that take the longest begin first, so that the others end beside them.
-const LONGEST: [&str; 6] = ["6-control", "3-control", "1-control", "2", "22-calls", "soak"];
+/// The faults that take the longest begin first, so that the others run beside them.
+const LONGEST: [&str; 8] =
+    ["6-control", "3-control", "1-control", "10-kill", "2", "22-calls", "soak", "load-kills"];
 
 /// One fault.
 pub struct Fault {
-    /// Unique; what it is asked for by.
+    /// The unique name by which it is chosen.
     pub name: &'static str,
-    /// What strikes.
+    /// The fault in words.
     pub title: &'static str,
-    /// Whether it changes the machine, or measures time: then nothing else is run beside it.
+    /// Whether it changes the machine, or measures memory: then nothing else is run beside it.
     pub alone: bool,
     pub run: fn(&Scale) -> Outcome,
 }
 
-/// What a fault came to.
+/// The result of a fault.
 pub enum Outcome {
     Done(Figures),
     /// Why this machine cannot run it.
@@ -52,7 +53,7 @@ impl Scale {
         if self.full { full } else { short }
     }
 
-    /// Chance that can be repeated: `KOALA_TEST_SEED`.
+    /// Random numbers that `KOALA_TEST_SEED` repeats.
     pub fn rng(&self) -> fastrand::Rng {
         fastrand::Rng::with_seed(self.seed)
     }
@@ -89,15 +90,19 @@ pub fn run(groups: &'static [(&str, &[Fault])]) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     println!("\nfaults: {} scale, seed {seed}\n{}", if full { "full" } else { "short" }, heading());
-    std::panic::set_hook(Box::new(tell_place));
+    std::panic::set_hook(Box::new(print_location));
     let rows = Mutex::new(Vec::new());
-    let perform = |(at, fault): (usize, &'static Fault)| {
+    let run_one = |(at, fault): (usize, &'static Fault)| {
         let began = Instant::now();
         let outcome = catch_unwind(AssertUnwindSafe(|| (fault.run)(&Scale { full, seed })));
-        let row =
-            Row { at, fault, outcome: outcome.map_err(|why| said(why.as_ref())), took: began.elapsed() };
+        let row = Row {
+            at,
+            fault,
+            outcome: outcome.map_err(|why| panic_message(why.as_ref())),
+            took: began.elapsed(),
+        };
         let mut rows = rows.lock().unwrap();
-        show(&row);
+        print_row(&row);
         rows.push(row);
     };
     let (alone, mut beside): (Vec<_>, Vec<_>) =
@@ -110,12 +115,12 @@ pub fn run(groups: &'static [(&str, &[Fault])]) -> ExitCode {
                 loop {
                     let next = waiting.lock().unwrap().pop_front();
                     let Some(next) = next else { break };
-                    perform(next);
+                    run_one(next);
                 }
             });
         }
     });
-    alone.into_iter().for_each(perform);
+    alone.into_iter().for_each(run_one);
     let rows = rows.into_inner().unwrap();
     end(rows)
 }
@@ -123,9 +128,9 @@ pub fn run(groups: &'static [(&str, &[Fault])]) -> ExitCode {
 fn end(mut rows: Vec<Row>) -> ExitCode {
     rows.sort_by_key(|row| row.at);
     if !std::io::stdout().is_terminal() {
-        // In the order of the list, beside the order in which they ended.
+        // Once more in the order of the list, as they were printed in the order in which they ended.
         println!("\n{}", heading());
-        rows.iter().for_each(show);
+        rows.iter().for_each(print_row);
     }
     let failed: Vec<_> = rows.iter().filter(|row| row.failed().is_some()).map(|row| row.fault.name).collect();
     let skipped = rows.iter().filter(|row| matches!(row.outcome, Ok(Outcome::Skipped(_)))).count();
@@ -160,11 +165,11 @@ fn heading() -> String {
     )
 }
 
-fn show(row: &Row) {
+fn print_row(row: &Row) {
     let name = format!("{:<14} {}", row.fault.name, row.fault.title);
     let took = format!("{:.1} s", row.took.as_secs_f64());
     let mut out = std::io::stdout().lock();
-    let told = match &row.outcome {
+    let line = match &row.outcome {
         Ok(Outcome::Skipped(why)) => format!("{name:<58} skipped: {why}"),
         Err(_) => format!("{name:<58} FAILED {took:>46}"),
         Ok(Outcome::Done(f)) => format!(
@@ -172,7 +177,7 @@ fn show(row: &Row) {
             f.rounds, f.events, f.lost, f.repeated, f.doubled
         ),
     };
-    let _ = writeln!(out, "{told}");
+    let _ = writeln!(out, "{line}");
     if let Ok(Outcome::Done(figures)) = &row.outcome {
         figures.notes.iter().for_each(|note| drop(writeln!(out, "{:<14}   {note}", "")));
     }
@@ -182,17 +187,17 @@ fn show(row: &Row) {
 }
 
 /// Where a fault failed; what it says stands in its row.
-fn tell_place(panic: &std::panic::PanicHookInfo<'_>) {
-    static TOLD: AtomicUsize = AtomicUsize::new(0);
-    if TOLD.fetch_add(1, Relaxed) < 100
+fn print_location(panic: &std::panic::PanicHookInfo<'_>) {
+    static PRINTED: AtomicUsize = AtomicUsize::new(0);
+    if PRINTED.fetch_add(1, Relaxed) < 100
         && let Some(place) = panic.location()
     {
         let _ = writeln!(std::io::stderr(), "failed at {place}");
     }
 }
 
-/// What a panic said.
-pub fn said(why: &(dyn Any + Send)) -> String {
+/// The message of a panic.
+pub fn panic_message(why: &(dyn Any + Send)) -> String {
     let text = why.downcast_ref::<String>().cloned();
     text.or_else(|| why.downcast_ref::<&str>().map(|s| (*s).to_owned())).unwrap_or_else(|| "a panic".into())
 }

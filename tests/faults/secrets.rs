@@ -12,7 +12,7 @@ use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
-/// Of every person here.
+/// The domain of every person here.
 const DOMAIN: &str = "acme.dev";
 
 /// Where the key comes from.
@@ -66,7 +66,7 @@ fn tell(mut stream: TcpStream, status: &str, kind: &str) -> std::io::Result<()> 
     stream.write_all(answer.as_bytes())
 }
 
-/// One daemon whose receiver is in one trouble after the other, and then in none.
+/// One agent whose receiver is in one trouble after the other, and then in none.
 fn in_trouble(source: Source) -> Figures {
     let mut agent = TestAgent::program(Faults::default());
     agent.option("--verbose");
@@ -87,7 +87,7 @@ fn in_trouble(source: Source) -> Figures {
         (telling("500 Internal Server Error", "text/plain"), Code::Http5xx),
         (telling("200 OK", "text/html"), Code::NotTheReceiver),
     ];
-    // What the key is read from makes no difference to what is said of it, so one source goes through all of them.
+    // The source of the key makes no difference to what is said of it, so one source goes through all failures.
     let few = if source == Source::Credential { troubles.len() } else { 2 };
     agent.drop_events(4, 2);
     for (n, (endpoint, code)) in troubles.iter().take(few).enumerate() {
@@ -106,7 +106,7 @@ fn in_trouble(source: Source) -> Figures {
     agent.signal(Signal::SIGHUP);
     agent.until_delivered();
     nothing_is_told(&agent, source);
-    // It looks through the log, the database and the spool.
+    // This looks through the log, the database and the spool.
     let figures = agent.end();
     assert!(!agent.log().contains(DOMAIN), "an email is in the log:\n{}", agent.log());
     let warned = agent.log().contains("run: chmod o-r ");
@@ -142,7 +142,7 @@ fn give_key(agent: &mut TestAgent, source: Source) {
     }
 }
 
-/// Looks at everything that a running daemon shows of itself.
+/// Looks at everything that a running agent shows of itself.
 fn nothing_is_told(agent: &TestAgent, source: Source) {
     let holds = |bytes: &[u8], text: &str| memchr::memmem::find(bytes, text.as_bytes()).is_some();
     let commands =

@@ -1,6 +1,6 @@
-//! Time jumps, the process hangs, the service manager watches, and the key stays secret.
+//! The clock jumps, the process hangs, the service manager watches, the key stays secret, and the log stays short.
 
-use super::{hangs, secrets, soak, steps};
+use super::{hangs, log, secrets, soak, steps};
 use crate::runner::Fault;
 
 pub const FAULTS: &[Fault] = &[
@@ -17,6 +17,7 @@ pub const FAULTS: &[Fault] = &[
         alone: false,
         run: hangs::hung_flush,
     },
-    Fault { name: "36", title: "the key, in every trouble", alone: false, run: secrets::key_is_nowhere },
-    Fault { name: "soak", title: "load and trouble over and over", alone: false, run: soak::nothing_grows },
+    Fault { name: "36", title: "the key, in every failure", alone: false, run: secrets::key_is_nowhere },
+    Fault { name: "log", title: "the log of an hour in which all goes well", alone: false, run: log::hour },
+    Fault { name: "soak", title: "load and failures over and over", alone: false, run: soak::nothing_grows },
 ];

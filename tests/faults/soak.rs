@@ -7,7 +7,7 @@ use nix::sys::signal::Signal;
 
 /// Cycles after which everything has its size: caches, pools, the allocator's own.
 const WARM_UP: u64 = 4;
-/// What an allocator may still take of its own accord.
+/// The memory that an allocator may still take of its own accord.
 const MORE_MEMORY: u64 = 8 << 20;
 /// Connections that are kept for the next request, more or less.
 const MORE_DESCRIPTORS: usize = 4;
@@ -64,7 +64,7 @@ fn trouble(agent: &mut TestAgent, cycle: u64) {
     agent.signal(Signal::SIGHUP);
     let aside = (cycle + 1) * 8;
     agent.until_delivered();
-    agent.until_status("the bad ones are set aside, the good ones marked", |status| {
+    agent.until_status("the bad ones are rejected, the good ones acknowledged", |status| {
         status.spool.rejected_files == aside && status.outbox.pending == 0
     });
 }

@@ -23,14 +23,19 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "16", title: "the watcher's queue overflows", alone: true, run: unheard::overflow },
     Fault { name: "16-fuse", title: "FUSE, where no events come", alone: false, run: unheard::fuse },
     Fault { name: "16-bind", title: "a bind mount", alone: false, run: unheard::bind_mount },
-    Fault { name: "16-deaf", title: "a system that cannot watch", alone: false, run: unheard::deaf },
+    Fault { name: "16-no-inotify", title: "a system without inotify", alone: false, run: unheard::deaf },
     Fault { name: "17", title: "files written a byte at a time", alone: false, run: unsettled::in_place },
     Fault { name: "17-renamed", title: "renames over one name", alone: false, run: unsettled::renamed },
     Fault { name: "17-changed", title: "deleted, cut, rewritten", alone: false, run: unsettled::changed },
-    Fault { name: "17-anew", title: "begun anew, partly taken", alone: false, run: unsettled::begun_anew },
+    Fault {
+        name: "17-rewritten",
+        title: "rewritten, partly ingested",
+        alone: false,
+        run: unsettled::begun_anew,
+    },
     Fault { name: "17-moved", title: "the folder is moved away", alone: false, run: moved::moved },
     Fault { name: "17-emptied", title: "the folder is deleted", alone: false, run: moved::deleted },
-    Fault { name: "18", title: "odd files among good ones", alone: true, run: irregular::files },
+    Fault { name: "18", title: "irregular files among good ones", alone: true, run: irregular::files },
     Fault { name: "18-swap", title: "swapped before the removal", alone: false, run: irregular::swapped },
     Fault {
         name: "18-times",
@@ -38,10 +43,10 @@ pub const FAULTS: &[Fault] = &[
         alone: false,
         run: irregular::times_and_names,
     },
-    Fault { name: "19", title: "horrors of JSON", alone: false, run: kinds::texts },
+    Fault { name: "19", title: "texts that are hardly JSON", alone: false, run: kinds::texts },
     Fault { name: "19-large", title: "large documents", alone: true, run: kinds::large },
     Fault { name: "20", title: "gzip bombs", alone: true, run: kinds::bombs },
-    Fault { name: "21", title: "files that may not be read", alone: false, run: private::for_hours },
+    Fault { name: "21", title: "unreadable files", alone: false, run: private::for_hours },
 ];
 
 /// The program with a spool that is scanned often.

@@ -19,7 +19,7 @@ const SECOND: Duration = Duration::from_secs(1);
 /// A round of an intake that looks every 100 ms, several times over.
 const ROUNDS: Duration = Duration::from_millis(400);
 
-/// A agent in a wait, and what it has dropped.
+/// An agent that waits, and what was dropped.
 struct Wait {
     agent: TestAgent,
     dropped: BTreeSet<String>,
@@ -31,10 +31,10 @@ pub fn in_every_wait(_: &Scale) -> Outcome {
         [backoff, refused, retry_after, retry_after_over_a_restart, settle, incomplete_after, keep];
     let mut figures = Figures::default();
     std::thread::scope(|scope| {
-        let playing = waits.map(|wait| scope.spawn(move || STEPS.map(wait)));
-        for played in playing {
-            let played = played.join().unwrap_or_else(|why| std::panic::resume_unwind(why));
-            played.into_iter().for_each(|round| figures.add(round));
+        let running = waits.map(|wait| scope.spawn(move || STEPS.map(wait)));
+        for result in running {
+            let result = result.join().unwrap_or_else(|why| std::panic::resume_unwind(why));
+            result.into_iter().for_each(|round| figures.add(round));
         }
     });
     figures.into()
@@ -125,11 +125,11 @@ fn incomplete_after(by: i64) -> Figures {
     wait.agent.sleep(ROUNDS);
     assert_eq!(wait.agent.status().spool.rejected_files, 0, "it was not left to grow whole");
     wait.agent.pass(2 * SECOND, SECOND);
-    wait.agent.until_status("it is set aside", |status| status.spool.rejected_files == 1);
+    wait.agent.until_status("it is rejected", |status| status.spool.rejected_files == 1);
     wait.end()
 }
 
-/// What is remembered for a time: not forgotten before, though the clock has stepped, and forgotten after.
+/// Settled events are kept for their time, though the clock has stepped, and then forgotten.
 fn keep(by: i64) -> Figures {
     let mut wait = Wait::looking();
     for state in ["delivered", "skipped", "failed"] {
@@ -200,7 +200,7 @@ impl Wait {
         assert_eq!(self.agent.receiver.stats().requests, before, "a wait was skipped");
     }
 
-    /// Waits until all that was dropped is delivered or set aside, with the clock as it stands.
+    /// Waits until all that was dropped is delivered or rejected, with the clock as it stands.
     fn end(mut self) -> Figures {
         let all = self.dropped.len();
         self.agent.until("all has come in its time", |agent| {

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 pub struct Tracer {
     strace: Child,
-    /// What it has written of the calls that it changed.
+    /// The trace of the calls that it changed.
     trace: tempfile::NamedTempFile,
 }
 
 impl Tracer {
-    /// From now on these calls of that agent on that file come to this: `fsync:error=EIO`.
+    /// Lets calls of that agent on that file fail or wait from now on: `fsync:error=EIO`.
     ///
     /// # Errors
     /// Why nobody can be traced here.
@@ -26,7 +26,7 @@ impl Tracer {
         Tracer::attach(strace, agent.pid())
     }
 
-    /// From now on a call of one of these names takes a minute to begin.
+    /// Delays each call of one of these names by a minute from now on.
     ///
     /// # Errors
     /// Why nobody can be traced here.
@@ -73,7 +73,7 @@ impl Tracer {
 
 impl Drop for Tracer {
     fn drop(&mut self) {
-        // It lets go of what it traces on its way out; killed, it might leave it stopped.
+        // On SIGTERM strace detaches first; killed, it might leave the agent stopped.
         let _ = kill(Pid::from_raw(self.strace.id().cast_signed()), Signal::SIGTERM);
         let _ = self.strace.wait();
     }
@@ -94,7 +94,7 @@ fn is_traced(pid: i32) -> Option<bool> {
 pub struct Calls(pub BTreeMap<String, u64>);
 
 impl Calls {
-    /// What the agent calls in that time, by all of its threads.
+    /// Counts the agent's calls in that time, of all its threads.
     ///
     /// # Errors
     /// Why nobody can be traced here.
@@ -114,6 +114,11 @@ impl Calls {
             Some((name.trim().to_owned(), calls.parse().ok()?))
         });
         Calls(rows.filter(|(name, _)| name != "total").collect())
+    }
+
+    pub fn without(mut self, names: &[&str]) -> Calls {
+        self.0.retain(|name, _| !names.contains(&name.as_str()));
+        self
     }
 
     pub fn total(&self) -> u64 {

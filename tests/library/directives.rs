@@ -1,5 +1,5 @@
-//! What Segment's own code makes of a hundred and twenty-one mappings, and what is made of them here: the same, or a
-//! refusal where the mapping is a trap or wrong.
+//! A hundred and twenty-one mappings with the results of Segment's own code: the results here are the same, or an error
+//! where the mapping is a trap or wrong.
 
 use koala_agent::mapping::directive::{Evaluator, Field};
 use serde::Deserialize;
@@ -22,7 +22,7 @@ struct Vector<'a> {
 }
 
 #[test]
-fn the_answer_is_segments_or_a_refusal() {
+fn the_result_is_segments_or_an_error() {
     let (mut same, mut refused, mut failed) = (0, 0, 0);
     for line in include_str!("../vectors/mapping.jsonl").lines() {
         let vector: Vector = serde_json::from_str(line).unwrap();
@@ -42,7 +42,7 @@ fn the_answer_is_segments_or_a_refusal() {
                 assert_eq!(value, want, "{name}");
                 same += 1;
             }
-            // What depends on the event can only be told of the event.
+            // An error that depends on the event shows only when the event is mapped.
             (Err(fault), None) => {
                 assert_eq!(vector.stage.as_deref(), Some("resolve"), "{name} is taken and fails: {fault}");
                 println!("{name}: {fault}");
@@ -58,7 +58,7 @@ fn the_answer_is_segments_or_a_refusal() {
 
 /// Each would fill the memory, or go on for minutes.
 #[test]
-fn a_definition_that_multiplies_an_event_is_given_up() {
+fn a_mapping_that_multiplies_an_event_fails() {
     let long = "a".repeat(32_000);
     let leaves: Vec<String> = (0..20_000).map(|n| format!("\"{n}\":0")).collect();
     let event = format!(
@@ -92,7 +92,7 @@ fn a_definition_that_multiplies_an_event_is_given_up() {
 
 /// Were it refused without a word, the preset's field would stand in its place.
 #[test]
-fn a_text_that_is_half_a_surrogate_pair_is_refused_with_a_word() {
+fn half_a_surrogate_pair_in_a_mapping_is_an_error() {
     for definition in [
         r#"{"@path":"$.a\ud800"}"#,
         r#"{"a":{"@template":"{{a}}\udfff"}}"#,

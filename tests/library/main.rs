@@ -1,5 +1,5 @@
 //! The parts of the library, each by itself: Segment's vectors, mappings, requests, the client, the built-in receiver.
-//! No agent runs here; a test that needs one belongs into `tests/agent`.
+//! No agent runs here; a test that needs one belongs in `tests/agent`.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 

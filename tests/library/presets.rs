@@ -6,7 +6,7 @@ use koala_agent::event::{Event, MessageId};
 use koala_agent::item::Disposition;
 use koala_agent::koala::batch::Batch;
 
-/// What becomes of the event: the request's body, the code of a skip, the text of what is wrong.
+/// The event's request body; of a skipped event the reason code, of a failed one the error text.
 fn sent(event: &str) -> String {
     let event = Event::parse(event).unwrap();
     match map(&event, &MessageId::new("m".into()).unwrap(), Timestamp(0)) {
@@ -37,7 +37,7 @@ fn identify(members: &str, top: &str, before: &str, context: &str) {
 const SOURCE: &str = r#"{"source":"koala-agent"}"#;
 
 #[test]
-fn integrations_turn_an_event_off_by_false_alone_and_by_the_own_name_first() {
+fn integrations_turn_an_event_off_only_by_false_and_their_own_name_wins() {
     for (integrations, off) in [
         (r#"{"Koala (Cloud)":false}"#, true),
         (r#"{"Koala (Cloud)":false,"All":true}"#, true),
@@ -58,7 +58,7 @@ fn integrations_turn_an_event_off_by_false_alone_and_by_the_own_name_first() {
 }
 
 #[test]
-fn integrations_go_before_mapping_and_faults_before_skipping() {
+fn integrations_are_checked_before_mappings_and_invalid_fields_before_skips() {
     for (event, want) in [
         (r#"{"type":"track","integrations":{"All":false}}"#, "integrations_off"),
         (r#"{"type":"page","timestamp":"noon"}"#, "no_mapping"),
@@ -86,7 +86,7 @@ fn integrations_go_before_mapping_and_faults_before_skipping() {
 }
 
 #[test]
-fn a_moment_is_the_timestamp_else_the_original_one_else_the_one_given() {
+fn the_time_is_the_timestamp_else_the_original_timestamp_else_the_one_given() {
     let (own, original, given) =
         ("2026-01-02T03:04:05Z", "2026-01-02T03:04:06.5+01:00", "1970-01-01T00:00:00.000Z");
     for (timestamp, original_timestamp, want) in [
@@ -111,7 +111,7 @@ fn a_null_context_is_no_context() {
 }
 
 #[test]
-fn rudderstacks_spelling_serves_where_profile_id_is_absent_and_goes_no_further() {
+fn ko_profile_id_stands_for_a_missing_profile_id_and_is_not_sent() {
     let top = r#""profile_id":"ko-1","traits":{}"#;
     track(r#""properties":{"a":1,"ko_profile_id":"ko-1"}"#, top, r#""event":"E","properties":{"a":1},"#, "");
     track(r#""properties":{"ko_profile_id":"ko-1"}"#, top, r#""event":"E","properties":{},"#, "");
@@ -134,7 +134,7 @@ fn rudderstacks_spelling_serves_where_profile_id_is_absent_and_goes_no_further()
 }
 
 #[test]
-fn the_last_of_a_chain_counts_even_when_it_is_null() {
+fn the_last_source_of_a_field_counts_even_when_it_is_null() {
     let traits = r#"{"profile_id":7.0,"email":null,"ip":null}"#;
     let item = format!(r#""traits":{traits},"#);
     let top = format!(r#""profile_id":7.0,"email":null,"traits":{traits}"#);
@@ -160,14 +160,14 @@ fn scalars_become_strings_in_the_text_they_were_written_in() {
 }
 
 #[test]
-fn half_a_surrogate_pair_is_carried_as_written() {
+fn half_a_surrogate_pair_is_sent_as_written() {
     let properties = r#"{"email":"a\ud800","\udc00":"\ud800"}"#;
     let item = format!(r#""event":"E","properties":{properties},"#);
     track(&format!(r#""properties":{properties}"#), r#""email":"a\ud800","traits":{}"#, &item, "");
 }
 
 #[test]
-fn of_duplicate_members_the_last_counts() {
+fn the_last_of_duplicate_members_counts() {
     let event = r#"{"type":"page","type":"track","event":"A","event":"E","timestamp":"2026-01-02 03:04:05","properties":{"email":"a","email":"b"}}"#;
     assert!(sent(event).starts_with(r#"{"email":"b","traits":{},"events":[{"type":"track","event":"E""#));
 }

@@ -108,7 +108,7 @@ fn put(mut item: Value, member: &str, value: Value) -> Value {
 }
 
 #[test]
-fn what_keeps_the_rules_is_taken() {
+fn a_request_that_keeps_the_rules_is_accepted() {
     let thirty: Vec<_> = (0..30).map(|n| track(&format!("t{n}"))).collect();
     let page = json!({"type": "page", "sent_at": "2026-01-02T03:04:05Z", "message_id": "p"});
     let account = json!({"type": "identify", "traits": {"group_id": "eu"}});
@@ -135,7 +135,7 @@ fn what_keeps_the_rules_is_taken() {
 }
 
 #[test]
-fn each_broken_rule_is_named_and_nothing_is_held() {
+fn each_broken_rule_is_named_and_nothing_is_stored() {
     let many: Vec<_> = (0..31).map(|n| track(&n.to_string())).collect();
 
     for (path, body, rule) in [
@@ -212,7 +212,7 @@ fn every_request_of_the_vectors_keeps_the_rules() {
 }
 
 #[test]
-fn a_request_is_judged_by_its_head_too() {
+fn the_head_of_a_request_is_checked_too() {
     let world = with(ReceiverOptions { expected_key: Some("pk_test".into()), ..ReceiverOptions::default() });
     let good = ana(&[track("a")]).to_string();
     for (method, path, headers, status, error) in [
@@ -300,7 +300,7 @@ fn a_body_above_the_limit_is_answered_413() {
 }
 
 #[test]
-fn an_item_is_held_once_in_the_bytes_it_came_in() {
+fn an_item_is_stored_once_in_the_bytes_it_came_in() {
     let world = world();
     let item = r#"{"type":"track", "event":"A","sent_at":"2026-01-02T03:04:05Z","n":9007199254740993,"x":1.0,"message_id":"\u0061"}"#;
     let later = track("a");
@@ -421,7 +421,7 @@ fn an_offline_receiver_breaks_the_connection_and_keeps_its_own_paths() {
 }
 
 #[test]
-fn what_is_dropped_after_acceptance_is_held() {
+fn an_event_is_stored_though_its_answer_is_dropped() {
     let world = faulty(Faults { drop_after_accept: 1.0, ..Faults::default() });
     assert!(world.request("POST", BATCH, AGENT, &ana(&[track("a")]).to_string()).is_none());
     world.receiver.set_faults(Faults::default());
@@ -432,7 +432,7 @@ fn what_is_dropped_after_acceptance_is_held() {
 }
 
 #[test]
-fn an_answer_is_as_late_as_it_is_told_to_be() {
+fn an_answer_is_delayed_by_the_latency() {
     let world = faulty(Faults { latency_ms: 80, ..Faults::default() });
     let start = Instant::now();
     assert_eq!(world.get(AUTH).status, 204);
@@ -488,7 +488,7 @@ fn a_connection_carries_many_requests() {
 }
 
 #[test]
-fn stopping_takes_a_second_at_most_and_frees_the_address() {
+fn a_stop_waits_for_a_second_only_and_frees_the_address() {
     let World { runtime, receiver } = faulty(Faults { latency_ms: 60_000, ..Faults::default() });
     let addr = receiver.addr();
     let idle = connect(addr);
@@ -504,7 +504,7 @@ fn stopping_takes_a_second_at_most_and_frees_the_address() {
 }
 
 #[test]
-fn what_is_worth_showing_is_told() {
+fn requests_and_faults_are_reported_as_notices() {
     use koala_agent::receiver::Notice;
     let (tell, told) = std::sync::mpsc::channel();
     let on_notice = move |notice| tell.send(notice).unwrap();

@@ -1,4 +1,4 @@
-//! What holds for every event and every sequence of events, tried with many.
+//! Properties of every event and every sequence of events, tried with many.
 
 use crate::common::vectors::map;
 use koala_agent::clock::Timestamp;
@@ -82,7 +82,7 @@ fn value() -> impl Strategy<Value = Written> {
     })
 }
 
-/// What tells one event of a person from another here; few values, so that they clash often.
+/// Members of events of one person; few values, so that they clash often.
 fn event_of_one_person() -> impl Strategy<Value = String> {
     let traits = prop::collection::btree_map("[abc]", prop::sample::select(vec!["1", "1.0", "\"x\""]), 0..3);
     let ip = prop_oneof![9 => Just(""), 1 => Just(r#","ip":"::1""#)];
@@ -97,7 +97,7 @@ fn event_of_one_person() -> impl Strategy<Value = String> {
     })
 }
 
-/// What a receiver knows after some requests: the events in order, each with the ip it came under, and the traits.
+/// The knowledge of a receiver after some requests: the events in order, each with the ip it came under, and the traits.
 #[derive(Debug, Default, PartialEq)]
 struct Told {
     events: Vec<(String, Option<Value>)>,
@@ -162,7 +162,7 @@ proptest! {
     }
 
     #[test]
-    fn said_together_is_said_one_by_one(events in prop::collection::vec(event_of_one_person(), 1..120)) {
+    fn a_batch_says_the_same_as_its_events_one_by_one(events in prop::collection::vec(event_of_one_person(), 1..120)) {
         let (mut one_by_one, mut together) = (Told::default(), Told::default());
         let mut batches: Vec<Batch> = Vec::new();
         for (i, event) in events.iter().enumerate() {

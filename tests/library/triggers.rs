@@ -1,5 +1,5 @@
-//! What Segment's own code answers for ninety-four triggers, and what is answered here: the same, or a refusal where
-//! the trigger is a trap or no trigger.
+//! Ninety-four triggers with the results of Segment's own code: the results here are the same, or an error where the
+//! trigger is a trap or no trigger.
 
 use koala_agent::event::Event;
 use koala_agent::mapping::trigger::Trigger;
@@ -20,7 +20,7 @@ struct Vector<'a> {
 const TAKEN: [&str; 1] = ["invalid-nested-parens"];
 
 #[test]
-fn the_answer_is_segments_or_a_refusal() {
+fn the_result_is_segments_or_an_error() {
     let (mut same, mut refused, mut taken) = (0, 0, 0);
     for line in include_str!("../vectors/fql.jsonl").lines() {
         let vector: Vector = serde_json::from_str(line).unwrap();
@@ -48,7 +48,7 @@ fn the_answer_is_segments_or_a_refusal() {
 
 /// Each with the column, and the words that tell the way to write it.
 #[test]
-fn a_refusal_names_the_column_and_the_way_to_write_it() {
+fn an_error_names_the_column_and_the_right_way_to_write_it() {
     for (fql, column, words) in [
         ("", 1, "type = \"track\""),
         ("type = 'track'", 8, "double quotes"),
@@ -138,7 +138,7 @@ fn values_compare_as_in_javascript() {
 }
 
 #[test]
-fn what_can_never_hold_and_what_does_not_hold_is_told() {
+fn contradictions_and_unmet_conditions_are_named() {
     let trigger = Trigger::parse("type = \"track\" and event = \"A\" and type = \"page\"").unwrap();
     assert_eq!(trigger.contradiction().unwrap(), "type = \"track\" and type = \"page\" never both hold");
     assert_eq!(Trigger::parse("type = \"track\" or type = \"page\"").unwrap().contradiction(), None);

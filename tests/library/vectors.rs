@@ -1,5 +1,5 @@
-//! What Segment's own destination made of eighty events, and what is made of them here. Where the two differ it is
-//! by a departure that this file names, vector by vector; everything else must agree.
+//! Eighty events with the results of Segment's own destination. Where the results here differ, this file names the
+//! departure, vector by vector; everything else must agree.
 
 use crate::common::vectors::{COMPLETED, Expect, bodies, body, outcome, vectors};
 use koala_agent::item::Disposition;
@@ -36,7 +36,7 @@ fn with_own_source(mut body: Value) -> Value {
 }
 
 #[test]
-fn the_vectors_agree_but_for_the_departures() {
+fn every_vector_agrees_except_the_named_departures() {
     let (mut same, mut departed) = (0, 0);
     for vector in vectors() {
         let name = vector.name.as_str();
@@ -75,7 +75,7 @@ fn the_vectors_agree_but_for_the_departures() {
 }
 
 #[test]
-fn numbers_keep_the_text_that_javascript_would_change() {
+fn numbers_keep_their_text_where_javascript_would_change_it() {
     let vectors = vectors();
     let floats = vectors.iter().find(|v| v.name == "jsnum-floats").unwrap();
     let want = concat!(
@@ -87,7 +87,7 @@ fn numbers_keep_the_text_that_javascript_would_change() {
 }
 
 #[test]
-fn every_fault_of_an_invalid_vector_is_told_by_the_events_own_member() {
+fn every_error_of_an_invalid_vector_names_the_member() {
     let said: Vec<_> = vectors()
         .iter()
         .filter_map(|v| match outcome(v.event) {

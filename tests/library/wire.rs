@@ -1,4 +1,4 @@
-//! What a server may do to a connection, and what the client makes of it.
+//! The client against servers that do everything to a connection that a server may do.
 
 use crate::common::frames::{
     CANCEL, CONTINUATION, DATA, END_HEADERS, END_STREAM, ENHANCE_YOUR_CALM, HEADERS, INTERNAL_ERROR,
@@ -212,7 +212,7 @@ fn trusted(port: u16) -> (String, String) {
     (format!("https://localhost:{port}"), lines)
 }
 
-/// What was processed: each request's body, and the number of its connection.
+/// The requests that were processed: each one's body, and the number of its connection.
 type Processed = Arc<Mutex<Vec<(String, usize)>>>;
 
 /// A receiver that takes so many requests at once on a connection, and answers none before so many have come.
@@ -396,7 +396,7 @@ async fn connections_that_end_under_many_requests_let_none_be_processed_twice() 
                 talk.go_away(last, NO_ERROR, b"");
             }
             2 => talk.go_away(u32::MAX >> 1, NO_ERROR, b""),
-            // With what has come and was not read: a reset by TCP.
+            // Bytes have come that were not read, so TCP resets the connection.
             _ => return,
         }
         talk.close();
@@ -439,7 +439,7 @@ fn headers(talk: &mut Talk, stream: u32, fields: usize) {
     talk.send(CONTINUATION, END_HEADERS, stream, b"");
 }
 
-/// What a server does to a request, in its words and in operation; the trouble that it is, and how often the request comes.
+/// A server's behaviour towards a request, with its name; the trouble that it is, and how often the request comes.
 type Deed = (&'static str, fn(&mut Talk, u32), Code, usize);
 
 const DEEDS: [Deed; 12] = [
@@ -457,7 +457,7 @@ const DEEDS: [Deed; 12] = [
     ("half, a farewell", |talk, stream| half(talk, stream).go_away(0, NO_ERROR, b""), Code::Connect, 1),
 ];
 
-/// What nobody should be shown.
+/// A text that must not be shown.
 fn at_length() -> Vec<u8> {
     format!("/web/projects/{KEY} ana@acme.dev {}", "too much ".repeat(1000)).into_bytes()
 }

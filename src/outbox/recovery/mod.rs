@@ -1,28 +1,32 @@
-//! What becomes of a damaged outbox: its files are set aside under a dated name, unaltered, and every event that can
-//! still be read is taken over into a new one. Nothing of this is silent: the log and the status tell of it.
+//! The recovery of a damaged outbox: its files are moved away under a dated name, unaltered, and every event that can
+//! still be read is copied into a new database. The log and the status say so.
 //!
 //! ```text
 //!   outbox.db, -wal, -shm ──rename──▶ outbox.db.damaged-20260102T030405Z, …
-//!                                          │ pages, log
+//!                                          │ pages, wal_pages
 //!                                          ▼
 //!                                    outbox.db.new ──rename──▶ outbox.db
 //! ```
 //!
-//! It begins with a note beside the database that says so and ends with the note's removal, and every step between can
-//! be done again: whenever the power fails, the next start goes on where this one was.
+//! A recovery begins with writing a note and ends with removing it, and every step between can be repeated. So after a
+//! power cut the next start goes on where this one was.
 
 mod copy;
-mod log;
 mod pages;
+mod record;
 #[cfg(test)]
 mod tests;
+mod wal_pages;
 
+use super::files::{FILE_MODE, create, remove_if_exists, sync_folder_of, with_suffix};
 use super::lock::Lock;
 use super::store::Store;
-use super::{FILE_MODE, OutboxError, Settings, beside, schema};
+use super::{OutboxError, meta, schema};
 use crate::clock::Timestamp;
+use crate::config;
 use crate::status::Incident;
-use pages::{Pages, u32_at};
+use pages::Pages;
+use record::u32_at;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -30,129 +34,128 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The files of a database beside the main one, which is moved last: where it is tells how far the move has come.
-const SET: [&str; 3] = ["-wal", "-shm", ""];
-/// How every SQLite database begins.
+/// The suffixes of a database's files. The main file is moved last, so its place says how far the move has come.
+const SUFFIXES: [&str; 3] = ["-wal", "-shm", ""];
+/// The first bytes of every SQLite database.
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
-/// The note: a recovery has begun.
+/// Says that a recovery has begun.
 #[derive(Debug, Serialize, Deserialize)]
-struct Note {
+struct RecoveryNote {
     at: Timestamp,
-    /// The name under which the damaged files are kept.
-    kept: String,
+    /// The name that the damaged database gets.
+    damaged: String,
     why: String,
 }
 
-/// Notes that the outbox is damaged: the next start recovers it. The note is on the disk when this returns `Ok`.
+/// Records that the outbox is damaged: the next start recovers it. The note is on the disk when this returns `Ok`.
 ///
 /// # Errors
-/// It is not this agent's to move: another application's database, or a newer agent's. The system's errors.
+/// The database is another program's, or of another version of the agent: then it must not be moved. The system's
+/// errors.
 pub(super) fn begin(path: &Path, why: &str, now: Timestamp) -> Result<(), OutboxError> {
     refuse_others(path)?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let note = Note { at: now, kept: format!("{name}.damaged-{}", now.compact()), why: why.to_owned() };
-    let text = serde_json::to_vec(&note).unwrap_or_default();
-    let (at, aside) = (note_at(path), beside(path, ".recovery.tmp"));
+    let damaged = format!("{name}.damaged-{}", now.compact());
+    let note = RecoveryNote { at: now, damaged, why: why.to_owned() };
+    let json = serde_json::to_vec(&note).unwrap_or_default();
+    let (note_path, new) = (note_path(path), with_suffix(path, ".recovery.tmp"));
     let written = (|| {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&aside)?;
-        file.write_all(&text)?;
+        let mut file = create(&new)?;
+        file.write_all(&json)?;
         file.sync_all()?;
-        fs::rename(&aside, &at)
+        fs::rename(&new, &note_path)
     })();
-    written.map_err(|e| OutboxError::io(&at, "note the damage", &e))?;
-    sync_folder(path)
+    written.map_err(|e| OutboxError::io(&note_path, "record the damage", &e))?;
+    sync_folder_of(path)
 }
 
-/// Goes on with a recovery that has begun, to its end. Returns whether one had.
+/// Brings a recovery that has begun to its end. Returns whether one had begun.
 ///
 /// # Errors
-/// The system's and SQLite's, for the new database; then it goes on at the next call.
-pub(super) fn go_on(path: &Path, settings: &Settings, lock: &Lock) -> Result<bool, OutboxError> {
+/// The system's and SQLite's, for the new database; then the next call goes on.
+pub(super) fn resume(config: &config::OutboxConfig, lock: &Lock) -> Result<bool, OutboxError> {
+    let path = &config.path;
     let Some(note) = read_note(path)? else { return Ok(false) };
-    let kept = path.with_file_name(&note.kept);
-    if !(kept.exists() && path.exists()) {
+    let damaged = path.with_file_name(&note.damaged);
+    if !(damaged.exists() && path.exists()) {
         tracing::warn!(
             "the outbox {} is damaged ({}): what can be read is recovered",
             path.display(),
             note.why
         );
-        quarantine(path, &kept)?;
+        move_away(path, &damaged)?;
         let operation = "read the damaged database";
-        let pages =
-            Pages::open(&kept, &beside(&kept, "-wal")).map_err(|e| OutboxError::io(&kept, operation, &e))?;
-        make(path, settings, |store| {
+        let pages = Pages::open(&damaged, &with_suffix(&damaged, "-wal"))
+            .map_err(|e| OutboxError::io(&damaged, operation, &e))?;
+        create_database(config, |store| {
             let copied = store.transaction(|store| copy::copy(&pages, store))?;
             let text = format!("the outbox was damaged ({}): {copied}", note.why);
-            tracing::warn!("{text}; the damaged files are kept as {}", kept.display());
-            let incident = Incident { at: note.at, text, files: Some(kept.clone()) };
-            store.transaction(|store| store.set_incident(&incident))
+            tracing::warn!("{text}; the damaged files are kept as {}", damaged.display());
+            let incident = Incident { at: note.at, text, files: Some(damaged.clone()) };
+            store.transaction(|store| meta::set_incident(&store.db.conn, &incident))
         })?;
     }
-    // What has become of the old log is told; the new database has none.
-    lock.mark_log(false);
-    fs::remove_file(note_at(path)).map_err(|e| OutboxError::io(path, "end the recovery", &e))?;
-    sync_folder(path)?;
+    // The fate of the old log is reported, and the new database has none.
+    lock.record_wal(false);
+    fs::remove_file(note_path(path)).map_err(|e| OutboxError::io(path, "end the recovery", &e))?;
+    sync_folder_of(path)?;
     Ok(true)
 }
 
-/// Makes a database whole before it appears under its name.
-pub(super) fn make(
-    path: &Path,
-    settings: &Settings,
+/// Creates a database at `config.path`, whole before it appears there under its name.
+pub(super) fn create_database(
+    config: &config::OutboxConfig,
     fill: impl FnOnce(&mut Store) -> Result<(), OutboxError>,
 ) -> Result<(), OutboxError> {
-    let new = beside(path, ".new");
-    for suffix in SET {
-        match fs::remove_file(beside(&new, suffix)) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                return Err(OutboxError::io(&new, "remove an unfinished database", &e));
-            }
-            _ => {}
-        }
+    let path = &config.path;
+    let new = with_suffix(path, ".new");
+    for suffix in SUFFIXES {
+        remove_if_exists(&with_suffix(&new, suffix))
+            .map_err(|e| OutboxError::io(&new, "remove an unfinished database", &e))?;
     }
-    let io = |e| OutboxError::io(path, "make the database", &e);
-    // Made here and not by SQLite, which would take its mode from the umask.
+    let io = |e| OutboxError::io(path, "create the database", &e);
+    // SQLite would create the file with a mode that depends on the umask.
     OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&new).map_err(io)?;
-    let mut store = Store::open(&Settings { path: new.clone(), ..settings.clone() })?;
+    let mut store = Store::open(&config::OutboxConfig { path: new.clone(), ..config.clone() })?;
     fill(&mut store)?;
-    store.checkpoint(Duration::ZERO)?;
+    store.db.checkpoint(Duration::ZERO)?;
     drop(store);
     for suffix in ["-wal", "-shm"] {
-        fs::remove_file(beside(&new, suffix)).map_err(io)?;
-        let _ = fs::remove_file(beside(path, suffix));
+        fs::remove_file(with_suffix(&new, suffix)).map_err(io)?;
+        let _ = fs::remove_file(with_suffix(path, suffix));
     }
     File::open(&new).and_then(|file| file.sync_all()).map_err(io)?;
     fs::rename(&new, path).map_err(io)?;
-    sync_folder(path)
+    sync_folder_of(path)
 }
 
-/// What can be told of the files without opening the database.
+/// The state of the files, as far as it shows without opening the database.
 pub(super) enum Inspection {
-    /// There is nothing.
+    /// No file exists.
     Nothing,
-    /// A database.
+    /// A database with a write-ahead log.
     Database,
     /// A database whose write-ahead log is missing or empty.
-    WithoutLog,
+    WithoutWal,
     /// Something that is no database, or the rest of one; why.
     Damaged(&'static str),
 }
 
-/// Looks at the files. SQLite itself would delete the log of a database that is empty or gone, and all that is in it.
+/// Inspects the files before SQLite does, which would delete the log of a database that is empty or gone, with all that
+/// is in it.
 pub(super) fn inspect(path: &Path) -> Result<Inspection, OutboxError> {
     let io = |e| OutboxError::io(path, "examine the database", &e);
-    let length = |path: &Path| match fs::metadata(path) {
-        Ok(meta) => Ok(Some(meta)),
+    let metadata = |path: &Path| match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata)),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(io(e)),
     };
-    let log = length(&beside(path, "-wal"))?.map(|meta| meta.len());
-    Ok(match (length(path)?, log) {
+    let wal = metadata(&with_suffix(path, "-wal"))?.map(|wal| wal.len());
+    Ok(match (metadata(path)?, wal) {
         (None, None | Some(0)) => Inspection::Nothing,
         (None, Some(_)) => Inspection::Damaged("the database is gone, and its write-ahead log is not"),
-        (Some(meta), _) if meta.is_dir() => {
+        (Some(main), _) if main.is_dir() => {
             if fs::read_dir(path).map_err(io)?.next().is_some() {
                 return Err(OutboxError::Foreign {
                     path: path.to_owned(),
@@ -161,57 +164,50 @@ pub(super) fn inspect(path: &Path) -> Result<Inspection, OutboxError> {
             }
             Inspection::Damaged("an empty folder stands in its place")
         }
-        (Some(meta), _) if meta.len() == 0 => Inspection::Damaged("the database is empty"),
-        (Some(_), None | Some(0)) => Inspection::WithoutLog,
+        (Some(main), _) if main.len() == 0 => Inspection::Damaged("the database is empty"),
+        (Some(_), None | Some(0)) => Inspection::WithoutWal,
         (Some(_), Some(_)) => Inspection::Database,
     })
 }
 
-fn quarantine(path: &Path, kept: &Path) -> Result<(), OutboxError> {
-    for suffix in SET {
-        let (from, to) = (beside(path, suffix), beside(kept, suffix));
+fn move_away(path: &Path, damaged: &Path) -> Result<(), OutboxError> {
+    let operation = "move the damaged database away";
+    for suffix in SUFFIXES {
+        let (from, to) = (with_suffix(path, suffix), with_suffix(damaged, suffix));
         if from.exists() && !to.exists() {
-            fs::rename(&from, &to)
-                .map_err(|e| OutboxError::io(&from, "set the damaged database aside", &e))?;
+            fs::rename(&from, &to).map_err(|e| OutboxError::io(&from, operation, &e))?;
         }
     }
-    if !kept.exists() {
-        // Only its log is left. The place is taken, so that the next step is known to be the next.
-        File::create(kept).map_err(|e| OutboxError::io(kept, "set the damaged database aside", &e))?;
+    if !damaged.exists() {
+        // Only the log was left. An empty file takes the main file's place, which says that the move is done.
+        File::create(damaged).map_err(|e| OutboxError::io(damaged, operation, &e))?;
     }
-    sync_folder(path)
+    sync_folder_of(path)
 }
 
-/// A sound header says whose it is; a damaged one says nothing.
+/// Refuses a database that is not this agent's. Only an intact header says whose it is.
 fn refuse_others(path: &Path) -> Result<(), OutboxError> {
     let mut header = Vec::new();
     if let Ok(file) = File::open(path) {
-        // What cannot be read is no sound header.
+        // A header that cannot be read is not intact.
         let _ = file.take(100).read_to_end(&mut header);
     }
     if !header.starts_with(MAGIC) {
         return Ok(());
     }
-    let number = |at| i64::from(u32_at(&header, at).unwrap_or(0));
-    // Places from the file format: user_version and application_id.
-    schema::check_owner(path, number(68), number(60))
+    let number = |offset| i64::from(u32_at(&header, offset).unwrap_or(0));
+    // The offsets of application_id and user_version in the file format.
+    schema::check_header(path, number(68), number(60))
 }
 
-fn read_note(path: &Path) -> Result<Option<Note>, OutboxError> {
-    match fs::read(note_at(path)) {
-        Ok(text) => Ok(serde_json::from_slice(&text).ok()),
+fn read_note(path: &Path) -> Result<Option<RecoveryNote>, OutboxError> {
+    match fs::read(note_path(path)) {
+        Ok(json) => Ok(serde_json::from_slice(&json).ok()),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(OutboxError::io(path, "look for a recovery that has begun", &e)),
     }
 }
 
-fn note_at(path: &Path) -> PathBuf {
-    beside(path, ".recovery")
-}
-
-fn sync_folder(path: &Path) -> Result<(), OutboxError> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    File::open(folder)
-        .and_then(|folder| folder.sync_all())
-        .map_err(|e| OutboxError::io(folder, "sync the folder", &e))
+fn note_path(path: &Path) -> PathBuf {
+    with_suffix(path, ".recovery")
 }

@@ -1,7 +1,7 @@
 use crate::clock::{Clock, Timestamp};
 use crate::event::Digest;
 use crate::item::OrderingKey;
-use crate::outbox::fixture::{self, settings, to_send};
+use crate::outbox::fixture::{self, config, to_send};
 use crate::outbox::{NewEvent, Outbox, Reader, State};
 use std::fs;
 use std::path::Path;
@@ -24,17 +24,17 @@ fn event(n: usize) -> NewEvent {
     }
 }
 
-/// An outbox whose log holds the newest events, as after a SIGKILL: its files are copied while it is open.
-fn outbox(dir: &Path) {
+/// Makes an outbox whose log holds the newest events, as after a SIGKILL: its files are copied while it is open.
+fn make_outbox(dir: &Path) {
     let open = dir.join("open");
     fs::create_dir(&open).unwrap();
-    let outbox = Outbox::open(&settings(&open), clock()).unwrap();
+    let outbox = Outbox::open(&config(&open), clock()).unwrap();
     let append = |range: std::ops::Range<usize>| {
         outbox.writer.append(range.map(event).collect::<Vec<_>>(), Vec::new()).block().unwrap()
     };
     append(0..EVENTS / 2);
     outbox.close();
-    let outbox = Outbox::open(&settings(&open), clock()).unwrap();
+    let outbox = Outbox::open(&config(&open), clock()).unwrap();
     outbox.writer.append((EVENTS / 2..EVENTS).map(event).collect::<Vec<_>>(), Vec::new()).block().unwrap();
     for suffix in ["", "-wal"] {
         fs::copy(open.join(format!("outbox.db{suffix}")), dir.join(format!("outbox.db{suffix}"))).unwrap();
@@ -42,20 +42,22 @@ fn outbox(dir: &Path) {
     outbox.close();
 }
 
-fn opened(dir: &Path) -> (Vec<(String, Option<String>)>, Option<String>) {
-    let settings = settings(dir);
-    Outbox::open(&settings, clock()).unwrap().close();
-    let reader = Reader::open(&settings.path).unwrap();
-    let events: Result<Vec<_>, _> = (0..EVENTS).map(|n| reader.show(&format!("event-{n}"))).collect();
+/// Opens and closes the outbox. Returns its events by id with their bodies, and the incident.
+fn open_and_read(dir: &Path) -> (Vec<(String, Option<String>)>, Option<String>) {
+    let config = config(dir);
+    Outbox::open(&config, clock()).unwrap().close();
+    let reader = Reader::open(&config.path).unwrap();
+    let events: Result<Vec<_>, _> =
+        (0..EVENTS).map(|n| reader.events().show(&format!("event-{n}"))).collect();
     let events = match events {
         Ok(events) => events.into_iter().flatten(),
         Err(e) => {
-            // What no look at the pages can find is found by who reads the event.
+            // Damage that no check of the pages can find is found when the event is read.
             assert!(e.is_damage(), "{e}");
-            let outbox = Outbox::open(&settings, clock()).unwrap();
+            let outbox = Outbox::open(&config, clock()).unwrap();
             outbox.mark_corrupt(&e);
             outbox.close();
-            return opened(dir);
+            return open_and_read(dir);
         }
     };
     let events: Vec<_> = events.map(|detail| (detail.row.message_id, detail.body)).collect();
@@ -64,12 +66,12 @@ fn opened(dir: &Path) -> (Vec<(String, Option<String>)>, Option<String>) {
 }
 
 #[test]
-fn a_database_without_its_first_page_is_read_from_its_other_pages() {
+fn the_events_of_a_log_without_its_database_are_recovered() {
     let dir = tempfile::tempdir().unwrap();
-    outbox(dir.path());
-    // In the log there is a newer first page, which SQLite itself would take.
+    make_outbox(dir.path());
+    // The log has a newer first page, from which SQLite itself would open the database.
     fs::remove_file(dir.path().join("outbox.db")).unwrap();
-    let (events, incident) = opened(dir.path());
+    let (events, incident) = open_and_read(dir.path());
     assert!(!events.is_empty());
     assert!(incident.unwrap().contains("the database is gone, and its write-ahead log is not"));
     for (id, body) in events {
@@ -79,18 +81,18 @@ fn a_database_without_its_first_page_is_read_from_its_other_pages() {
 }
 
 #[test]
-fn whichever_bytes_are_damaged_it_opens_and_what_can_be_read_is_there() {
+fn an_outbox_opens_with_all_readable_events_whichever_bytes_are_damaged() {
     let dir = tempfile::tempdir().unwrap();
-    outbox(dir.path());
+    make_outbox(dir.path());
     let mut rng = fastrand::Rng::with_seed(3);
-    let (mut told, mut most) = (0, 0);
+    let (mut incidents, mut most) = (0, 0);
     for round in 0..60 {
         let damaged = tempfile::tempdir().unwrap();
         for suffix in ["", "-wal"] {
             let name = format!("outbox.db{suffix}");
             let mut bytes = fs::read(dir.path().join(&name)).unwrap();
-            let wounds = if (suffix.is_empty()) == (round % 2 == 0) { rng.usize(1..4) } else { 0 };
-            for _ in 0..wounds {
+            let damages = if (suffix.is_empty()) == (round % 2 == 0) { rng.usize(1..4) } else { 0 };
+            for _ in 0..damages {
                 let at = rng.usize(..bytes.len());
                 let end = (at + rng.usize(1..5_000)).min(bytes.len());
                 bytes[at..end].iter_mut().for_each(|byte| *byte = rng.u8(..));
@@ -100,13 +102,13 @@ fn whichever_bytes_are_damaged_it_opens_and_what_can_be_read_is_there() {
             }
             fs::write(damaged.path().join(&name), bytes).unwrap();
         }
-        let (events, incident) = opened(damaged.path());
-        told += usize::from(incident.is_some());
+        let (events, incident) = open_and_read(damaged.path());
+        incidents += usize::from(incident.is_some());
         most = most.max(events.len());
         assert!(events.len() <= EVENTS);
-        // A second start finds a sound outbox.
-        assert_eq!(opened(damaged.path()).0, events);
+        // A second start finds an intact outbox.
+        assert_eq!(open_and_read(damaged.path()).0, events);
     }
-    assert!(told >= 20, "{told} of 60 were told of");
+    assert!(incidents >= 20, "{incidents} of 60 were reported");
     assert_eq!(most, EVENTS);
 }

@@ -1,7 +1,7 @@
 //! The program as its users meet it: the real binary, its output and its exit codes.
 
-mod change;
-mod events;
-mod look;
-mod people;
-mod place;
+mod check;
+mod retry;
+mod send;
+mod status;
+mod users;

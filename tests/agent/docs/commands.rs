@@ -120,7 +120,7 @@ fn assert_prints(shown: &str, printed: &str) {
     assert!(skips || next == printed.len(), "the program prints more:\n{}", printed[next..].join("\n"));
 }
 
-/// Replaces each number by `#`, and minutes by seconds, so that times and sizes are not compared.
+/// Replaces each number by `#`, and each unit of time or size by one, so that times and sizes are not compared.
 fn without_numbers(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
@@ -130,7 +130,9 @@ fn without_numbers(text: &str) -> String {
             c => out.push(c),
         }
     }
-    out.replace("# min # s", "# s").replace("# min", "# s")
+    let out = out.replace("#.#", "#").replace("#,#", "#");
+    let out = out.replace("# min # s", "# s").replace("# min", "# s");
+    ["KiB", "MiB", "TiB"].iter().fold(out, |out, unit| out.replace(unit, "GiB"))
 }
 
 /// Splits a console block into its commands, each with its output.

@@ -1,9 +1,9 @@
 //! Line 10: what is done to a database.
 
-use super::bench::{Bench, beside};
 use super::kill_at;
+use super::rounds::{DamageRounds, beside};
 use crate::machine::needs;
-use crate::runner::{Figures, Outcome, Scale, said};
+use crate::runner::{Figures, Outcome, Scale, panic_message};
 use fastrand::Rng;
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -14,7 +14,7 @@ use std::path::Path;
 
 const PAGE: u64 = 4_096;
 
-/// What is done to a database's folder.
+/// A damage to a database's folder.
 pub struct Damage {
     pub name: String,
     pub after: After,
@@ -24,24 +24,24 @@ pub struct Damage {
 
 type Strike = Box<dyn Fn(&Path, &mut Rng)>;
 
-/// How the daemon ended before.
+/// How the agent ended before.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum After {
     Stop,
-    /// With commits in the log.
+    /// Killed, with commits in the log.
     Kill,
 }
 
 use After::{Kill, Stop};
 
-/// What must come of it.
+/// The result that a damage must have.
 #[derive(Clone, Copy)]
 pub enum Then {
-    /// The daemon runs, and tells of the damage if anything could not be read.
+    /// The agent runs, and tells of the damage if anything could not be read.
     Runs,
-    /// The same, but not even SQLite sees such a loss: it may go untold.
+    /// The agent runs, and may say nothing: not even SQLite sees such a loss.
     Unseen,
-    /// The daemon refuses to start, with one of these codes, names the file and leaves it as it is, until this is
+    /// The agent refuses to start, with one of these codes, names the file and leaves it as it is, until this is
     /// done.
     Refuses(&'static [i32], fn(&Path)),
 }
@@ -58,7 +58,7 @@ fn damage(
 }
 
 pub fn whole_files(scale: &Scale) -> Outcome {
-    play(scale, |_| {
+    run_all(scale, |_| {
         vec![
             damage("garbage header", Stop, Runs, |s, r| garbage(s, "", 0, 100, r)),
             damage("garbage header, log", Kill, Runs, |s, r| garbage(s, "", 0, 100, r)),
@@ -73,7 +73,7 @@ pub fn whole_files(scale: &Scale) -> Outcome {
 }
 
 pub fn logs(scale: &Scale) -> Outcome {
-    play(scale, |_| {
+    run_all(scale, |_| {
         vec![
             damage("no log", Kill, Runs, |s, _| remove(s, "-wal")),
             damage("cut log", Kill, Unseen, |s, _| cut(s, "-wal", |n| n / 2)),
@@ -88,7 +88,7 @@ pub fn logs(scale: &Scale) -> Outcome {
 }
 
 pub fn others(scale: &Scale) -> Outcome {
-    play(scale, |_| {
+    run_all(scale, |_| {
         vec![
             damage("a text", Stop, Runs, |s, _| replace(s, &b"to be done\n".repeat(400))),
             damage("a short text, log", Kill, Runs, |s, _| replace(s, b"to be done\n")),
@@ -110,10 +110,10 @@ pub fn others(scale: &Scale) -> Outcome {
 /// Each page in turn; in the short form the first and a few.
 pub fn pages(scale: &Scale) -> Outcome {
     let mut rng = scale.rng();
-    play(scale, |bench| {
+    run_all(scale, |rounds| {
         let mut damages = Vec::new();
         for (after, text) in [(Stop, ""), (Kill, ", log")] {
-            let all = bench.pages(after);
+            let all = rounds.pages(after);
             let mut pages: Vec<u64> = (1..all).collect();
             rng.shuffle(&mut pages);
             pages.truncate(scale.of(2, usize::MAX));
@@ -132,13 +132,13 @@ pub fn kills(scale: &Scale) -> Outcome {
     if let Err(why) = needs("strace") {
         return Outcome::Skipped(why);
     }
-    let (mut bench, mut rng) = (Bench::new(), scale.rng());
+    let (mut rounds, mut rng) = (DamageRounds::new(), scale.rng());
     let (mut figures, mut killed) = (Figures::default(), 0);
     for (call, step) in [("rename", 2), ("unlink", 4), ("fsync", 5), ("fdatasync", 5), ("pwrite64", 40)] {
         for n in (1..).step_by(scale.of(step, 1)) {
             let name = format!("{call} {n}");
             let recovered = damage(name, Kill, Runs, |s, r| garbage(s, "", 0, 20 * PAGE, r));
-            let round = bench.round_after(&recovered, &mut rng, |agent| kill_at(agent, call, n));
+            let round = rounds.round_after(&recovered, &mut rng, |agent| kill_at(agent, call, n));
             let Some(round) = round else { break };
             figures.add(Figures { notes: Vec::new(), ..round });
             killed += 1;
@@ -149,14 +149,14 @@ pub fn kills(scale: &Scale) -> Outcome {
 }
 
 /// Plays them all, and fails if one of them does.
-fn play(scale: &Scale, damages: impl FnOnce(&Bench) -> Vec<Damage>) -> Outcome {
-    let mut bench = Bench::new();
+fn run_all(scale: &Scale, damages: impl FnOnce(&DamageRounds) -> Vec<Damage>) -> Outcome {
+    let mut rounds = DamageRounds::new();
     let mut rng = scale.rng();
     let (mut figures, mut failed) = (Figures::default(), Vec::new());
-    for damage in damages(&bench) {
-        match catch_unwind(AssertUnwindSafe(|| bench.round(&damage, &mut rng))) {
+    for damage in damages(&rounds) {
+        match catch_unwind(AssertUnwindSafe(|| rounds.round(&damage, &mut rng))) {
             Ok(round) => figures.add(round),
-            Err(why) => failed.push(format!("{}: {}", damage.name, said(why.as_ref()))),
+            Err(why) => failed.push(format!("{}: {}", damage.name, panic_message(why.as_ref()))),
         }
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
@@ -200,7 +200,7 @@ fn link(state: &Path) {
     symlink(beside(&elsewhere, ""), beside(state, "")).unwrap();
 }
 
-/// The same with the other disk not there.
+/// A link to a disk that is not there.
 fn link_to_nothing(state: &Path) {
     remove(state, "");
     symlink("/nowhere/outbox.db", beside(state, "")).unwrap();
@@ -227,7 +227,7 @@ fn foreign_log(state: &Path) {
     other.execute_batch("PRAGMA user_version = 1; CREATE TABLE invoices (n INTEGER);").unwrap();
 }
 
-/// Nobody's database any more: the agent begins anew.
+/// Nobody's database any more: the agent starts over.
 fn remove_it(state: &Path) {
     for suffix in ["", "-wal", "-shm"] {
         let path = beside(state, suffix);

@@ -1,4 +1,4 @@
-//! Line 11: the database is removed or replaced under the running daemon.
+//! Line 11: the database is removed or replaced under the running agent.
 //!
 //! Nothing may be lost by that: neither what was in the spool at that moment or is dropped later, nor what was pending
 //! in the database. Of a database that was replaced it is kept beside the other.
@@ -14,23 +14,23 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What is done to the database's folder; the second folder has an older copy of its files.
+/// Damages the database's folder; the second folder has an older copy of its files.
 type Strike = fn(&Path, &Path);
 
-/// What becomes of the events that were pending in it.
+/// The end of the events that were pending in the database.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Then {
     Delivered,
-    KeptAside,
+    KeptBeside,
 }
 
 const STRIKES: &[(&str, Then, Strike)] = &[
     ("the database removed", Then::Delivered, |state, _| fs::remove_file(state.join("outbox.db")).unwrap()),
-    ("an older copy moved in its agent", Then::KeptAside, |state, older| {
+    ("an older copy moved in its place", Then::KeptBeside, |state, older| {
         fs::copy(older.join("outbox.db"), state.join("restored")).unwrap();
         fs::rename(state.join("restored"), state.join("outbox.db")).unwrap();
     }),
-    ("another file moved in its agent", Then::KeptAside, |state, _| {
+    ("another file moved in its place", Then::KeptBeside, |state, _| {
         fs::write(state.join("other"), "to be done\n").unwrap();
         fs::rename(state.join("other"), state.join("outbox.db")).unwrap();
     }),
@@ -41,7 +41,7 @@ const STRIKES: &[(&str, Then, Strike)] = &[
     }),
 ];
 
-/// Nothing is stored or sent: the daemon must look by itself.
+/// Nothing is stored or sent: the agent must look by itself.
 pub fn idle(scale: &Scale) -> Outcome {
     side_by_side(scale, false)
 }
@@ -91,7 +91,7 @@ fn round(name: &str, then: Then, strike: Strike, load: bool) -> Figures {
     copy_files(&state, snapshot.path());
     let in_it = pending(&snapshot.path().join("outbox.db"));
     strike(&state, older.path());
-    let mark = agent.log().len();
+    let log_start = agent.log().len();
     agent.signal(Signal::SIGCONT);
 
     if load {
@@ -103,10 +103,10 @@ fn round(name: &str, then: Then, strike: Strike, load: bool) -> Figures {
         code.is_some()
     });
     let took = began.elapsed();
-    let log = agent.log()[mark..].to_owned();
+    let log = agent.log()[log_start..].to_owned();
     assert_eq!(code, Some(74), "{name}: {log}");
     assert!(log.contains(" error ") && log.contains("outbox.db"), "{name}: {log}");
-    if then == Then::KeptAside {
+    if then == Then::KeptBeside {
         let kept = replaced(&state).map(|kept| pending(&kept));
         let kept = kept.unwrap_or_else(|| panic!("{name}: what was replaced is not kept:\n{log}"));
         let held = held(&agent);
@@ -120,7 +120,7 @@ fn round(name: &str, then: Then, strike: Strike, load: bool) -> Figures {
     let wanted: BTreeSet<u64> = agent.ledger.dropped.keys().copied().collect();
     let wanted: BTreeSet<u64> = wanted.difference(&agent.ledger.destroyed).copied().collect();
     until(&mut agent, &format!("{name}: what remained delivered"), |agent| wanted.is_subset(&held(agent)));
-    until(&mut agent, &format!("{name}: all marked"), |agent| {
+    until(&mut agent, &format!("{name}: all acknowledged"), |agent| {
         let status = agent.status();
         status.outbox.pending == 0 && status.spool.waiting_files == 0
     });

@@ -11,7 +11,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What the log of the database may come to, unless `status` names who keeps it from being emptied.
+/// The size that the log of the database may come to, unless `status` names who keeps it from being emptied.
 const LOG_LIMIT: u64 = 64 << 20;
 
 /// Another process reads from one snapshot while twice the limit is stored and delivered.
@@ -85,7 +85,7 @@ pub fn second(_: &Scale) -> Outcome {
         if name == "the same configuration" {
             fs::copy(agent.path("config.toml"), other.path("config.toml")).unwrap();
         }
-        // It would send this, if it ran.
+        // The second agent would send this, if it ran.
         let mut unsent = crate::common::ledger::Ledger::default();
         fs::write(other.spool().join("a.json"), unsent.event(1)).unwrap();
         // The first one has emptied its log, and has nothing to do.

@@ -1,8 +1,7 @@
-//! Line 12: a schema that this agent does not know, and one that is half made.
+//! Line 12: a schema that this agent does not read, and one that is half made.
 
-use super::{RUNS, contents, kill_at, new_place, said};
+use super::{contents, kill_at, new_place, said};
 use crate::common::agent::TestAgent;
-use crate::common::older::make_older;
 use crate::machine::needs;
 use crate::runner::{Figures, Outcome, Scale};
 use koala_agent::receiver::Faults;
@@ -10,9 +9,20 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 use std::fs;
 
-/// A later agent has written the database, and was stopped or killed. Every command but `run` and the changing ones
-/// may read it, and none may touch it.
+/// A later agent has written the database, and was stopped or killed.
 pub fn newer(_: &Scale) -> Outcome {
+    refused(99, "install the newer agent again")
+}
+
+/// An agent from before the first release has written the database, and was stopped or killed.
+pub fn older(_: &Scale) -> Outcome {
+    refused(5, "drain it with the version that made it")
+}
+
+/// The agent does not start on a database of that version, and says why and what to do. A command answers only what it
+/// can without the database, and nothing changes a byte of it.
+fn refused(other: i64, fix: &str) -> Outcome {
+    let schema = format!("schema {other}");
     let mut figures = Figures::default();
     for killed in [false, true] {
         let mut agent = new_place(Faults::default());
@@ -21,8 +31,8 @@ pub fn newer(_: &Scale) -> Outcome {
         agent.until_delivered();
         agent.stop();
         let state = agent.state();
-        let known = version(&agent.database());
-        write_version(&agent, 99, killed);
+        let own = version(&agent.database());
+        write_version(&agent, other, killed);
         if killed {
             assert!(fs::metadata(state.join("outbox.db-wal")).unwrap().len() > 0, "no commits in the log");
         }
@@ -43,54 +53,19 @@ pub fn newer(_: &Scale) -> Outcome {
                 let output = agent.command(arguments[0]).args(&arguments[1..]).output().unwrap();
                 let said = said(&output);
                 assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
-                assert!(code == 0 || said.contains("schema 99"), "{arguments:?}: {said}");
+                assert!(code == 0 || said.contains(&schema), "{arguments:?}: {said}");
+                assert!(code == 0 || said.contains(fix), "{arguments:?}: {said}");
             }
-            assert!(before == contents(&state), "the database of a newer agent was changed");
+            assert!(before == contents(&state), "a database of {schema} was changed");
         }
-        assert!(agent.log().contains("schema 99"), "{}", agent.log());
+        let (log, path) = (agent.log(), agent.outbox());
+        let names = [schema.as_str(), fix, path.to_str().unwrap()];
+        assert!(names.iter().all(|name| log.contains(name)), "{log}");
         assert_eq!(agent.receiver.stats().requests, requests, "something was sent");
-        write_version(&agent, known, false);
+        write_version(&agent, own, false);
         agent.start();
         figures.add(agent.end());
     }
-    figures.into()
-}
-
-/// SIGKILL at the Nth call while an older schema is brought up to date: it is the old one or the new one, and what is
-/// in it is delivered.
-pub fn older(scale: &Scale) -> Outcome {
-    if let Err(why) = needs("strace") {
-        return Outcome::Skipped(why);
-    }
-    let mut figures = Figures::default();
-    for (call, step) in [("pwrite64", 4), ("fsync", 2), ("fdatasync", 2)] {
-        for n in (1..).step_by(scale.of(step, 1)) {
-            let mut agent = new_place(Faults { offline: true, ..Faults::default() });
-            agent.drop_events(20, 5);
-            agent.start();
-            agent.until_status("all is stored", |status| status.outbox.pending == 20);
-            agent.stop();
-            let known = make_older(&agent.outbox(), 1);
-            let before = agent.log().len();
-            let killed = kill_at(&mut agent, call, n);
-            if killed && agent.log()[before..].contains(RUNS) {
-                // It ran already: what is killed now is no migration any more.
-                break;
-            }
-            let found = version(&agent.database());
-            assert!(found == 1 || found == known, "{found} is neither old nor new, killed at {call} {n}");
-            agent.receiver.set_faults(Faults::default());
-            if !agent.is_started() {
-                agent.start();
-            }
-            figures.add(agent.end());
-            assert_eq!((soundness(&agent.database()), version(&agent.database())), ("ok".into(), known));
-            if !killed {
-                break;
-            }
-        }
-    }
-    assert!(figures.rounds > 3, "nothing was killed");
     figures.into()
 }
 
@@ -98,11 +73,11 @@ fn version(outbox: &Connection) -> i64 {
     outbox.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap()
 }
 
-fn soundness(outbox: &Connection) -> String {
+fn integrity(outbox: &Connection) -> String {
     outbox.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap()
 }
 
-/// In the file, or, as after a kill, in the log.
+/// Writes the version to the file, or only to the write-ahead log, as after a SIGKILL.
 fn write_version(agent: &TestAgent, version: i64, in_log: bool) {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
     let conn = Connection::open_with_flags(agent.outbox(), flags).unwrap();
@@ -110,7 +85,7 @@ fn write_version(agent: &TestAgent, version: i64, in_log: bool) {
     conn.pragma_update(None, "user_version", version).unwrap();
 }
 
-/// SIGKILL at the Nth call of each kind that changes a file, until the daemon lives to run: the next one finds no
+/// SIGKILL at the Nth call of each kind that changes a file, until the agent lives to run: the next one finds no
 /// database or a whole one, never something between.
 pub fn kills(scale: &Scale) -> Outcome {
     if let Err(why) = needs("strace") {
@@ -135,7 +110,7 @@ pub fn kills(scale: &Scale) -> Outcome {
             agent.until_settled();
             agent.stop();
             let outbox = agent.database();
-            assert_eq!(soundness(&outbox), "ok", "killed at {call} {n}");
+            assert_eq!(integrity(&outbox), "ok", "killed at {call} {n}");
             assert!(version(&outbox) > 0, "killed at {call} {n}");
         }
     }

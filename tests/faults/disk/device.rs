@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 const LOG: &str = "state/outbox.db-wal";
 const DATABASE: &str = "state/outbox.db";
 
-/// A agent at work: some is taken, some delivered, more comes.
+/// An agent at work: some events are stored, some delivered, more come.
 fn at_work() -> TestAgent {
     let mut agent = TestAgent::program(Faults { latency_ms: 10, ..Faults::default() });
     agent.start();
@@ -20,7 +20,7 @@ fn at_work() -> TestAgent {
     agent
 }
 
-/// As with a full disk: nothing is lost, nothing more is sent than can be marked, and it goes on by itself.
+/// As with a full disk: nothing is lost, nothing more is sent than can be acknowledged, and it goes on by itself.
 pub fn no_space(scale: &Scale) -> Outcome {
     let mut sum = Figures::default();
     for _ in 0..scale.of(1, 10) {
@@ -35,7 +35,7 @@ pub fn no_space(scale: &Scale) -> Outcome {
         stays_calm_under(&tracer, &mut agent, Duration::from_secs(6));
         let sent = agent.receiver.stats().events;
         std::thread::sleep(Duration::from_secs(2));
-        assert_eq!(agent.receiver.stats().events, sent, "it sends what it cannot mark");
+        assert_eq!(agent.receiver.stats().events, sent, "it sends what it cannot acknowledge");
         tracer.detach();
         sum.add(agent.end());
     }
@@ -91,7 +91,7 @@ pub fn spool_read(_: &Scale) -> Outcome {
         Ok(tracer) => tracer,
         Err(why) => return Outcome::Skipped(why),
     };
-    // It is the only one of its person.
+    // The unreadable file is the only one of its person.
     let event = agent.ledger.event(1_000);
     agent.drop_next("json", event.as_bytes());
     agent.drop_events(99, 10);

@@ -1,7 +1,7 @@
 //! Other programs have taken every byte of the disk.
 
 use super::mount::Mount;
-use super::{OFFLINE, log_says, long_lines, online, skipped, stays_calm};
+use super::{OFFLINE, log_says, long_lines, online, run_with, stays_calm};
 use crate::common::agent::TestAgent;
 use crate::control::{Control, NO_CLAIM, NO_RESERVE};
 use crate::runner::{Figures, Outcome, Scale};
@@ -10,23 +10,23 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// What the disk's last room is in.
+/// The state of the write-ahead log when the disk becomes full.
 #[derive(Clone, Copy)]
 enum Log {
-    /// Just copied: only the reserve file is there to pay for a mark.
+    /// Just copied: only the reserve file is there to pay for an acknowledgement.
     Empty,
-    /// It waits to be copied into the database, whose pages have no agent there but what was claimed for them.
+    /// The log waits to be copied into the database, whose pages have no room there but what was claimed for them.
     Long,
 }
 
-/// Scenes in one of which a control must leave something unmarked. On a busy machine the log may be copied just before the
+/// Scenes in one of which a control must leave something unacknowledged. On a busy machine the log may be copied just before the
 /// disk is full, and then has room of its own.
 const SCENES: usize = 3;
 
-/// Agents that keep no room to mark what was delivered.
+/// Agents that keep no room to acknowledge what was delivered.
 const NO_ROOM_KEPT: [(Log, Control); 2] = [(Log::Empty, NO_RESERVE), (Log::Long, NO_CLAIM)];
 
-/// A agent whose state is on a mount of its own, with so many events in the outbox, some of them only in the log.
+/// Brings so many events into an outbox on a mount of its own, some of them only into its log, and kills the agent.
 fn with_pending(agent: &mut TestAgent, events: u64) {
     agent.start();
     let text = long_lines(agent, events);
@@ -35,16 +35,16 @@ fn with_pending(agent: &mut TestAgent, events: u64) {
     agent.kill();
 }
 
-/// What waits is delivered and marked all the same, and after another crash nothing of it is sent again.
+/// Pending events are delivered and acknowledged all the same, and after another crash none is sent again.
 pub fn start(scale: &Scale) -> Outcome {
     let mut agent = TestAgent::program(OFFLINE);
-    skipped(Mount::tmpfs(&agent.state(), "size=32m"), |mount| {
+    run_with(Mount::tmpfs(&agent.state(), "size=32m"), |mount| {
         let pending = scale.of(1_000, 5_000);
         with_pending(&mut agent, pending);
         mount.fill();
         agent.receiver.set_faults(Faults::default());
         agent.start();
-        agent.until_status("all that was stored is marked", |s| s.outbox.pending == 0);
+        agent.until_status("all that was stored is acknowledged", |s| s.outbox.pending == 0);
         let status = agent.status();
         assert_eq!((status.outbox.delivered, agent.receiver.stats().held as u64), (pending, pending));
         mount.fill();
@@ -65,7 +65,7 @@ pub fn start(scale: &Scale) -> Outcome {
 pub fn first_start(_: &Scale) -> Outcome {
     let mut agent = TestAgent::program(Faults::default());
     let state = agent.state();
-    skipped(Mount::tmpfs(&state, "size=4m"), |mount| {
+    run_with(Mount::tmpfs(&state, "size=4m"), |mount| {
         mount.fill();
         agent.drop_events(100, 7);
         agent.start();
@@ -82,7 +82,7 @@ pub fn first_start(_: &Scale) -> Outcome {
 pub fn bare_start(scale: &Scale) -> Outcome {
     let mut agent = TestAgent::program(OFFLINE);
     let state = agent.state();
-    skipped(Mount::tmpfs(&state, "size=32m"), |mount| {
+    run_with(Mount::tmpfs(&state, "size=32m"), |mount| {
         with_pending(&mut agent, scale.of(1_000, 5_000));
         fs::remove_file(state.join("outbox.db.reserve")).unwrap();
         mount.fill();
@@ -92,15 +92,15 @@ pub fn bare_start(scale: &Scale) -> Outcome {
         stays_calm(&mut agent, Duration::from_secs(2));
         agent.status();
         agent.kill();
-        assert_eq!(agent.receiver.stats().events, 0, "sent what could not be marked");
+        assert_eq!(agent.receiver.stats().events, 0, "sent what could not be acknowledged");
         mount.relieve();
         agent.start();
         agent.end()
     })
 }
 
-/// The disk becomes full while requests are on their way: all of it is delivered and marked on the full disk.
-pub fn marks(scale: &Scale) -> Outcome {
+/// The disk becomes full while requests are on their way: all of it is delivered and acknowledged on the full disk.
+pub fn acknowledgements(scale: &Scale) -> Outcome {
     let mut sum = Figures::default();
     for log in [Log::Empty, Log::Long] {
         let mut agent = TestAgent::program(OFFLINE);
@@ -109,14 +109,14 @@ pub fn marks(scale: &Scale) -> Outcome {
             Err(why) => return Outcome::Skipped(why),
         };
         let all = fills_amid_requests(&mut agent, &mount, log, scale);
-        agent.until_status("all is marked on the full disk", |s| s.outbox.pending == 0);
-        let marked = agent.status().outbox.delivered;
+        agent.until_status("all is acknowledged on the full disk", |s| s.outbox.pending == 0);
+        let acknowledged = agent.status().outbox.delivered;
         match log {
-            Log::Empty => assert_eq!(marked, all),
+            Log::Empty => assert_eq!(acknowledged, all),
             // The disk may have become full before the whole file was taken: the rest waits in the spool.
-            Log::Long => assert!(marked > 0 && marked <= all),
+            Log::Long => assert!(acknowledged > 0 && acknowledged <= all),
         }
-        agent.until("all that the receiver took is marked", |agent| {
+        agent.until("all that the receiver took is acknowledged", |agent| {
             agent.status().outbox.delivered == agent.receiver.stats().held as u64
         });
         agent.kill();
@@ -130,45 +130,49 @@ pub fn marks(scale: &Scale) -> Outcome {
     sum.into()
 }
 
-/// Without the room that is kept, what was delivered cannot be marked; "lost" counts these.
-pub fn unmarked(scale: &Scale) -> Outcome {
+/// Without the room that is kept, what was delivered cannot be acknowledged; "lost" counts these.
+pub fn unacknowledged(scale: &Scale) -> Outcome {
     let mut sum = Figures { control: true, ..Figures::default() };
     for (log, control) in NO_ROOM_KEPT {
         let program = match control.build() {
             Ok(program) => program,
             Err(why) => return Outcome::Skipped(why),
         };
-        let mut scenes = (0..SCENES).map(|_| unmarked_by(&program, control.name, log, scale));
+        let mut scenes = (0..SCENES).map(|_| unacknowledged_by(&program, control.name, log, scale));
         match scenes.find(|scene| !scene.as_ref().is_ok_and(|figures| figures.lost == 0)) {
             Some(Ok(figures)) => sum.add(figures),
             Some(Err(why)) => return Outcome::Skipped(why),
-            None => panic!("{} marks all that was delivered, so the fault proves nothing", control.name),
+            None => {
+                panic!("{} acknowledges all that was delivered, so the fault proves nothing", control.name)
+            }
         }
     }
     sum.into()
 }
 
-fn unmarked_by(program: &Path, name: &str, log: Log, scale: &Scale) -> Result<Figures, String> {
+fn unacknowledged_by(program: &Path, name: &str, log: Log, scale: &Scale) -> Result<Figures, String> {
     let mut agent = TestAgent::program(OFFLINE);
     let mount = Mount::tmpfs(&agent.state(), "size=64m")?;
     agent.use_program(program);
-    // With more requests in flight their marks share commits, and fit into what room is left by chance.
+    // The acknowledgements of several requests in flight would share commits, and fit into the room that is left by chance.
     agent.set("koala.concurrency = 1");
     fills_amid_requests(&mut agent, &mount, log, scale);
-    agent.until("it cannot mark, or is done", |agent| {
+    agent.until("it cannot acknowledge, or is done", |agent| {
         agent.log().contains("nothing more is sent") || agent.status().outbox.pending == 0
     });
     std::thread::sleep(Duration::from_secs(4));
     let status = agent.status();
-    let unmarked = agent.receiver.stats().held as u64 - status.outbox.delivered;
+    let unacknowledged = agent.receiver.stats().held as u64 - status.outbox.delivered;
     agent.kill();
     mount.relieve();
     agent.start();
     agent.until_visible();
     let figures = agent.end();
-    let note =
-        format!("{name}: {unmarked} delivered and not marked, {} of them sent again", figures.repeated);
-    Ok(Figures { lost: unmarked, ..figures }.note(note))
+    let note = format!(
+        "{name}: {unacknowledged} delivered and not acknowledged, {} of them sent again",
+        figures.repeated
+    );
+    Ok(Figures { lost: unacknowledged, ..figures }.note(note))
 }
 
 /// Returns how many events there are.
@@ -194,11 +198,11 @@ fn fills_amid_requests(agent: &mut TestAgent, mount: &Mount, log: Log, scale: &S
     all
 }
 
-/// What the mapping in force makes nothing of is settled when there is room, and the sender hears a stop until then.
+/// Events of which the mapping in force makes nothing are settled when there is room; until then the sender hears a stop.
 pub fn unsent(_: &Scale) -> Outcome {
     let mut agent = TestAgent::program(OFFLINE);
     let state = agent.state();
-    skipped(Mount::tmpfs(&state, "size=16m"), |mount| {
+    run_with(Mount::tmpfs(&state, "size=16m"), |mount| {
         with_pending(&mut agent, 100);
         let outbox = rusqlite::Connection::open(agent.outbox()).unwrap();
         outbox

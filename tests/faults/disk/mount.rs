@@ -66,13 +66,13 @@ impl Mount {
         fs::write(&switch, "a test").map_err(|e| format!("{}: {e}", switch.display()))
     }
 
-    /// What an administrator does about that. Nobody may have anything open there.
+    /// Repairs it as an administrator would. Nobody may have anything open there.
     pub fn repair(&self) {
         run(Command::new("umount").arg(&self.at)).unwrap();
-        // 1 says that errors were fixed.
+        // Exit code 1 says that errors were fixed.
         let image = self.image.as_ref().unwrap().path().join("ext4");
-        let mended = Command::new("fsck.ext4").args(["-f", "-p"]).arg(image).output().unwrap();
-        assert!(mended.status.code().is_some_and(|code| code <= 1), "{mended:?}");
+        let checked = Command::new("fsck.ext4").args(["-f", "-p"]).arg(image).output().unwrap();
+        assert!(checked.status.code().is_some_and(|code| code <= 1), "{checked:?}");
         self.attach().unwrap();
     }
 
@@ -103,7 +103,7 @@ impl Mount {
 }
 
 impl Drop for Mount {
-    /// Also under a daemon that still runs, where a fault has failed.
+    /// Also under an agent that still runs, where a fault has failed.
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("--lazy").arg(&self.at).output();
     }

@@ -1,17 +1,17 @@
 //! The outbox's file system may not be written.
 
 use super::mount::Mount;
-use super::{OFFLINE, log_says, long_lines, skipped, stays_calm};
+use super::{OFFLINE, log_says, long_lines, run_with, stays_calm};
 use crate::common::agent::TestAgent;
 use crate::runner::{Outcome, Scale};
 use koala_agent::receiver::Faults;
 use std::time::Duration;
 
-/// At the first start, and over an outbox with events: it waits, names the agent, and goes on by itself.
+/// At the first start, and over an outbox with events: it waits, names the folder, and goes on by itself.
 pub fn start(_: &Scale) -> Outcome {
     let mut agent = TestAgent::program(OFFLINE);
     let state = agent.state();
-    skipped(Mount::tmpfs(&state, "size=32m"), |mount| {
+    run_with(Mount::tmpfs(&state, "size=32m"), |mount| {
         mount.remount("ro");
         agent.start();
         waits(&mut agent);
@@ -25,7 +25,7 @@ pub fn start(_: &Scale) -> Outcome {
         agent.drop_events(100, 10);
         agent.start();
         waits(&mut agent);
-        assert_eq!(agent.receiver.stats().events, 0, "sent what could not be marked");
+        assert_eq!(agent.receiver.stats().events, 0, "sent what could not be acknowledged");
         mount.remount("rw");
         agent.end()
     })
@@ -36,7 +36,7 @@ pub fn start(_: &Scale) -> Outcome {
 pub fn in_flight(scale: &Scale) -> Outcome {
     let mut agent = TestAgent::program(Faults { latency_ms: 10, ..Faults::default() });
     let state = agent.state();
-    skipped(Mount::ext4(&state, 64), |mount| {
+    run_with(Mount::ext4(&state, 64), |mount| {
         agent.start();
         agent.drop_events(200, 20);
         agent.until("something is delivered", |agent| agent.receiver.stats().held > 0);

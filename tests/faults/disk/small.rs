@@ -1,7 +1,7 @@
 //! A disk, or a limit, that the spool's flood does not fit into.
 
 use super::mount::Mount;
-use super::{OFFLINE, is_blocked, log_says, long_lines, online, skipped, stays_calm};
+use super::{OFFLINE, is_blocked, log_says, long_lines, online, run_with, stays_calm};
 use crate::common::agent::TestAgent;
 use crate::runner::{Figures, Outcome, Scale};
 use koala_agent::reason::Code;
@@ -14,7 +14,7 @@ const EVENTS_A_FILE: u64 = 200;
 /// The state has 16 MiB, and the receiver is away while half as much again comes.
 pub fn state(scale: &Scale) -> Outcome {
     let mut agent = TestAgent::program(OFFLINE);
-    skipped(Mount::tmpfs(&agent.state(), "size=16m"), |mount| {
+    run_with(Mount::tmpfs(&agent.state(), "size=16m"), |mount| {
         agent.start();
         for _ in 0..scale.of(60, 600) {
             let text = long_lines(&mut agent, EVENTS_A_FILE);
@@ -41,7 +41,7 @@ pub fn state(scale: &Scale) -> Outcome {
 pub fn state_and_spool(scale: &Scale) -> Outcome {
     let folder = tempfile::tempdir().unwrap();
     let home = folder.path().join("home");
-    skipped(Mount::tmpfs(&home, "size=16m"), |mount| {
+    run_with(Mount::tmpfs(&home, "size=16m"), |mount| {
         let mut agent = TestAgent::program_within(&home, OFFLINE);
         agent.start();
         let mut refused = 0;
@@ -64,10 +64,10 @@ pub fn state_and_spool(scale: &Scale) -> Outcome {
     })
 }
 
-/// A bad file cannot be set aside, and those behind it wait unharmed.
+/// A bad file cannot be rejected, and those behind it wait.
 pub fn rejects(_: &Scale) -> Outcome {
     let mut agent = TestAgent::program(Faults::default());
-    skipped(Mount::tmpfs(&agent.spool(), "size=2m"), |mount| {
+    run_with(Mount::tmpfs(&agent.spool(), "size=2m"), |mount| {
         agent.set("spool.scan_interval = \"500ms\"");
         agent.start();
         agent.drop_events(10, 3);
@@ -81,7 +81,7 @@ pub fn rejects(_: &Scale) -> Outcome {
         mount.fill();
         stays_calm(&mut agent, Duration::from_secs(2));
         mount.relieve();
-        agent.until_status("it is set aside", |s| s.spool.rejected_files == 1);
+        agent.until_status("it is rejected", |s| s.spool.rejected_files == 1);
         agent.end()
     })
 }
@@ -90,7 +90,7 @@ pub fn rejects(_: &Scale) -> Outcome {
 pub fn inodes(_: &Scale) -> Outcome {
     let mut agent = TestAgent::program(Faults::default());
     let state = agent.state();
-    skipped(Mount::tmpfs(&state, "size=64m,nr_inodes=20"), |_mount| {
+    run_with(Mount::tmpfs(&state, "size=64m,nr_inodes=20"), |_mount| {
         let mut taken: Vec<_> = (0..)
             .map(|n| state.join(format!("other-{n}")))
             .take_while(|file| fs::write(file, "").is_ok())

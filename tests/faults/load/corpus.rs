@@ -1,4 +1,4 @@
-//! What is dropped into the spool, and what must become of each piece of it.
+//! The files that are dropped into the spool, and the result that each piece of them must have.
 
 use crate::common::events::gzip;
 use crate::common::ledger::{Dropped, Expected, Ledger, Reject};
@@ -24,7 +24,7 @@ pub struct File {
 /// Everything that is dropped, in the order of the spool.
 pub struct Corpus {
     pub files: Vec<File>,
-    /// What is expected of it.
+    /// The expected results.
     pub ledger: Ledger,
     /// Pieces of every kind.
     pub pieces: u64,
@@ -55,7 +55,7 @@ enum Kind {
     Identify,
     /// No mapping wants it.
     Page,
-    /// It says not whose it is.
+    /// An event that does not say whose it is.
     Nobody,
     /// A track that does not say what happened.
     Nameless,
@@ -173,7 +173,7 @@ impl Corpus {
     fn piece(&mut self, form: Form) -> Piece {
         let n = self.pieces;
         self.pieces += 1;
-        // What an envelope says for all makes another content of a known event.
+        // The members of an envelope would change the content of a known event.
         let repeats = form != Form::Envelope && !self.known.is_empty();
         match self.rng.u32(..1000) {
             0..50 if repeats => self.duplicate(),
@@ -219,7 +219,7 @@ impl Corpus {
         Piece { bytes: spec.text().into(), flaw: None, ending: None }
     }
 
-    /// The same event elsewhere; in half the cases sent at another time, which is no content.
+    /// A known event once more; in half the cases with another `sentAt`, which is no content.
     fn duplicate(&mut self) -> Piece {
         let Some(spec) = self.rng.choice(&self.known) else { unreachable!() };
         let mut text = spec.text();

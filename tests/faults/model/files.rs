@@ -74,7 +74,7 @@ impl Files {
         for (piece, place) in pieces.iter().zip(1..) {
             let place = if form == Form::Single { 0 } else { place };
             let at = At { name: &name, place, form };
-            // Who writes slowly may be overtaken, and what is replaced may never be read: no other piece builds on it.
+            // A slow writer may be overtaken, and a replaced file never be read: no other piece builds on such a file.
             let piece = if whole { *piece } else { alone(*piece) };
             let person = (!whole).then(|| format!("writer-{}", self.files));
             texts.push(self.piece(ledger, piece, person, at));
@@ -232,7 +232,7 @@ fn bad(flaw: Flaw, form: Form) -> (String, Code) {
     }
 }
 
-/// So many bytes that what they are is not whole: within the last line, or anywhere but at the ends.
+/// A length at which the file is not complete: within the last line, or anywhere but at the ends.
 fn part(form: Form, packed: bool, text: &str, bytes: &[u8], share: u8) -> usize {
     let from = match form {
         Form::Lines if !packed => text.trim_end().rfind('\n').map_or(0, |end| end + 1),

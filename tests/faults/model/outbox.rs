@@ -22,7 +22,7 @@ pub struct Row {
 /// One moment of the outbox.
 #[derive(Debug)]
 pub struct Outbox {
-    /// By messageId.
+    /// The rows by messageId.
     pub rows: BTreeMap<String, Row>,
     pub duplicates: u64,
     /// Files of which the outbox has noted how far they are taken.
@@ -34,7 +34,7 @@ impl Outbox {
     pub fn read(path: &Path) -> Result<Outbox, TestCaseError> {
         let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
         db.busy_timeout(Duration::from_secs(5)).unwrap();
-        // What follows is of one moment.
+        // All that follows is read from one snapshot.
         db.execute_batch("BEGIN").unwrap();
         let rows = rows(&db)?;
         let number = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap() as u64;
@@ -43,7 +43,7 @@ impl Outbox {
         let mut by_state: BTreeMap<(String, String), u64> = BTreeMap::new();
         for row in rows.values() {
             let state = row.state.as_str().to_owned();
-            // What a pending event was last answered with is not counted.
+            // The last answer to a pending event is not counted.
             let code = row.code.filter(|_| row.state != State::Pending).map_or("", Code::as_str);
             *counted_rows.entry((state.clone(), code.to_owned())).or_default() += 1;
             *by_state.entry((state, String::new())).or_default() += 1;
@@ -74,7 +74,7 @@ impl Outbox {
         self.rows.values().filter(|row| row.state == State::Pending).count()
     }
 
-    /// From what was seen before, each event has come along legal arrows: one, or two over `pending` for those that
+    /// Each event has come along legal arrows from its state before: one, or two over `pending` for those that
     /// were put back by hand meanwhile. None is gone.
     pub fn follows(&self, before: &Outbox, put_back: &BTreeSet<String>) -> Checked {
         for (id, was) in &before.rows {

@@ -1,4 +1,4 @@
-//! What must hold when all has come to rest: the receiver is well, time has passed, nothing waits.
+//! The facts that must hold when idle: the receiver is well, time has passed, nothing waits.
 
 use super::Checked;
 use super::outbox::{Outbox, Row};
@@ -15,7 +15,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// What has stood as it is for so long, and for so many passings of time, will not move again.
+/// A run that has not moved for so long, and for so many passings of time, will not move again.
 const PATIENCE: (Duration, u32) = (Duration::from_secs(10), 100);
 /// Nothing moves when it has not for so many looks, of so long each.
 const LOOKS: u32 = 4;
@@ -78,14 +78,14 @@ impl Run {
         Ok(())
     }
 
-    /// What there is still to wait for.
+    /// A description of what is still to wait for; `None`: nothing.
     fn waits(&mut self) -> Result<Option<String>, TestCaseError> {
         let (left, found, expected) =
             (self.left(), rejects_in(&self.agent.spool()).len(), self.agent.ledger.rejects.len());
         let outbox = self.read_outbox()?;
         let pending = outbox.pending_ids();
         let rest = left.is_empty() && pending.is_empty() && found == expected;
-        // By their names: one that goes while another comes is no rest.
+        // Names, not counts: one file that goes while another comes is no rest.
         Ok((!rest).then(|| format!("{pending:?} pending, {left:?}, {found} rejected of {expected}")))
     }
 
@@ -132,7 +132,7 @@ impl Run {
         ledger.check_order(&accepted, &self.retried).map_err(TestCaseError::fail)
     }
 
-    /// By the number of each event that came further than the spool, its one id.
+    /// The one id, by number, of each event that came further than the spool.
     fn ids(&self, outbox: &Outbox, accepted: &[HeldItem]) -> Result<BTreeMap<u64, String>, TestCaseError> {
         let ledger = &self.agent.ledger;
         let own = ledger.dropped.iter().filter(|(_, event)| event.expected != Expected::Rejected);
@@ -143,7 +143,7 @@ impl Run {
                 numbers(held.item.get().as_bytes()).first().map(|n| (held.message_id.to_string(), *n)),
             );
         }
-        // Of a row whose body is gone, its id tells which event it is.
+        // A row without its body is identified by its id.
         let mut stored = Vec::new();
         for (id, row) in &outbox.rows {
             let by_body = row.body.as_ref().and_then(|body| numbers(body.as_bytes()).first().copied());

@@ -33,7 +33,7 @@ pub struct Run {
     last_read: Option<Rc<Outbox>>,
     /// Events that were put back since the outbox was last read.
     put_back: BTreeSet<String>,
-    /// The same since the beginning.
+    /// Events that were put back since the beginning.
     pub retried: BTreeSet<String>,
     pub discarded: BTreeSet<String>,
     /// A request may have been taken and its answer lost.
@@ -41,7 +41,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// With an agent that runs.
+    /// Begins a run with an agent that is started.
     pub fn new() -> Run {
         let mut agent = TestAgent::driven(Weather::Well.faults());
         agent.start();
@@ -166,11 +166,11 @@ impl Run {
         }
     }
 
-    /// What `retry MESSAGE_ID` does.
+    /// Does the same as `retry MESSAGE_ID`.
     fn retry(&mut self, back: u8) {
         let Some(id) = self.known_id(back) else { return };
         let mut admin = self.admin();
-        let Some(Ok(kept)) = admin.kept(&id).unwrap() else { return };
+        let Some(Ok(kept)) = admin.reader().events().retained(&id).unwrap() else { return };
         let event = Event::parse(&kept.body).unwrap();
         let now = self.agent.clock.now();
         if let Disposition::Send(items) =
@@ -182,7 +182,7 @@ impl Run {
         }
     }
 
-    /// What `discard MESSAGE_ID` does.
+    /// Does the same as `discard MESSAGE_ID`.
     fn discard(&mut self, back: u8) {
         let Some(id) = self.known_id(back) else { return };
         if self.admin().discard(&id, self.agent.clock.now()).unwrap() == Some(true) {
@@ -198,7 +198,7 @@ impl Run {
         Admin::open(&self.agent.config().outbox).unwrap()
     }
 
-    /// What a panic of the agent has printed.
+    /// The text of the agent's panics.
     pub fn panics(&self) -> String {
         fs::read_to_string(self.agent.path("stderr")).unwrap_or_default()
     }

@@ -1,5 +1,5 @@
-//! What happens to an agent, drawn at random: a list of steps that says all of it, so that one that fails can be made
-//! shorter and be played again.
+//! A script of everything that happens to an agent, drawn at random: a list of steps, so that one that fails can be made
+//! shorter and be run again.
 
 use koala_agent::reason::SUSPENDED;
 use koala_agent::receiver::Faults;
@@ -39,7 +39,7 @@ pub enum Step {
         after_us: u32,
     },
     Start,
-    /// By hand, of the events whose ids are known so many back.
+    /// Retries by hand the event so many back among those whose ids are known.
     Retry(u8),
     Discard(u8),
 }
@@ -65,11 +65,11 @@ pub enum Form {
 pub enum Way {
     /// Written aside, then renamed.
     Renamed,
-    /// The same, over the last file of that name: one of two.
+    /// Renamed over the last file of that name, which is one of two.
     Over(bool),
     /// Written where it stands, the rest a moment later.
     InPlace { share: u8 },
-    /// The same, the rest at the next [`Step::Finish`].
+    /// Written where it stands, the rest at the next [`Step::Finish`].
     Begun { share: u8 },
     /// The rest never comes.
     Cut { share: u8 },
@@ -95,11 +95,11 @@ pub enum Kind {
     Identify,
     /// The receiver refuses it in whatever company.
     Poison,
-    /// It says not whose it is.
+    /// An event that does not say whose it is.
     Nobody,
     /// No mapping wants it.
     Page,
-    /// Its integrations turn Koala off.
+    /// An event whose integrations turn Koala off.
     Off,
     /// A track that does not say what happened.
     Nameless,
@@ -113,7 +113,7 @@ pub enum Flaw {
     TooLarge,
 }
 
-/// What the receiver does from now on.
+/// The behaviour of the receiver from now on.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Weather {
     Well,

@@ -40,7 +40,7 @@ pub fn pauses(scale: &Scale) -> Outcome {
     figures.into()
 }
 
-/// The receiver asks for a pause, and the agent is started anew in the midst of it.
+/// The receiver asks for a pause, and the agent is started again in the midst of it.
 fn pause_of(scale: &Scale, status: u16, wish: &str, pause: Duration) -> Figures {
     let mut agent = TestAgent::seeded(scale.seed, Faults::default());
     let date = |after: u64| {

@@ -56,9 +56,9 @@ pub fn refused_for_real(scale: &Scale) -> Outcome {
     agent.drop_lines(EVENTS, 500);
     agent.start();
     agent.until_status("all is stored", |status| status.outbox.pending == EVENTS);
-    // What the start began is over: the last of it is that the log is emptied.
+    // The work of the start is over once the log is empty.
     let log = agent.path("state/outbox.db-wal");
-    agent.until("an agent at rest", |_| std::fs::metadata(&log).is_ok_and(|log| log.len() == 0));
+    agent.until("an idle agent", |_| std::fs::metadata(&log).is_ok_and(|log| log.len() == 0));
     std::thread::sleep(Duration::from_secs(2));
 
     let calls = match Calls::during(&agent, time) {

@@ -16,25 +16,25 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-/// What comes of a request that meets a treatment.
+/// The result of a request that is treated so.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Then {
-    /// It was taken, and the agent knows.
+    /// The receiver has accepted it, and the agent knows.
     Known,
-    /// It was taken, and is sent again.
+    /// The receiver has accepted it, and it is sent again.
     Repeated,
-    /// It was not taken, and is sent again.
+    /// The receiver has not seen it, and it is sent again.
     Again,
 }
 
 use Then::{Again, Known, Repeated};
 
-/// It goes to the receiver, and this comes back.
+/// Passes the request on, and answers this.
 fn answer(answer: &'static str) -> Treatment {
     treat(move |exchange| exchange.answer(answer.as_bytes()))
 }
 
-/// The same, and the connection ends.
+/// Passes the request on, answers this, and ends the connection.
 fn answer_and_close(answer: &'static str) -> Treatment {
     treat(move |exchange| {
         exchange.answer(answer.as_bytes())?;
@@ -42,7 +42,7 @@ fn answer_and_close(answer: &'static str) -> Treatment {
     })
 }
 
-/// What a treatment is called, what comes of it, and the treatment.
+/// Treatments, each with its name and its result.
 fn treatments() -> Vec<(&'static str, Then, Treatment)> {
     vec![
         ("200", Known, answer("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")),
@@ -142,7 +142,7 @@ fn stall(exchange: &mut Exchange, bytes: usize) -> io::Result<()> {
     if bytes > left.len() {
         while exchange.stream.read(&mut left)? > 0 {}
     } else {
-        // What is not read stays in the kernel: only a write tells that the other side has gone.
+        // Unread bytes stay in the kernel, so only a write would show that the other side has gone.
         sleep(TIMEOUT * 2);
     }
     exchange.close()
@@ -169,11 +169,11 @@ pub fn oddities(scale: &Scale) -> Outcome {
     for (name, then, treatment) in &treatments {
         let before = agent.receiver.stats().repeats;
         proxy.next(requests, treatment);
-        // Of people of whom no request is in flight, so each treatment is met by one of their requests.
+        // No request of these people is in flight, so each treatment is applied to one of their requests.
         agent.drop_lines(10, 5);
         agent.until_delivered();
         agent.until("each treatment was met", |_| proxy.left() == 0);
-        agent.until_status("all is marked", |status| status.outbox.pending == 0);
+        agent.until_status("all is acknowledged", |status| status.outbox.pending == 0);
         let repeated = agent.receiver.stats().repeats - before;
         assert_eq!(repeated > 0, *then == Repeated, "{name}: {repeated} events were repeated");
     }
@@ -185,7 +185,7 @@ const MOST_SENT: u64 = 4 << 20;
 /// Memory that such answers may take: the buffers of the connections that they come over.
 const MOST_MEMORY: u64 = 8 << 20;
 
-/// What is sent after a head, for as long as anybody reads.
+/// Sends a head, and then pieces for as long as anybody reads.
 fn endless(head: &'static str, piece: String, pause: Duration, sent: &Arc<AtomicU64>) -> Treatment {
     let (sent, piece) = (sent.clone(), Arc::new(piece));
     treat(move |exchange| {
@@ -243,7 +243,7 @@ pub fn without_end(scale: &Scale) -> Outcome {
         ("an error's body without end", at_once("HTTP/1.1 503 No\r\n\r\n", wide.clone())),
         ("100,000 headers", at_once("HTTP/1.1 200 OK\r\n", "x: 1234567890\r\n".repeat(4_096))),
         ("a header without end", at_once("HTTP/1.1 200 OK\r\nx: ", wide.clone())),
-        // They are no answer, and end with the time for one.
+        // Interim answers are no answer, and end with the time-out for one.
         (
             "100s without end",
             endless("", "HTTP/1.1 100 Continue\r\n\r\n".repeat(1_000), Duration::ZERO, &uncounted),
@@ -282,7 +282,7 @@ pub fn redirects(_: &Scale) -> Outcome {
         );
         match agent.is_started() {
             false => agent.start(),
-            // It is asked at once.
+            // A reload makes the agent try at once.
             true => agent.signal(Signal::SIGHUP),
         }
         agent.until_status("it is told", |seen| {

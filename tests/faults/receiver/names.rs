@@ -18,7 +18,7 @@ const WITHIN: Duration = Duration::from_secs(300);
 
 pub fn moving(scale: &Scale) -> Outcome {
     // The mounts of this thread, and of those that it starts, are its own.
-    let played = std::thread::scope(|scope| {
+    let result = std::thread::scope(|scope| {
         scope
             .spawn(|| {
                 let hosts = tempfile::NamedTempFile::new().unwrap();
@@ -29,10 +29,10 @@ pub fn moving(scale: &Scale) -> Outcome {
             })
             .join()
     });
-    played.unwrap_or_else(|why| std::panic::resume_unwind(why))
+    result.unwrap_or_else(|why| std::panic::resume_unwind(why))
 }
 
-/// From now on this thread reads that file where it asks for `/etc/hosts`.
+/// Lets this thread read that file for `/etc/hosts` from now on.
 fn own_hosts(hosts: &Path) -> nix::Result<()> {
     const NOTHING: Option<&str> = None;
     unshare(CloneFlags::CLONE_NEWNS)?;

@@ -15,21 +15,21 @@ use std::time::Duration;
 enum At {
     /// Nothing of the request was read.
     Start,
-    /// Half of it was.
+    /// Half of the request was read.
     Request,
-    /// All of it, and the receiver has not seen it.
+    /// All of the request was read, and the receiver has not seen it.
     Forward,
     /// The receiver has taken it, and nothing was answered.
     Answer,
     /// Half of the answer was sent.
     HalfAnswer,
-    /// All of the answer was sent.
+    /// The whole answer was sent.
     End,
 }
 
 use At::{Answer, End, Forward, HalfAnswer, Request, Start};
 
-/// What is answered where the receiver has taken the request: with a body, so that half of it can be sent.
+/// The answer to a request that the receiver has accepted: with a body, so that half of it can be sent.
 const TAKEN: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{\"ok\": true}";
 
 fn reset(exchange: &mut Exchange, at: At, taken: &AtomicU64) -> io::Result<()> {

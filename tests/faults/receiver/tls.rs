@@ -59,7 +59,7 @@ pub fn untrusted(_: &Scale) -> Outcome {
         assert!(server.heard().iter().all(String::is_empty), "{certificate}: {:?}", server.heard());
         assert_eq!(agent.receiver.stats().requests, 0, "{certificate}");
     }
-    // Who signs for himself and who is signed by nobody known are one: neither is trusted.
+    // A self-signed certificate and one of an unknown authority have the same reason.
     assert_eq!(reasons.len(), 4, "{reasons:#?}");
 
     plain_only_when_asked_for(&mut agent);

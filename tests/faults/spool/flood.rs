@@ -9,7 +9,7 @@ use koala_agent::receiver::Faults;
 use std::ffi::OsString;
 use std::time::{Duration, Instant};
 
-/// What a folder of a million may take of memory.
+/// The memory that a folder of a million files may take.
 const MEMORY: u64 = 150 << 20;
 /// A receiver has the first event this soon, however many wait.
 const FIRST: Duration = Duration::from_secs(150);
@@ -22,7 +22,7 @@ pub fn at_start(scale: &Scale) -> Outcome {
     let (mut figures, calls_of_few) = flood(few);
     let (more, calls_of_many) = flood(many);
     figures.add(more);
-    // What grows by the square would take 25 times as many for five times the files.
+    // Quadratic work would take 25 times as many for five times the files.
     let (times, most) = (calls_of_many as f64 / calls_of_few as f64, 1.2 * many as f64 / few as f64);
     assert!(times <= most, "{times:.1} times as many calls, more than {most}: {}", figures.notes.join("; "));
     figures.note(format!("{times:.1} times the system calls for {} times the files", many / few)).into()
@@ -60,7 +60,7 @@ fn flood(files: u64) -> (Figures, u64) {
     (figures.note(note), calls.total())
 }
 
-/// Bad files of one name and of many: each is set aside under a name of its own, and to keep them costs little.
+/// Bad files of one name and of many: each is rejected under a name of its own, and to keep them costs little.
 pub fn bad_ones(scale: &Scale) -> Outcome {
     let files = scale.of(500, 10_000);
     let mut agent = super::brisk();
@@ -69,12 +69,12 @@ pub fn bad_ones(scale: &Scale) -> Outcome {
         let event = agent.ledger.event(0).replace("\"type\"", "type");
         agent.drop_file(format!("bad-{n}.json"), event.as_bytes());
     }
-    agent.until_status("they are set aside", |status| status.spool.rejected_files == files);
+    agent.until_status("they are rejected", |status| status.spool.rejected_files == files);
     let calls = Calls::during(&agent, Duration::from_secs(3)).unwrap().total();
     for n in 1..=3 {
         let event = agent.ledger.event(0).replace("\"type\"", "type");
         agent.drop_file("day.json", event.as_bytes());
-        agent.until_status("it is set aside", |status| status.spool.rejected_files == files + n);
+        agent.until_status("it is rejected", |status| status.spool.rejected_files == files + n);
     }
     agent.stop();
     let of_one_name =

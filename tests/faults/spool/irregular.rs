@@ -1,4 +1,4 @@
-//! What is no file of events, beside files that are.
+//! Irregular files in the spool, beside regular ones.
 
 use super::{as_nobody, brisk, held, rejected};
 use crate::machine::needs;
@@ -29,11 +29,11 @@ pub fn files(scale: &Scale) -> Outcome {
     agent.drop_events(1, 1);
     agent.until_delivered();
     let (spool, ground) = (agent.spool(), agent.path("ground"));
-    let left = keep_animals(&spool, &ground);
+    let left = make_irregular(&spool, &ground);
     for (n, name) in
         [&b"line\nend.json"[..], b"esc\x1b[31m.json", b"bad-\xff\xfe.json", b"-rf.json"].iter().enumerate()
     {
-        // By people of their own: files of one tick stand in the order of their names.
+        // Each by a person of its own, as files of one tick are ordered by their names.
         let event = agent.ledger.event(80 + n as u64);
         agent.drop_file(OsStr::from_bytes(name), event.as_bytes());
     }
@@ -50,12 +50,11 @@ pub fn files(scale: &Scale) -> Outcome {
     let began = Instant::now();
     agent.until_within(SOON, "the good ones", |agent| agent.receiver.stats().held >= all);
     let took = began.elapsed();
-    agent.until_status("the large ones are set aside", |status| {
+    agent.until_status("the large ones are rejected", |status| {
         (status.spool.rejected_files, status.spool.unreadable_files) == (2, 1)
     });
     let time = Duration::from_secs(scale.of(3, 30));
     let calls = Calls::during(&agent, time).unwrap();
-    println!("ODD {}", calls.total());
     assert!(calls.total() <= CALLS * time.as_secs(), "{} calls in {time:?}: {calls:?}", calls.total());
 
     let log = agent.log();
@@ -94,7 +93,7 @@ fn is(word: &str, name: &str) -> bool {
 }
 
 /// Names in the spool, and what the log says of each.
-fn keep_animals(spool: &Path, ground: &Path) -> Vec<(&'static str, &'static str)> {
+fn make_irregular(spool: &Path, ground: &Path) -> Vec<(&'static str, &'static str)> {
     fs::create_dir(ground).unwrap();
     for name in ["secret.json", "hard.json"] {
         fs::write(ground.join(name), SECRET).unwrap();
@@ -133,7 +132,7 @@ fn keep_animals(spool: &Path, ground: &Path) -> Vec<(&'static str, &'static str)
     left
 }
 
-/// What takes the agent of a file between its commit and its removal.
+/// The kinds of files that take the place of a file between its commit and its removal.
 const SWAPS: [Swap; 4] = [Swap::File, Swap::Link, Swap::Folder, Swap::HardLink];
 
 #[derive(Debug, Clone, Copy)]
@@ -235,13 +234,13 @@ pub fn times_and_names(_: &Scale) -> Outcome {
         let name = format!("{}{end}", "x".repeat(255 - end.len()));
         agent.drop_file(&name, event.as_bytes());
         if bad {
-            agent.until("it is set aside", |agent| rejected(agent).len() == n - 1);
+            agent.until("it is rejected", |agent| rejected(agent).len() == n - 1);
         } else {
             let all = agent.ledger.dropped.len();
             agent.until("it is taken", |agent| agent.receiver.stats().held >= all);
         }
     }
-    agent.until_status("all is marked", |status| status.outbox.pending == 0);
+    agent.until_status("all is acknowledged", |status| status.outbox.pending == 0);
     for properties in held(&agent) {
         assert!(properties["n"].as_u64().is_some());
     }

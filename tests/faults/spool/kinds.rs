@@ -8,19 +8,19 @@ use koala_agent::reason::Code;
 use koala_agent::spool::RejectedFolder;
 use std::io::Write;
 
-/// What a text must become.
-enum Fate {
+/// The result that a text must have.
+enum Ending {
     /// An event with this in it, as written.
-    Taken(&'static str),
+    Ingested(&'static str),
     /// A file in `rejected/`, for a flaw at this byte of its only line.
-    Aside(Code, usize),
+    Rejected(Code, usize),
 }
 
 pub fn texts(_: &Scale) -> Outcome {
-    use Fate::{Aside, Taken};
+    use Ending::{Ingested, Rejected};
     let mut agent = brisk();
     agent.set("spool.max_event_bytes = \"1MiB\"");
-    let mut cases: Vec<(&str, Vec<u8>, Fate)> = Vec::new();
+    let mut cases: Vec<(&str, Vec<u8>, Ending)> = Vec::new();
     let mut person = 0;
     let mut event = |members: &str| {
         person += 1;
@@ -37,78 +37,78 @@ pub fn texts(_: &Scale) -> Outcome {
         r#""":"""#,
         r#""long":[[[[[[[[[[[[[[[[[[[[]]]]]]]]]]]]]]]]]]]]"#,
     ] {
-        cases.push(("json", event(&format!("{kept},")).into(), Taken(kept)));
+        cases.push(("json", event(&format!("{kept},")).into(), Ingested(kept)));
     }
     let marked = format!("\u{feff}{}", event(r#""bom":1,"#));
-    cases.push(("json", marked.into(), Taken(r#""bom":1"#)));
+    cases.push(("json", marked.into(), Ingested(r#""bom":1"#)));
     let spaced = format!(" \t\r\n{}\r\n\r\n", event(r#""space":1,"#));
-    cases.push(("json", spaced.into(), Taken(r#""space":1"#)));
+    cases.push(("json", spaced.into(), Ingested(r#""space":1"#)));
 
     let depth = 100_000;
     let deep = event(&format!(r#""a":{}{},"#, "[".repeat(depth), "]".repeat(depth)));
     // The event and its properties are two of the levels.
     let at = at(&deep, "[[") + koala_agent::event::MAX_DEPTH - 2;
-    cases.push(("json", deep.into(), Aside(Code::TooDeep, at)));
+    cases.push(("json", deep.into(), Rejected(Code::TooDeep, at)));
     let open = format!("{{\"type\":\"track\",\"properties\":{}", "[{\"a\":".repeat(depth));
-    cases.push(("json", open.clone().into(), Aside(Code::NotJson, open.len() + 1)));
+    cases.push(("json", open.clone().into(), Rejected(Code::NotJson, open.len() + 1)));
     let broken = |text: String, what: &str, by: &[u8]| {
         let at = text.find(what).unwrap();
         let text = text.as_bytes();
         ([&text[..at], by, &text[at + what.len()..]].concat(), at)
     };
     let (text, at) = broken(event(r#""a":"?","#), "?", b"\xff");
-    cases.push(("json", text, Aside(Code::NotJson, at + 1)));
+    cases.push(("json", text, Rejected(Code::NotJson, at + 1)));
     let (text, at) = broken(event(r#""a":"?","#), "?", b"\xed\xa0\x80");
-    cases.push(("jsonl", text, Aside(Code::NotJson, at + 1)));
+    cases.push(("jsonl", text, Rejected(Code::NotJson, at + 1)));
     for control in [b"\0", b"\r", b"\x1b"] {
         let (text, at) = broken(event(r#""a":"?","#), "?", control);
-        cases.push(("json", text, Aside(Code::NotJson, at + 1)));
+        cases.push(("json", text, Rejected(Code::NotJson, at + 1)));
     }
     let garbage = event("") + "x";
-    cases.push(("json", garbage.clone().into(), Aside(Code::NotJson, garbage.len())));
-    cases.push(("json", Vec::new(), Aside(Code::NotJson, 1)));
-    cases.push(("json", vec![b' '; 100], Aside(Code::NotJson, 101)));
+    cases.push(("json", garbage.clone().into(), Rejected(Code::NotJson, garbage.len())));
+    cases.push(("json", Vec::new(), Rejected(Code::NotJson, 1)));
+    cases.push(("json", vec![b' '; 100], Rejected(Code::NotJson, 101)));
     let wide: Vec<u8> = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();
-    cases.push(("json", wide, Aside(Code::NotJson, 1)));
+    cases.push(("json", wide, Rejected(Code::NotJson, 1)));
 
     let long = event("").replace("\"m-", &format!("\"{}", "m".repeat(100)));
     let at = long.find(r#""mmm"#).unwrap();
-    cases.push(("json", long.into(), Aside(Code::NotAnEvent, at + 1)));
+    cases.push(("json", long.into(), Rejected(Code::NotAnEvent, at + 1)));
     let list = event("").replace(r#""messageId":"#, r#""messageId":[1,2],"x":"#);
     let at = list.find("[1,2]").unwrap();
-    cases.push(("json", list.into(), Aside(Code::NotAnEvent, at + 1)));
+    cases.push(("json", list.into(), Rejected(Code::NotAnEvent, at + 1)));
     for (given, written) in [("123456789012345678901234567890", ""), ("a\r\nb", r#""a\r\nb""#)] {
         let written = if written.is_empty() { given } else { written };
         person += 1;
         let text = agent.ledger.event_with(person, given, r#""id":1,"#);
         let text = text.replace(&format!("\"messageId\":\"{given}\""), &format!("\"messageId\":{written}"));
-        cases.push(("json", text.into(), Taken(r#""id":1"#)));
+        cases.push(("json", text.into(), Ingested(r#""id":1"#)));
     }
 
     agent.start();
     for (n, (extension, text, _)) in cases.iter().enumerate() {
         agent.drop_file(format!("{n}.{extension}"), text);
     }
-    let taken = cases.iter().filter(|(_, _, fate)| matches!(fate, Taken(_))).count();
+    let taken = cases.iter().filter(|(_, _, ending)| matches!(ending, Ingested(_))).count();
     agent.until("the good ones", |agent| agent.receiver.stats().held >= taken);
-    agent.until("the others are set aside", |agent| rejected(agent).len() == cases.len() - taken);
-    agent.until_status("all is marked", |status| status.outbox.delivered == taken as u64);
+    agent.until("the others are rejected", |agent| rejected(agent).len() == cases.len() - taken);
+    agent.until_status("all is acknowledged", |status| status.outbox.delivered == taken as u64);
     let items: Vec<_> = agent.receiver.events().iter().map(|held| held.item.get().to_owned()).collect();
-    for (n, (extension, text, fate)) in cases.iter().enumerate() {
-        match fate {
-            Taken(kept) => assert!(items.iter().any(|item| item.contains(kept)), "{kept}"),
-            Aside(code, column) => {
+    for (n, (extension, text, ending)) in cases.iter().enumerate() {
+        match ending {
+            Ingested(kept) => assert!(items.iter().any(|item| item.contains(kept)), "{kept}"),
+            Rejected(code, column) => {
                 let end = if *extension == "jsonl" { ".1.jsonl" } else { ".json" };
                 let name = format!("{n}{end}");
                 let why = RejectedFolder::of_spool(&agent.spool()).why(name.as_ref());
-                let why = why.unwrap_or_else(|| panic!("{name} is not set aside"));
+                let why = why.unwrap_or_else(|| panic!("{name} is not rejected"));
                 let start = String::from_utf8_lossy(&text[..text.len().min(200)]).into_owned();
                 assert_eq!((why.code, why.line, why.column), (*code, 1, *column), "{name}: {start}: {why:?}");
             }
         }
     }
     agent.stop();
-    agent.balance().note(format!("{taken} taken as written, {} set aside", cases.len() - taken)).into()
+    agent.balance().note(format!("{taken} taken as written, {} rejected", cases.len() - taken)).into()
 }
 
 /// Where that begins, counted from 1.
@@ -116,12 +116,12 @@ fn at(text: &str, what: &str) -> usize {
     text.find(what).unwrap() + 1
 }
 
-/// What the agent has in memory beside a document: two chunks of events and the pages of the database.
+/// The agent's memory beside a document: two batches of events and the pages of the database.
 const BESIDE: u64 = 20 << 20;
 
 /// Drops a file and waits until it is gone. Returns how much more memory that took than the agent had before.
 fn memory_for(agent: &mut TestAgent, name: &str, text: &[u8]) -> u64 {
-    // Of memory that it has had before, nobody could tell whether it is used again.
+    // Memory that the process had before would hide what a document takes.
     if agent.is_started() {
         agent.stop();
     }
@@ -163,7 +163,7 @@ pub fn large(scale: &Scale) -> Outcome {
         notes.push(format!("{name}: {} MiB for {} MiB", took >> 20, text.len() >> 20));
         assert!(took <= limit, "{}", notes.join(", "));
     }
-    agent.until_status("all is marked", |status| status.outbox.pending == 0);
+    agent.until_status("all is acknowledged", |status| status.outbox.pending == 0);
     agent.stop();
     agent.balance().note(notes.join(", ")).into()
 }
@@ -186,7 +186,7 @@ pub fn bombs(_: &Scale) -> Outcome {
         let took = memory_for(&mut agent, name, &bomb);
         assert!(
             RejectedFolder::of_spool(&agent.spool()).why(name.as_ref()).is_some(),
-            "{name} is not set aside"
+            "{name} is not rejected"
         );
         assert!(took <= 2 * LIMIT + BESIDE, "{name} took {} MiB", took >> 20);
         figures =

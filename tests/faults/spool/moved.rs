@@ -52,7 +52,7 @@ pub fn deleted(_: &Scale) -> Outcome {
             fs::remove_dir_all(spool.join("rejected")).unwrap();
         }
         agent.drop_file("bad.json", b"{bad");
-        agent.until_status("the bad one is set aside", |status| status.spool.rejected_files == 1);
+        agent.until_status("the bad one is rejected", |status| status.spool.rejected_files == 1);
     }
     agent.end().into()
 }

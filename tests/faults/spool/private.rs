@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const FILES: u64 = 3;
 
-/// For hours of the test's clock: left, counted, logged once an hour, and taken after the chmod.
+/// Unreadable files are left, counted, and logged once an hour of the test's clock; after a chmod they are ingested.
 pub fn for_hours(scale: &Scale) -> Outcome {
     let hours = scale.of(3, 48);
     let mut agent = TestAgent::driven(Faults::default());

@@ -11,7 +11,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const SCAN_INTERVAL: Duration = Duration::from_secs(2);
-/// What a loaded machine may need beside to take and send what was found.
+/// The time that a loaded machine may need to ingest and send what was found.
 const WORK: Duration = Duration::from_secs(30);
 
 /// A setting of the kernel, as it was before once this ends.
@@ -50,7 +50,7 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // Also while a daemon that has not been stopped is in it.
+        // Also while an agent that has not been stopped is in it.
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }

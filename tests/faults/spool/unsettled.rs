@@ -38,7 +38,7 @@ fn lines(ledger: &mut Ledger, events: u64) -> String {
 /// Asserts that each event has arrived whole and at most once, forgets those that only these numbers tell of, and
 /// balances the ledger.
 fn ended(mut agent: TestAgent, gone: &HashSet<u64>) -> Figures {
-    agent.until_status("all is taken and marked", |status| {
+    agent.until_status("all is taken and acknowledged", |status| {
         status.spool.waiting_files == 0 && status.outbox.pending == 0
     });
     agent.stop();
@@ -147,7 +147,7 @@ fn exchange(aside: &Path, name: &Path) -> Option<u64> {
     }
 }
 
-/// Files that are deleted, cut, or written anew in agent while the agent may be reading them.
+/// Files that are deleted, cut, or rewritten in place while the agent may be reading them.
 pub fn changed(scale: &Scale) -> Outcome {
     let mut rng = scale.rng();
     let mut agent = brisk();
@@ -166,14 +166,14 @@ pub fn changed(scale: &Scale) -> Outcome {
             1 => File::options().write(true).open(&path).and_then(|file| file.set_len(text.len() as u64 / 2)),
             2 => {
                 let lines = rng.u64(1..40);
-                let anew = lines_of_new_people(&mut agent.ledger, lines);
+                let again = lines_of_new_people(&mut agent.ledger, lines);
                 File::options()
                     .write(true)
                     .truncate(true)
                     .open(&path)
-                    .and_then(|mut file| file.write_all(anew.as_bytes()))
+                    .and_then(|mut file| file.write_all(again.as_bytes()))
                     // Taken before: then this is a file of its own.
-                    .or_else(|_| fs::write(&path, anew))
+                    .or_else(|_| fs::write(&path, again))
             }
             _ => continue,
         };
@@ -183,7 +183,7 @@ pub fn changed(scale: &Scale) -> Outcome {
         }
     }
     let torn = rejected(&agent).len();
-    ended(agent, &given_up).note(format!("{rounds} files, {torn} torn lines set aside")).into()
+    ended(agent, &given_up).note(format!("{rounds} files, {torn} torn lines rejected")).into()
 }
 
 /// Events whose order beside those of the same file is nobody's concern.
@@ -196,7 +196,7 @@ fn lines_of_new_people(ledger: &mut Ledger, events: u64) -> String {
     text
 }
 
-/// Files that were taken to the middle of their last line, and then begun anew: shorter, longer, and twice.
+/// Files that were taken to the middle of their last line, and then begun again: shorter, longer, and twice.
 pub fn begun_anew(scale: &Scale) -> Outcome {
     let mut rng = scale.rng();
     let mut agent = brisk();

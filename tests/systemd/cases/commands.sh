@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Who may run which command.
 
-pending() { # a running daemon that holds the event "one", for which nobody listens
+pending() { # a running agent that holds the event "one", for which nobody listens
     start
     drop $PRODUCER one
     eventually $WAIT "the event is pending" status_is 'd["outbox"]["pending"]' 1
@@ -16,7 +16,7 @@ case_anyone_may_map_ask_for_the_status_run_the_demo_and_a_receiver() {
     event one | as $STRANGER koala-agent map > /dev/null
     eventually $WAIT "a stranger's status counts the event" stranger_sees_one
     systemctl stop koala-agent
-    stranger_sees_one || fail "a stranger's status does not count while the daemon is down"
+    stranger_sees_one || fail "a stranger's status does not count while the agent is down"
     exits 0 as $STRANGER timeout 120 koala-agent demo
     as $STRANGER timeout 120 koala-agent receiver --listen 127.0.0.1:8791 &
     receiver=$!
@@ -31,7 +31,7 @@ case_the_group_koala_drop_may_send() {
     arrive sent
 }
 
-case_the_group_koala_agent_may_list_and_show_with_the_daemon_up_or_down() {
+case_the_group_koala_agent_may_list_and_show_with_the_agent_up_or_down() {
     local user
     pending
     exits 0 as $READER koala-agent list
@@ -71,13 +71,13 @@ case_only_root_and_the_service_user_may_retry_discard_and_check() {
     arrive two
 }
 
-case_what_is_set_aside_is_for_the_group_koala_agent_to_read_and_for_the_service_user_to_put_back() {
+case_rejected_files_may_be_read_by_the_group_koala_agent_and_put_back_by_the_service_user() {
     local user
     start
     # shellcheck disable=SC2016
     as $PRODUCER sh -c 'umask 077; echo "{]" > "$0/broken.json"' $SPOOL
     printf '%s\n' '{]' | as $PRODUCER tee $SPOOL/line.ndjson > /dev/null
-    eventually $WAIT "both are set aside" status_is 'd["spool"]["rejected_files"]' 2
+    eventually $WAIT "both are rejected" status_is 'd["spool"]["rejected_files"]' 2
     [[ $(stat -c '%U:%G %a' $SPOOL/rejected) == "koala-agent:koala-agent 750" ]] || fail "$(stat $SPOOL/rejected)"
     [[ $(stat -c '%U' $SPOOL/.removing) == koala-agent ]] || fail "$(stat $SPOOL/.removing)"
     [[ $(stat -c '%a' $SPOOL/.removing) == *700 ]] || fail "$(stat $SPOOL/.removing)"
@@ -88,10 +88,10 @@ case_what_is_set_aside_is_for_the_group_koala_agent_to_read_and_for_the_service_
     if as $READER ls $SPOOL; then fail "a reader lists the spool"; fi
     for user in $PRODUCER $STRANGER; do
         exits 77 as $user koala-agent list --rejected
-        if as $user cat $SPOOL/rejected/broken.json; then fail "$user reads what was set aside"; fi
+        if as $user cat $SPOOL/rejected/broken.json; then fail "$user reads what was rejected"; fi
     done
     exits 0 as koala-agent koala-agent retry --rejected broken.json
-    eventually $WAIT "it is set aside again" status_is 'd["spool"]["rejected_files"]' 2
+    eventually $WAIT "it is rejected again" status_is 'd["spool"]["rejected_files"]' 2
 }
 
 # Runs the line that a refusal of `koala-agent ARGS...` offers, with sudo played by setpriv.

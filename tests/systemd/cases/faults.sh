@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What ends the daemon or should not: signals, hangs, the sandbox; and what it leaves in the journal.
+# Signals, hangs and the sandbox, which end the agent or must not, and its lines in the journal.
 
 restarted() { [[ $(shown MainPID) != "$1" && $(shown MainPID) != 0 && $(shown ActiveState) == active ]]; }
 
@@ -54,7 +54,7 @@ case_a_deleted_spool_is_created_again_by_the_command_that_status_prints() {
     status_is 'd["outbox"]["incident"], d["intake"]["state"]' "(None, 'open')" || fail "$(koala-agent status)"
 }
 
-# One hung loop is enough, though the rest of the daemon turns.
+# One hung loop is enough, though the rest of the agent runs.
 hung_loop_is_ended() { # hung_loop_is_ended THREAD
     local pid
     drop_in WatchdogSec=6 TimeoutAbortSec=3
@@ -83,7 +83,7 @@ case_a_hung_courier_is_ended_by_the_watchdog() { hung_loop_is_ended koala-agent;
 
 pinged_since() { (($(shown WatchdogTimestampMonotonic) > $1)); }
 
-case_an_idle_daemon_is_no_hang() {
+case_an_idle_agent_is_no_hang() {
     local pid since
     drop_in WatchdogSec=6
     start
@@ -121,16 +121,16 @@ case_no_system_call_is_refused() {
     as $PRODUCER ln -s /etc/hostname $SPOOL/link.json
     as $PRODUCER mkfifo $SPOOL/fifo.json
     event four | as $PRODUCER koala-agent send
-    eventually $WAIT "two files are set aside" status_is 'd["spool"]["rejected_files"]' 2
+    eventually $WAIT "two files are rejected" status_is 'd["spool"]["rejected_files"]' 2
     eventually $WAIT "four events are taken" status_is 'd["outbox"]["pending"] + d["outbox"]["delivered"]' 4
 
-    # what the commands ask of a running daemon
+    # the requests of commands to a running agent
     event given-up | as $PRODUCER koala-agent send
     eventually $WAIT "the event is pending" status_is 'd["outbox"]["pending"]' 5
     koala-agent discard given-up
     koala-agent retry --state failed
     koala-agent retry --rejected broken.json
-    eventually $WAIT "it is set aside again" status_is 'd["spool"]["rejected_files"]' 2
+    eventually $WAIT "it is rejected again" status_is 'd["spool"]["rejected_files"]' 2
 
     systemctl reload koala-agent
     receiver --key pk_test --fail 0.3
@@ -151,14 +151,14 @@ case_the_journal_has_priorities_and_nothing_personal_and_no_line_a_request() {
     for n in "${ids[@]}"; do event "$n" "$n@acme.dev"; done | as $PRODUCER tee $SPOOL/many.ndjson > /dev/null
     arrive "${ids[@]}"
     echo '{"type":"track","event":"x","properties":{"email":"ana@acme.dev"}' | as $PRODUCER tee $SPOOL/broken.ndjson > /dev/null
-    eventually $WAIT "the broken file is set aside" status_is 'd["spool"]["rejected_files"]' 1
+    eventually $WAIT "the broken file is rejected" status_is 'd["spool"]["rejected_files"]' 1
     systemctl stop koala-agent
     journalctl --sync
-    # the daemon's own lines
+    # the agent's own lines
     journalctl --cursor="$CURSOR" --quiet --output=json _SYSTEMD_UNIT=koala-agent.service | python3 -c '
 import json, re, sys
 lines = [json.loads(line) for line in sys.stdin]
-assert lines, "the daemon said nothing"
+assert lines, "the agent said nothing"
 assert len(lines) < 20, f"{len(lines)} lines for 200 requests"
 assert all(isinstance(line["MESSAGE"], str) for line in lines), "a line is not text"
 priorities = {line["PRIORITY"] for line in lines}

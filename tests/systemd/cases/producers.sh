@@ -28,7 +28,7 @@ case_a_private_file_is_left_reported_and_taken_after_chmod() {
     # shellcheck disable=SC2016
     event private | as $PRODUCER sh -c 't=$(mktemp "$0/.XXXXXX") && cat >"$t" && mv "$t" "$0/private.json"' $SPOOL
     eventually $WAIT "the file is counted as unreadable" status_is 'd["spool"]["unreadable_files"]' 1
-    eventually $WAIT "the journal names the file and the mend" journal_has 'private.json.*chmod g+r'
+    eventually $WAIT "the journal names the file and the fix" journal_has 'private.json.*chmod g+r'
     journal debug | grep private.json | grep $PRODUCER > /dev/null || fail "the journal does not name the owner"
     [[ -e $SPOOL/private.json ]] || fail "the file is gone"
     as $PRODUCER chmod g+r $SPOOL/private.json
@@ -46,7 +46,7 @@ case_a_user_outside_the_group_cannot_drop() {
 }
 
 case_producers_neither_see_nor_touch_each_others_files() {
-    event private | as $PRODUCER tee $SPOOL/private.json > /dev/null # the daemon is down: it stays there
+    event private | as $PRODUCER tee $SPOOL/private.json > /dev/null # the agent is down: it stays there
     if as $OTHER_PRODUCER ls $SPOOL; then fail "the spool can be listed"; fi
     if as $OTHER_PRODUCER cat $SPOOL/private.json; then fail "the file can be read"; fi
     if as $OTHER_PRODUCER sh -c "echo x >> $SPOOL/private.json"; then fail "the file can be written"; fi

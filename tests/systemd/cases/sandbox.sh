@@ -10,7 +10,7 @@ no_call_was_refused() {
     if journal debug | grep -E 'status=31/SYS|SIGSYS'; then fail "a system call was refused"; fi
 }
 
-case_a_zoo_of_files_is_left_alone_within_the_sandbox() {
+case_irregular_files_are_left_alone_within_the_sandbox() {
     local ids
     no_call_is_refused
     config "http://$ADDRESS" '[spool]' 'scan_interval = "1s"' 'settle = "1s"' 'incomplete_after = "1s"'
@@ -37,9 +37,9 @@ EOF
     mapfile -t ids < <(seq -f 'good-%g' 100)
     drop $PRODUCER "${ids[@]}"
     arrive "${ids[@]}" named-13 named-16 named-7
-    eventually $WAIT "the sparse file is set aside" status_is 'd["spool"]["rejected_files"]' 1
+    eventually $WAIT "the sparse file is rejected" status_is 'd["spool"]["rejected_files"]' 1
     [[ -L $SPOOL/secret.json && -L $SPOOL/loop.json && -p $SPOOL/fifo.json && -S $SPOOL/socket.json &&
-        -d $SPOOL/folder.json && -f $SPOOL/linked.json ]] || fail "something of the zoo is gone: $(ls -la $SPOOL)"
+        -d $SPOOL/folder.json && -f $SPOOL/linked.json ]] || fail "an irregular file is gone: $(ls -la $SPOOL)"
     journal_has 'secret.json: left alone: it is a symbolic link' || fail "the journal does not name the link"
     if journal debug | grep -P '\x1b'; then fail "an escape is in the journal"; fi
     systemctl stop koala-agent
@@ -91,7 +91,7 @@ case_killed_under_load_again_and_again_it_loses_and_doubles_nothing() {
     no_call_was_refused
 }
 
-case_a_file_that_holds_no_key_is_told_without_its_content_and_ends_the_service_until_it_is_mended() {
+case_a_file_that_holds_no_key_is_reported_without_its_content_and_ends_the_service_until_it_is_fixed() {
     no_call_is_refused
     receiver --key pk_test
     key 'n0t a k3y'

@@ -81,26 +81,26 @@ case_an_outbox_held_by_another_agent_is_waited_for() {
 
 restarts_at_least() { (($(shown NRestarts) >= $1)); }
 
-case_a_missing_spool_is_named_with_its_mend_and_taken_when_it_is_there() {
+case_a_missing_spool_is_named_with_the_fix_and_events_are_taken_when_it_is_there() {
     rm -r $SPOOL
     systemctl start --no-block koala-agent
     eventually $WAIT "the journal names the spool" journal_has "no spool folder $SPOOL"
-    journal err | grep "create it" > /dev/null || fail "no mend, or no error: $(journal err)"
+    journal err | grep "create it" > /dev/null || fail "no fix, or no error: $(journal err)"
     systemd-tmpfiles --create koala-agent.conf
     eventually $WAIT "the service is active" shown_is ActiveState active
 }
 
-case_a_spool_that_cannot_be_written_is_named_with_its_mend() {
+case_a_spool_that_cannot_be_written_is_named_with_the_fix() {
     chown root $SPOOL
     if start; then fail "it started"; fi
     shown_is ExecMainStatus 77 || fail "exit $(shown ExecMainStatus)"
     shown_is ActiveState failed || fail "it is $(shown ActiveState)"
-    journal err | grep "$SPOOL.*owner must be" > /dev/null || fail "no mend, or no error: $(journal err)"
+    journal err | grep "$SPOOL.*owner must be" > /dev/null || fail "no fix, or no error: $(journal err)"
     systemd-tmpfiles --create koala-agent.conf
     start
 }
 
-case_a_bad_configuration_ends_it_until_somebody_mends_it() {
+case_a_bad_configuration_ends_it_until_somebody_fixes_it() {
     config "http://$ADDRESS" 'endpiont = "http://127.0.0.1"'
     if start; then fail "it started"; fi
     shown_is ExecMainStatus 78 || fail "exit $(shown ExecMainStatus)"

@@ -1,6 +1,6 @@
-//! Who may do what: the commands run by root, the service's user, a producer and a stranger.
+//! Permissions: the commands run by root, by the service's user, by a producer and by a stranger.
 //!
-//! Only root can play them all; as another user these facts cannot be tried.
+//! Only root can run them all; as another user these facts cannot be tried.
 
 use crate::common::events::new_event;
 use crate::common::setup::{Ran, Setup, assert_says, run_command};
@@ -51,7 +51,7 @@ fn by(user: u32, setup: &Setup, program: &PathBuf, arguments: &[&str], stdin: &s
 }
 
 #[test]
-fn each_command_is_for_its_people() {
+fn each_command_has_its_users() {
     let Some((setup, program)) = setup() else { return };
     for arguments in
         [&["list"][..], &["show", "waiting"], &["retry", "refused"], &["discard", "refused"], &["check"]]
@@ -76,7 +76,7 @@ fn each_command_is_for_its_people() {
 }
 
 #[test]
-fn a_spool_that_is_shut_is_told_before_the_events_are_read() {
+fn send_reports_a_closed_spool_before_it_reads_events() {
     let Some((setup, program)) = setup() else { return };
     fs::set_permissions(setup.spool(), Permissions::from_mode(0o3730)).unwrap();
     // The group of root has a name everywhere.
@@ -87,7 +87,7 @@ fn a_spool_that_is_shut_is_told_before_the_events_are_read() {
 }
 
 #[test]
-fn root_checks_as_the_user_of_the_service() {
+fn check_by_root_checks_as_the_service_user() {
     let Some((setup, program)) = setup() else { return };
     fs::write(setup.path("key"), "pk_1").unwrap();
     chown(setup.path("key"), Some(SERVICE), None).unwrap();
@@ -102,7 +102,7 @@ fn root_checks_as_the_user_of_the_service() {
 }
 
 #[test]
-fn a_producer_who_cannot_read_the_outbox_learns_from_the_status() {
+fn a_producer_without_access_to_the_outbox_reads_the_status_file() {
     let Some((setup, program)) = setup() else { return };
     let outbox = setup.open_outbox();
     outbox.writer.settle(vec![(2, Settled::Delivered), (3, Settled::Delivered)]).block().unwrap();
@@ -133,7 +133,7 @@ fn a_producer_who_cannot_read_the_outbox_learns_from_the_status() {
             let new = new_event(&format!("sent-{settled}"), ANA, "send");
             outbox.writer.append(vec![new], vec![]).block().unwrap();
             if settled {
-                let seq = setup.reader().show("sent-true").unwrap().unwrap().row.seq;
+                let seq = setup.reader().events().show("sent-true").unwrap().unwrap().row.seq;
                 outbox.writer.settle(vec![(seq, Settled::Delivered)]).block().unwrap();
             }
             fs::remove_file(path).unwrap();

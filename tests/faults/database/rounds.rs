@@ -1,7 +1,7 @@
 //! Line 10: the database that is damaged, and what must be left of it.
 //!
-//! What must survive is not what the agent says that it could read, but what SQLite reads, row by row, from a copy of
-//! the damaged files, and beyond that every row on a page that was not struck.
+//! The rows that must survive are not those that the agent says it could read, but those that SQLite reads, one by one,
+//! from a copy of the damaged files, and beyond that every row on a page that was not damaged.
 
 use super::damage::{After, Damage, Then};
 use super::{Contents, contents, copy_files, held, new_place, said, supervise, tail, until};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 const PAGE: usize = 4_096;
-/// The daemon runs within this, whatever has become of its database.
+/// The agent runs within this, whatever has become of its database.
 const IN_TIME: Duration = Duration::from_secs(50);
 
 /// The database's file in a folder, or one that stands beside it.
@@ -35,27 +35,27 @@ struct Row {
     body: Option<String>,
 }
 
-/// A agent whose database is damaged, and fixed by a fresh copy, again and again.
-pub struct Bench {
+/// An agent whose database is damaged, and replaced by a fresh copy, again and again.
+pub struct DamageRounds {
     agent: TestAgent,
-    /// Of a daemon that was stopped.
+    /// The database of an agent that was stopped.
     stopped: Template,
-    /// And of one that was killed, with commits in the log.
+    /// The database of an agent that was killed, with commits in the log.
     killed: Template,
     rows: Vec<Row>,
-    /// What was dropped when the copies were made.
+    /// The events that were dropped when the copies were made.
     dropped: BTreeMap<u64, Dropped>,
     /// The texts of some delivered events that their producer gave an id, by their numbers.
     delivered: BTreeMap<u64, String>,
 }
 
-impl Bench {
+impl DamageRounds {
     const DELIVERED: u64 = 90;
     const FAILED: u64 = 3;
     const PENDING: u64 = 240;
 
     /// A real run: some events delivered, some failed, some pending.
-    pub fn new() -> Bench {
+    pub fn new() -> DamageRounds {
         let mut agent = new_place(Faults::default());
         agent.start();
         let mut delivered = BTreeMap::new();
@@ -83,7 +83,7 @@ impl Bench {
         }
         agent.receiver.set_faults(Faults { offline: true, ..Faults::default() });
         agent.stop();
-        // It reads, so what is committed from now on stays in the log.
+        // This reader keeps all later commits in the log.
         agent.start();
         agent.until_status("it runs", |status| status.agent.running);
         let reader = agent.database();
@@ -107,7 +107,7 @@ impl Bench {
         let rows = rows(&agent, &known);
         let (stopped, killed) = (Template::of(stopped, &rows), Template::of(killed, &rows));
         let dropped = agent.ledger.dropped.clone();
-        Bench { agent, stopped, killed, rows, dropped, delivered }
+        DamageRounds { agent, stopped, killed, rows, dropped, delivered }
     }
 
     fn template(&self, after: After) -> &Template {
@@ -127,7 +127,7 @@ impl Bench {
         self.round_after(damage, rng, |_| true).expect("nothing stops it")
     }
 
-    /// The same after something else was done with the damaged database; `None` if that says no.
+    /// Like [`DamageRounds::round`], after `before` was done with the damaged database; `None` if that returns false.
     pub fn round_after(
         &mut self,
         damage: &Damage,
@@ -146,16 +146,16 @@ impl Bench {
             let new = self.agent.ledger.event(n);
             self.agent.drop_next("json", new.as_bytes());
         }
-        let mark = self.agent.log().len();
-        if let Then::Refuses(codes, mend) = damage.then {
+        let log_start = self.agent.log().len();
+        if let Then::Refuses(codes, fix) = damage.then {
             self.refuses(codes);
-            mend(&state);
+            fix(&state);
         }
         if !before(&mut self.agent) {
             return None;
         }
         let ran = supervise(&mut self.agent);
-        assert!(ran.is_ok_and(|took| took < IN_TIME), "{ran:?}\n{}", tail(&self.agent.log()[mark..]));
+        assert!(ran.is_ok_and(|took| took < IN_TIME), "{ran:?}\n{}", tail(&self.agent.log()[log_start..]));
 
         let whole = readable.sound && readable.rows.len() == self.rows.len();
         let left = |row: &&Row| readable.rows.contains(&row.seq) && !matches!(damage.then, Then::Refuses(..));
@@ -164,10 +164,10 @@ impl Bench {
             left.values().filter(|row| row.state == state).map(|row| row.n).collect()
         };
         let (delivered, failed) = (in_state("delivered"), in_state("failed"));
-        // Of what was delivered the receiver has forgotten everything.
+        // The receiver has forgotten all that was delivered.
         let excused = self.rows.iter().filter(|row| row.state == "delivered" || !left.contains_key(&row.n));
         self.agent.ledger.destroyed = excused.map(|row| row.n).collect();
-        // What is known to be delivered is not sent again, by whoever drops it again.
+        // An event that is known to be delivered is not sent again when it is dropped again.
         for (_, again) in self.delivered.iter().filter(|(n, _)| delivered.contains(n)).take(5) {
             self.agent.drop_next("json", again.as_bytes());
         }
@@ -175,7 +175,7 @@ impl Bench {
         let wanted = |n: &&u64| !self.agent.ledger.destroyed.contains(n) && !failed.contains(n);
         let wanted: BTreeSet<u64> = all.filter(wanted).copied().collect();
         until(&mut self.agent, "all that was readable delivered", |agent| wanted.is_subset(&held(agent)));
-        until(&mut self.agent, "all marked", |agent| {
+        until(&mut self.agent, "all acknowledged", |agent| {
             let status = agent.status();
             status.outbox.pending == 0 && status.spool.waiting_files == 0
         });
@@ -183,7 +183,7 @@ impl Bench {
         let again: Vec<_> = held.iter().filter(|n| delivered.contains(n) || failed.contains(n)).collect();
         assert!(again.is_empty(), "sent, though it was settled: {again:?}");
         if !whole && matches!(damage.then, Then::Runs) {
-            self.is_told(mark, &struck, readable.sound);
+            self.is_told(log_start, &struck, readable.sound);
         }
         self.agent.stop();
         let figures = self.agent.balance();
@@ -211,7 +211,7 @@ impl Bench {
         self.agent.receiver.set_faults(Faults::default());
     }
 
-    /// The commands on a damaged database of no daemon: an answer or a clear error, and no file is changed.
+    /// The commands on a damaged database of no agent: an answer or a clear error, and no file is changed.
     fn commands_answer(&self) {
         let agent = &self.agent;
         let state = agent.state();
@@ -227,14 +227,14 @@ impl Bench {
         assert!(before == contents(&state), "a command has changed the database");
     }
 
-    /// The daemon ends with one of these codes, names the file, and has changed nothing.
+    /// The agent ends with one of these codes, names the file, and has changed nothing.
     fn refuses(&mut self, codes: &[i32]) {
         let state = self.agent.state();
-        let (before, mark) = (contents(&state), self.agent.log().len());
+        let (before, log_start) = (contents(&state), self.agent.log().len());
         let requests = self.agent.receiver.stats().requests;
         self.agent.start();
         let ended = self.agent.wait_for_exit();
-        let log = self.agent.log()[mark..].to_owned();
+        let log = self.agent.log()[log_start..].to_owned();
         assert!(ended.code().is_some_and(|code| codes.contains(&code)), "{ended}\n{log}");
         assert!(log.contains("outbox.db"), "{log}");
         assert!(before == contents(&state), "it has changed what it refuses");
@@ -243,9 +243,9 @@ impl Bench {
 
     /// The damage is told in the log and in `status`; files that SQLite cannot read are kept as they were struck, and
     /// what was read of them is counted.
-    fn is_told(&self, mark: usize, struck: &Contents, sound: bool) {
+    fn is_told(&self, log_start: usize, struck: &Contents, sound: bool) {
         let incident = self.agent.status().outbox.incident.expect("not told in status");
-        let log = &self.agent.log()[mark..];
+        let log = &self.agent.log()[log_start..];
         let warned = |line: &str| line.contains(" warning ") && line.contains(&incident.text);
         assert!(log.lines().any(warned), "not told in the log: {}\n{}", incident.text, tail(log));
         let text = said(&self.agent.command("status").output().unwrap());
@@ -256,7 +256,7 @@ impl Bench {
         assert!(incident.text.contains("events were read"), "{}", incident.text);
         let name = files.file_name().unwrap().to_string_lossy().into_owned();
         assert!(name.starts_with("outbox.db.damaged-"), "{name}");
-        // Where SQLite sees nothing, the daemon has written before it did.
+        // Where SQLite sees nothing, the agent has written before it did.
         for (struck, content) in struck.iter().filter(|_| !sound) {
             let kept = files.with_file_name(struck.replace("outbox.db", &name));
             assert!(fs::read(&kept).unwrap() == *content, "{} is not as it was found\n{log}", kept.display());
@@ -274,7 +274,7 @@ fn rows(agent: &TestAgent, known: &BTreeMap<String, u64>) -> Vec<Row> {
     let row = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?));
     let rows: Vec<(i64, String, String, Option<String>)> =
         statement.query_map([], row).unwrap().map(Result::unwrap).collect();
-    assert_eq!(rows.len() as u64, Bench::DELIVERED + Bench::FAILED + Bench::PENDING);
+    assert_eq!(rows.len() as u64, DamageRounds::DELIVERED + DamageRounds::FAILED + DamageRounds::PENDING);
     rows.into_iter()
         .map(|(seq, state, message_id, body)| {
             let n = body.as_ref().map_or_else(|| known[&message_id], |body| numbers(body.as_bytes())[0]);
@@ -283,7 +283,7 @@ fn rows(agent: &TestAgent, known: &BTreeMap<String, u64>) -> Vec<Row> {
         .collect()
 }
 
-/// What can be read of a damaged database.
+/// The rows of a damaged database that can be read.
 struct Readable {
     /// SQLite finds no fault.
     sound: bool,
@@ -291,7 +291,7 @@ struct Readable {
     rows: BTreeSet<i64>,
 }
 
-/// What SQLite reads row by row, and what stands on pages that nothing has struck.
+/// Reads what SQLite can row by row, and adds the rows on pages that were not damaged.
 fn readable(state: &Path, rows: &[Row], undamaged: &Template) -> Readable {
     let copy = tempfile::tempdir().unwrap();
     let elsewhere = state.join("elsewhere");
@@ -358,7 +358,7 @@ impl Template {
         let places = |row: &Row| match (row.state.as_str(), &row.body) {
             ("pending", Some(body)) => vec![find(&pending, body)],
             (state, body) => {
-                // These columns stand side by side.
+                // State, id and type are adjacent columns.
                 let at = find(&settled, &format!("{state}{}track", row.message_id));
                 body.iter().map(|body| find(&bodies, body)).chain([at]).collect()
             }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use std::fs;
 use std::process::Stdio;
 
-/// What an agent of this process would publish.
+/// Publishes the status that an agent of this process would.
 fn published(setup: &Setup, change: impl FnOnce(&mut Status)) {
     let mut status: Status = serde_json::from_value(setup.run(&["status", "--json"]).json()).unwrap();
     status.now = Timestamp::from_system(std::time::SystemTime::now());
@@ -23,7 +23,7 @@ fn published(setup: &Setup, change: impl FnOnce(&mut Status)) {
 }
 
 #[test]
-fn before_the_first_run_the_status_is_all_zeros() {
+fn the_status_before_the_first_run_is_all_zeros() {
     let setup = Setup::new();
     let status = setup.run(&["status", "--json"]);
     assert_eq!(status.code, 0);
@@ -48,7 +48,7 @@ fn before_the_first_run_the_status_is_all_zeros() {
 }
 
 #[test]
-fn the_status_counts_what_is_in_the_outbox_while_the_agent_is_down() {
+fn the_status_of_a_stopped_agent_counts_the_outbox() {
     let setup = Setup::with_events();
     published(&setup, |status| {
         status.agent.running = false;
@@ -116,7 +116,7 @@ fn a_missing_spool_is_reported_with_its_remedy() {
 }
 
 #[test]
-fn the_status_of_a_running_agent_says_why_nothing_moves_and_what_to_do() {
+fn the_status_says_why_events_wait_and_what_to_do() {
     let setup = Setup::with_events();
     let outbox = setup.open_outbox();
     let now = Timestamp::from_system(std::time::SystemTime::now());
@@ -168,7 +168,7 @@ fn the_status_of_a_running_agent_says_why_nothing_moves_and_what_to_do() {
 }
 
 #[test]
-fn rows_are_listed_newest_first_and_filtered() {
+fn list_filters_and_shows_the_newest_first() {
     let setup = Setup::with_events();
     for (arguments, want) in [
         (&["--limit", "2"][..], &["invalid", "nobody"][..]),
@@ -209,7 +209,7 @@ fn rows_are_listed_newest_first_and_filtered() {
 }
 
 #[test]
-fn the_table_says_how_many_more_there_are() {
+fn list_says_how_many_more_there_are() {
     let setup = Setup::with_events();
     let text = setup.run(&["list", "--limit", "4"]).out;
     assert_eq!(text.lines().count(), 6);
@@ -253,7 +253,7 @@ fn rejected_files_are_listed_with_their_reasons() {
 }
 
 #[test]
-fn an_event_is_shown_with_its_history_and_its_request() {
+fn show_prints_the_history_and_the_request_of_an_event() {
     let setup = Setup::with_events();
     let shown = setup.run(&["show", "behind", "--json"]).json();
     assert_eq!((&shown["state"], &shown["file"]), (&json!("pending"), &json!("a.jsonl")));
@@ -290,7 +290,7 @@ fn an_event_is_shown_with_its_history_and_its_request() {
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_a_command_quietly() {
+fn a_closed_pipe_ends_a_command_quietly() {
     let setup = Setup::new();
     let outbox = setup.open_outbox();
     let json = r#"{"type":"track","event":"x","properties":{"email":"ana@acme.dev"}}"#;

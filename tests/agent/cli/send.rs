@@ -11,14 +11,14 @@ use std::time::{Duration, Instant};
 
 const ANA: &str = r#"{"type":"track","event":"Signed Up","properties":{"email":"ana@acme.dev"}}"#;
 
-/// What is in the spool: names and contents.
+/// The files in the spool: names and contents.
 fn spooled(setup: &Setup) -> Vec<(String, String)> {
     let files = fs::read_dir(setup.spool()).unwrap().map(Result::unwrap);
     files.map(|f| (f.file_name().into_string().unwrap(), fs::read_to_string(f.path()).unwrap())).collect()
 }
 
 #[test]
-fn events_are_stored_as_they_came_with_an_id_each() {
+fn send_stores_events_as_they_came_each_with_an_id() {
     let setup = Setup::new();
     let text = "{\"type\":\"track\", \"n\": 9007199254740993,\n \"messageId\":null,\"event\":\"a\\nb\"}";
     let ran = setup.run_with(&["send"], text);
@@ -50,7 +50,7 @@ fn events_are_stored_as_they_came_with_an_id_each() {
 }
 
 #[test]
-fn every_form_of_input_becomes_one_file() {
+fn send_writes_every_format_of_input_to_one_file() {
     let setup = Setup::new();
     fs::write(setup.path("a.json"), format!("{{\"batch\":[{ANA},{ANA}],\"context\":{{\"ip\":\"::1\"}}}}"))
         .unwrap();
@@ -76,7 +76,7 @@ fn every_form_of_input_becomes_one_file() {
 }
 
 #[test]
-fn a_bad_event_is_told_with_its_place_and_nothing_is_stored() {
+fn send_names_the_line_of_a_bad_event_and_stores_nothing() {
     let setup = Setup::new();
     let long = format!("{ANA}\n{}", ANA.replace("Signed", &"x".repeat(33_000)));
     for (input, code, said) in [
@@ -108,7 +108,7 @@ fn a_bad_event_is_told_with_its_place_and_nothing_is_stored() {
 }
 
 #[test]
-fn waiting_ends_with_the_events() {
+fn send_waits_until_its_events_are_settled() {
     let refused = || Settled::Failed(Reason::new(Code::Refused, "the receiver answered 400: no"));
     for (settled, code, said) in [
         (Some(Settled::Delivered), 0, "1 event stored in the spool"),
@@ -128,7 +128,7 @@ fn waiting_ends_with_the_events() {
             outbox.writer.append(vec![new], vec![]).block().unwrap();
             fs::remove_file(setup.spool().join(name)).unwrap();
             if let Some(settled) = settled {
-                let seq = setup.reader().show(id).unwrap().unwrap().row.seq;
+                let seq = setup.reader().events().show(id).unwrap().unwrap().row.seq;
                 outbox.writer.settle(vec![(seq, settled)]).block().unwrap();
             }
             sending.join().unwrap()
@@ -154,7 +154,7 @@ fn soon<T>(mut find: impl FnMut() -> Option<T>) -> T {
 }
 
 #[test]
-fn a_dry_run_tells_of_each_event_in_order() {
+fn map_prints_a_line_for_each_event_in_order() {
     let setup = Setup::new();
     let input = [
         r#"{"type":"track","event":"A","messageId":"m-1","timestamp":"2026-01-02T03:04:05Z","properties":{"email":"ana@acme.dev","n":1e21}}"#,
@@ -231,7 +231,7 @@ fn map_says_which_mappings_match_and_why_the_others_do_not() {
 }
 
 #[test]
-fn map_compares_with_what_a_team_expects() {
+fn map_compares_with_expected_output() {
     let setup = with_mappings(MAPPINGS);
     let event = |email: &str| {
         format!(
@@ -258,7 +258,7 @@ fn map_compares_with_what_a_team_expects() {
 }
 
 #[test]
-fn check_says_which_mappings_make_no_sense() {
+fn check_names_mappings_that_can_never_work() {
     let ran = with_mappings(MAPPINGS).run(&["check", "--config-only"]);
     assert_says(&ran.out, &["mappings", "Pricing, Group Calls"]);
     let text = r#"

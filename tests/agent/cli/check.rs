@@ -1,4 +1,4 @@
-//! Usage, configuration, check: whether everything is in its place.
+//! Usage, configuration and check.
 
 use crate::common::setup::{Setup, assert_says, run_command};
 use koala_agent::receiver::{Receiver, ReceiverOptions};
@@ -86,7 +86,7 @@ fn a_check_names_each_fault_and_its_remedy() {
 }
 
 #[test]
-fn a_check_asks_the_receiver_about_the_key() {
+fn check_asks_the_receiver_about_the_key() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let options = ReceiverOptions { expected_key: Some("pk_good".into()), ..ReceiverOptions::default() };
     let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
@@ -105,7 +105,7 @@ fn a_check_asks_the_receiver_about_the_key() {
 }
 
 #[test]
-fn a_configuration_that_everybody_can_read_with_the_key_in_it_fails() {
+fn check_fails_for_a_world_readable_configuration_with_the_key() {
     let mut setup = Setup::new();
     setup.unset("koala.public_key_file");
     setup.set("koala.public_key = \"pk_5ecret\"");
@@ -116,7 +116,7 @@ fn a_configuration_that_everybody_can_read_with_the_key_in_it_fails() {
 }
 
 #[test]
-fn a_user_has_an_agent_of_their_own() {
+fn user_runs_an_agent_in_the_home_folder() {
     let setup = Setup::new();
     let home = setup.path("home");
     let state = home.join(".local/state/koala-agent");
@@ -137,7 +137,7 @@ fn a_user_has_an_agent_of_their_own() {
 }
 
 #[test]
-fn why_the_daemon_does_not_start_is_an_error_in_the_journal() {
+fn a_failed_start_is_an_error_in_the_journal() {
     let setup = Setup::new();
     let _first = setup.open_outbox();
     let ran = run_command(setup.program().env("JOURNAL_STREAM", "8:1").arg("run"), "");

@@ -1,0 +1,358 @@
+//! The queries of the commands: which events there are, and everything about one.
+
+use super::OutboxError;
+use super::dedup::hash_id_text;
+use super::retention::PersonKey;
+use super::row::State;
+use crate::clock::Timestamp;
+use crate::event::MessageId;
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
+use serde::Serialize;
+use std::path::Path;
+
+/// Pending rows that are read to count the older events of a person: a fraction of a second, however many there are.
+const MAX_READ_AHEAD: u64 = 100_000;
+
+/// Finds the event of the messageId `?2`, whose hash is `?1`.
+const SEQ_OF_ID: &str = "SELECT seq FROM recent_ids WHERE id = ?1 UNION ALL SELECT seq FROM ids WHERE id = ?1
+                         UNION ALL SELECT seq FROM unindexed WHERE message_id = ?2 LIMIT 1";
+
+/// Which events to list; an empty filter means all.
+#[derive(Debug, Clone, Default)]
+pub struct EventFilter {
+    /// Any of these states.
+    pub states: Vec<State>,
+    /// This reason code.
+    pub reason: Option<String>,
+    /// This person: an email or a profile id.
+    pub person: Option<String>,
+    /// This `type`.
+    pub kind: Option<String>,
+    /// This event name.
+    pub name: Option<String>,
+    /// Stored at or after this time.
+    pub since: Option<Timestamp>,
+    /// Stored before this time.
+    pub until: Option<Timestamp>,
+    /// Any of these numbers in the order of the spool.
+    pub seqs: Option<Vec<i64>>,
+}
+
+impl EventFilter {
+    /// The filter as a condition on `outbox_events e`, and the values of its parameters.
+    fn to_sql(&self, conn: &Connection) -> Result<(String, Vec<Value>), rusqlite::Error> {
+        let (mut terms, mut values) = (vec!["true".to_owned()], Vec::new());
+        if !self.states.is_empty() {
+            let names: Vec<String> = self.states.iter().map(|s| format!("'{}'", s.as_str())).collect();
+            terms.push(format!("e.state IN ({})", names.join(", ")));
+        }
+        for (column, value) in
+            [("e.reason_code", &self.reason), ("e.type", &self.kind), ("e.event", &self.name)]
+        {
+            if let Some(value) = value {
+                terms.push(format!("{column} = ?"));
+                values.push(Value::from(value.clone()));
+            }
+        }
+        if let Some(person) = &self.person {
+            let hash = PersonKey::read(conn)?.map(|key| key.hash(person));
+            terms.push("e.person IN (?, ?)".to_owned());
+            values.push(Value::from(person.clone()));
+            values.push(hash.map_or(Value::Null, Value::from));
+        }
+        if let Some(seqs) = &self.seqs {
+            let seqs: Vec<String> = seqs.iter().map(i64::to_string).collect();
+            terms.push("e.seq IN (SELECT value FROM json_each(?))".to_owned());
+            values.push(Value::from(format!("[{}]", seqs.join(","))));
+        }
+        for (time, comparison) in [(self.since, ">="), (self.until, "<")] {
+            if let Some(time) = time {
+                terms.push(format!("e.received_at {comparison} ?"));
+                values.push(Value::from(time.to_string()));
+            }
+        }
+        Ok((terms.join(" AND "), values))
+    }
+}
+
+/// A row of the view `outbox_events`; the columns are the members of `list --json`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Listed {
+    /// The order of the spool.
+    pub seq: i64,
+    /// The event's id.
+    pub message_id: String,
+    /// Segment's `type`.
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    /// The `event` of a track.
+    pub event: Option<String>,
+    /// The event's state.
+    pub state: String,
+    /// An email or a profile id; a keyed hash once the body is erased.
+    pub person: Option<String>,
+    /// When the event was stored.
+    pub received_at: String,
+    /// When the event was settled.
+    pub settled_at: Option<String>,
+    /// The number of requests with this event that were answered.
+    pub attempts: i64,
+    /// The code of the reason for the state.
+    pub reason_code: Option<String>,
+    /// The reason in words.
+    pub reason: Option<String>,
+    /// The spool file that the event came in.
+    pub file: String,
+    /// The line or element in the file, from 1; 0: the file is the event.
+    pub place: i64,
+}
+
+impl Listed {
+    fn from_row(row: &Row<'_>) -> Result<Listed, rusqlite::Error> {
+        Ok(Listed {
+            seq: row.get("seq")?,
+            message_id: row.get("message_id")?,
+            kind: row.get("type")?,
+            event: row.get("event")?,
+            state: row.get("state")?,
+            person: row.get("person")?,
+            received_at: row.get("received_at")?,
+            settled_at: row.get("settled_at")?,
+            attempts: row.get("attempts")?,
+            reason_code: row.get("reason_code")?,
+            reason: row.get("reason")?,
+            file: row.get("file")?,
+            place: row.get("place")?,
+        })
+    }
+}
+
+/// Events that match a filter, newest first, up to a limit.
+#[derive(Debug, Clone)]
+pub struct EventPage {
+    /// The events.
+    pub rows: Vec<Listed>,
+    /// The number of all events that match.
+    pub total: u64,
+}
+
+/// An answer other than acceptance.
+#[derive(Debug, Clone, Serialize)]
+pub struct Attempt {
+    /// When the answer came.
+    pub at: Timestamp,
+    /// The reason code that the answer stands for.
+    pub code: String,
+    /// The reason in words.
+    pub text: String,
+}
+
+/// Everything about one event.
+#[derive(Debug, Clone)]
+pub struct Detail {
+    /// The event's row.
+    pub row: Listed,
+    /// The spool file's modification time.
+    pub spooled_at: Timestamp,
+    /// The event as it came, while it is kept.
+    pub body: Option<String>,
+    /// Answers other than acceptance, oldest first; the last sixteen.
+    pub attempts: Vec<Attempt>,
+}
+
+/// A settled event whose body is still kept, so that it can be sent again.
+#[derive(Debug, Clone)]
+pub struct Retained {
+    /// The event's place in the order of the spool.
+    pub seq: i64,
+    /// The event's id.
+    pub message_id: MessageId,
+    /// The file's modification time: the event's timestamp where it has none.
+    pub spooled_at: Timestamp,
+    /// The event's text as it came.
+    pub body: String,
+    /// The event's state.
+    pub state: State,
+}
+
+/// Queries over a connection that reads.
+#[derive(Debug, Clone, Copy)]
+pub struct EventQueries<'a> {
+    pub(super) conn: &'a Connection,
+    pub(super) path: &'a Path,
+}
+
+impl EventQueries<'_> {
+    fn error(&self, operation: &'static str, source: rusqlite::Error) -> OutboxError {
+        OutboxError::sqlite(self.path, operation, source)
+    }
+
+    /// The bodies of the newest pending events, up to `limit`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn newest_pending(&self, limit: usize) -> Result<Vec<String>, OutboxError> {
+        let read = || {
+            let mut select = self.conn.prepare("SELECT body FROM pending ORDER BY seq DESC LIMIT ?")?;
+            select.query_map([limit as i64], |r| r.get(0))?.collect::<Result<_, _>>()
+        };
+        read().map_err(|e| self.error("read the newest events", e))
+    }
+
+    /// The newest `limit` events that match, and the number of all that match.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn list(&self, filter: &EventFilter, limit: usize) -> Result<EventPage, OutboxError> {
+        let read = || {
+            let (condition, values) = filter.to_sql(self.conn)?;
+            let total: i64 = self.conn.query_row(
+                &format!("SELECT count(*) FROM outbox_events e WHERE {condition}"),
+                params_from_iter(&values),
+                |r| r.get(0),
+            )?;
+            let rows = self
+                .conn
+                .prepare(&format!(
+                    "SELECT * FROM outbox_events e WHERE {condition} ORDER BY e.seq DESC LIMIT {limit}"
+                ))?
+                .query_map(params_from_iter(&values), Listed::from_row)?
+                .collect::<Result<_, _>>()?;
+            Ok(EventPage { rows, total: total as u64 })
+        };
+        read().map_err(|e| self.error("list events", e))
+    }
+
+    /// The settled event of that id, to be sent again; `Ok(Err(state))`: its body is not kept any more, or it is
+    /// pending; `None`: there is none.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn retained(&self, message_id: &str) -> Result<Option<Result<Retained, State>>, OutboxError> {
+        let Some(detail) = self.show(message_id)? else { return Ok(None) };
+        let Some(state) = State::parse(&detail.row.state) else { return Ok(None) };
+        let Some(body) = detail.body.filter(|_| state != State::Pending) else { return Ok(Some(Err(state))) };
+        Ok(Some(Ok(Retained {
+            seq: detail.row.seq,
+            message_id: MessageId::from_stored(detail.row.message_id),
+            spooled_at: detail.spooled_at,
+            body,
+            state,
+        })))
+    }
+
+    /// Settled events that match and whose bodies are still kept, oldest first, up to `limit` after the number `after`.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn all_retained(
+        &self,
+        filter: &EventFilter,
+        after: i64,
+        limit: usize,
+    ) -> Result<Vec<Retained>, OutboxError> {
+        let read = || {
+            let (condition, mut values) = filter.to_sql(self.conn)?;
+            values.push(after.into());
+            self.conn
+                .prepare(&format!(
+                    "SELECT e.seq, e.message_id, s.spooled_at, b.body, e.state
+                       FROM outbox_events e JOIN settled s ON s.seq = e.seq JOIN bodies b ON b.seq = e.seq
+                      WHERE {condition} AND e.seq > ? ORDER BY e.seq LIMIT {limit}"
+                ))?
+                .query_map(params_from_iter(&values), |r| {
+                    let state: String = r.get(4)?;
+                    Ok(Retained {
+                        seq: r.get(0)?,
+                        message_id: MessageId::from_stored(r.get(1)?),
+                        spooled_at: Timestamp(r.get(2)?),
+                        body: r.get(3)?,
+                        state: State::parse(&state).unwrap_or(State::Failed),
+                    })
+                })?
+                .collect::<Result<Vec<_>, rusqlite::Error>>()
+        };
+        read().map_err(|e| self.error("read events with their bodies", e))
+    }
+
+    /// Everything about the event of that id; `None`: there is none.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn show(&self, message_id: &str) -> Result<Option<Detail>, OutboxError> {
+        let read = || {
+            let seq: Option<i64> = self
+                .conn
+                .query_row(SEQ_OF_ID, params![hash_id_text(message_id), message_id], |r| r.get(0))
+                .optional()?;
+            let Some(seq) = seq else { return Ok(None) };
+            let row = self
+                .conn
+                .query_row("SELECT * FROM outbox_events WHERE seq = ?", [seq], Listed::from_row)
+                .optional()?;
+            let Some(row) = row else { return Ok(None) };
+            let (spooled_at, body) = self.conn.query_row(
+                "SELECT spooled_at, body FROM pending WHERE seq = ?1
+                 UNION ALL
+                 SELECT spooled_at, body FROM pending WHERE event_seq = ?1
+                 UNION ALL
+                 SELECT s.spooled_at, b.body FROM settled s LEFT JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?1
+                 LIMIT 1",
+                [seq],
+                |r| Ok((Timestamp(r.get(0)?), r.get(1)?)),
+            )?;
+            let attempts = self
+                .conn
+                .prepare("SELECT at, code, reason FROM attempts WHERE seq = ? ORDER BY n")?
+                .query_map([seq], |r| {
+                    Ok(Attempt { at: Timestamp(r.get(0)?), code: r.get(1)?, text: r.get(2)? })
+                })?
+                .collect::<Result<_, _>>()?;
+            Ok(Some(Detail { row, spooled_at, body, attempts }))
+        };
+        read().map_err(|e| self.error("look up an event", e))
+    }
+
+    /// Counts the older events of the same person that a pending event waits for, among the next hundred thousand
+    /// before it. Returns the number, and whether these were all.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn ahead(&self, seq: i64) -> Result<(u64, bool), OutboxError> {
+        self.conn
+            .query_row(
+                &format!(
+                    "SELECT count(*) FILTER (WHERE o.ordering_key = p.ordering_key), count(*)
+                       FROM pending p
+                       JOIN (SELECT ordering_key FROM pending
+                              WHERE seq < ?1 AND seq NOT IN (SELECT seq FROM acked)
+                              ORDER BY seq DESC LIMIT {MAX_READ_AHEAD}) o
+                      WHERE p.seq = (SELECT min(seq) FROM pending WHERE seq = ?1 OR event_seq = ?1)"
+                ),
+                [seq],
+                |r| Ok((r.get::<_, i64>(0)? as u64, (r.get::<_, i64>(1)? as u64) < MAX_READ_AHEAD)),
+            )
+            .map_err(|e| self.error("count the events before an event", e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::fixture;
+
+    #[test]
+    fn an_event_is_found_without_scanning_a_table() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = fixture::store(dir.path());
+        let by_seq = "SELECT * FROM outbox_events WHERE seq = ?";
+        for sql in [SEQ_OF_ID, by_seq, "SELECT seq FROM pending WHERE event_seq = ?"] {
+            let plan = fixture::query_plan(&store, sql);
+            let scans = |table| plan.lines().any(|step| step.trim().starts_with(&format!("SCAN {table}")));
+            let tables = ["p", "s", "pending", "settled", "ids", "recent_ids"];
+            assert!(!tables.into_iter().any(scans), "{sql}\n{plan}");
+            assert!(plan.contains("SEARCH"), "{sql}\n{plan}");
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! The work of the writer's thread between commits: it keeps the write-ahead log short, deletes rows whose time is up,
+//! gives free space back, notices what other processes have done, and publishes the figures.
+
+use super::database::Database;
+use super::expiry::Expiry;
+use super::lock::Lock;
+use super::meta::{self, RETRY_REQUESTS};
+use super::replaced_files::check_files;
+use super::reserve::ReserveFile;
+use super::store::Store;
+use super::wal_keeper::WalKeeper;
+use super::writer::Alarm;
+use super::{OutboxError, OutboxStats};
+use crate::clock::{Clock, Mono, Timestamp};
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Rows deleted in one transaction, so that an append never waits long behind them.
+const EXPIRE_AT_ONCE: usize = 2_000;
+/// The interval of the search for rows whose time is up, once none are left; the keep_… settings are in days.
+const EXPIRE_INTERVAL: Duration = Duration::from_secs(30);
+/// Free pages given back in one step (4 MiB), and the least that is worth a step.
+const SHRINK_PAGES: u64 = 1_024;
+/// Time for which emptying the log on a full disk waits for the snapshot that the sender reads at that moment.
+pub(super) const READER_TIMEOUT: Duration = Duration::from_millis(50);
+
+/// The upkeep of an open outbox.
+pub(super) struct Maintenance {
+    wal: WalKeeper,
+    reserve: ReserveFile,
+    clock: Clock,
+    stats: Arc<OutboxStats>,
+    alarm: Alarm,
+    retry_requests: watch::Sender<i64>,
+    /// SQLite's data version when commits of other processes were last checked for.
+    data_version: i64,
+    expiry: Expiry,
+    /// When the last search for rows whose time is up found no more.
+    expired_at: Mono,
+}
+
+impl Maintenance {
+    /// Checks the files of the database and publishes the first figures.
+    ///
+    /// # Errors
+    /// The system's and SQLite's.
+    pub(super) fn start(
+        db: &Database,
+        lock: Arc<Lock>,
+        reserve: ReserveFile,
+        clock: Clock,
+        alarm: Alarm,
+    ) -> Result<Maintenance, OutboxError> {
+        let stats = Arc::new(OutboxStats::default());
+        publish(&stats, db, &reserve, clock.now())?;
+        let wal = WalKeeper::new(db, lock, stats.clone(), stats.wal_bytes());
+        let retry_requests = watch::Sender::new(read_retry_requests(db)?);
+        let data_version = read_data_version(db)?;
+        Ok(Maintenance {
+            wal,
+            reserve,
+            expiry: Expiry::default(),
+            expired_at: clock.mono(),
+            clock,
+            stats,
+            alarm,
+            retry_requests,
+            data_version,
+        })
+    }
+
+    pub(super) fn stats(&self) -> Arc<OutboxStats> {
+        self.stats.clone()
+    }
+
+    pub(super) fn retry_requests(&self) -> watch::Receiver<i64> {
+        self.retry_requests.subscribe()
+    }
+
+    /// Runs once a second, or seldom while there is nothing to do. An error here is no worse than not having run yet.
+    /// Returns whether nothing is left to do.
+    pub(super) fn run(&mut self, store: &mut Store, is_idle: bool) -> bool {
+        self.wal.measure_disk(&store.db);
+        if let Err(e) = self.run_steps(store, is_idle) {
+            self.report(e);
+        }
+        if is_idle && !self.wal.is_empty() && !store.is_compacting() {
+            self.empty_wal(&store.db, Duration::ZERO);
+        }
+        self.reserve.create();
+        let is_done = self.wal.is_empty() && !store.is_compacting() && self.reserve.missing() == 0;
+        self.measure_or_report(&store.db);
+        self.wal.report_readers(&store.db);
+        is_done
+    }
+
+    fn run_steps(&mut self, store: &mut Store, is_idle: bool) -> Result<(), OutboxError> {
+        let now = self.clock.moment();
+        let version = read_data_version(&store.db)?;
+        if version != self.data_version {
+            self.data_version = version;
+            self.wal.set_empty(false);
+            let requests = read_retry_requests(&store.db)?;
+            self.retry_requests.send_if_modified(|known| std::mem::replace(known, requests) != requests);
+        }
+        if is_idle && !store.is_compact() {
+            store.transaction(Store::begin_compaction)?;
+        }
+        if now.mono.saturating_sub(self.expired_at) >= EXPIRE_INTERVAL {
+            let expired = store.transaction(|store| self.expiry.step(store, now.wall, EXPIRE_AT_ONCE))?;
+            if !expired.has_more {
+                self.expired_at = now.mono;
+            }
+            if expired.deleted > 0 {
+                self.wal.set_empty(false);
+            }
+        }
+        if is_idle && store.db.size()?.free_pages > SHRINK_PAGES {
+            store.db.shrink(SHRINK_PAGES)?;
+            self.wal.set_empty(false);
+        }
+        Ok(())
+    }
+
+    /// Checks the files after a commit. SQLite reports success also when its file has been removed or replaced.
+    ///
+    /// # Errors
+    /// [`OutboxError::FilesReplaced`]: nothing more may be committed.
+    pub(super) fn after_commit(&mut self, db: &Database, now: Timestamp) -> Result<(), OutboxError> {
+        let measured = publish(&self.stats, db, &self.reserve, now);
+        if measured.is_err() || self.stats.wal_bytes() > 0 {
+            self.wal.set_empty(false);
+        }
+        measured
+    }
+
+    /// Keeps the write-ahead log short amid the work.
+    pub(super) fn shorten_wal(&mut self, db: &Database) {
+        match self.wal.copy_if_long(db) {
+            Ok(true) => {
+                self.empty_wal(db, Duration::ZERO);
+                self.measure_or_report(db);
+            }
+            Ok(false) => {}
+            Err(e) => drop(self.report(e)),
+        }
+    }
+
+    /// Empties the write-ahead log, unless a reader still needs it after that time.
+    pub(super) fn empty_wal(&mut self, db: &Database, timeout: Duration) {
+        if let Err(e) = self.wal.empty(db, timeout) {
+            self.report(e);
+        }
+    }
+
+    /// Empties the write-ahead log at the end; an error is only logged.
+    pub(super) fn close(&mut self, db: &Database, timeout: Duration) {
+        if let Err(e) = self.wal.empty(db, timeout) {
+            tracing::warn!("{e}");
+        }
+    }
+
+    pub(super) fn release_reserve(&mut self, db: &Database) {
+        if self.reserve.release() {
+            tracing::warn!(
+                "the disk of the outbox {} is full: its reserve file is removed, so that deliveries can be recorded",
+                db.path.display()
+            );
+        }
+        self.empty_wal(db, READER_TIMEOUT);
+    }
+
+    /// Logs an error. One that waiting does not fix ends the writer; the next start finds out what the disk holds.
+    pub(super) fn report(&mut self, error: OutboxError) -> Arc<OutboxError> {
+        let error = Arc::new(error);
+        tracing::debug!("{error}");
+        if !error.is_transient() {
+            if let OutboxError::FilesReplaced { .. } = *error {
+                // The content of the log has been saved.
+                self.wal.set_empty(true);
+            }
+            self.alarm.raise(error.clone());
+        }
+        error
+    }
+
+    fn measure_or_report(&mut self, db: &Database) {
+        if let Err(e) = publish(&self.stats, db, &self.reserve, self.clock.now()) {
+            self.report(e);
+        }
+    }
+}
+
+/// Checks the files of the database and publishes their sizes.
+fn publish(
+    stats: &OutboxStats,
+    db: &Database,
+    reserve: &ReserveFile,
+    now: Timestamp,
+) -> Result<(), OutboxError> {
+    stats.missing_reserve.store(reserve.missing(), Relaxed);
+    stats.wal_bytes.store(check_files(db, now)?, Relaxed);
+    stats.bytes.store(db.size()?.bytes, Relaxed);
+    Ok(())
+}
+
+fn read_retry_requests(db: &Database) -> Result<i64, OutboxError> {
+    let requests = meta::get(&db.conn, RETRY_REQUESTS);
+    Ok(requests.map_err(|e| db.error("read its state", e))?.unwrap_or(0))
+}
+
+fn read_data_version(db: &Database) -> Result<i64, OutboxError> {
+    db.data_version().map_err(|e| db.error("look for changes", e))
+}

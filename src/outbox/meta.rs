@@ -1,0 +1,70 @@
+//! Facts about the outbox, each under a name in the table `meta`. All names stand here.
+
+use crate::clock::Timestamp;
+use crate::status::Incident;
+use rusqlite::types::FromSql;
+use rusqlite::{Connection, OptionalExtension, ToSql, params};
+use std::time::Duration;
+
+/// Counts the commands after which events are to be sent; a running agent looks when it has changed.
+pub(super) const RETRY_REQUESTS: &str = "retry_requests";
+/// The highest `seq` in use when rows were last deleted at the end: it must not be used again.
+pub(super) const LAST_SEQ: &str = "last_seq";
+/// When the outbox was last opened without a reserve file.
+pub(super) const OPENED: &str = "opened";
+/// The receiver asked for no requests before this time; 0: it did not.
+pub(super) const RETRY_AFTER_DEADLINE: &str = "retry_after_deadline";
+/// The ids of all events up to this `seq` stand in `recent_ids` or `ids`.
+pub(super) const IDS_INDEXED: &str = "ids_indexed";
+/// The ids of all events up to this `seq` stand in `ids`.
+pub(super) const IDS_MERGED: &str = "ids_merged";
+/// The key under which persons are hashed.
+pub(super) const PERSON_KEY: &str = "person_key";
+/// Begins the name of the fact that a person is suppressed; the person's keyed hash ends it, and the value is the time.
+pub(super) const SUPPRESSED: &str = "suppressed ";
+/// Zeros that stand in the database for a moment, to overwrite its free space.
+pub(super) const FILLER: &str = "filler";
+const INCIDENT: &str = "incident";
+
+/// Time for which an incident that left no files stays in `status`.
+const SHOWN_FOR: Duration = Duration::from_secs(7 * 86_400);
+
+pub(super) fn get<T: FromSql>(conn: &Connection, name: &str) -> Result<Option<T>, rusqlite::Error> {
+    conn.prepare_cached("SELECT value FROM meta WHERE name = ?")?.query_row([name], |r| r.get(0)).optional()
+}
+
+pub(super) fn set(conn: &Connection, name: &str, value: impl ToSql) -> Result<(), rusqlite::Error> {
+    conn.prepare_cached(
+        "INSERT INTO meta (name, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2",
+    )?
+    .execute(params![name, value])?;
+    Ok(())
+}
+
+pub(super) fn increment(conn: &Connection, name: &str) -> Result<(), rusqlite::Error> {
+    conn.prepare_cached(
+        "INSERT INTO meta (name, value) VALUES (?1, 1) ON CONFLICT DO UPDATE SET value = value + 1",
+    )?
+    .execute([name])?;
+    Ok(())
+}
+
+/// Returns whether the fact was there.
+pub(super) fn remove(conn: &Connection, name: &str) -> Result<bool, rusqlite::Error> {
+    Ok(conn.prepare_cached("DELETE FROM meta WHERE name = ?")?.execute([name])? > 0)
+}
+
+/// Stores an incident in place of the one before.
+pub(super) fn set_incident(conn: &Connection, incident: &Incident) -> Result<(), rusqlite::Error> {
+    set(conn, INCIDENT, serde_json::to_string(incident).unwrap_or_default())
+}
+
+/// The last incident, while it is to be shown: as long as its files exist, or for a week if it left none.
+pub(super) fn incident(conn: &Connection, now: Timestamp) -> Result<Option<Incident>, rusqlite::Error> {
+    let json: Option<String> = get(conn, INCIDENT)?;
+    let incident: Option<Incident> = json.and_then(|json| serde_json::from_str(&json).ok());
+    Ok(incident.filter(|incident| match &incident.files {
+        Some(files) => files.exists(),
+        None => now.since(incident.at) < SHOWN_FOR,
+    }))
+}
