@@ -75,6 +75,15 @@ impl Drop for Tracer {
     fn drop(&mut self) {
         // On SIGTERM strace detaches first; killed, it might leave the agent stopped.
         let _ = kill(Pid::from_raw(self.strace.id().cast_signed()), Signal::SIGTERM);
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(5) {
+            if self.strace.try_wait().is_ok_and(|ended| ended.is_some()) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // It may wait for ever for a call that it delays, of an agent that has been killed.
+        let _ = self.strace.kill();
         let _ = self.strace.wait();
     }
 }
