@@ -34,9 +34,10 @@ pub use error::{Fatal, StartError};
 pub use new_event::disposition;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, KoalaConfig};
 use crate::koala::{Client, ClientError};
 use crate::outbox::{Enqueued, Outbox, OutboxError, Reader, Writer};
+use crate::reason::{Code, Reason};
 use crate::spool::Spool;
 use crate::status::Status;
 use batcher::Batcher;
@@ -75,7 +76,7 @@ impl Agent {
     pub async fn start(config: Config, clock: Clock) -> Result<Agent, StartError> {
         let outbox = Outbox::open(&config.outbox, clock.clone())?;
         let spool = Spool::open(&config.spool.dir)?;
-        let client = Client::new(&config.koala, clock.clone())?;
+        let client = new_client(&config.koala, &clock)?;
         let shared_config = Arc::new(Mutex::new(config.clone()));
         let snapshot = Arc::new(Mutex::new(SpoolSnapshot::new(spool.dir())));
         let (reporter, reported) = StateReporter::new(config.koala.endpoint.clone());
@@ -170,7 +171,7 @@ impl Agent {
     /// # Errors
     /// The settings of the receiver cannot be used; then the old settings stay in force.
     pub fn reload(&self, config: Config) -> Result<(), ClientError> {
-        let client = Client::new(&config.koala, self.clock.clone())?;
+        let client = new_client(&config.koala, &self.clock)?;
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, before, after) in [
             ("spool.dir", &current.spool.dir, &config.spool.dir),
@@ -234,6 +235,12 @@ impl Agent {
         closed.map_err(|_| Fatal::Defect("outbox"))?;
         sender.and(intake)
     }
+}
+
+/// A client for the receiver; without a key the reason why there is none.
+fn new_client(config: &KoalaConfig, clock: &Clock) -> Result<Result<Client, Reason>, ClientError> {
+    let why = || Reason::new(Code::NoKey, config.missing_key().unwrap_or_default());
+    Ok(Client::new(config, clock.clone())?.ok_or_else(why))
 }
 
 /// Tells the sender which events were stored.

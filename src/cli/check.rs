@@ -199,10 +199,13 @@ fn check_key(config: &Config, is_config_only: bool, report: &mut Report) {
         // systemd reads root's file for the service; an agent that is run by hand reads its own.
         let own_file = config.koala.key_file.as_ref().filter(|_| config.scope != Scope::System);
         match own_file.filter(|file| access(*file, AccessFlags::R_OK).is_err()) {
-            Some(_) => report.fail_with(
+            Some(_) => report.fail(
                 "key",
-                format!("{} cannot read {source}", my_name()),
-                &Remedy::run("give it the file", format!("chown {} {source}", my_name())),
+                format!(
+                    "the agent's user, {}, cannot read {source}: let the agent run as the file's owner, or name another \
+                     file with koala.public_key_file",
+                    my_name()
+                ),
             ),
             None => report.ok("key", format!("from {source}")),
         }

@@ -148,7 +148,8 @@ async fn serve(context: &CommandContext, mut config: Config) -> Result<ExitCode,
             () = tokio::time::sleep_until(next_key_read), if config.koala.public_key.is_none() => {
                 next_key_read += KEY_INTERVAL;
                 let mut new = config.clone();
-                if new.koala.reread_key().is_ok() && new.koala.public_key.is_some() {
+                new.koala.reread_key();
+                if new.koala.public_key.is_some() {
                     config = reload_agent(&agent, config, new);
                 }
             }

@@ -7,7 +7,7 @@ use super::value::{SettingValue, SourceText, ValueProblem};
 use super::{
     Environment, KoalaConfig, OutboxConfig, PREFIX, PublicKey, SpoolConfig, VARIABLE, address, mappings,
 };
-use crate::mapping::Definition;
+use crate::mapping::{Definition, shown_name};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -141,8 +141,9 @@ impl ConfigBuilder {
                         self.read_value(key, store, &SettingValue::Toml(value), file.place(offset))
                     }
                     None => Err(format!(
-                        "{}: unknown key {name}; did you mean {}?",
+                        "{}: unknown key {}; did you mean {}?",
                         file.place(offset),
+                        shown_path(&name),
                         nearest(&name)
                     )),
                 },
@@ -158,7 +159,7 @@ impl ConfigBuilder {
             match known_key(&name).filter(|(key, _)| variable_of(key) == variable) {
                 None => self.warnings.push(format!(
                     "unknown environment variable {}; did you mean {}?",
-                    variable.escape_debug(),
+                    shown_variable(&variable),
                     variable_of(nearest(&name))
                 )),
                 Some((key, store)) => {
@@ -243,6 +244,21 @@ fn known_key(name: &str) -> Option<(&'static str, StoreSetting)> {
 
 fn variable_of(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// An unknown name of several parts as an error shows it.
+fn shown_path(name: &str) -> String {
+    let known: Vec<&str> = KEYS.iter().flat_map(|(key, _)| key.split('.')).collect();
+    let parts: Vec<String> = name.split('.').map(|part| shown_name(part, &known)).collect();
+    parts.join(".")
+}
+
+/// An unknown environment variable as a warning shows it.
+fn shown_variable(variable: &str) -> String {
+    let known: Vec<String> =
+        KEYS.iter().map(|(key, _)| variable_of(key)[PREFIX.len()..].to_owned()).collect();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    format!("{PREFIX}{}", shown_name(&variable[PREFIX.len()..].escape_debug().to_string(), &known))
 }
 
 /// The known key most similar to `name`. The last part counts twice, so that a key in the wrong section is found.

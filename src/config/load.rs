@@ -136,6 +136,7 @@ pub(super) fn load_among(
 
     let mappings = build_mappings(&mut builder, &path);
     let hash_key_file = builder.hash_key_file.take();
+    builder.koala.is_service = scope == Scope::System;
     read_key(&mut builder, key, default_key_file.clone(), env);
     if !builder.problems.is_empty() {
         return Err(ConfigError::Invalid { problems: builder.problems });
@@ -156,7 +157,7 @@ pub(super) fn load_among(
         let filled = credential.filter(|file| std::fs::metadata(file).is_ok_and(|file| file.len() > 1));
         filled.unwrap_or_else(|| default_key_file.with_file_name("hash-key"))
     });
-    let (mappings, mappings_lack) = with_hash_key(mappings, &hash_key_file);
+    let (mappings, mappings_lack) = with_hash_key(mappings, &hash_key_file, &mut koala.key_warnings);
     let mappings = Arc::new(mappings.with_consent(koala.consent_categories.clone()));
     Ok(Config {
         scope,
@@ -193,16 +194,19 @@ fn build_mappings(builder: &mut ConfigBuilder, config: &Path) -> Mappings {
 }
 
 /// Gives the mappings the key in that file, if one of them hashes. Also returns the problem with the key and the fix, if
-/// there is one.
-fn with_hash_key(mappings: Mappings, file: &Path) -> (Mappings, Option<String>) {
+/// there is one; a warning about the file goes to `warnings`.
+fn with_hash_key(mappings: Mappings, file: &Path, warnings: &mut Vec<String>) -> (Mappings, Option<String>) {
     let Some(name) = mappings.iter().find(|mapping| mapping.hashes()).map(|mapping| mapping.name().clone())
     else {
         return (mappings, None);
     };
     let shown = file.display();
-    let problem = match key::read(file).map(|(bytes, _)| HashKey::new(&bytes)) {
-        Ok(Ok(key)) => return (mappings.with_hash_key(key), None),
-        Ok(Err(invalid)) => invalid.to_string(),
+    let problem = match key::read(file).map(|(bytes, mode)| (HashKey::new(&bytes), mode)) {
+        Ok((Ok(key), mode)) => {
+            warnings.extend(key::exposed(file, mode, "the key for hashes"));
+            return (mappings.with_hash_key(key), None);
+        }
+        Ok((Err(invalid), _)) => invalid.to_string(),
         Err(e) => format!("the file with its key cannot be read: {}", e.kind()),
     };
     let fix =
@@ -245,10 +249,9 @@ fn read_key(builder: &mut ConfigBuilder, setting: Option<KeySetting>, default: P
             let credential = env.get("CREDENTIALS_DIRECTORY").map(|dir| Path::new(dir).join(CREDENTIAL));
             koala.key_file = credential;
             koala.key_source = format!("the credential {CREDENTIAL}");
-            let read = koala.reread_key();
+            koala.reread_key();
             // The unit passes an empty credential while there is no key.
-            if koala.public_key.is_some() || read.is_err() {
-                builder.problems.extend(read.err().map(|e| e.to_string()));
+            if koala.public_key.is_some() || !koala.key_warnings.is_empty() {
                 return;
             }
             default
@@ -256,7 +259,7 @@ fn read_key(builder: &mut ConfigBuilder, setting: Option<KeySetting>, default: P
     };
     koala.key_source = file.display().to_string();
     koala.key_file = Some(file);
-    builder.problems.extend(koala.reread_key().err().map(|e| e.to_string()));
+    koala.reread_key();
 }
 
 /// The status file of an agent that has no runtime folder.

@@ -1,7 +1,7 @@
 //! The sections of the configuration, with their defaults: those of the system's agent, as `packaging/config.toml`
 //! documents them.
 
-use super::{ConfigError, MinFree, PublicKey, address, key};
+use super::{MinFree, PublicKey, address, key};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -83,7 +83,11 @@ pub struct KoalaConfig {
     pub key_source: String,
     /// The file that the key comes from; `None` if it stands in the configuration itself.
     pub key_file: Option<PathBuf>,
-    /// Warnings about the key's file, a sentence each, for commands that need the key.
+    /// Whether this is an agent as the package installs it, to which systemd hands the key.
+    pub is_service: bool,
+    /// Why the key's file, which is there, gives no key.
+    unusable_key: Option<String>,
+    /// Warnings about the files of keys, a sentence each, for commands that need the keys.
     pub key_warnings: Vec<String>,
     /// Consent categories. An event that refuses one of them is skipped.
     pub consent_categories: Vec<String>,
@@ -107,6 +111,8 @@ impl Default for KoalaConfig {
             public_key: None,
             key_source: String::new(),
             key_file: None,
+            is_service: false,
+            unusable_key: None,
             key_warnings: Vec::new(),
             consent_categories: Vec::new(),
             concurrency: Concurrency::Auto,
@@ -125,15 +131,18 @@ impl KoalaConfig {
     }
 
     /// Reads the key and its warnings again, if the key comes from a file.
-    ///
-    /// # Errors
-    /// [`ConfigError::Invalid`] if the content of the file is not a key; the key stays as it was.
-    pub fn reread_key(&mut self) -> Result<(), ConfigError> {
-        let Some(file) = &self.key_file else { return Ok(()) };
-        let read = key::read_file(file).map_err(ConfigError::one)?;
+    pub fn reread_key(&mut self) {
+        let Some(file) = &self.key_file else { return };
+        let read = key::read_file(file, self.is_service);
         self.public_key = read.key;
+        self.unusable_key = read.warnings.first().cloned().filter(|_| self.public_key.is_none());
         self.key_warnings = read.warnings;
-        Ok(())
+    }
+
+    /// Why there is no key; `None`: there is one.
+    pub fn missing_key(&self) -> Option<String> {
+        let why = || self.unusable_key.clone().unwrap_or_else(|| "there is no public key yet".to_owned());
+        self.public_key.is_none().then(why)
     }
 }
 
