@@ -10,6 +10,7 @@
 mod append_batch;
 mod batcher;
 mod capacity;
+mod config_watch;
 pub mod destination;
 mod error;
 mod file_ledger;
@@ -185,10 +186,16 @@ impl Agent {
             }
         }
         let (dir, path) = (current.spool.dir.clone(), current.outbox.path.clone());
+        let needs_restart = config.spool.dir != dir || config.outbox.path != path;
+        let digest = current.file_digest;
         let (endpoint, concurrency) = (config.koala.endpoint.clone(), config.koala.concurrency);
         let _ = self.sender_commands.send(SenderCommand::Mappings(config.mappings.clone()));
         *current = config;
         (current.spool.dir, current.outbox.path) = (dir, path);
+        if needs_restart {
+            // Not all that stands in the file is in force.
+            current.file_digest = digest;
+        }
         self.outbox.writer.reconfigure(&current.outbox);
         drop(current);
         let _ = self.sender_commands.send(SenderCommand::Client { client, endpoint, concurrency });

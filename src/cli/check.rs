@@ -368,7 +368,7 @@ fn check_receiver(context: &CommandContext, config: &Config, report: &mut Report
         Ok(runtime) => runtime.block_on(client.auth()),
         Err(error) => return report.fail("receiver", format!("cannot be asked: {error}")),
     };
-    let Reason { code, text } = match verdict {
+    let Reason { code, text, .. } = match verdict {
         Verdict::Accepted => return report.ok("receiver", format!("{endpoint} accepts the key")),
         Verdict::Trouble { reason, .. }
         | Verdict::Closed(reason)

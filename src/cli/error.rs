@@ -201,7 +201,7 @@ pub fn io_exit_code(error: &io::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory => ExitCode::NotFound,
         ErrorKind::PermissionDenied => ExitCode::NoPermission,
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ExitCode::TryAgain,
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => ExitCode::TryAgain,
         ErrorKind::ReadOnlyFilesystem => ExitCode::CannotCreate,
         // A compressed file that is damaged or cut off.
         ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::UnexpectedEof => ExitCode::BadData,

@@ -61,6 +61,14 @@ impl fmt::Display for Remedy {
     }
 }
 
+/// Putting a changed configuration in force.
+pub fn reload_remedy(config: &Config) -> Remedy {
+    match service_command(config, "reload") {
+        Some(command) => Remedy::run("put the changed configuration in force", command),
+        None => Remedy::text("put the changed configuration in force: send SIGHUP to the agent"),
+    }
+}
+
 /// The remedy for an agent that is not running.
 pub fn start_remedy(config: &Config) -> Remedy {
     Remedy::run("start the agent", start_command(config))

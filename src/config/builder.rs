@@ -98,15 +98,14 @@ fn set<T>(slot: &mut T, value: Result<T, ValueProblem>) -> Result<(), ValueProbl
 impl ConfigBuilder {
     /// Reads the text of a configuration file.
     pub fn read_file(&mut self, path: &Path, text: &str) {
-        match DeTable::parse(text) {
-            Ok(table) => {
-                let file = SourceText::new(path, text);
-                let mut problems = Vec::new();
-                self.read_table(&file, "", table.get_ref(), &mut problems);
-                problems.sort_by_key(|&(offset, _)| offset);
-                self.problems.extend(problems.into_iter().map(|(_, problem)| problem));
-            }
-            Err(e) => {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        let mut problems = Vec::new();
+        self.read_table(&SourceText::new(path, text), "", table.get_ref(), &mut problems);
+        problems.sort_by_key(|&(offset, _)| offset);
+        match errors.first() {
+            None => self.problems.extend(problems.into_iter().map(|(_, problem)| problem)),
+            // What else is wrong may follow from that.
+            Some(e) => {
                 let before = &text[..e.span().map_or(0, |span| span.start.min(text.len()))];
                 let line = before.matches('\n').count() + 1;
                 let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;

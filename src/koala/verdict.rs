@@ -49,10 +49,9 @@ pub enum Verdict {
 
 /// The verdict on a response, by the table in the README.
 pub fn classify(response: &ReceiverResponse, now: Timestamp) -> Verdict {
-    let explanation = explanation(response);
-    let closed = |code| Verdict::Closed(Reason::new(code, explanation.clone()));
+    let closed = |code| Verdict::Closed(explained(code, response));
     let trouble = |code| Verdict::Trouble {
-        reason: Reason::new(code, explanation.clone()),
+        reason: explained(code, response),
         retry_after: response.retry_after.as_deref().and_then(|text| parse_retry_after(text, now)),
     };
     match response.status {
@@ -64,43 +63,41 @@ pub fn classify(response: &ReceiverResponse, now: Timestamp) -> Verdict {
             ),
         )),
         200..=299 => Verdict::Accepted,
-        300..=399 => Verdict::Closed(Reason::new(
+        300..=399 => Verdict::Closed(Reason::quoting(
             Code::Redirect,
             format!(
-                "the receiver answered {} and points to {}; redirects are not followed: set koala.endpoint to \
-                 the right address",
-                response.status,
-                excerpt(response.location.as_deref().unwrap_or("nowhere"))
+                "the receiver answered {}; redirects are not followed: set koala.endpoint to the right address; Location",
+                response.status
             ),
+            &excerpt(response.location.as_deref().unwrap_or("nowhere")),
         )),
         401 | 403 => closed(Code::KeyRefused),
         404 | 405 | 410 => closed(Code::NotFound),
         407 => closed(Code::Proxy),
-        413 => Verdict::TooLarge(Reason::new(Code::TooLarge, explanation)),
+        413 => Verdict::TooLarge(explained(Code::TooLarge, response)),
         429 => trouble(Code::RateLimited),
         408 | 425 | 500..=599 => trouble(Code::Http5xx),
-        _ => Verdict::Doubtful(Reason::new(Code::Refused, explanation)),
+        _ => Verdict::Doubtful(explained(Code::Refused, response)),
     }
 }
 
-/// The response in a sentence for people.
-fn explanation(response: &ReceiverResponse) -> String {
-    let mut text = format!("the receiver answered {}", response.status);
-    let body = excerpt(&response.body);
-    if !body.is_empty() {
-        text.push_str(": ");
-        text.push_str(&body);
-    }
+/// The reason that a response gives, with its status and its words.
+fn explained(code: Code, response: &ReceiverResponse) -> Reason {
+    let mut reason =
+        Reason::quoting(code, format!("the receiver answered {}", response.status), &excerpt(&response.body));
     if response.body.contains(SUSPENDED) {
-        text.push_str(
-            "; Koala's hosted service is shut down: set koala.endpoint to a receiver that accepts events",
-        );
+        let advice =
+            "; Koala's hosted service is shut down: set koala.endpoint to a receiver that accepts events";
+        [Some(&mut reason.text), reason.without_quote.as_mut()]
+            .into_iter()
+            .flatten()
+            .for_each(|t| t.push_str(advice));
     }
-    text
+    reason
 }
 
-/// The beginning of an untrusted text in one line, without control characters and email addresses: every user of the
-/// machine can read it.
+/// The beginning of an untrusted text in one line, without control characters and email addresses: the log and the
+/// outbox are read by more people than the events' authors.
 pub(super) fn excerpt(text: &str) -> String {
     let ends = [' ', '"', '\'', ',', '<', '>', '(', ')', ':', ';'];
     // Addresses are masked before the text is cut, or half an address could remain.

@@ -15,7 +15,7 @@ mod javascript;
 mod mappings;
 mod person;
 mod shown_name;
-mod trigger;
+pub mod trigger;
 
 pub use definition::{Definition, DefinitionError};
 pub use directive::HashKey;

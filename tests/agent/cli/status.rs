@@ -19,7 +19,7 @@ fn published(setup: &Setup, change: impl FnOnce(&mut Status)) {
     status.agent.pid = Some(std::process::id());
     status.agent.since = Timestamp::parse("2026-01-02T00:00:00Z");
     change(&mut status);
-    status.write(&setup.config().status_file).unwrap();
+    status.write(&setup.config().status_file, 0o644).unwrap();
 }
 
 #[test]
