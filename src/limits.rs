@@ -40,7 +40,12 @@ pub fn max_file_size() -> Option<u64> {
     (soft != RLIM_INFINITY).then_some(soft)
 }
 
-/// Whether the process, or the system, has no more descriptors.
+/// Whether no more files can be opened at this moment.
+pub fn is_out_of_files_now() -> bool {
+    std::fs::File::open("/").is_err_and(|e| is_out_of_files(&e))
+}
+
+/// Whether the process, or the system, had no more descriptors.
 pub fn is_out_of_files(error: &io::Error) -> bool {
     [Errno::EMFILE, Errno::ENFILE].iter().any(|errno| error.raw_os_error() == Some(*errno as i32))
 }

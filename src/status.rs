@@ -33,6 +33,9 @@ pub struct Status {
     pub intake: IntakeStatus,
     /// The database.
     pub outbox: OutboxStatus,
+    /// The last step of the wall clock, for a week.
+    #[serde(default)]
+    pub clock_step: Option<Incident>,
     /// Settled events by state and reason.
     pub reasons: Vec<ReasonCount>,
     /// The destination of the events.
@@ -129,8 +132,8 @@ pub struct OutboxStatus {
     pub incident: Option<Incident>,
 }
 
-/// Damage to the outbox that was repaired as far as possible. It is part of the status until its files are removed, or
-/// for a week if it left none.
+/// Damage to the outbox that was repaired as far as possible, or a step of the clock. It is part of the status until its
+/// files are removed, or for a week if it left none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incident {
     /// The time when the damage was found.

@@ -198,6 +198,7 @@ impl Publisher {
     pub fn status(&self, is_running: bool) -> Result<Status, OutboxError> {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let (counts, incident) = (reader.counts()?, reader.incident(self.clock.now())?);
+        let clock_step = reader.clock_step(self.clock.now())?;
         drop(reader);
         let mut config_watch = self.config_watch.lock().unwrap_or_else(PoisonError::into_inner);
         let snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -233,6 +234,7 @@ impl Publisher {
                 log_held_by: self.stats.wal_held_by(),
                 incident,
             },
+            clock_step,
             reasons: counts
                 .reasons
                 .into_iter()

@@ -178,7 +178,9 @@ fn without_number(error: &io::Error) -> String {
 
 fn outbox_exit_code(error: &OutboxError) -> ExitCode {
     match error {
-        OutboxError::Held { .. } | OutboxError::Full { .. } => ExitCode::TryAgain,
+        OutboxError::Held { .. } | OutboxError::Full { .. } | OutboxError::TooManyFiles { .. } => {
+            ExitCode::TryAgain
+        }
         OutboxError::Missing { .. } => ExitCode::NotFound,
         OutboxError::OlderSchema { .. }
         | OutboxError::NewerSchema { .. }

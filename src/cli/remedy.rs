@@ -143,9 +143,13 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
             format!("wait until events have been delivered, or raise outbox.max_bytes in {file}"),
             "reload",
         ),
-        Code::MinFree | Code::DiskFull => {
+        Code::MinFree => {
             Remedy::text(format!("free space on the file system of {}", config.outbox.path.display()))
         }
+        Code::DiskFull => Remedy::text(format!(
+            "free space on the file system of {}, or raise the limit that the reason names",
+            config.outbox.path.display()
+        )),
         Code::ReadOnly => {
             let (outbox, spool) = (config.outbox.path.display(), config.spool.dir.display());
             let text = format!(

@@ -78,11 +78,11 @@ fn wait_for_descriptors() {
     let mut is_logged = false;
     loop {
         let allowed = limits::raise_open_files();
-        if allowed >= limits::MIN_OPEN_FILES {
+        if allowed >= limits::MIN_OPEN_FILES && !limits::is_out_of_files_now() {
             return;
         }
         let line = format!(
-            "waiting to start: {allowed} files may be open, and {} are needed: raise LimitNOFILE= or `ulimit -n`",
+            "waiting to start: {allowed} files may be open, and {} must be free: raise LimitNOFILE= or `ulimit -n`",
             limits::MIN_OPEN_FILES
         );
         if !is_logged {

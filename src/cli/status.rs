@@ -104,6 +104,7 @@ fn never_started(config: &Config) -> Status {
         spool: SpoolStatus { dir: config.spool.dir.clone(), ..SpoolStatus::default() },
         intake: IntakeStatus { state: IntakeState::Open, reason: None },
         outbox: crate::status::OutboxStatus { max_bytes: config.outbox.max_bytes, ..Default::default() },
+        clock_step: None,
         reasons: Vec::new(),
         destination: unknown_destination(config),
     }
@@ -127,9 +128,9 @@ fn read_outbox(status: &mut Status, config: &Config) -> bool {
     status.outbox.disk_free = disk::space_of(path).map_or(0, |disk| disk.free);
     let read = || {
         let reader = Reader::open(path)?;
-        Ok((reader.counts()?, reader.bytes()?, reader.incident(status.now)?))
+        Ok((reader.counts()?, reader.bytes()?, reader.incident(status.now)?, reader.clock_step(status.now)?))
     };
-    let (counts, bytes, incident) = match read() {
+    let (counts, bytes, incident, clock_step) = match read() {
         Ok(read) => read,
         Err(e) => {
             let e: OutboxError = e;
@@ -141,6 +142,7 @@ fn read_outbox(status: &mut Status, config: &Config) -> bool {
         }
     };
     status.outbox.incident = incident;
+    status.clock_step = clock_step;
     status.outbox.pending = counts.of(State::Pending);
     status.outbox.delivered = counts.of(State::Delivered);
     status.outbox.skipped = counts.of(State::Skipped);

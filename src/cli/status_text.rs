@@ -15,6 +15,10 @@ pub fn render(status: &Status, config: &Config, width: Option<usize>) -> String 
     spool(status, &mut lines);
     intake(status, &mut lines);
     outbox(status, &mut lines);
+    if let Some(step) = &status.clock_step {
+        lines.add("clock", time_and_age(step.at, status.now));
+        lines.add_below(styled(BAD, escaped(&step.text)));
+    }
     events(status, &mut lines);
     destination(status, &mut lines);
     let mut text = format!("{}\n{lines}", headline(status));
