@@ -154,7 +154,9 @@ impl OutboxError {
         let path = path.to_owned();
         let text = source.to_string();
         match source.sqlite_error_code() {
-            Some(DiskFull) => OutboxError::Full { path, operation, limit: None },
+            Some(DiskFull) => {
+                OutboxError::Full { limit: write_limit::reached(&path, &source), path, operation }
+            }
             Some(ReadOnly) => OutboxError::ReadOnly { path, operation, text },
             Some(SystemIoFailure) => match write_limit::reached(&path, &source) {
                 None => OutboxError::Io { path, operation, text },
