@@ -487,7 +487,7 @@ impl Scheduler {
     }
 
     fn refuse_all(&mut self, reason: &Reason, awaited: Option<AwaitedCanary>, now: Moment) {
-        self.destination.refuse(Reason::new(Code::RefusesAll, reason.text.clone()), now);
+        self.destination.refuse(Reason { code: Code::RefusesAll, ..reason.clone() }, now);
         self.state_changed();
         self.isolation.awaited_canary = awaited;
         self.max_bytes = MAX_REQUEST_BYTES;

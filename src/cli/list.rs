@@ -82,7 +82,7 @@ pub fn parse_reason_code(code: &str) -> Result<Code, String> {
 /// # Errors
 /// There is no outbox, or this user may not read it.
 pub fn run(context: &CommandContext, args: ListArgs) -> Result<ExitCode, CliError> {
-    let config = context.config()?;
+    let config = context.config_beside_agent()?;
     if args.rejected {
         return list_rejected(&config, &args);
     }

@@ -78,6 +78,14 @@ impl fmt::Display for Remedy {
     }
 }
 
+/// Putting a changed configuration in force.
+pub fn reload_remedy(config: &Config) -> Remedy {
+    match service_command(config, "reload") {
+        Some(command) => Remedy::run("put the changed configuration in force", command),
+        None => Remedy::text("put the changed configuration in force: send SIGHUP to the agent"),
+    }
+}
+
 /// The remedy for an agent that is not running.
 pub fn start_remedy(config: &Config) -> Remedy {
     Remedy::run("start the agent", start_command(config))
@@ -173,9 +181,13 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
             format!("set koala.endpoint in {file} to the receiver's new address; its operator knows it"),
         ),
         Code::MaxBytes => full_outbox_remedy(1, config),
-        Code::MinFree | Code::DiskFull => {
+        Code::MinFree => {
             Remedy::text(format!("free space on the file system of {}", config.outbox.path.display()))
         }
+        Code::DiskFull => Remedy::text(format!(
+            "free space on the file system of {}, or raise the limit that the reason names",
+            config.outbox.path.display()
+        )),
         Code::ReadOnly => {
             let (outbox, spool) = (config.outbox.path.display(), config.spool.dir.display());
             let text = format!(

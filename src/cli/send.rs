@@ -56,7 +56,7 @@ pub struct SendArgs {
 /// # Errors
 /// There is no spool, no permission or no room, or an event is invalid. Then nothing is stored.
 pub fn run(context: &CommandContext, args: &SendArgs) -> Result<ExitCode, CliError> {
-    let config = context.config()?;
+    let config = context.config_beside_agent()?;
     check_spool_access(&config)?;
     let file = read_all(context, args, &config)?;
     file.print_warnings();

@@ -73,7 +73,7 @@ struct NextAttempt {
 /// # Errors
 /// No row has the id, or this user may not read the outbox.
 pub fn run(context: &CommandContext, args: &ShowArgs) -> Result<ExitCode, CliError> {
-    let config = context.config()?;
+    let config = context.config_beside_agent()?;
     let now = context.clock.now();
     let reader = Reader::open(&config.outbox.path)?;
     let Some(detail) = reader.events().show(&args.message_id)? else {

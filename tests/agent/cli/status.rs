@@ -19,7 +19,7 @@ fn published(setup: &Setup, change: impl FnOnce(&mut Status)) {
     status.agent.pid = Some(std::process::id());
     status.agent.since = Timestamp::parse("2026-01-02T00:00:00Z");
     change(&mut status);
-    status.write(&setup.config().status_file).unwrap();
+    status.write(&setup.config().status_file, 0o644).unwrap();
 }
 
 #[test]
@@ -28,7 +28,11 @@ fn the_status_before_the_first_run_is_all_zeros() {
     let status = setup.run(&["status", "--json"]);
     assert_eq!(status.code, 0);
     let status = status.json();
-    assert_eq!(status["agent"], json!({"version": "0.1.0", "running": false, "pid": null, "since": null}));
+    assert_eq!(
+        status["agent"],
+        json!({"version": "0.1.0", "running": false, "pid": null, "since": null, "log_lines_dropped": 0})
+    );
+    assert_eq!((&status["config_in_force"], &status["clock_step"]), (&Value::Null, &Value::Null));
     assert_eq!(
         (&status["reasons"], &status["intake"]),
         (&json!([]), &json!({"state": "open", "reason": null}))
