@@ -82,7 +82,7 @@ impl From<SpoolError> for Interruption {
     fn from(e: SpoolError) -> Interruption {
         let code = match &e {
             SpoolError::Io { source, .. } => match source.kind() {
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::DiskFull,
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Code::DiskFull,
                 ErrorKind::ReadOnlyFilesystem => Code::ReadOnly,
                 _ => Code::Unreadable,
             },
@@ -764,7 +764,8 @@ impl Intake {
 
     fn tidy_rejected(&mut self) {
         let (now, spool) = (self.agent.clock.moment(), &self.config.spool);
-        let expired_before = now.wall.minus(self.config.outbox.keep_failed);
+        let time = self.agent.writer.stats().retention_time();
+        let expired_before = time.minus(self.config.outbox.keep_failed);
         if let Some(count) = self.rejections.tidy(now.mono, expired_before, spool.scan_interval) {
             self.report.rejected(count);
         }
@@ -784,6 +785,7 @@ fn is_large(reader: &FileReader) -> bool {
 fn reason_of(error: &OutboxError) -> Reason {
     let code = match error {
         OutboxError::ReadOnly { .. } => Code::ReadOnly,
+        OutboxError::TooManyFiles { .. } => Code::Unreadable,
         _ => Code::DiskFull,
     };
     Reason::new(code, error.to_string())

@@ -220,10 +220,13 @@ fn check_key(config: &Config, is_config_only: bool, report: &mut Report) {
         // systemd reads root's file for the service; an agent that is run by hand reads its own.
         let own_file = config.koala.key_file.as_ref().filter(|_| config.scope != Scope::System);
         match own_file.filter(|file| access(*file, AccessFlags::R_OK).is_err()) {
-            Some(_) => report.fail_with(
+            Some(_) => report.fail(
                 "key",
-                format!("{} cannot read {source}", my_name()),
-                &Remedy::run("give it the file", format!("chown {} {source}", my_name())),
+                format!(
+                    "the agent's user, {}, cannot read {source}: let the agent run as the file's owner, or name another \
+                     file with koala.public_key_file",
+                    my_name()
+                ),
             ),
             None => report.ok("key", format!("from {source}")),
         }
@@ -269,7 +272,7 @@ fn check_machine(context: &CommandContext, config: &Config, args: &CheckArgs, re
         check_receiver(context, config, report);
     }
     match holder(&config.outbox.path) {
-        Some(pid) => report.note("agent", format!("running, pid {pid}")),
+        Some(pid) => report.ok("agent", format!("running, pid {pid}")),
         None => report.fail_with("agent", "not running", &start_remedy(config)),
     }
 }
@@ -400,9 +403,9 @@ fn check_receiver(context: &CommandContext, config: &Config, report: &mut Report
         Ok(runtime) => runtime.block_on(client.auth()),
         Err(error) => return report.fail("receiver", format!("cannot be asked: {error}")),
     };
-    let Reason { code, text } = match verdict {
+    let Reason { code, text, .. } = match verdict {
         Verdict::Accepted => return report.ok("receiver", format!("{endpoint} accepts the key")),
-        Verdict::TooLarge(Reason { code, text }) => {
+        Verdict::TooLarge(Reason { code, text, .. }) => {
             // The request had no body, so no event is too large.
             let file = config.path.display();
             let remedy = Remedy::text(format!(

@@ -85,7 +85,7 @@ pub fn parse_reason_code(code: &str) -> Result<Code, String> {
 /// # Errors
 /// There is no outbox, or this user may not read it.
 pub fn run(context: &CommandContext, args: ListArgs) -> Result<ExitCode, CliError> {
-    let config = context.config()?;
+    let config = context.config_beside_agent()?;
     if args.rejected {
         return list_rejected(&config, &args);
     }
@@ -98,6 +98,7 @@ pub fn run(context: &CommandContext, args: ListArgs) -> Result<ExitCode, CliErro
         Some(person) if args.bodies => (None, Some(seqs_mentioning(&reader, &person)?)),
         person => (person, None),
     };
+    let is_for_person = person.is_some();
     let filter = EventFilter {
         states: args.state,
         reason: args.reason.map(|code| code.as_str().to_owned()),
@@ -118,7 +119,12 @@ pub fn run(context: &CommandContext, args: ListArgs) -> Result<ExitCode, CliErro
         return print_json(&listing.rows, more);
     }
     output::print(&match listing.rows.as_slice() {
-        [] if listing.total == 0 => "no events\n".to_owned(),
+        [] if listing.total == 0 => {
+            if is_for_person {
+                hint("only events that make a request have a person; --json --bodies finds others too");
+            }
+            "no events\n".to_owned()
+        }
         rows => with_more(event_table(rows, now), more),
     })?;
     Ok(ExitCode::Success)
@@ -197,11 +203,14 @@ fn short_person(person: &str) -> Cow<'_, str> {
     }
 }
 
+/// A UUID, the usual messageId, is never cut: it is copied from here to `show`.
+const UUID_WIDTH: usize = 36;
+
 fn event_table(rows: &[Listed], now: Timestamp) -> String {
     let mut table = Table::new(vec![
         Column("AGE", None),
         Column("STATE", None),
-        Column("MESSAGE ID", Some(12)),
+        Column("MESSAGE ID", Some(UUID_WIDTH)),
         Column("EVENT", Some(10)),
         Column("PERSON", Some(10)),
         Column("REASON", None),

@@ -35,6 +35,7 @@ use context::CommandContext;
 use error::{CliError, ExitCode};
 
 use crate::config::ConfigOptions;
+use crate::limits;
 use clap::{Parser, Subcommand};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -78,6 +79,7 @@ enum Command {
 
 /// Runs the program with the arguments and the environment of the process.
 pub fn main() -> std::process::ExitCode {
+    limits::outlive_file_size_limit();
     std::panic::set_hook(Box::new(|panic| output::hint(bug_report(panic))));
     std::panic::catch_unwind(|| command_line(CommandContext::of_process())).unwrap_or(ExitCode::Bug).into()
 }

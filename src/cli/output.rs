@@ -155,7 +155,9 @@ impl Table {
         let widest_last = self.rows.iter().map(|row| row[last].1.width()).max().unwrap_or_default();
         let mut is_last_below = false;
         if let Some(width) = width {
-            let minimal: usize = (0..last).map(|i| self.columns[i].1.unwrap_or(widths[i]) + GAP).sum();
+            let minimal: usize = (0..last)
+                .map(|i| self.columns[i].1.map_or(widths[i], |least| least.min(widths[i])) + GAP)
+                .sum();
             is_last_below = minimal + widest_last.min(MIN_LAST_COLUMN) > width;
             let for_last = if is_last_below { 0 } else { widest_last.min(MIN_LAST_COLUMN) };
             self.shrink(&mut widths, width.saturating_sub(for_last));

@@ -73,7 +73,7 @@ struct NextAttempt {
 /// # Errors
 /// No row has the id, or this user may not read the outbox.
 pub fn run(context: &CommandContext, args: &ShowArgs) -> Result<ExitCode, CliError> {
-    let config = context.config()?;
+    let config = context.config_beside_agent()?;
     let now = context.clock.now();
     let reader = Reader::open(&config.outbox.path)?;
     let Some(detail) = reader.events().show(&args.message_id)? else {
@@ -138,7 +138,9 @@ fn render(event: &ShownEvent, width: Option<usize>) -> String {
     let person = row.person.as_deref().unwrap_or("-");
     lines.add("person", escaped(person));
     if person.starts_with(HASHED) {
-        lines.add_below("a hash: the name is not kept after delivery; list --person NAME finds the event");
+        lines.add_below(
+            "a hash: the name is not kept after delivery, but list --person finds the event by it",
+        );
     }
     let since = row.settled_at.as_ref().map(|at| format!(" since {at}")).unwrap_or_default();
     lines.add("state", format_args!("{}{since}", styled(state_style(&row.state), &row.state)));

@@ -2,7 +2,7 @@
 
 use super::context::agent_command;
 use super::output::{BAD, BOLD, DIM, GOOD, LabelledLines, WAITING, counted, escaped, grouped, styled};
-use super::remedy::{Remedy, full_outbox_remedy, meaning, remedy, spool_remedy, start_remedy};
+use super::remedy::{Remedy, full_outbox_remedy, meaning, reload_remedy, remedy, spool_remedy, start_remedy};
 use super::time::{next_try_text, time_and_age};
 use crate::config::{Bytes, Config};
 use crate::reason::Code;
@@ -20,14 +20,17 @@ pub fn render(
     width: Option<usize>,
 ) -> String {
     let mut lines = LabelledLines::new(width);
-    let missing = if config.file_exists { "" } else { " (no such file: the defaults are used)" };
-    lines.add("config", format_args!("{}{missing}", escaped(&status.config.display().to_string())));
+    config_file(status, config, &mut lines);
     spool(status, &mut lines);
     if let Some((text, _)) = &unreadable {
         lines.add_below(escaped(text));
     }
     intake(status, &mut lines);
     outbox(status, &mut lines);
+    if let Some(step) = &status.clock_step {
+        lines.add("clock", time_and_age(step.at, status.now));
+        lines.add_below(styled(BAD, escaped(&step.text)));
+    }
     events(status, &mut lines);
     destination(status, &mut lines);
     let mut text = format!("{}\n{lines}", headline(status));
@@ -53,6 +56,20 @@ fn headline(status: &Status) -> String {
         }
         (false, _) if agent.since.is_none() => format!("{} {name}: never started", styled(DIM, "○")),
         (false, _) => format!("{} {name}: {}{since}", styled(BAD, "○"), styled(BAD, "not running")),
+    }
+}
+
+fn config_file(status: &Status, config: &Config, lines: &mut LabelledLines) {
+    let missing = if config.file_exists { "" } else { " (no such file: the defaults are used)" };
+    lines.add("config", format_args!("{}{missing}", escaped(&status.config.display().to_string())));
+    if config.is_broken {
+        lines.add_below(styled(BAD, "it is broken; what the agent read before stays in force"));
+    } else if status.config_in_force == Some(false) {
+        lines.add_below(styled(WAITING, "it has been changed since the agent read it"));
+    }
+    if status.agent.log_lines_dropped > 0 {
+        let dropped = counted(status.agent.log_lines_dropped, "line");
+        lines.add("log", styled(BAD, format_args!("{dropped} dropped, because stderr could not be written")));
     }
 }
 
@@ -229,6 +246,11 @@ fn next_steps(status: &Status, config: &Config, unreadable: Option<Remedy>) -> V
     let mut steps = Vec::new();
     if !status.agent.running {
         steps.push(start_remedy(config));
+    }
+    if config.is_broken {
+        steps.push(Remedy::run("fix the configuration", agent_command(config, "check --config-only")));
+    } else if status.config_in_force == Some(false) {
+        steps.push(reload_remedy(config));
     }
     steps.extend(status.intake.reason.as_ref().and_then(|reason| match reason.code {
         // An intake is blocked by an unreadable folder only, never by an unreadable file.

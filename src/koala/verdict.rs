@@ -49,10 +49,9 @@ pub enum Verdict {
 
 /// The verdict on a response, by the table in the README.
 pub fn classify(response: &ReceiverResponse, now: Timestamp) -> Verdict {
-    let explanation = explanation(response);
-    let closed = |code| Verdict::Closed(Reason::new(code, explanation.clone()));
+    let closed = |code| Verdict::Closed(explained(code, response));
     let trouble = |code| Verdict::Trouble {
-        reason: Reason::new(code, explanation.clone()),
+        reason: explained(code, response),
         retry_after: response.retry_after.as_deref().and_then(|text| parse_retry_after(text, now)),
     };
     match response.status {
@@ -64,40 +63,34 @@ pub fn classify(response: &ReceiverResponse, now: Timestamp) -> Verdict {
             ),
         )),
         200..=299 => Verdict::Accepted,
-        300..=399 => Verdict::Closed(Reason::new(
+        300..=399 => Verdict::Closed(Reason::quoting(
             Code::Redirect,
-            match response.location.as_deref() {
-                Some(location) => format!(
-                    "the receiver answered {} and points to {}; redirects are not followed",
-                    response.status,
-                    excerpt(location)
+            match response.location {
+                Some(_) => format!(
+                    "the receiver answered {} with a redirect, which is not followed",
+                    response.status
                 ),
                 None => format!("the receiver answered {} without a Location", response.status),
             },
+            &response.location.as_deref().map(excerpt).unwrap_or_default(),
         )),
         401 | 403 => closed(Code::KeyRefused),
         404 | 405 | 410 => closed(Code::NotFound),
         407 => closed(Code::Proxy),
-        413 => Verdict::TooLarge(Reason::new(Code::TooLarge, explanation)),
+        413 => Verdict::TooLarge(explained(Code::TooLarge, response)),
         429 => trouble(Code::RateLimited),
         408 | 425 | 500..=599 => trouble(Code::Http5xx),
-        _ => Verdict::Doubtful(Reason::new(Code::Refused, explanation)),
+        _ => Verdict::Doubtful(explained(Code::Refused, response)),
     }
 }
 
-/// The response in a sentence for people.
-fn explanation(response: &ReceiverResponse) -> String {
-    let mut text = format!("the receiver answered {}", response.status);
-    let body = excerpt(&response.body);
-    if !body.is_empty() {
-        text.push_str(": ");
-        text.push_str(&body);
-    }
-    text
+/// The reason that a response gives, with its status and its words.
+fn explained(code: Code, response: &ReceiverResponse) -> Reason {
+    Reason::quoting(code, format!("the receiver answered {}", response.status), &excerpt(&response.body))
 }
 
-/// The beginning of an untrusted text in one line, without control characters and email addresses: every user of the
-/// machine can read it.
+/// The beginning of an untrusted text in one line, without control characters and email addresses: the log and the
+/// outbox are read by more people than the events' authors.
 pub(super) fn excerpt(text: &str) -> String {
     let ends = [' ', '"', '\'', ',', '<', '>', '(', ')', ':', ';'];
     // Addresses are masked before the text is cut, or half an address could remain.
@@ -178,19 +171,17 @@ mod tests {
 
     #[test]
     fn a_redirect_says_where_it_points() {
-        for (location, text) in [
-            (
-                Some("https://k.test/"),
-                "the receiver answered 301 and points to https://k.test/; redirects are not followed",
-            ),
-            (None, "the receiver answered 301 without a Location"),
+        let followed = "the receiver answered 301 with a redirect, which is not followed";
+        for (location, reason) in [
+            (Some("https://k.test/"), Reason::quoting(Code::Redirect, followed, "https://k.test/")),
+            (None, Reason::new(Code::Redirect, "the receiver answered 301 without a Location")),
         ] {
             let response = ReceiverResponse {
                 status: 301,
                 location: location.map(str::to_owned),
                 ..ReceiverResponse::default()
             };
-            assert_eq!(classify(&response, NOW), Verdict::Closed(Reason::new(Code::Redirect, text)));
+            assert_eq!(classify(&response, NOW), Verdict::Closed(reason));
         }
     }
 

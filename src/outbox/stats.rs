@@ -2,7 +2,8 @@
 
 use super::counters::PendingBytes;
 use super::row::Settled;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use crate::clock::Timestamp;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
 /// Figures about an open outbox.
@@ -17,6 +18,8 @@ pub struct OutboxStats {
     pub(super) ingested: AtomicU64,
     pub(super) external_commits: AtomicU64,
     pending_bytes: Mutex<PendingBytes>,
+    /// In milliseconds, as a [`Timestamp`].
+    pub(super) retention_time: AtomicI64,
     delivered: AtomicU64,
     failed: AtomicU64,
 }
@@ -62,6 +65,12 @@ impl OutboxStats {
     /// by them.
     pub fn external_commits(&self) -> u64 {
         self.external_commits.load(Relaxed)
+    }
+
+    /// The time by which what is kept expires: the wall clock's, except that it passes no faster than time really does. It
+    /// is a few seconds old.
+    pub fn retention_time(&self) -> Timestamp {
+        Timestamp(self.retention_time.load(Relaxed))
     }
 
     /// The number of rounds of the writer's loop, by which a writer that hangs is noticed.

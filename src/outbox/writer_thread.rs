@@ -128,6 +128,7 @@ impl WriterThread {
             }
         }
         self.compact_before_end();
+        self.maintenance.save_clock(&mut self.store);
         self.maintenance.close(&self.store.db, STOP_TIMEOUT);
     }
 

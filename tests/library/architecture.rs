@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up, as the crate doc lists them; each may use those before it.
-const FLOORS: [&str; 16] = [
+const FLOORS: [&str; 17] = [
     "reason",
     "clock",
     "event",
@@ -14,6 +14,7 @@ const FLOORS: [&str; 16] = [
     "item",
     "mapping",
     "disk",
+    "limits",
     "config",
     "status",
     "telemetry",

@@ -110,7 +110,7 @@ fn a_producer_without_access_to_the_outbox_reads_the_status_file() {
     let publish = || {
         let mut status: Status = serde_json::from_value(setup.run(&["status", "--json"]).json()).unwrap();
         status.agent.since = Some(status.now);
-        status.write(&setup.config().status_file).unwrap();
+        status.write(&setup.config().status_file, 0o644).unwrap();
     };
     publish();
     for path in database(&setup).iter().filter(|path| path.extension().is_none_or(|e| e != "json")) {
