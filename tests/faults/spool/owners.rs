@@ -271,6 +271,7 @@ fn beside(name: &str, attack: fn(&Producer, &Scale, &AtomicBool), scale: &Scale)
     for (kind, lines) in lines.iter().filter(|(_, lines)| **lines > most) {
         wrong.push(format!("{lines} lines in the log like {kind:?}"));
     }
+    wrong.extend(unnamed(&agent, name, &worst));
     let longest = waits.iter().flatten().max().copied().unwrap_or_default();
     let lost = waits.iter().filter(|wait| wait.is_none()).count();
     let late = waits.iter().filter(|wait| wait.is_none_or(|wait| wait > SOON)).count();
@@ -286,6 +287,23 @@ fn beside(name: &str, attack: fn(&Producer, &Scale, &AtomicBool), scale: &Scale)
     let figures =
         Figures { rounds: 1, events: dropped.len() as u64, lost: lost as u64, ..Figures::default() };
     Ended { figures, late, note, wrong }
+}
+
+/// What does not name the user whose files are in the way, while they are.
+fn unnamed(agent: &TestAgent, name: &str, worst: &Producer) -> Option<String> {
+    let (text, json) = (agent.run(&["status"]).out, agent.status());
+    let is_named = json.spool.owners.iter().any(|owner| owner.uid == WORST);
+    // What is only left alone or set aside is not in the way of others' files.
+    if worst.waiting() > 0 && json.spool.waiting_files > 0 && !(is_named && text.contains(&WORST.to_string()))
+    {
+        return Some(format!("status does not name the owner of the waiting files:\n{text}"));
+    }
+    let listed = match name {
+        "unreadable files" => agent.run(&["list", "--unreadable", "--limit", "5"]).out,
+        "a million old events" => agent.run(&["list", "--json", "--limit", "5000"]).out,
+        _ => return None,
+    };
+    (!listed.contains(&WORST.to_string())).then(|| format!("list does not name the owner:\n{listed}"))
 }
 
 /// How long each event took from its drop to the receiver; `None`: it did not come.
