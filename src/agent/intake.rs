@@ -335,7 +335,7 @@ impl Intake {
             self.tick_or_stop()?;
             std::thread::sleep(DELETION_PAUSE);
         }
-        let spool = Spool::open(self.spool.dir())?;
+        let spool = self.spool.reopen()?;
         self.scanner.reopen(&spool);
         tracing::warn!(
             "the spool {} is another folder than before; its files are ingested",
@@ -624,7 +624,7 @@ impl Intake {
 
     fn reject_file(&mut self, entry: &SpoolEntry, flaw: &Flaw) -> Result<(), Interruption> {
         let now = self.agent.clock.moment();
-        match self.rejections.reject_file(&self.spool, entry, flaw, now.wall) {
+        match self.rejections.reject_file(&self.spool, entry, flaw, now) {
             // The file has no event that younger files could overtake, and ingesting those makes room.
             Err(e) if e.is_full() => {
                 let what = format_args!("{e}; it stays until there is room");
@@ -644,7 +644,7 @@ impl Intake {
     }
 
     fn reject_part(&mut self, source: &SourceFile, part: &RejectedPart) -> Result<(), Interruption> {
-        self.rejections.reject_part(source, part, self.agent.clock.now())?;
+        self.rejections.reject_part(source, part, self.agent.clock.moment())?;
         self.batch.account_rejected(part.content.len());
         Ok(())
     }
@@ -680,7 +680,7 @@ impl Intake {
             match answer.block() {
                 Ok(Appended::Stored { enqueued, .. }) => self.stored(batch, enqueued),
                 Ok(Appended::Reused(reused)) => {
-                    let (spool, now) = (&self.spool, self.agent.clock.now());
+                    let (spool, now) = (&self.spool, self.agent.clock.moment());
                     for entry in self.rejections.reject_reused(&mut batch, &reused, spool, now)? {
                         self.ledger.cancel_removal(&entry.name);
                         self.forget_waiting(&entry);

@@ -2,7 +2,8 @@
 //! they may still grow whole.
 
 use super::append_batch::{AppendBatch, SourceFile};
-use crate::clock::{Mono, Timestamp};
+use super::log_limit::LogLimiter;
+use crate::clock::{Moment, Mono, Timestamp};
 use crate::event::Flaw;
 use crate::outbox::ReusedId;
 use crate::reason::Code;
@@ -18,6 +19,14 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(30);
 /// A search that takes long is repeated less often, so that it takes at most this part of the time.
 const TIDY_SHARE: u32 = 100;
 
+/// Kinds of lines in the log of which there may be one for each file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum RejectionKind {
+    File,
+    Parts,
+    ReusedId,
+}
+
 /// The folder `rejected/`, and the files that may still get there.
 #[derive(Debug)]
 pub struct Rejections {
@@ -27,11 +36,18 @@ pub struct Rejections {
     /// Files that ended too early: as of the reading, and since when they have been so.
     incomplete: HashMap<OsString, (SpoolEntry, Mono)>,
     tidy_at: Mono,
+    limiter: LogLimiter<RejectionKind>,
 }
 
 impl Rejections {
     pub fn new(folder: RejectedFolder) -> Rejections {
-        Rejections { folder, needs_sync: false, incomplete: HashMap::new(), tidy_at: Mono::ZERO }
+        Rejections {
+            folder,
+            needs_sync: false,
+            incomplete: HashMap::new(),
+            tidy_at: Mono::ZERO,
+            limiter: LogLimiter::new(),
+        }
     }
 
     pub fn count(&self) -> u64 {
@@ -75,12 +91,14 @@ impl Rejections {
         spool: &Spool,
         entry: &SpoolEntry,
         flaw: &Flaw,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<bool, SpoolError> {
-        let has_left = self.folder.reject_file(spool, entry, flaw, now)?.is_some();
+        let has_left = self.folder.reject_file(spool, entry, flaw, now.wall)?.is_some();
         if has_left {
             self.needs_sync = true;
-            tracing::warn!("{} rejected ({}): {flaw}", printable(&entry.name), flaw.code);
+            if let Some(left_out) = self.limiter.line(RejectionKind::File, now.mono) {
+                tracing::warn!("{} rejected ({}): {flaw}{left_out}", printable(&entry.name), flaw.code);
+            }
         }
         Ok(has_left)
     }
@@ -93,14 +111,17 @@ impl Rejections {
         &mut self,
         source: &SourceFile,
         part: &RejectedPart,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<(), SpoolError> {
         let RejectedPart { place, content, flaw } = part;
         let first_seen = &source.progress.identity;
-        self.folder.reject_part(&source.entry, first_seen, *place, content, flaw, now)?;
-        if !self.needs_sync {
-            // One line for all parts of a batch.
-            tracing::warn!("parts of {} rejected ({}): {flaw}", printable(&source.entry.name), flaw.code);
+        self.folder.reject_part(&source.entry, first_seen, *place, content, flaw, now.wall)?;
+        // One line for all parts of a batch.
+        if !self.needs_sync
+            && let Some(left_out) = self.limiter.line(RejectionKind::Parts, now.mono)
+        {
+            let name = printable(&source.entry.name);
+            tracing::warn!("parts of {name} rejected ({}): {flaw}{left_out}", flaw.code);
         }
         self.needs_sync = true;
         Ok(())
@@ -112,11 +133,11 @@ impl Rejections {
     /// # Errors
     /// The system's.
     pub fn reject_reused(
-        &self,
+        &mut self,
         batch: &mut AppendBatch,
         reused: &[ReusedId],
         spool: &Spool,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<Vec<SpoolEntry>, SpoolError> {
         let mut whole_files = HashSet::new();
         for ReusedId { index, first_at, first_file, first_owner } in reused {
@@ -136,16 +157,19 @@ impl Rejections {
             };
             if event.place == 0 {
                 // A file that was replaced or written to since it was read is read by the next scan.
-                self.folder.reject_file(spool, &source.entry, &flaw, now)?;
+                self.folder.reject_file(spool, &source.entry, &flaw, now.wall)?;
                 whole_files.insert(source_index);
             } else {
                 let (first_seen, content) = (&source.progress.identity, event.body.as_bytes());
-                self.folder.reject_part(&source.entry, first_seen, event.place, content, &flaw, now)?;
+                self.folder.reject_part(&source.entry, first_seen, event.place, content, &flaw, now.wall)?;
             }
         }
         self.sync_folder(spool)?;
         let events = if reused.len() == 1 { "event" } else { "events" };
-        tracing::warn!("{} {events} rejected: the messageId came before with other content", reused.len());
+        if let Some(left_out) = self.limiter.line(RejectionKind::ReusedId, now.mono) {
+            let n = reused.len();
+            tracing::warn!("{n} {events} rejected: the messageId came before with other content{left_out}");
+        }
         Ok(batch.take_out(&reused.iter().map(|event| event.index).collect(), &whole_files))
     }
 
@@ -169,6 +193,9 @@ impl Rejections {
     /// `expired_before`. Returns how many files are then in `rejected/`. The next time comes after `max_interval` at most,
     /// unless the search takes long.
     pub fn tidy(&mut self, now: Mono, expired_before: Timestamp, max_interval: Duration) -> Option<u64> {
+        while let Some((_, count)) = self.limiter.overdue(now) {
+            tracing::warn!("{count} more rejections; koala-agent list --rejected shows them");
+        }
         if now < self.tidy_at {
             return None;
         }

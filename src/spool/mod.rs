@@ -62,8 +62,7 @@ pub struct Spool {
     /// Device and inode of the folder that was opened: another folder may have its name later.
     folder_id: (u64, u64),
     removing: RemovingFolder,
-    /// Shared by the clones on other threads: see [`FolderLock`].
-    _lock: Arc<FolderLock>,
+    lock: Arc<FolderLock>,
 }
 
 impl Spool {
@@ -73,6 +72,19 @@ impl Spool {
     /// # Errors
     /// The folder is missing, is another agent's, or this agent may not read or write it.
     pub fn open(dir: &Path) -> Result<Spool, SpoolError> {
+        Spool::open_beside(dir, None)
+    }
+
+    /// Opens the folder that has this one's name now.
+    ///
+    /// # Errors
+    /// See [`Spool::open`].
+    pub fn reopen(&self) -> Result<Spool, SpoolError> {
+        Spool::open_beside(&self.dir, Some(&self.lock))
+    }
+
+    /// Opens the folder; `held` is the lock that this process holds already, of this folder or of another.
+    fn open_beside(dir: &Path, held: Option<&Arc<FolderLock>>) -> Result<Spool, SpoolError> {
         let folder_id = match fs::metadata(dir) {
             Ok(meta) if meta.is_dir() => (meta.dev(), meta.ino()),
             Ok(_) => {
@@ -101,9 +113,12 @@ impl Spool {
             }
         }
         let removing = RemovingFolder::of_spool(dir);
-        let lock = Arc::new(FolderLock::take(dir, removing.dir())?);
+        let lock = match held.filter(|held| held.is_of(removing.dir())) {
+            Some(held) => held.clone(),
+            None => Arc::new(FolderLock::take(dir, removing.dir())?),
+        };
         removing.put_back_all()?;
-        Ok(Spool { dir: dir.to_owned(), folder_id, removing, _lock: lock })
+        Ok(Spool { dir: dir.to_owned(), folder_id, removing, lock })
     }
 
     /// The path of the folder.
