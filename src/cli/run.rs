@@ -48,6 +48,11 @@ pub fn run(context: &CommandContext, args: RunArgs) -> ExitCode {
     std::panic::set_hook(Box::new(|panic| tracing::error!("{}", super::bug_report(panic))));
     daemon(context).unwrap_or_else(|error| {
         error.to_string().lines().for_each(|line| tracing::error!("{line}"));
+        if error.exit_code() == ExitCode::NoPermission && !context.options.user {
+            tracing::error!(
+                "the service runs as a user of its own; for an agent of your own: koala-agent --user run"
+            );
+        }
         error.exit_code()
     })
 }
