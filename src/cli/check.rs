@@ -210,7 +210,8 @@ fn check_key(config: &Config, is_config_only: bool, report: &mut Report) {
             None => report.ok("key", format!("from {source}")),
         }
     } else if is_config_only {
-        report.note("key", format!("no key in {source}"));
+        let why = if warnings.is_empty() { format!("no key in {source}") } else { warnings.join("; ") };
+        report.note("key", why);
     } else if warnings.is_empty() {
         report.fail("key", "no key yet: events are stored but not sent");
         if let Some(remedy) = remedy(Code::NoKey, config) {
