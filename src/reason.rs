@@ -8,6 +8,9 @@ use std::fmt;
 /// The error with which Koala's hosted service has refused every request since it was shut down.
 pub const SUSPENDED: &str = "Koala ingest suspended";
 
+/// The explanation of [`Code::NoKey`].
+pub const NO_KEY: &str = "there is no public key yet";
+
 macro_rules! codes {
     ($($(#[$doc:meta])* $variant:ident = $text:literal,)*) => {
         /// The closed list of reason codes.

@@ -52,8 +52,8 @@ impl Capacity {
             return Ok(());
         }
         let text = format!(
-            "the outbox holds {} and outbox.max_bytes allows {}, including the ids of delivered events, which are kept for \
-             outbox.keep_delivered",
+            "the outbox ({}, with the ids of delivered events) has reached outbox.max_bytes ({}); files are read again \
+             when it is 5% smaller",
             config::Bytes(used),
             config::Bytes(max_bytes)
         );

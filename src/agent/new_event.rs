@@ -94,7 +94,7 @@ pub fn disposition(
     };
     failed
         .or_else(skipped)
-        .unwrap_or_else(|| Disposition::Skip(Reason::new(Code::NoMapping, "no mapping takes it")))
+        .unwrap_or_else(|| Disposition::Skip(Reason::new(Code::NoMapping, "no mapping selects the event")))
 }
 
 fn new_item(mapped: Mapped<Person>) -> NewItem {

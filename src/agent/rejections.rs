@@ -164,7 +164,8 @@ impl Rejections {
             }
         }
         self.sync_folder(spool)?;
-        tracing::warn!("{} events rejected: their messageIds came before with other content", reused.len());
+        let events = if reused.len() == 1 { "event" } else { "events" };
+        tracing::warn!("{} {events} rejected: the messageId came before with other content", reused.len());
         Ok(batch.take_out(&reused.iter().map(|event| event.index).collect(), &whole_files))
     }
 

@@ -80,7 +80,9 @@ impl ScanReport {
             if rest.is_zero() {
                 self.report(
                     name,
-                    format_args!("left alone: it is {what}, and only files with one name are read"),
+                    format_args!(
+                        "left alone: it is {what}; only regular files without further hard links are read"
+                    ),
                 );
             } else {
                 wait = Some(wait.map_or(rest, |wait| wait.min(rest)));

@@ -370,7 +370,13 @@ impl Scheduler {
                 reason
             }
             Verdict::Doubtful(reason) | Verdict::TooLarge(reason) => {
-                self.refused(&in_flight, reason, is_canary, is_current, now)
+                let mut reason = self.refused(&in_flight, reason, is_canary, is_current, now);
+                let count = in_flight.seqs.len();
+                if count > 1 {
+                    // The answer may name one of the events, and is noted with each of them.
+                    reason.text.push_str(&format!(" (to a request with {count} events)"));
+                }
+                reason
             }
         };
         AnswerEffects { noted: Some((in_flight.seqs, reason)), ..AnswerEffects::default() }
@@ -463,7 +469,7 @@ impl Scheduler {
         if count == 1 {
             reason
                 .text
-                .push_str("; not blamed yet: waiting for proof that the receiver accepts other events");
+                .push_str(". Perhaps it refuses every event: this one waits until another one is accepted");
         }
         reason
     }

@@ -3,7 +3,7 @@
 use super::output::{self, BAD, DIM, GOOD, counted, escaped, indented, styled, terminal_width};
 use super::permission::{become_service, may_change, my_name};
 use super::preview::BROWSER_INTEGRATION_WARNING;
-use super::remedy::{Remedy, remedy, spool_remedy, start_remedy};
+use super::remedy::{Remedy, damaged_outbox_remedy, full_outbox_remedy, remedy, spool_remedy, start_remedy};
 use super::status::existing_folder;
 use super::{CliError, CommandContext, ExitCode};
 use crate::clock::Timestamp;
@@ -12,7 +12,7 @@ use crate::disk;
 use crate::event::Event;
 use crate::koala::{Client, Verdict};
 use crate::mapping::turns_off_only_browser;
-use crate::outbox::{EventFilter, OutboxError, Reader, holder};
+use crate::outbox::{EventFilter, OutboxError, Reader, State, holder};
 use crate::reason::{Code, Reason};
 use crate::spool::REJECTED;
 use clap::Args;
@@ -195,7 +195,6 @@ fn check_key(config: &Config, is_config_only: bool, report: &mut Report) {
     let source = &config.koala.key_source;
     let warnings = &config.koala.key_warnings;
     if config.koala.public_key.is_some() {
-        warnings.iter().for_each(|warning| report.fail("key", warning));
         // systemd reads root's file for the service; an agent that is run by hand reads its own.
         let own_file = config.koala.key_file.as_ref().filter(|_| config.scope != Scope::System);
         match own_file.filter(|file| access(*file, AccessFlags::R_OK).is_err()) {
@@ -209,9 +208,11 @@ fn check_key(config: &Config, is_config_only: bool, report: &mut Report) {
             ),
             None => report.ok("key", format!("from {source}")),
         }
+        warnings.iter().for_each(|warning| report.fail("key", warning));
+    } else if is_config_only && warnings.is_empty() {
+        report.note("key", format!("no key in {source}"));
     } else if is_config_only {
-        let why = if warnings.is_empty() { format!("no key in {source}") } else { warnings.join("; ") };
-        report.note("key", why);
+        report.note("key", warnings.join("; "));
     } else if warnings.is_empty() {
         report.fail("key", "no key yet: events are stored but not sent");
         if let Some(remedy) = remedy(Code::NoKey, config) {
@@ -248,11 +249,8 @@ fn check_machine(context: &CommandContext, config: &Config, args: &CheckArgs, re
         check_receiver(context, config, report);
     }
     match holder(&config.outbox.path) {
-        Some(pid) => report.note("agent", format!("running, pid {pid}")),
-        None => {
-            report.note("agent", "not running");
-            report.add_remedy("agent", &start_remedy(config));
-        }
+        Some(pid) => report.ok("agent", format!("running, pid {pid}")),
+        None => report.fail_with("agent", "not running", &start_remedy(config)),
     }
 }
 
@@ -299,7 +297,9 @@ fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
             return None;
         }
         Err(error) => {
+            let remedy = error.is_damage().then(|| damaged_outbox_remedy(config));
             report.fail("outbox", error);
+            remedy.iter().for_each(|remedy| report.add_remedy("outbox", remedy));
             return None;
         }
     };
@@ -318,15 +318,10 @@ fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
                 report.ok("outbox", text);
                 return listing.rows.first().and_then(|row| Timestamp::parse(&row.received_at));
             }
-            report.fail("outbox", text);
-            if let Some(remedy) = remedy(Code::MaxBytes, config) {
-                report.add_remedy("outbox", &remedy);
-            }
+            let pending = reader.counts().map_or(0, |counts| counts.of(State::Pending));
+            report.fail_with("outbox", text, &full_outbox_remedy(pending, config));
         }
-        Err(error) => {
-            let remedy = Remedy::text("stop the agent, and restore the file from a backup");
-            report.fail_with("outbox", error, &remedy);
-        }
+        Err(error) => report.fail_with("outbox", error, &damaged_outbox_remedy(config)),
     }
     None
 }
@@ -371,17 +366,26 @@ fn check_receiver(context: &CommandContext, config: &Config, report: &mut Report
     };
     let Reason { code, text, .. } = match verdict {
         Verdict::Accepted => return report.ok("receiver", format!("{endpoint} accepts the key")),
-        Verdict::Trouble { reason, .. }
-        | Verdict::Closed(reason)
-        | Verdict::Doubtful(reason)
-        | Verdict::TooLarge(reason) => reason,
+        Verdict::TooLarge(Reason { code, text, .. }) => {
+            // The request had no body, so no event is too large.
+            let file = config.path.display();
+            let remedy = Remedy::text(format!(
+                "check koala.endpoint in {file}, and the limits of any proxy on the way"
+            ));
+            let text = format!("{code}: {text}; it refuses even an empty request as too large");
+            return report.fail_with("receiver", text, &remedy);
+        }
+        Verdict::Trouble { reason, .. } | Verdict::Closed(reason) | Verdict::Doubtful(reason) => reason,
     };
     // No event was sent, so a refusal is not about an event.
     let code = if code == Code::Refused { Code::RefusesAll } else { code };
-    report.fail("receiver", format!("{code}: {text}"));
+    let text = format!("{code}: {text}");
     match remedy(code, config) {
-        Some(remedy) => report.add_remedy("receiver", &remedy),
-        None => report.add_remedy("receiver", &Remedy::text("wait: this passes without anybody's help")),
+        Some(remedy) => report.fail_with("receiver", text, &remedy),
+        None => {
+            report.note("receiver", text);
+            report.add_remedy("receiver", &Remedy::text("nothing to do: the agent tries again by itself"));
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::{CliError, output};
 use crate::clock::Clock;
 use crate::config::{self, Config, ConfigError, ConfigOptions, Environment, Scope};
+use crate::outbox::holder;
 use crate::spool::shell_quoted;
 use crate::status::Status;
 use std::ffi::{OsStr, OsString};
@@ -108,9 +109,24 @@ pub fn agent_command(config: &Config, arguments: &str) -> String {
 pub fn service_command(config: &Config, verb: &str) -> Option<String> {
     match config.scope {
         Scope::System => Some(format!("systemctl {verb} koala-agent")),
+        Scope::User if is_run_by_hand(config) => None,
         Scope::User => Some(format!("systemctl --user {verb} koala-agent")),
         Scope::Named => None,
     }
+}
+
+/// Whether the running agent of a user was started as `koala-agent --user run`: its control group is that of a unit
+/// with another name.
+fn is_run_by_hand(config: &Config) -> bool {
+    let group = holder(&config.outbox.path)
+        .and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/cgroup")).ok());
+    group.is_some_and(|group| !group.contains("koala-agent.service"))
+}
+
+/// The command line that has the running agent read its configuration again; `None`: its process is not known.
+pub fn reload_command(config: &Config) -> Option<String> {
+    let by_signal = || holder(&config.outbox.path).map(|pid| format!("kill -HUP {pid}"));
+    service_command(config, "reload").or_else(by_signal)
 }
 
 /// The command line that starts the agent.

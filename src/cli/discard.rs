@@ -28,10 +28,12 @@ pub fn run(context: &CommandContext, args: &DiscardArgs) -> Result<ExitCode, Cli
     for id in &args.message_ids {
         let (outcome, code) = match admin.discard(id, context.clock.now())? {
             Some(true) => ("discarded", exit_code),
-            Some(false) if exit_code == ExitCode::NotFound => {
-                ("is delivered or discarded already", exit_code)
+            Some(false) => {
+                let is_delivered =
+                    admin.reader().events().show(id)?.is_some_and(|event| event.row.state == "delivered");
+                let outcome = if is_delivered { "is delivered already" } else { "is discarded already" };
+                (outcome, if exit_code == ExitCode::NotFound { exit_code } else { ExitCode::BadData })
             }
-            Some(false) => ("is delivered or discarded already", ExitCode::BadData),
             None => ("no event has this messageId", ExitCode::NotFound),
         };
         exit_code = code;

@@ -13,6 +13,7 @@ use anstyle::Style;
 use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::io::{ErrorKind, Write};
 
 /// List the events in the outbox, or the rejected files, newest first
@@ -45,7 +46,7 @@ pub struct ListArgs {
     /// Only events stored before this time
     #[arg(long, value_name = "TIME")]
     until: Option<TimeArgument>,
-    /// Add the bodies that are still kept, and list every event that mentions the person
+    /// Add the bodies that are still kept, and list every event that mentions the person; needs --json and --person
     #[arg(long, requires_all = ["json", "person"])]
     bodies: bool,
     /// List at most this many rows
@@ -55,6 +56,9 @@ pub struct ListArgs {
     #[arg(long, conflicts_with_all = ["state", "reason", "person", "kind", "event", "since", "until"])]
     rejected: bool,
 }
+
+/// The beginning of a person's hash, which is kept of a delivered event instead of the person.
+pub const HASHED: &str = "hash:";
 
 /// Parses the name of a state.
 ///
@@ -88,6 +92,7 @@ pub fn run(context: &CommandContext, args: ListArgs) -> Result<ExitCode, CliErro
         Some(person) if args.bodies => (None, Some(seqs_mentioning(&reader, &person)?)),
         person => (person, None),
     };
+    let is_for_person = person.is_some();
     let filter = EventFilter {
         states: args.state,
         reason: args.reason.map(|code| code.as_str().to_owned()),
@@ -108,7 +113,12 @@ pub fn run(context: &CommandContext, args: ListArgs) -> Result<ExitCode, CliErro
         return print_json(&listing.rows, more);
     }
     output::print(&match listing.rows.as_slice() {
-        [] if listing.total == 0 => "no events\n".to_owned(),
+        [] if listing.total == 0 => {
+            if is_for_person {
+                hint("only events that make a request have a person; --json --bodies finds others too");
+            }
+            "no events\n".to_owned()
+        }
         rows => with_more(event_table(rows, now), more),
     })?;
     Ok(ExitCode::Success)
@@ -166,16 +176,31 @@ pub fn state_style(state: &str) -> Style {
     }
 }
 
-/// The name of an event, else its type.
+/// The name of an event, else its type: that of a `track` without a name is marked, since it should have one.
 fn event_name(row: &Listed) -> &str {
-    row.event.as_deref().or(row.kind.as_deref()).unwrap_or("-")
+    match (row.event.as_deref(), row.kind.as_deref()) {
+        (Some(name), _) => name,
+        (None, Some("track")) => "track (no name)",
+        (None, kind) => kind.unwrap_or("-"),
+    }
 }
+
+/// The person; a hash, which stands for a person whose name is not kept, by its beginning.
+fn short_person(person: &str) -> Cow<'_, str> {
+    match person.strip_prefix(HASHED) {
+        Some(hash) => format!("{HASHED}{}…", hash.get(..4).unwrap_or(hash)).into(),
+        None => person.into(),
+    }
+}
+
+/// A UUID, the usual messageId, is never cut: it is copied from here to `show`.
+const UUID_WIDTH: usize = 36;
 
 fn event_table(rows: &[Listed], now: Timestamp) -> String {
     let mut table = Table::new(vec![
         Column("AGE", None),
         Column("STATE", None),
-        Column("MESSAGE ID", None),
+        Column("MESSAGE ID", Some(UUID_WIDTH)),
         Column("EVENT", Some(10)),
         Column("PERSON", Some(10)),
         Column("REASON", None),
@@ -184,6 +209,7 @@ fn event_table(rows: &[Listed], now: Timestamp) -> String {
     for row in rows {
         let reason = match (&row.reason_code, &row.reason) {
             (Some(code), Some(text)) => format!("{code}: {text}"),
+            _ if State::parse(&row.state) == Some(State::Pending) => "waits to be sent".to_owned(),
             _ => String::new(),
         };
         let received_at = Timestamp::parse(&row.received_at);
@@ -193,7 +219,7 @@ fn event_table(rows: &[Listed], now: Timestamp) -> String {
             (state_style(&row.state), &row.state),
             (unstyled, &row.message_id),
             (unstyled, event_name(row)),
-            (unstyled, row.person.as_deref().unwrap_or("-")),
+            (unstyled, &short_person(row.person.as_deref().unwrap_or("-"))),
             (unstyled, &reason),
         ]);
     }

@@ -4,7 +4,7 @@ use anstream::adapter::strip_str;
 use anstyle::{AnsiColor, Style};
 use std::borrow::Cow;
 use std::fmt::{self, Display};
-use std::io::{self, BufWriter, StdoutLock, Write};
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// Headings.
@@ -82,10 +82,16 @@ pub fn escaped(text: &str) -> Cow<'_, str> {
     Cow::Owned(safe)
 }
 
-/// The columns of the terminal; `None` if stdout is not a terminal, and then nothing is cut or wrapped.
+/// The columns of the terminal; `None` if stdout is not a terminal, and then nothing is cut or wrapped. Of a terminal
+/// that does not know its size, `COLUMNS` tells it.
 pub fn terminal_width() -> Option<usize> {
-    terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0))
+    let known = terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0));
+    let from_environment = || std::env::var("COLUMNS").ok()?.parse().ok().filter(|width| *width > 0);
+    known.or_else(|| io::stdout().is_terminal().then(|| from_environment().unwrap_or(DEFAULT_WIDTH)))
 }
+
+/// The columns of a terminal whose size nothing tells.
+const DEFAULT_WIDTH: usize = 80;
 
 /// Breaks text at spaces into lines of at most `width` columns; a longer word has a line of its own.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
@@ -149,7 +155,9 @@ impl Table {
         let widest_last = self.rows.iter().map(|row| row[last].1.width()).max().unwrap_or_default();
         let mut is_last_below = false;
         if let Some(width) = width {
-            let minimal: usize = (0..last).map(|i| self.columns[i].1.unwrap_or(widths[i]) + GAP).sum();
+            let minimal: usize = (0..last)
+                .map(|i| self.columns[i].1.map_or(widths[i], |least| least.min(widths[i])) + GAP)
+                .sum();
             is_last_below = minimal + widest_last.min(MIN_LAST_COLUMN) > width;
             let for_last = if is_last_below { 0 } else { widest_last.min(MIN_LAST_COLUMN) };
             self.shrink(&mut widths, width.saturating_sub(for_last));

@@ -1,8 +1,9 @@
 //! The meaning of each reason code, and what a person can do about it, in one place.
 
-use super::context::{agent_command, service_command, start_command};
+use super::context::{agent_command, reload_command, service_command, start_command};
 use super::output::{escaped, indented};
-use crate::config::{Config, Scope, SpoolConfig};
+use crate::config::{Config, KoalaConfig, Scope, SpoolConfig};
+use crate::outbox::holder;
 use crate::reason::Code;
 use crate::spool::shell_quoted;
 use std::fmt;
@@ -42,12 +43,28 @@ impl Remedy {
         }
     }
 
-    /// A change that is in force after the service has been restarted or reloaded.
-    fn then(config: &Config, text: impl fmt::Display, verb: &str) -> Remedy {
-        match service_command(config, verb) {
+    /// A change that is in force after the agent has read its configuration again.
+    fn then_reload(config: &Config, text: impl fmt::Display) -> Remedy {
+        match reload_command(config) {
             Some(command) => Remedy::run(format!("{text}, then run"), command),
-            None if verb == "reload" => Remedy::text(format!("{text}, then send SIGHUP to the agent")),
-            None => Remedy::text(format!("{text}, then {verb} the agent")),
+            None => Remedy::text(format!("{text}, then send SIGHUP to the agent if it runs")),
+        }
+    }
+
+    /// A change of the public key. systemd hands the packaged service its key at the start; any other agent reads it at
+    /// a reload.
+    fn then_read_key(config: &Config, text: impl fmt::Display) -> Remedy {
+        match config.scope {
+            Scope::System => Remedy::then_restart(config, text),
+            Scope::User | Scope::Named => Remedy::then_reload(config, text),
+        }
+    }
+
+    /// A change that is in force after the agent has been started again.
+    fn then_restart(config: &Config, text: impl fmt::Display) -> Remedy {
+        match service_command(config, "restart") {
+            Some(command) => Remedy::run(format!("{text}, then run"), command),
+            None => Remedy::text(format!("{text}, then restart the agent")),
         }
     }
 }
@@ -74,6 +91,15 @@ pub fn start_remedy(config: &Config) -> Remedy {
     Remedy::run("start the agent", start_command(config))
 }
 
+/// The remedy for an outbox that is damaged.
+pub fn damaged_outbox_remedy(config: &Config) -> Remedy {
+    let (verb, command) = match holder(&config.outbox.path) {
+        None => ("start", Some(start_command(config))),
+        Some(_) => ("restart", service_command(config, "restart")),
+    };
+    Remedy { text: format!("{verb} the agent, which recovers what can be read"), command }
+}
+
 /// The remedy for a spool folder that is missing, or that the agent may not use.
 pub fn spool_remedy(config: &Config) -> Remedy {
     let dir = shell_quoted(config.spool.dir.as_os_str());
@@ -88,7 +114,18 @@ pub fn spool_remedy(config: &Config) -> Remedy {
         }
         Scope::User | Scope::Named => format!("mkdir -p {dir} && chmod u+rwx {dir}"),
     };
-    Remedy::run("create the spool again", command)
+    Remedy::run("create the spool folder", command)
+}
+
+/// The remedy for a full outbox. Without pending events it holds little but the ids of delivered ones, which no delivery
+/// removes.
+pub fn full_outbox_remedy(pending: u64, config: &Config) -> Remedy {
+    let file = config.path.display();
+    let text = match pending {
+        0 => format!("raise outbox.max_bytes, or lower outbox.keep_delivered, in {file}"),
+        _ => format!("wait until events have been delivered, or raise outbox.max_bytes in {file}"),
+    };
+    Remedy::then_reload(config, text)
 }
 
 /// The remedy for a reason; `None`: it passes without anybody's help, or nothing can be done.
@@ -105,8 +142,8 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
             Remedy::run("check that this machine reaches the receiver", format!("curl -I {endpoint}"))
         }
         Code::Tls => Remedy::text(
-            "check this machine's clock; if a certificate authority of your own has signed the certificate, \
-             name it in koala.ca_file",
+            "check the scheme and port of koala.endpoint, and this machine's clock; if a certificate authority of \
+             your own has signed the certificate, name it in koala.ca_file",
         ),
         Code::Timeout => {
             Remedy::text(format!("check the network to {endpoint}, or raise koala.timeout in {file}"))
@@ -115,34 +152,35 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
         Code::NoKey => {
             let text = format!("put the public key of your Koala workspace into {key}");
             match (config.scope, &config.koala.key_file) {
-                (Scope::Named, Some(_)) => Remedy::text(format!("{text}; the agent reads it within 30 s")),
-                _ => Remedy::then(config, text, "restart"),
+                (Scope::User | Scope::Named, Some(_)) => {
+                    Remedy::text(format!("{text}; the agent reads it within 30 s"))
+                }
+                _ => Remedy::then_read_key(config, text),
             }
         }
-        Code::KeyRefused => Remedy::then(config, format!("put the right public key into {key}"), "restart"),
-        Code::NotFound => Remedy::then(
+        Code::KeyRefused => Remedy::then_read_key(config, format!("put the right public key into {key}")),
+        Code::NotFound => Remedy::then_reload(
             config,
             format!("{endpoint} is not a Koala receiver: correct koala.endpoint in {file}"),
-            "reload",
         ),
-        Code::RefusesAll => Remedy::then(
+        Code::RefusesAll if *endpoint == KoalaConfig::default().endpoint => Remedy::then_reload(
+            config,
+            format!(
+                "Koala's hosted service is shut down: set koala.endpoint in {file} to a receiver that accepts events"
+            ),
+        ),
+        Code::RefusesAll => Remedy::then_reload(
             config,
             format!("{endpoint} refuses all events: set koala.endpoint in {file} to another receiver"),
-            "reload",
         ),
         Code::NotTheReceiver => Remedy::text(format!(
             "log in to the network's portal, or correct koala.proxy or koala.endpoint in {file}"
         )),
-        Code::Redirect => Remedy::then(
+        Code::Redirect => Remedy::then_reload(
             config,
-            format!("set koala.endpoint in {file} to the address that it redirects to"),
-            "reload",
+            format!("set koala.endpoint in {file} to the receiver's new address; its operator knows it"),
         ),
-        Code::MaxBytes => Remedy::then(
-            config,
-            format!("wait until events have been delivered, or raise outbox.max_bytes in {file}"),
-            "reload",
-        ),
+        Code::MaxBytes => full_outbox_remedy(1, config),
         Code::MinFree => {
             Remedy::text(format!("free space on the file system of {}", config.outbox.path.display()))
         }
@@ -155,7 +193,7 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
             let text = format!(
                 "make the file systems of {outbox} and {spool} writable; if the spool was created again"
             );
-            Remedy::then(config, text, "restart")
+            Remedy::then_restart(config, text)
         }
         Code::Unreadable => {
             let dir = config.spool.dir.display();
@@ -181,8 +219,8 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
 /// The meaning of a code that a settled event can have, for lists that have no reason text.
 pub fn meaning(code: Code) -> Option<&'static str> {
     Some(match code {
-        Code::NoMapping => "no mapping matches the event",
-        Code::NoIdentity => "the event has no profile_id and no email",
+        Code::NoMapping => "no mapping selects the event",
+        Code::NoIdentity => "the event has neither a profile_id nor an email",
         Code::BrowserLibrary => "the browser library has already sent the event to Koala",
         Code::IntegrationsOff => "the event's integrations turn Koala off",
         Code::NoConsent => "the person has not consented",

@@ -1,10 +1,12 @@
 //! `koala-agent run`: the daemon, and its messages to the service manager.
 
 use super::output::hint;
+use super::remedy::spool_remedy;
 use super::{CliError, CommandContext, ExitCode};
 use crate::agent::{Agent, StartError};
 use crate::config::{Config, ConfigError, Scope, load};
 use crate::limits;
+use crate::spool::SpoolError;
 use crate::telemetry;
 use clap::Args;
 use sd_notify::NotifyState;
@@ -120,7 +122,19 @@ async fn serve(context: &CommandContext, mut config: Config) -> Result<ExitCode,
     let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let mut reload = signal(SignalKind::hangup())?;
     log_warnings(&config);
-    let Some(mut agent) = start(&config, context, &mut stop).await? else { return Ok(ExitCode::Success) };
+    let started = start(&config, context, &mut stop).await.map_err(|error| match error {
+        StartError::Spool(SpoolError::Missing { path }) => CliError::new(
+            ExitCode::CannotCreate,
+            format!(
+                "there is no spool folder {}; set spool.dir in {}, or {}",
+                path.display(),
+                config.path.display(),
+                spool_remedy(&config)
+            ),
+        ),
+        error => error.into(),
+    })?;
+    let Some(mut agent) = started else { return Ok(ExitCode::Success) };
     tracing::info!(
         "koala-agent {} takes files from {} and delivers to {}; configuration {}, outbox {}",
         env!("CARGO_PKG_VERSION"),

@@ -18,12 +18,12 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, Gid, Group, access};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The most invalid events that are listed one by one; a user who fixes these runs the command again.
@@ -33,7 +33,8 @@ const MIN_BYTES_FOR_BAR: u64 = 4 << 20;
 
 /// Check events, and put them into the spool
 ///
-/// Stores all events, or none if one is invalid. Gives each event without a messageId a new one, and prints the
+/// Stores nothing if an input is not valid JSON or not an event. Events that will be skipped or fail are stored, with a
+/// warning. Gives each event without a messageId a new one, and prints the
 /// messageIds.
 #[derive(Debug, Args)]
 #[command(
@@ -84,8 +85,17 @@ struct NewSpoolFile {
     content: String,
     ids: Vec<String>,
     digests: HashMap<MessageId, Digest>,
-    /// The number of events that will not be delivered, by verb and reason, and the place of the first.
-    undeliverable: BTreeMap<(&'static str, Code, String), (u64, String)>,
+    /// The events that will not be delivered, by verb and reason.
+    undeliverable: HashMap<(&'static str, Code, String), Undeliverable>,
+}
+
+/// Events of the input that will not be delivered for one reason.
+struct Undeliverable {
+    events: u64,
+    /// The place of the first in the input.
+    first: String,
+    /// The number of events before the first.
+    before: usize,
 }
 
 fn read_all(context: &CommandContext, args: &SendArgs, config: &Config) -> Result<NewSpoolFile, CliError> {
@@ -97,7 +107,8 @@ fn read_all(context: &CommandContext, args: &SendArgs, config: &Config) -> Resul
         prompt_for_events();
     }
     for file in files {
-        let input = EventInput::open(file, &context.clock)?;
+        let input =
+            EventInput::open(file, &context.clock).map_err(|error| with_wait_hint(error, args, file))?;
         let (name, written) = (input.name.clone(), input.written);
         let bar = progress_bar(input.size);
         let reader_bar = bar.clone();
@@ -126,6 +137,15 @@ fn read_all(context: &CommandContext, args: &SendArgs, config: &Config) -> Resul
         return Err(CliError::new(ExitCode::BadData, "nothing is stored: there is no event in the input"));
     }
     Ok(new_file)
+}
+
+/// The error, which explains how `--wait` takes its duration where that was taken for a file.
+fn with_wait_hint(error: CliError, args: &SendArgs, file: &Path) -> CliError {
+    let text = file.to_string_lossy();
+    if args.wait.is_none() || file.exists() || humantime::parse_duration(&text).is_err() {
+        return error;
+    }
+    CliError::new(error.exit_code(), format!("{error}; to wait for {text}, write --wait={text}"))
 }
 
 impl NewSpoolFile {
@@ -172,12 +192,16 @@ impl NewSpoolFile {
     }
 
     fn add_undeliverable(&mut self, verb: &'static str, reason: Reason, name: &str, line: usize, place: u64) {
-        let first = || (0, if place == 0 { name.to_owned() } else { format!("{name}:{line}") });
-        self.undeliverable.entry((verb, reason.code, reason.text)).or_insert_with(first).0 += 1;
+        let before = self.ids.len();
+        let first = || if place == 0 { name.to_owned() } else { format!("{name}:{line}") };
+        let none = || Undeliverable { events: 0, first: first(), before };
+        self.undeliverable.entry((verb, reason.code, reason.text)).or_insert_with(none).events += 1;
     }
 
     fn print_warnings(&self) {
-        for ((verb, code, text), (events, first)) in &self.undeliverable {
+        let mut undeliverable: Vec<_> = self.undeliverable.iter().collect();
+        undeliverable.sort_by_key(|(_, events)| events.before);
+        for ((verb, code, text), Undeliverable { events, first, .. }) in undeliverable {
             let first = escaped(first);
             let first = if *events > 1 { format!("the first is {first}") } else { first.into_owned() };
             hint(format_args!(

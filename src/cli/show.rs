@@ -1,6 +1,6 @@
 //! `koala-agent show`: everything known about one event.
 
-use super::list::{all_rejected, state_style};
+use super::list::{HASHED, all_rejected, state_style};
 use super::output::{self, BOLD, LabelledLines, counted, escaped, hint, indented, styled, terminal_width};
 use super::preview::{EventPreview, PreviewRequest};
 use super::status::{current_status, is_publisher_alive};
@@ -17,6 +17,7 @@ use crate::status::{DestinationState, Status};
 use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
@@ -134,7 +135,13 @@ fn render(event: &ShownEvent, width: Option<usize>) -> String {
     let mut lines = LabelledLines::new(width);
     let name = row.event.as_deref().map(|name| format!(" \"{}\"", escaped(name))).unwrap_or_default();
     lines.add("event", format_args!("{}{name}", escaped(row.kind.as_deref().unwrap_or("no type"))));
-    lines.add("person", escaped(row.person.as_deref().unwrap_or("-")));
+    let person = row.person.as_deref().unwrap_or("-");
+    lines.add("person", escaped(person));
+    if person.starts_with(HASHED) {
+        lines.add_below(
+            "a hash: the name is not kept after delivery, but list --person finds the event by it",
+        );
+    }
     let since = row.settled_at.as_ref().map(|at| format!(" since {at}")).unwrap_or_default();
     lines.add("state", format_args!("{}{since}", styled(state_style(&row.state), &row.state)));
     let state_reason = match (&row.reason_code, &row.reason) {
@@ -149,10 +156,15 @@ fn render(event: &ShownEvent, width: Option<usize>) -> String {
         _ => "element",
     };
     let place = if row.place == 0 { String::new() } else { format!(", {unit} {}", row.place) };
-    lines.add("file", format_args!("{}{place}, written {}", escaped(&row.file), event.spooled_at));
+    let file = if row.file.is_empty() { Cow::Borrowed("not kept (erased)") } else { escaped(&row.file) };
+    lines.add("file", format_args!("{file}{place}, written {}", event.spooled_at));
     lines.add("stored", &row.received_at);
     lines.add("attempts", row.attempts);
-    let mut last_printed = state_reason;
+    let unless_printed = |reason: &Reason| match reason.to_string() {
+        text if text == state_reason => "for the reason of its state, above".to_owned(),
+        text => text,
+    };
+    let mut last_printed = state_reason.clone();
     for attempt in &event.history {
         let reason = format!("{}: {}", attempt.code, attempt.text);
         let is_repeated = reason == last_printed;
@@ -162,8 +174,10 @@ fn render(event: &ShownEvent, width: Option<usize>) -> String {
     }
     if let Some(next) = &event.next {
         lines.add("next", &next.sentence);
-        if let Some(reason) = next.reason.as_ref().map(ToString::to_string).filter(|r| *r != last_printed) {
-            lines.add_below(escaped(&reason));
+        // One answer is "refused" in an attempt, and "refuses_all" of the destination.
+        let is_new = |reason: &&Reason| !last_printed.contains(&reason.text);
+        if let Some(reason) = next.reason.as_ref().filter(is_new) {
+            lines.add_below(escaped(&reason.to_string()));
         }
     }
     let block = |title: &str, content: &str| text_block(title, content, width);
@@ -186,8 +200,8 @@ fn render(event: &ShownEvent, width: Option<usize>) -> String {
                 }
             }
         }
-        Disposition::Skip(reason) => text += &block("no request: skipped", &reason.to_string()),
-        Disposition::Fail(reason) => text += &block("no request can be made", &reason.to_string()),
+        Disposition::Skip(reason) => text += &block("no request: skipped", &unless_printed(reason)),
+        Disposition::Fail(reason) => text += &block("no request can be made", &unless_printed(reason)),
     }
     if let Some(warning) = preview.warning {
         text += &block("warning", warning);

@@ -3,10 +3,10 @@
 
 use super::{CliError, CommandContext, ExitCode, output, status_text};
 use crate::clock::{Clock, Timestamp};
-use crate::config::Config;
+use crate::config::{Config, Scope};
 use crate::disk;
 use crate::outbox::{OutboxError, Reader, State, holder};
-use crate::reason::{Code, Reason};
+use crate::reason::{Code, NO_KEY, Reason};
 use crate::spool::{REJECTED, SpoolError, is_finished_name, is_reason_name};
 use crate::status::{
     AgentStatus, DestinationState, DestinationStatus, Incident, IntakeState, IntakeStatus, ReasonCount,
@@ -178,9 +178,14 @@ fn correct_for_stopped_agent(status: &mut Status, config: &Config, published_at:
     }
     status.spool.dir.clone_from(&config.spool.dir);
     let path = config.spool.dir.clone();
-    // Before its first start, a user's own agent has no spool yet.
-    if published_at.is_some() && fs::metadata(&path).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+    if published_at.is_none() && config.koala.public_key.is_none() && config.koala.key_warnings.is_empty() {
+        status.destination.reason = Some(Reason::new(Code::NoKey, NO_KEY));
+    }
+    // A user's own agent creates its spool at its first start.
+    let is_created_before = published_at.is_some() || config.scope == Scope::System;
+    if is_created_before && fs::metadata(&path).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
         let reason = Reason::new(Code::Unreadable, SpoolError::Missing { path }.to_string());
+        (status.spool.waiting_files, status.spool.waiting_bytes) = (0, 0);
         status.intake = IntakeStatus { state: IntakeState::Blocked, reason: Some(reason) };
     }
 }

@@ -2,11 +2,14 @@
 
 use super::context::agent_command;
 use super::output::{BAD, BOLD, DIM, GOOD, LabelledLines, WAITING, counted, escaped, grouped, styled};
-use super::remedy::{Remedy, meaning, reload_remedy, remedy, spool_remedy, start_remedy};
+use super::remedy::{Remedy, full_outbox_remedy, meaning, reload_remedy, remedy, spool_remedy, start_remedy};
 use super::time::{next_try_text, time_and_age};
 use crate::config::{Bytes, Config};
 use crate::reason::Code;
-use crate::status::{DestinationState, IntakeState, Status};
+use crate::spool::shell_quoted;
+use crate::status::{DestinationState, IntakeState, OutboxStatus, Status};
+use std::io::ErrorKind;
+use std::path::Path;
 
 /// The status for a terminal of that width, or for a pipe.
 pub fn render(status: &Status, config: &Config, width: Option<usize>) -> String {
@@ -65,13 +68,17 @@ fn spool(status: &Status, lines: &mut LabelledLines) {
     let spool = &status.spool;
     lines.add("spool", escaped(&spool.dir.display().to_string()));
     let mut text = match spool.waiting_files {
+        _ if is_missing(&spool.dir) => "there is no such folder".to_owned(),
         0 => "no files waiting".to_owned(),
-        files => format!("{} waiting, {}", counted(files, "file"), Bytes(spool.waiting_bytes)),
+        files => format!("{} waiting ({})", counted(files, "file"), Bytes(spool.waiting_bytes)),
     };
-    for (files, state) in [(spool.unreadable_files, "unreadable"), (spool.rejected_files, "rejected")] {
-        if files > 0 {
-            text += &format!("; {}", styled(BAD, format_args!("{} {state}", grouped(files))));
-        }
+    if spool.unreadable_files > 0 {
+        let unreadable = format!("{} of them unreadable", grouped(spool.unreadable_files));
+        text += &format!(", {}", styled(BAD, unreadable));
+    }
+    if spool.rejected_files > 0 {
+        let rejected = format!("{} rejected", grouped(spool.rejected_files));
+        text += &format!("; {}", styled(BAD, rejected));
     }
     if spool.duplicates > 0 {
         text += &format!("; {} dropped", counted(spool.duplicates, "duplicate event"));
@@ -79,12 +86,31 @@ fn spool(status: &Status, lines: &mut LabelledLines) {
     lines.add_below(text);
 }
 
+/// Whether a folder is known not to exist: one that is hidden from this user may exist.
+fn is_missing(dir: &Path) -> bool {
+    std::fs::metadata(dir).is_err_and(|e| e.kind() == ErrorKind::NotFound)
+}
+
+/// Whether the outbox has reached its limit, so that the next file is not read even if none has had to wait yet.
+pub fn is_full(outbox: &OutboxStatus) -> bool {
+    outbox.max_bytes > 0 && outbox.bytes >= outbox.max_bytes
+}
+
 fn intake(status: &Status, lines: &mut LabelledLines) {
     match status.intake.state {
-        IntakeState::Open => lines.add("intake", "open"),
+        IntakeState::Open if is_full(&status.outbox) => {
+            let full = styled(BAD, "full");
+            lines.add("intake", format_args!("the outbox is {full}: new files will wait in the spool"));
+        }
+        IntakeState::Open => lines.add("intake", "open: new files are read"),
         IntakeState::Blocked => {
             let blocked = styled(BAD, "blocked");
-            lines.add("intake", format_args!("{blocked}: files wait in the spool, nothing is lost"));
+            match is_missing(&status.spool.dir) {
+                true => lines.add("intake", blocked),
+                false => {
+                    lines.add("intake", format_args!("{blocked}: files wait in the spool, nothing is lost"));
+                }
+            }
             if let Some(reason) = &status.intake.reason {
                 lines.add_below(escaped(&reason.to_string()));
             }
@@ -198,12 +224,23 @@ fn next_steps(status: &Status, config: &Config) -> Vec<Remedy> {
     steps.extend(status.intake.reason.as_ref().and_then(|reason| match reason.code {
         // An intake is blocked by an unreadable folder only, never by an unreadable file.
         Code::Unreadable => Some(spool_remedy(config)),
+        Code::MaxBytes => Some(full_outbox_remedy(status.outbox.pending, config)),
         code => remedy(code, config),
     }));
+    if status.intake.reason.is_none() && is_full(&status.outbox) {
+        steps.push(full_outbox_remedy(status.outbox.pending, config));
+    }
     steps.extend(status.destination.reason.as_ref().and_then(|reason| remedy(reason.code, config)));
     if let Some(files) = status.outbox.incident.as_ref().and_then(|incident| incident.files.as_ref()) {
-        let files = files.display();
-        let command = format!("rm {files} {files}-wal {files}-shm");
+        let mut command = String::from("rm");
+        for suffix in ["", "-wal", "-shm"] {
+            let mut file = files.as_os_str().to_owned();
+            file.push(suffix);
+            // The log of a damaged database may be missing; a user who may not look is told of the database.
+            if suffix.is_empty() || Path::new(&file).exists() {
+                command += &format!(" {}", shell_quoted(&file));
+            }
+        }
         steps.push(Remedy::run("remove the damaged outbox once nobody needs it", command));
     }
     if let [pid, ..] = status.outbox.log_held_by.as_slice() {

@@ -5,7 +5,7 @@
 //! pending.
 
 use super::context::{agent_command, start_command};
-use super::output::{counted, escaped, hint};
+use super::output::{counted, escaped, grouped, hint};
 use super::status::is_publisher_alive;
 use super::{CliError, CommandContext, ExitCode};
 use crate::clock::Timestamp;
@@ -14,6 +14,7 @@ use crate::outbox::{OutboxError, Reader};
 use crate::spool::RejectedFolder;
 use crate::status::Status;
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -35,6 +36,23 @@ enum WaitState {
     Settled(Vec<String>),
     /// Some events are not settled, for this reason.
     Pending(String),
+}
+
+/// The events that were settled well.
+#[derive(Default)]
+struct Outcome {
+    delivered: u64,
+    skipped: u64,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} delivered", counted(self.delivered, "event"))?;
+        if self.skipped > 0 {
+            write!(f, ", {} skipped", grouped(self.skipped))?;
+        }
+        Ok(())
+    }
 }
 
 impl Waiter {
@@ -59,6 +77,7 @@ impl Waiter {
         ids: &[String],
     ) -> Result<ExitCode, CliError> {
         let mut ids = ids.iter();
+        let mut outcome = Outcome::default();
         let (mut ingested, mut failures) = (None, Vec::new());
         loop {
             if ingested.is_none() && fs::symlink_metadata(config.spool.dir.join(name)).is_err() {
@@ -67,20 +86,25 @@ impl Waiter {
             }
             let state = match (ingested, Reader::open(&config.outbox.path)) {
                 (None, _) => WaitState::Pending("the events wait in the spool".to_owned()),
-                (Some(_), Ok(reader)) => outbox_state(&reader, &mut ids, &mut failures)?,
+                (Some(_), Ok(reader)) => outbox_state(&reader, &mut ids, &mut outcome, &mut failures)?,
                 (Some(ingested), Err(OutboxError::Denied { .. })) => {
                     self.published_state(config, ingested)?
                 }
                 (Some(_), Err(error)) => WaitState::Pending(error.to_string()),
             };
             match state {
-                WaitState::Settled(failures) if failures.is_empty() => return Ok(ExitCode::Success),
+                WaitState::Settled(failures) if failures.is_empty() => {
+                    if outcome.delivered + outcome.skipped > 0 {
+                        hint(&outcome);
+                    }
+                    return Ok(ExitCode::Success);
+                }
                 WaitState::Settled(failures) => {
                     failures.iter().for_each(hint);
                     return Ok(ExitCode::BadData);
                 }
                 WaitState::Pending(why) if Instant::now() >= self.deadline => {
-                    hint(format_args!("not settled yet: {}{}", escaped(&why), agent_state(config)));
+                    hint(format_args!("not delivered yet: {}{}", escaped(&why), agent_state(config)));
                     return Ok(ExitCode::TryAgain);
                 }
                 WaitState::Pending(_) => {
@@ -135,7 +159,8 @@ fn rejections(config: &Config, name: &OsStr) -> Vec<String> {
 /// Advances through the ids, in the order of the spool, to the first that is pending.
 fn outbox_state<'a>(
     reader: &Reader,
-    ids: &mut (impl Iterator<Item = &'a String> + Clone),
+    ids: &mut (impl ExactSizeIterator<Item = &'a String> + Clone),
+    outcome: &mut Outcome,
     failures: &mut Vec<String>,
 ) -> Result<WaitState, CliError> {
     loop {
@@ -147,7 +172,12 @@ fn outbox_state<'a>(
             let reason =
                 || format!("{}: {}", row.reason_code.unwrap_or_default(), row.reason.unwrap_or_default());
             match row.state.as_str() {
-                "pending" => return Ok(WaitState::Pending(format!("{id} is pending"))),
+                "pending" => {
+                    let others = if next.len() > 0 { ", and perhaps later ones" } else { "" };
+                    return Ok(WaitState::Pending(format!("{id} is pending{others}")));
+                }
+                "delivered" => outcome.delivered += 1,
+                "skipped" => outcome.skipped += 1,
                 "failed" => failures.push(format!("{} failed: {}", escaped(id), escaped(&reason()))),
                 "discarded" => failures.push(format!("{} was discarded by hand", escaped(id))),
                 _ => {}

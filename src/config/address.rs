@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 /// Parses the endpoint into scheme and host. The error is a clause that follows the key's name.
 pub(super) fn endpoint(text: &str) -> Result<String, &'static str> {
-    let url = web_address(text).ok_or("wants scheme and host, such as \"https://api2.getkoala.com\"")?;
+    let url = web_address(text).ok_or("must be scheme and host, such as \"https://api2.getkoala.com\"")?;
     if url.path() != "/" {
         return Err("must not have a path, because the agent adds its own; write scheme and host only");
     }
@@ -16,8 +16,8 @@ pub(super) fn endpoint(text: &str) -> Result<String, &'static str> {
 
 /// Checks the address of a proxy and returns it as it was written. It may contain a password.
 pub(super) fn proxy(text: &str) -> Result<String, &'static str> {
-    let mut url =
-        web_address(text).ok_or("wants http:// or https://, host and port, such as \"http://proxy:3128\"")?;
+    let mut url = web_address(text)
+        .ok_or("must be http:// or https://, host and port, such as \"http://proxy:3128\"")?;
     if url.path() != "/" {
         return Err("must not have a path; write scheme, host and port only");
     }
@@ -77,11 +77,11 @@ mod tests {
             ("https://:pw@k.test", "must not have a user or password"),
             ("https://k.test?a=1", "must not have a query"),
             ("https://k.test/#a", "must not have a query or fragment"),
-            ("k.test", "wants scheme and host"),
-            ("https:k.test", "wants scheme and host"),
-            ("https://", "wants scheme and host"),
-            ("ftp://k.test", "wants scheme and host"),
-            ("", "wants scheme and host"),
+            ("k.test", "must be scheme and host"),
+            ("https:k.test", "must be scheme and host"),
+            ("https://", "must be scheme and host"),
+            ("ftp://k.test", "must be scheme and host"),
+            ("", "must be scheme and host"),
         ] {
             assert!(endpoint(text).unwrap_err().starts_with(clause), "{text}");
         }

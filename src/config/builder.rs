@@ -110,7 +110,11 @@ impl ConfigBuilder {
                 let line = before.matches('\n').count() + 1;
                 let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
                 // The display of the error would quote the line, which may contain the key.
-                self.problems.push(format!("{}:{line}:{column}: {}", path.display(), e.message()));
+                let problem = match e.message() {
+                    "duplicate key" => "this key or section stands in the file twice",
+                    other => other,
+                };
+                self.problems.push(format!("{}:{line}:{column}: {problem}", path.display()));
             }
         }
     }
@@ -139,12 +143,10 @@ impl ConfigBuilder {
                     Some((key, store)) => {
                         self.read_value(key, store, &SettingValue::Toml(value), file.place(offset))
                     }
-                    None => Err(format!(
-                        "{}: unknown key {}; did you mean {}?",
-                        file.place(offset),
-                        shown_path(&name),
-                        nearest(&name)
-                    )),
+                    None => {
+                        let suggestion = suggested(nearest(&name).map(str::to_owned));
+                        Err(format!("{}: unknown key {}{suggestion}", file.place(offset), shown_path(&name)))
+                    }
                 },
             };
             problems.extend(result.err().map(|problem| (offset, problem)));
@@ -157,9 +159,9 @@ impl ConfigBuilder {
             let name = variable[PREFIX.len()..].to_ascii_lowercase().replace("__", ".");
             match known_key(&name).filter(|(key, _)| variable_of(key) == variable) {
                 None => self.warnings.push(format!(
-                    "unknown environment variable {}; did you mean {}?",
+                    "unknown environment variable {}{}",
                     shown_variable(&variable),
-                    variable_of(nearest(&name))
+                    suggested(nearest(&name).map(variable_of))
                 )),
                 Some((key, store)) => {
                     let result = match value.to_str() {
@@ -237,6 +239,9 @@ impl ConfigBuilder {
     }
 }
 
+/// The similarity, from 0 to 2, below which a suggestion would be a guess.
+const MIN_SIMILARITY: f64 = 0.55;
+
 fn known_key(name: &str) -> Option<(&'static str, StoreSetting)> {
     KEYS.iter().copied().find(|(key, _)| *key == name)
 }
@@ -260,8 +265,13 @@ fn shown_variable(variable: &str) -> String {
     format!("{PREFIX}{}", shown_name(&variable[PREFIX.len()..].escape_debug().to_string(), &known))
 }
 
-/// The known key most similar to `name`. The last part counts twice, so that a key in the wrong section is found.
-fn nearest(name: &str) -> &'static str {
+fn suggested(key: Option<String>) -> String {
+    key.map(|key| format!("; did you mean {key}?")).unwrap_or_default()
+}
+
+/// The known key most similar to `name`, if one is similar. The last part counts twice, so that a key in the wrong section
+/// is found.
+fn nearest(name: &str) -> Option<&'static str> {
     let last_part = |path: &'_ str| path.rsplit('.').next().unwrap_or_default().to_owned();
     let similarity = |key: &str| {
         strsim::normalized_levenshtein(name, key)
@@ -270,5 +280,5 @@ fn nearest(name: &str) -> &'static str {
     KEYS.iter()
         .map(|(key, _)| *key)
         .max_by(|a, b| similarity(a).total_cmp(&similarity(b)))
-        .unwrap_or_default()
+        .filter(|key| similarity(key) >= MIN_SIMILARITY)
 }

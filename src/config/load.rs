@@ -216,6 +216,7 @@ fn with_hash_key(mappings: Mappings, file: &Path, warnings: &mut Vec<String>) ->
             return (mappings.with_hash_key(key), None);
         }
         Ok((Err(invalid), _)) => invalid.to_string(),
+        Err(e) if e.kind() == ErrorKind::NotFound => "there is no file with its key".to_owned(),
         Err(e) => format!("the file with its key cannot be read: {}", e.kind()),
     };
     let fix =

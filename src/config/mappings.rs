@@ -54,13 +54,13 @@ pub(super) fn read_toml(
 }
 
 fn read_text(value: &DeValue, slot: &mut Option<String>) -> Result<(), String> {
-    *slot = Some(value.as_str().ok_or("wants a text in quotes")?.to_owned());
+    *slot = Some(value.as_str().ok_or("must be a text in quotes")?.to_owned());
     Ok(())
 }
 
 fn read_fields(value: &DeValue, fields: &mut Vec<(String, String)>) -> Result<(), String> {
     let DeValue::Table(table) = value else {
-        return Err("wants a table, such as { event = { \"@path\" = \"$.event\" } }".to_owned());
+        return Err("must be a table, such as { event = { \"@path\" = \"$.event\" } }".to_owned());
     };
     for (name, value) in table {
         let mut json = String::new();

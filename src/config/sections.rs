@@ -2,6 +2,7 @@
 //! documents them.
 
 use super::{MinFree, PublicKey, address, key};
+use crate::reason::NO_KEY;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -141,7 +142,7 @@ impl KoalaConfig {
 
     /// Why there is no key; `None`: there is one.
     pub fn missing_key(&self) -> Option<String> {
-        let why = || self.unusable_key.clone().unwrap_or_else(|| "there is no public key yet".to_owned());
+        let why = || self.unusable_key.clone().unwrap_or_else(|| NO_KEY.to_owned());
         self.public_key.is_none().then(why)
     }
 }

@@ -92,7 +92,13 @@ impl fmt::Display for Bytes {
             (value, unit) = (value / 1024.0, next);
         }
         let number = format!("{value:.1}");
-        write!(f, "{} {unit}", number.strip_suffix(".0").unwrap_or(&number))
+        let number = number.strip_suffix(".0").unwrap_or(&number);
+        let whole = number.split('.').next().map_or(0, str::len);
+        // The largest number is that of the PiB of u64::MAX: one separator of thousands is enough.
+        match whole.checked_sub(3).filter(|at| *at > 0) {
+            Some(at) => write!(f, "{},{} {unit}", &number[..at], &number[at..]),
+            None => write!(f, "{number} {unit}"),
+        }
     }
 }
 
@@ -160,7 +166,7 @@ mod tests {
             (1_048_575, "1 MiB"),
             (1_572_864, "1.5 MiB"),
             (1 << 30, "1 GiB"),
-            (u64::MAX, "16384 PiB"),
+            (u64::MAX, "16,384 PiB"),
         ] {
             assert_eq!(Bytes(bytes).to_string(), shown);
         }

@@ -24,7 +24,7 @@ impl SettingValue<'_> {
             SettingValue::Text(text) => Some(*text),
             SettingValue::Toml(value) => value.as_str(),
         };
-        text.ok_or_else(|| "wants a text in quotes".to_owned())
+        text.ok_or_else(|| "must be a text in quotes".to_owned())
     }
 
     fn integer(&self) -> Option<u64> {
@@ -42,18 +42,22 @@ impl SettingValue<'_> {
     }
 
     pub fn duration(&self, range: RangeInclusive<Duration>) -> Result<Duration, ValueProblem> {
-        let wanted = || "wants a duration such as \"30s\", \"2m\" or \"30d\"".to_owned();
+        let wanted = || "must be a duration such as \"30s\", \"2m\" or \"30d\"".to_owned();
         let duration = self.text().ok().and_then(duration).ok_or_else(wanted)?;
         let (least, most) = (range.start(), range.end());
         range.contains(&duration).then_some(duration).ok_or_else(|| {
-            format!("wants {} to {}", humantime::format_duration(*least), humantime::format_duration(*most))
+            format!(
+                "must be from {} to {}",
+                humantime::format_duration(*least),
+                humantime::format_duration(*most)
+            )
         })
     }
 
     pub fn size(&self, least: u64) -> Result<u64, ValueProblem> {
-        let wanted = || "wants a size such as \"64MiB\", or a number of bytes".to_owned();
+        let wanted = || "must be a size such as \"64MiB\", or a number of bytes".to_owned();
         let bytes = self.bytes().ok_or_else(wanted)?;
-        (bytes >= least).then_some(bytes).ok_or_else(|| format!("wants at least {}", Bytes(least)))
+        (bytes >= least).then_some(bytes).ok_or_else(|| format!("must be at least {}", Bytes(least)))
     }
 
     fn bytes(&self) -> Option<u64> {
@@ -62,7 +66,8 @@ impl SettingValue<'_> {
 
     pub fn min_free(&self) -> Result<MinFree, ValueProblem> {
         let min_free = self.bytes().map(MinFree::Bytes).or_else(|| MinFree::parse(self.text().ok()?));
-        min_free.ok_or_else(|| "wants a share from \"0%\" to \"100%\", or a size such as \"1GiB\"".to_owned())
+        min_free
+            .ok_or_else(|| "must be a share from \"0%\" to \"100%\", or a size such as \"1GiB\"".to_owned())
     }
 
     pub fn concurrency(&self) -> Result<Concurrency, ValueProblem> {
@@ -71,7 +76,7 @@ impl SettingValue<'_> {
         }
         let count = self.integer().and_then(|n| usize::try_from(n).ok());
         let count = count.filter(|n| (1..=Concurrency::MOST).contains(n)).map(Concurrency::Fixed);
-        count.ok_or_else(|| format!("wants \"auto\" or a whole number from 1 to {}", Concurrency::MOST))
+        count.ok_or_else(|| format!("must be \"auto\" or a whole number from 1 to {}", Concurrency::MOST))
     }
 
     /// A list of texts; in the environment they are separated by commas.
@@ -83,7 +88,7 @@ impl SettingValue<'_> {
             }
             SettingValue::Toml(_) => None,
         };
-        let texts = texts.ok_or_else(|| "wants a list of texts, such as [\"marketing\"]".to_owned())?;
+        let texts = texts.ok_or_else(|| "must be a list of texts, such as [\"marketing\"]".to_owned())?;
         Ok(texts.into_iter().filter(|text| !text.is_empty()).collect())
     }
 
@@ -92,7 +97,7 @@ impl SettingValue<'_> {
             SettingValue::Text(text) => text.trim().parse().ok(),
             SettingValue::Toml(value) => value.as_bool(),
         };
-        flag.ok_or_else(|| "wants true or false".to_owned())
+        flag.ok_or_else(|| "must be true or false".to_owned())
     }
 }
 

@@ -69,7 +69,17 @@ impl Flaw {
         // serde_json reports the column before a control character, but the column of any other error itself.
         let before = usize::from(message.starts_with("control character"));
         let (line, column) = (error.line().max(1), error.column().max(1 - before) + before);
-        Flaw { code: Code::NotJson, text: message.into(), line, column, incomplete: false }
+        Flaw { code: Code::NotJson, text: plain_text(message).into(), line, column, incomplete: false }
+    }
+}
+
+/// The message of serde_json in words for people who write JSON, not parsers.
+fn plain_text(message: &str) -> &str {
+    match message {
+        "expected ident" => "not a JSON value: true, false and null are written out in lower case",
+        "expected value" => "a value is missing here, or a text lacks its quotes",
+        "key must be a string" => "a name of a member lacks its quotes",
+        other => other,
     }
 }
 
@@ -271,7 +281,10 @@ mod tests {
     #[test]
     fn a_flaw_quotes_nothing_of_the_text() {
         let flaw = Event::parse(r#"{"secret":tru}"#).unwrap_err();
-        assert_eq!(flaw.to_string(), "line 1, column 14: expected ident");
+        assert_eq!(
+            flaw.to_string(),
+            "line 1, column 14: not a JSON value: true, false and null are written out in lower case"
+        );
     }
 
     #[test]

@@ -214,13 +214,13 @@ impl Client {
             RequestFailure::CutOff => (false, false),
         };
         // A receiver that closes an HTTP/2 connection can send a message of any length.
-        let cause_text = excerpt(&self.key.redact(&innermost(failure)));
+        let cause_text = excerpt(&self.key.redact(&without_number(innermost(failure))));
         let mut reason = if is_timeout {
             Reason::new(Code::Timeout, format!("{host} did not answer in time"))
         } else if cause::<ResolveError>(failure).is_some() {
             Reason::new(Code::Dns, cause_text)
         } else if let Some(error) = cause::<rustls::Error>(failure) {
-            Reason::new(Code::Tls, format!("no trusted TLS connection with {host}: {}", tls_problem(error)))
+            Reason::new(Code::Tls, self.tls_text(error))
         } else if is_connect && proxy_of(&self.config).is_some() {
             Reason::quoting(
                 Code::Proxy,
@@ -234,6 +234,14 @@ impl Client {
         };
         reason.text = self.key.redact(&reason.text);
         Verdict::Trouble { reason, retry_after: None }
+    }
+
+    fn tls_text(&self, error: &rustls::Error) -> String {
+        if matches!(error, rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) {
+            return format!("{} does not speak TLS", self.address());
+        }
+        let host = self.endpoint.host_str().unwrap_or_default();
+        format!("no trusted TLS connection with {host}: {}", tls_problem(error))
     }
 
     fn address(&self) -> String {
@@ -329,7 +337,7 @@ fn cause<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Opti
 /// The problem of a TLS connection, in plain words for common problems.
 fn tls_problem(error: &rustls::Error) -> String {
     use rustls::CertificateError::*;
-    use rustls::{Error, InvalidMessage};
+    use rustls::Error;
     match error {
         Error::InvalidCertificate(UnknownIssuer) => {
             "its certificate is signed by an authority that is not trusted here; set koala.ca_file to trust it"
@@ -342,7 +350,6 @@ fn tls_problem(error: &rustls::Error) -> String {
         Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
             "its certificate is for another name".into()
         }
-        Error::InvalidMessage(InvalidMessage::InvalidContentType) => "it does not speak TLS there".into(),
         other => other.to_string(),
     }
 }
@@ -350,6 +357,14 @@ fn tls_problem(error: &rustls::Error) -> String {
 /// The last cause, which says what happened; the others only name the layers above it.
 fn innermost(error: &(dyn StdError + 'static)) -> String {
     causes(error).last().map_or_else(String::new, ToString::to_string)
+}
+
+/// A message of the system without its number, such as ` (os error 111)`.
+fn without_number(mut text: String) -> String {
+    if let Some(at) = text.find(" (os error ") {
+        text.truncate(at);
+    }
+    text
 }
 
 /// The system's resolver, with an error type that identifies a failed lookup.
@@ -370,7 +385,9 @@ impl Resolve for SystemResolver {
             match tokio::net::lookup_host((name.as_str(), 0)).await {
                 Ok(addresses) => Ok(Box::new(addresses.collect::<Vec<_>>().into_iter()) as Addrs),
                 Err(e) => {
-                    let error = ResolveError { name: name.as_str().to_owned(), text: e.to_string() };
+                    let text = without_number(e.to_string());
+                    let text = text.trim_start_matches("failed to lookup address information: ").to_owned();
+                    let error = ResolveError { name: name.as_str().to_owned(), text };
                     Err(Box::new(error) as Box<dyn StdError + Send + Sync>)
                 }
             }

@@ -117,8 +117,10 @@ impl Mappings {
             .collect();
         match (mapped.is_empty(), event.kind()) {
             (false, _) => Ok(mapped),
-            (true, Some(_)) => Err(Reason::new(Code::NoMapping, "no mapping takes an event like this")),
-            (true, None) => Err(Reason::new(Code::NoMapping, "no mapping takes an event without a type")),
+            (true, Some(_)) => Err(Reason::new(Code::NoMapping, "no mapping selects the event")),
+            (true, None) => {
+                Err(Reason::new(Code::NoMapping, "no mapping selects the event, which has no type"))
+            }
         }
     }
 

@@ -37,7 +37,7 @@ pub(super) fn draft<'a>(
     match PersonDraft::new(kind, event.raw().len(), fields, own_id) {
         Ok(Some(draft)) => Disposition::Send(DraftItem::Person(Box::new(draft))),
         Ok(None) => {
-            let text = "neither a profile_id nor an email says whose event it is";
+            let text = "the event has neither a profile_id nor an email";
             Disposition::Skip(Reason::new(Code::NoIdentity, text))
         }
         Err(reason) => Disposition::Fail(reason),

@@ -169,11 +169,13 @@ impl Maintenance {
         }
     }
 
-    /// Checks the files after a commit. SQLite reports success also when its file has been removed or replaced.
+    /// Checks the files and their disk after a commit. SQLite reports success also when its file has been removed or
+    /// replaced, and the disk also when it has just failed.
     ///
     /// # Errors
-    /// [`OutboxError::FilesReplaced`]: nothing more may be committed.
+    /// [`OutboxError::FilesReplaced`] and [`OutboxError::Io`]: nothing more may be committed.
     pub(super) fn after_commit(&mut self, db: &Database, now: Timestamp) -> Result<(), OutboxError> {
+        self.wal.confirm_commit()?;
         let measured = publish(&self.stats, db, &self.reserve, now);
         if measured.is_err() || self.stats.wal_bytes() > 0 {
             self.wal.set_empty(false);

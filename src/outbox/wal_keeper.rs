@@ -51,6 +51,11 @@ impl WalKeeper {
         }
     }
 
+    /// Confirms the last commit, see [`Lock::confirm_commit`].
+    pub(super) fn confirm_commit(&self) -> Result<(), OutboxError> {
+        self.lock.confirm_commit()
+    }
+
     /// Reads how much room the disk has.
     pub(super) fn measure_disk(&mut self, db: &Database) {
         self.free = free_bytes(&db.path);

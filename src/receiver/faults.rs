@@ -84,17 +84,17 @@ impl Faults {
         ];
         for (name, share) in shares {
             if !(0.0..=1.0).contains(&share) {
-                return Err(format!("{name} wants a share from 0 to 1, not {share}"));
+                return Err(format!("{name} must be a share from 0 to 1, not {share}"));
             }
         }
         if self.status.is_some_and(|status| !(200..600).contains(&status)) {
-            return Err("status wants a number from 200 to 599".to_owned());
+            return Err("status must be a number from 200 to 599".to_owned());
         }
         if self.latency() > MAX_LATENCY {
-            return Err(format!("latency_ms wants at most {}", MAX_LATENCY.as_millis()));
+            return Err(format!("latency_ms must be at most {}", MAX_LATENCY.as_millis()));
         }
         if self.retry_after.as_ref().is_some_and(|value| HeaderValue::from_str(value).is_err()) {
-            return Err("retry_after wants the value of an HTTP header".to_owned());
+            return Err("retry_after must be the value of an HTTP header".to_owned());
         }
         Ok(())
     }
@@ -153,7 +153,8 @@ impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |share: f64, what: &str| (share > 0.0).then(|| format!("{}% {what}", share * 100.0));
         let words = [
-            (self.latency_ms > 0).then(|| format!("answers after {} ms", self.latency_ms)),
+            (self.latency_ms > 0)
+                .then(|| format!("answers after {:?}", Duration::from_millis(self.latency_ms))),
             self.offline.then(|| "offline".to_owned()),
             self.status.map(|status| format!("{status} to everything")),
             self.html.then(|| "HTML to everything".to_owned()),
@@ -200,6 +201,6 @@ mod tests {
         assert_eq!(Faults::default().to_string(), "none");
         let some =
             Faults { latency_ms: 200, fail_share: 0.1, retry_after: Some("7".into()), ..Faults::default() };
-        assert_eq!(some.to_string(), "answers after 200 ms, 10% answered 503, Retry-After 7");
+        assert_eq!(some.to_string(), "answers after 200ms, 10% answered 503, Retry-After 7");
     }
 }

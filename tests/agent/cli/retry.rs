@@ -13,12 +13,7 @@ fn each_id_has_its_own_result_and_a_failure_decides_the_exit_code() {
         (&["retry", "none", "refused"], 66, "none  no event has this messageId", ("refused", "pending")),
         (&["discard", "waiting"], 0, "waiting  discarded", ("waiting", "discarded")),
         (&["discard", "refused"], 0, "refused  discarded", ("refused", "discarded")),
-        (
-            &["discard", "delivered", "waiting"],
-            65,
-            "is delivered or discarded already",
-            ("waiting", "discarded"),
-        ),
+        (&["discard", "delivered", "waiting"], 65, "is delivered already", ("waiting", "discarded")),
         (&["discard", "none", "delivered"], 66, "no event has this messageId", ("delivered", "delivered")),
     ] {
         let setup = Setup::with_events();

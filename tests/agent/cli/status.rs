@@ -161,7 +161,7 @@ fn the_status_says_why_events_wait_and_what_to_do() {
             &format!("put the right public key into {key}"),
             "next try in 1 min",
             "3 rejected",
-            "1 unreadable",
+            "1 of them unreadable",
             "list --rejected",
             "list --state failed",
         ],
@@ -169,6 +169,45 @@ fn the_status_says_why_events_wait_and_what_to_do() {
     assert!(!text.contains('\u{1b}'), "colours in a pipe, or a stranger's: {text:?}");
     outbox.close();
     assert_eq!(setup.run(&["status", "--json"]).json()["agent"]["running"], false);
+}
+
+#[test]
+fn a_full_outbox_is_reported_before_a_file_has_to_wait() {
+    let setup = Setup::with_events();
+    let _agent = setup.open_outbox();
+    published(&setup, |status| status.outbox.max_bytes = 1);
+    let text = setup.run(&["status"]).out;
+    assert_says(
+        &text,
+        &[
+            "the outbox is full: new files will wait in the spool",
+            "wait until events have been delivered, or raise outbox.max_bytes",
+            &format!("kill -HUP {}", std::process::id()),
+        ],
+    );
+}
+
+#[test]
+fn only_of_koalas_own_address_is_it_said_that_the_service_is_shut_down() {
+    let mut setup = Setup::with_events();
+    let _agent = setup.open_outbox();
+    for (endpoint, says, says_not) in [
+        (
+            "https://api2.getkoala.com",
+            "hosted service is shut down: set koala.endpoint in",
+            "refuses all events",
+        ),
+        ("http://127.0.0.1:9", "http://127.0.0.1:9 refuses all events: set koala.endpoint in", "shut down"),
+    ] {
+        setup.set(&format!("koala.endpoint = \"{endpoint}\""));
+        published(&setup, |status| {
+            status.destination.state = DestinationState::Refused;
+            status.destination.reason = Some(Reason::new(Code::RefusesAll, "the receiver answered 400"));
+        });
+        let text = setup.run(&["status"]).out;
+        assert_says(&text, &[says]);
+        assert!(!text.contains(says_not), "{text}");
+    }
 }
 
 #[test]

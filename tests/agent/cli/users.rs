@@ -92,6 +92,7 @@ fn check_by_root_checks_as_the_service_user() {
     fs::write(setup.path("key"), "pk_1").unwrap();
     chown(setup.path("key"), Some(SERVICE), None).unwrap();
     fs::set_permissions(setup.path("key"), Permissions::from_mode(0o600)).unwrap();
+    let _agent = setup.open_outbox();
     let ran = by(0, &setup, &program, &["check", "--offline"], "");
     assert_eq!(ran.code, 0, "{ran:?}");
     chown(setup.spool(), Some(0), Some(0)).unwrap();

@@ -3,7 +3,7 @@
 use super::mount::Mount;
 use super::{OFFLINE, log_says, long_lines, run_with, stays_calm};
 use crate::common::agent::TestAgent;
-use crate::runner::{Outcome, Scale};
+use crate::runner::{Figures, Outcome, Scale};
 use koala_agent::receiver::Faults;
 use std::time::Duration;
 
@@ -50,6 +50,42 @@ pub fn in_flight(scale: &Scale) -> Outcome {
         mount.repair();
         agent.end()
     })
+}
+
+/// The kernel finds an error at a random moment amid commits. ext4 may then answer the fsync of a commit with success
+/// although its data is lost: no file of such a commit may be removed.
+pub fn aborted(scale: &Scale) -> Outcome {
+    let (mut figures, mut rng) = (Figures::default(), scale.rng());
+    for _ in 0..scale.of(6, 60) {
+        let mut agent = TestAgent::program(OFFLINE);
+        let (state, pause) = (agent.state(), Duration::from_millis(rng.u64(20..120)));
+        let round = run_with(Mount::ext4(&state, 64), |mount| {
+            agent.start();
+            agent.drop_events(5, 5);
+            agent.until_status("something is stored", |status| status.outbox.pending > 0);
+            std::thread::scope(|scope| {
+                let strike = scope.spawn(|| {
+                    std::thread::sleep(pause);
+                    mount.find_error().unwrap();
+                });
+                while !strike.is_finished() {
+                    agent.drop_events(1, 20);
+                }
+            });
+            agent.drop_events(20, 20);
+            let ended = agent.wait_for_exit();
+            assert_eq!(ended.code(), Some(74), "{ended}:\n{}", agent.log());
+            mount.repair();
+            agent.receiver.set_faults(Faults::default());
+            agent.start();
+            agent.end()
+        });
+        match round {
+            Outcome::Done(round) => figures.add(round),
+            skipped => return skipped,
+        }
+    }
+    figures.into()
 }
 
 fn waits(agent: &mut TestAgent) {

@@ -39,7 +39,7 @@ case_a_deleted_spool_is_created_again_by_the_command_that_status_prints() {
     arrive one
     rm -r $SPOOL
     eventually $WAIT "the spool is missed" status_is 'd["intake"]["state"]' blocked
-    remedy=$(koala-agent status | sed -n 's/^  - create the spool again: //p')
+    remedy=$(koala-agent status | sed -n 's/^  - create the spool folder: //p')
     bash -ec "${remedy:?$(koala-agent status)}"
     drop $PRODUCER two
     arrive one two
