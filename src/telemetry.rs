@@ -3,7 +3,7 @@
 //!
 //! The normal level reports changes of state, not single requests. No body of an event, no email and no key is logged.
 //!
-//! Whatever is wrong with stderr, nothing waits for it and nothing fails by it: see [`log_queue`].
+//! Whatever is wrong with stderr, nothing waits for it and nothing fails by it: see `log_queue`.
 
 mod log_queue;
 

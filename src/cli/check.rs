@@ -234,7 +234,7 @@ fn check_key(config: &Config, is_config_only: bool, report: &mut Report) {
     } else if is_config_only && warnings.is_empty() {
         report.note("key", format!("no key in {source}"));
     } else if is_config_only {
-        report.note("key", format!("not checked: {} cannot read {source}", my_name()));
+        report.note("key", warnings.join("; "));
     } else if warnings.is_empty() {
         report.fail("key", "no key yet: events are stored but not sent");
         if let Some(remedy) = remedy(Code::NoKey, config) {

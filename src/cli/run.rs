@@ -26,6 +26,9 @@ const START_RETRY: Duration = Duration::from_secs(5);
 /// times the interval.
 const START_EXTENSION: u32 = 30_000_000;
 
+/// Names that are looked up at once, each in a thread; systemd's limit of tasks counts with that.
+const MAX_LOOKUPS: usize = 16;
+
 /// Run the agent in the foreground, as systemd does
 ///
 /// SIGTERM or SIGINT stops it within 10 s, after the requests in flight; a second signal stops it at once. SIGHUP
@@ -50,6 +53,11 @@ pub fn run(context: &CommandContext, args: RunArgs) -> ExitCode {
     std::panic::set_hook(Box::new(|panic| tracing::error!("{}", super::bug_report(panic))));
     daemon(context).unwrap_or_else(|error| {
         error.to_string().lines().for_each(|line| tracing::error!("{line}"));
+        if error.exit_code() == ExitCode::NoPermission && !context.options.user {
+            tracing::error!(
+                "the service runs as a user of its own; for an agent of your own: koala-agent --user run"
+            );
+        }
         error.exit_code()
     })
 }
@@ -60,7 +68,10 @@ fn daemon(context: &CommandContext) -> Result<ExitCode, CliError> {
     if config.scope != Scope::System {
         create_spool(&config)?;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_LOOKUPS)
+        .build()?;
     let ended = runtime.block_on(serve(context, config));
     // A name lookup that hangs must not delay the end of the process.
     runtime.shutdown_background();

@@ -250,10 +250,6 @@ fn variable_of(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
 }
 
-fn suggested(key: Option<String>) -> String {
-    key.map(|key| format!("; did you mean {key}?")).unwrap_or_default()
-}
-
 /// An unknown name of several parts as an error shows it.
 fn shown_path(name: &str) -> String {
     let known: Vec<&str> = KEYS.iter().flat_map(|(key, _)| key.split('.')).collect();
@@ -267,6 +263,10 @@ fn shown_variable(variable: &str) -> String {
         KEYS.iter().map(|(key, _)| variable_of(key)[PREFIX.len()..].to_owned()).collect();
     let known: Vec<&str> = known.iter().map(String::as_str).collect();
     format!("{PREFIX}{}", shown_name(&variable[PREFIX.len()..].escape_debug().to_string(), &known))
+}
+
+fn suggested(key: Option<String>) -> String {
+    key.map(|key| format!("; did you mean {key}?")).unwrap_or_default()
 }
 
 /// The known key most similar to `name`, if one is similar. The last part counts twice, so that a key in the wrong section

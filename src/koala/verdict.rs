@@ -63,17 +63,7 @@ pub fn classify(response: &ReceiverResponse, now: Timestamp) -> Verdict {
             ),
         )),
         200..=299 => Verdict::Accepted,
-        300..=399 => Verdict::Closed(Reason::quoting(
-            Code::Redirect,
-            match response.location {
-                Some(_) => format!(
-                    "the receiver answered {} with a redirect, which is not followed",
-                    response.status
-                ),
-                None => format!("the receiver answered {} without a Location", response.status),
-            },
-            &response.location.as_deref().map(excerpt).unwrap_or_default(),
-        )),
+        300..=399 => Verdict::Closed(redirect(response)),
         401 | 403 => closed(Code::KeyRefused),
         404 | 405 | 410 => closed(Code::NotFound),
         407 => closed(Code::Proxy),
@@ -82,6 +72,20 @@ pub fn classify(response: &ReceiverResponse, now: Timestamp) -> Verdict {
         408 | 425 | 500..=599 => trouble(Code::Http5xx),
         _ => Verdict::Doubtful(explained(Code::Refused, response)),
     }
+}
+
+fn redirect(response: &ReceiverResponse) -> Reason {
+    let Some(location) = response.location.as_deref() else {
+        let text = format!("the receiver answered {} without a Location", response.status);
+        return Reason::new(Code::Redirect, text);
+    };
+    let text = format!(
+        "the receiver answered {} and points to {}; redirects are not followed",
+        response.status,
+        excerpt(location)
+    );
+    let without_quote = format!("the receiver answered {}; redirects are not followed", response.status);
+    Reason { without_quote: Some(without_quote), ..Reason::new(Code::Redirect, text) }
 }
 
 /// The reason that a response gives, with its status and its words.
@@ -171,17 +175,21 @@ mod tests {
 
     #[test]
     fn a_redirect_says_where_it_points() {
-        let followed = "the receiver answered 301 with a redirect, which is not followed";
-        for (location, reason) in [
-            (Some("https://k.test/"), Reason::quoting(Code::Redirect, followed, "https://k.test/")),
-            (None, Reason::new(Code::Redirect, "the receiver answered 301 without a Location")),
+        for (location, text) in [
+            (
+                Some("https://k.test/"),
+                "the receiver answered 301 and points to https://k.test/; redirects are not followed",
+            ),
+            (None, "the receiver answered 301 without a Location"),
         ] {
             let response = ReceiverResponse {
                 status: 301,
                 location: location.map(str::to_owned),
                 ..ReceiverResponse::default()
             };
-            assert_eq!(classify(&response, NOW), Verdict::Closed(reason));
+            let Verdict::Closed(reason) = classify(&response, NOW) else { panic!("{location:?}") };
+            assert_eq!((reason.code, reason.text.as_str()), (Code::Redirect, text));
+            assert!(!reason.public().text.contains("k.test"), "{reason:?}");
         }
     }
 
@@ -239,7 +247,10 @@ mod tests {
         let refusal = |body: &str| {
             let response = ReceiverResponse { status: 400, body: body.into(), ..ReceiverResponse::default() };
             match classify(&response, NOW) {
-                Verdict::Doubtful(reason) => reason.text,
+                Verdict::Doubtful(reason) => {
+                    assert_eq!(reason.public().text, "the receiver answered 400");
+                    reason.text
+                }
                 other => panic!("{other:?}"),
             }
         };
