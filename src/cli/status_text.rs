@@ -8,6 +8,7 @@ use crate::config::{Bytes, Config};
 use crate::reason::Code;
 use crate::spool::{shell_quoted, user_name};
 use crate::status::{DestinationState, IntakeState, OutboxStatus, Status};
+use nix::unistd::Uid;
 use std::io::ErrorKind;
 use std::path::Path;
 
@@ -97,8 +98,9 @@ fn spool(status: &Status, lines: &mut LabelledLines) {
     }
     lines.add_below(text);
     for owner in &spool.owners {
-        // One owner with files that wait for a moment needs no line of its own.
-        if spool.owners.len() < 2 && owner.unreadable_files == 0 && owner.reason.is_none() {
+        // Whoever is the only one to drop files knows whose they are.
+        let is_reader = spool.owners.len() == 1 && owner.uid == Uid::effective().as_raw();
+        if is_reader && owner.unreadable_files == 0 && owner.reason.is_none() {
             continue;
         }
         let mut text = format!(
