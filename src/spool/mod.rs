@@ -12,6 +12,7 @@ mod lease;
 mod listing;
 mod names;
 mod rejected;
+mod rejection_writer;
 mod removing;
 mod text;
 mod text_buffer;
@@ -26,7 +27,8 @@ pub use lease::Lease;
 pub use listing::{MAX_LISTED, OwnerFiles, SpoolListing};
 pub use names::{Format, format_of, shell_quoted};
 pub(crate) use names::{is_finished_name, is_reason_name};
-pub use rejected::{RejectedFile, RejectedFolder, Rejection};
+pub use rejected::{RejectedFile, RejectedFolder, Rejection, RestOfFile};
+pub use rejection_writer::{MAX_PARTS, PartKind, RejectedUsage, RejectionWriter};
 pub use removing::{KeptFile, QUIET_BEFORE_UNLINK, Removal};
 pub use text::{GZIP_MAGIC, Text, unpacked};
 pub use value::{EventPlace, MakeEvent, ReadLimits, fits};
@@ -96,6 +98,17 @@ pub enum SpoolError {
         /// What it is instead.
         what: String,
     },
+    /// `rejected/` has no room for more of this owner's files.
+    #[error(
+        "{} has {what}: look at them with `koala-agent list --rejected`, then put them back or delete them",
+        printable(path)
+    )]
+    RejectedFull {
+        /// The folder.
+        path: PathBuf,
+        /// The limit that is reached.
+        what: String,
+    },
     /// Any other error of the system.
     #[error("cannot {operation} in the spool {}: {source}", printable(path))]
     Io {
@@ -117,10 +130,14 @@ impl SpoolError {
         }
     }
 
-    /// Whether the disk or the quota is full.
+    /// Whether the disk, the quota or `rejected/` is full.
     pub fn is_full(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, SpoolError::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+        match self {
+            SpoolError::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
+            SpoolError::RejectedFull { .. } => true,
+            _ => false,
+        }
     }
 }
 
@@ -237,6 +254,12 @@ impl Spool {
         format_of(name)?;
         let meta = fs::symlink_metadata(self.dir.join(name)).ok()?;
         irregularity(&meta).is_none().then(|| SpoolEntry::new(name.to_owned(), &meta))
+    }
+
+    /// The bytes that a file takes on the disk: it may be longer than that. 0 if it is gone.
+    pub fn size_on_disk(&self, entry: &SpoolEntry) -> u64 {
+        fs::symlink_metadata(self.dir.join(&entry.name))
+            .map_or(0, |meta| rejection_writer::size_on_disk(&meta))
     }
 
     /// The keys of all files, rejected ones included.
