@@ -336,7 +336,7 @@ impl Intake {
             self.tick_or_stop()?;
             std::thread::sleep(DELETION_PAUSE);
         }
-        let spool = Spool::open(self.spool.dir())?;
+        let spool = self.spool.reopen()?;
         self.scanner.reopen(&spool);
         tracing::warn!(
             "the spool {} is another folder than before; its files are ingested",

@@ -28,9 +28,10 @@ const OWNER_SHARE: (u64, u64) = (3, 4);
 
 /// Lines in the log of which there may be one for each file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Rejected {
+enum RejectionKind {
     File,
     Part,
+    ReusedId,
 }
 
 /// The folder `rejected/`, and the files that may still get there.
@@ -39,7 +40,7 @@ pub struct Rejections {
     folder: RejectedFolder,
     writer: RejectionWriter,
     usage: Usage,
-    limiter: LogLimiter<Rejected>,
+    limiter: LogLimiter<RejectionKind>,
     /// Files that ended too early: as of the reading, and since when they have been so.
     incomplete: HashMap<OsString, (SpoolEntry, Mono)>,
     tidy_at: Mono,
@@ -162,7 +163,7 @@ impl Rejections {
         let rejected = self.writer.reject_file(spool, entry, flaw, now.wall)?;
         if let Some(usage) = rejected {
             self.usage.add(entry.owner, usage);
-            self.log(Rejected::File, entry, flaw, now.mono);
+            self.log(RejectionKind::File, entry, flaw, now.mono);
         }
         Ok(rejected.is_some())
     }
@@ -193,16 +194,20 @@ impl Rejections {
         let usage = self.writer.reject_part(entry, &progress.identity, is_resumed, kind, part, now.wall)?;
         self.usage.add(entry.owner, usage);
         if usage.files > 0 {
-            self.log(Rejected::Part, entry, &part.flaw, now.mono);
+            let kind = match kind {
+                PartKind::Flawed => RejectionKind::Part,
+                PartKind::ReusedId => RejectionKind::ReusedId,
+            };
+            self.log(kind, entry, &part.flaw, now.mono);
         }
         Ok(())
     }
 
-    fn log(&mut self, kind: Rejected, entry: &SpoolEntry, flaw: &Flaw, now: Mono) {
+    fn log(&mut self, kind: RejectionKind, entry: &SpoolEntry, flaw: &Flaw, now: Mono) {
         let Some(left_out) = self.limiter.line(kind, now) else { return };
         let what = match kind {
-            Rejected::File => "",
-            Rejected::Part => "a part of ",
+            RejectionKind::File => "",
+            RejectionKind::Part | RejectionKind::ReusedId => "a part of ",
         };
         tracing::warn!("{what}{} rejected ({}): {flaw}{left_out}", printable(&entry.name), flaw.code);
     }
@@ -237,8 +242,10 @@ impl Rejections {
             let progress = &source.progress;
             if event.place == 0 && progress.finished && progress.place <= 1 {
                 // A file that was replaced or written to since it was read is read by the next scan.
-                if let Some(usage) = self.writer.reject_file(spool, &source.entry, &flaw, now.wall)? {
-                    self.usage.add(source.entry.owner, usage);
+                let entry = source.entry.clone();
+                if let Some(usage) = self.writer.reject_file(spool, &entry, &flaw, now.wall)? {
+                    self.usage.add(entry.owner, usage);
+                    self.log(RejectionKind::File, &entry, &flaw, now.mono);
                 }
                 whole_files.insert(source_index);
             } else {
@@ -248,7 +255,6 @@ impl Rejections {
             }
         }
         self.sync(spool)?;
-        tracing::warn!("{} events rejected: their messageIds came before with other content", reused.len());
         Ok(batch.take_out(&reused.iter().map(|event| event.index).collect(), &whole_files))
     }
 
@@ -273,6 +279,9 @@ impl Rejections {
         mut sign_of_life: impl FnMut(),
     ) -> Option<u64> {
         self.usage.max_bytes = max_bytes;
+        while let Some((_, count)) = self.limiter.overdue(now) {
+            tracing::warn!("{count} more rejections; koala-agent list --rejected shows them");
+        }
         if now < self.tidy_at {
             return None;
         }

@@ -7,18 +7,18 @@ use super::SpoolError;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 /// The name of the lock's file in `.removing`.
 pub(super) const LOCK: &str = ".lock";
 
 /// The right to take files from a spool. Closing any descriptor of the file in this process gives it up, so the value is
-/// shared and never opened again for the same folder.
+/// shared, and the file of one that is held is not opened again.
 #[derive(Debug)]
 pub(super) struct FolderLock {
-    _file: File,
+    file: File,
 }
 
 impl FolderLock {
@@ -52,9 +52,16 @@ impl FolderLock {
             }
             Err(e) => {
                 tracing::debug!("the spool cannot be locked against a second agent: {e}");
-                Ok(FolderLock { _file: file })
+                Ok(FolderLock { file })
             }
-            Ok(_) => Ok(FolderLock { _file: file }),
+            Ok(_) => Ok(FolderLock { file }),
         }
+    }
+
+    /// Whether this is the lock of the spool whose folder `.removing` is `removing`.
+    pub fn is_of(&self, removing: &Path) -> bool {
+        let id = |meta: Metadata| (meta.dev(), meta.ino());
+        let found = fs::symlink_metadata(removing.join(LOCK)).map(id);
+        matches!((self.file.metadata().map(id), found), (Ok(held), Ok(found)) if held == found)
     }
 }

@@ -6,6 +6,7 @@
 
 mod drop;
 mod entry;
+mod error;
 mod folder_lock;
 mod in_hand;
 mod lease;
@@ -22,6 +23,7 @@ mod watch;
 
 pub use drop::drop_file;
 pub use entry::{FileIdentity, FileKey, SpoolEntry};
+pub use error::{OpenError, SpoolError};
 pub use in_hand::InHand;
 pub use lease::Lease;
 pub use listing::{MAX_LISTED, OwnerFiles, SpoolListing};
@@ -53,107 +55,6 @@ use std::sync::Arc;
 /// The name of the folder for rejected files in the spool.
 pub const REJECTED: &str = "rejected";
 
-/// An error of the spool folder, naming the path, the operation and the fix.
-#[derive(Debug, thiserror::Error)]
-pub enum SpoolError {
-    /// The folder does not exist.
-    #[error("there is no spool folder {}: create it, or set spool.dir", printable(path))]
-    Missing {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// The agent lacks a permission.
-    #[error(
-        "cannot {operation} in the spool {}: permission denied; its owner must be the agent's user (see packaging/tmpfiles.d)",
-        printable(path)
-    )]
-    Denied {
-        /// The folder or file.
-        path: PathBuf,
-        /// The operation that failed.
-        operation: &'static str,
-    },
-    /// Another agent takes files from the folder.
-    #[error(
-        "the spool {} belongs to the agent with process id {pid}: two agents would send every event twice; stop one, or \
-         give it a spool.dir of its own",
-        printable(path)
-    )]
-    Held {
-        /// The folder.
-        path: PathBuf,
-        /// The other agent's process; 0 if the system does not tell.
-        pid: i32,
-    },
-    /// Something that is not the agent's own stands where it keeps files that others must not see.
-    #[error(
-        "{} is {what}, and must be a folder of the agent's user: to move it away, its owner or root runs: mv -T {} {}",
-        printable(path),
-        shell_quoted(printable(path).as_ref()),
-        shell_quoted(format!("{}.old", printable(path)).as_ref())
-    )]
-    NotOwn {
-        /// The path in the spool.
-        path: PathBuf,
-        /// What it is instead.
-        what: String,
-    },
-    /// `rejected/` has no room for more of this owner's files.
-    #[error(
-        "{} has {what}: look at them with `koala-agent list --rejected`, then put them back or delete them",
-        printable(path)
-    )]
-    RejectedFull {
-        /// The folder.
-        path: PathBuf,
-        /// The limit that is reached.
-        what: String,
-    },
-    /// Any other error of the system.
-    #[error("cannot {operation} in the spool {}: {source}", printable(path))]
-    Io {
-        /// The folder or file.
-        path: PathBuf,
-        /// The operation that failed.
-        operation: &'static str,
-        /// The error of the system.
-        source: io::Error,
-    },
-}
-
-impl SpoolError {
-    pub(crate) fn new(path: &Path, operation: &'static str, source: io::Error) -> SpoolError {
-        let path = path.to_owned();
-        match source.kind() {
-            io::ErrorKind::PermissionDenied => SpoolError::Denied { path, operation },
-            _ => SpoolError::Io { path, operation, source },
-        }
-    }
-
-    /// Whether the disk, the quota or `rejected/` is full.
-    pub fn is_full(&self) -> bool {
-        use io::ErrorKind::{QuotaExceeded, StorageFull};
-        match self {
-            SpoolError::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
-            SpoolError::RejectedFull { .. } => true,
-            _ => false,
-        }
-    }
-}
-
-/// The reason that a file could not be opened for reading.
-#[derive(Debug)]
-pub enum OpenError {
-    /// The file is not the one that was listed any more; the next scan decides.
-    Changed,
-    /// Somebody has the file open for writing.
-    OpenForWriting,
-    /// The permission is missing.
-    Unreadable,
-    /// Any other error.
-    Error(SpoolError),
-}
-
 /// The spool folder of an agent.
 #[derive(Debug, Clone)]
 pub struct Spool {
@@ -161,8 +62,7 @@ pub struct Spool {
     /// Device and inode of the folder that was opened: another folder may have its name later.
     folder_id: (u64, u64),
     removing: RemovingFolder,
-    /// Shared by the clones on other threads: see [`FolderLock`].
-    _lock: Arc<FolderLock>,
+    lock: Arc<FolderLock>,
 }
 
 impl Spool {
@@ -172,6 +72,19 @@ impl Spool {
     /// # Errors
     /// The folder is missing, is another agent's, or this agent may not read or write it.
     pub fn open(dir: &Path) -> Result<Spool, SpoolError> {
+        Spool::open_beside(dir, None)
+    }
+
+    /// Opens the folder that has this one's name now.
+    ///
+    /// # Errors
+    /// See [`Spool::open`].
+    pub fn reopen(&self) -> Result<Spool, SpoolError> {
+        Spool::open_beside(&self.dir, Some(&self.lock))
+    }
+
+    /// Opens the folder; `held` is the lock that this process holds already, of this folder or of another.
+    fn open_beside(dir: &Path, held: Option<&Arc<FolderLock>>) -> Result<Spool, SpoolError> {
         let folder_id = match fs::metadata(dir) {
             Ok(meta) if meta.is_dir() => (meta.dev(), meta.ino()),
             Ok(_) => {
@@ -200,9 +113,12 @@ impl Spool {
             }
         }
         let removing = RemovingFolder::of_spool(dir);
-        let lock = Arc::new(FolderLock::take(dir, removing.dir())?);
+        let lock = match held.filter(|held| held.is_of(removing.dir())) {
+            Some(held) => held.clone(),
+            None => Arc::new(FolderLock::take(dir, removing.dir())?),
+        };
         removing.put_back_all()?;
-        Ok(Spool { dir: dir.to_owned(), folder_id, removing, _lock: lock })
+        Ok(Spool { dir: dir.to_owned(), folder_id, removing, lock })
     }
 
     /// The path of the folder.

@@ -131,7 +131,7 @@ fn a_file_is_ingested_when_its_writer_has_closed_it_however_long_it_pauses() {
     packed.write_all(&gzip(event("z1"))).unwrap();
     // They hold the others back for no longer than `settle`.
     for n in 0..20 {
-        agent.drop_file(&format!("{n}.json"), event(&format!("other-{n}")));
+        agent.drop_file(format!("{n}.json"), event(&format!("other-{n}")));
         std::thread::sleep(Duration::from_millis(50));
     }
     agent.until_held(20);

@@ -7,6 +7,7 @@ mod moved;
 mod private;
 mod unheard;
 mod unsettled;
+mod writers;
 
 use crate::common::agent::TestAgent;
 use crate::machine::{needs, needs_root};
@@ -47,6 +48,13 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "19-large", title: "large documents", alone: true, run: kinds::large },
     Fault { name: "20", title: "gzip bombs", alone: true, run: kinds::bombs },
     Fault { name: "21", title: "unreadable files", alone: false, run: private::for_hours },
+    Fault { name: "40", title: "writers that pause", alone: false, run: writers::pausing },
+    Fault {
+        name: "40-no-lease",
+        title: "writers nobody knows of",
+        alone: false,
+        run: writers::without_leases,
+    },
 ];
 
 /// The program with a spool that is scanned often.
