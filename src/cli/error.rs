@@ -128,7 +128,7 @@ impl CliError {
             CliError::Config(_) => ExitCode::Configuration,
             CliError::Outbox(e) => outbox_exit_code(e),
             CliError::Spool(SpoolError::Missing { .. }) => ExitCode::CannotCreate,
-            CliError::Spool(SpoolError::Held { .. }) => ExitCode::TryAgain,
+            CliError::Spool(SpoolError::Held { .. } | SpoolError::RejectedFull { .. }) => ExitCode::TryAgain,
             CliError::Spool(SpoolError::Denied { .. } | SpoolError::NotOwn { .. }) => ExitCode::NoPermission,
             CliError::Spool(SpoolError::Io { source, .. }) => io_exit_code(source),
             CliError::Receiver(e) => e.exit_code(),

@@ -93,7 +93,7 @@ fn send_names_the_line_of_a_bad_event_and_stores_nothing() {
             "stdin:2:1: an earlier event",
         ),
         ("7\n".repeat(12), 65, "… and 2 more"),
-        ("x\n".repeat(12), 65, "stdin:1:1: expected value (not_json)"),
+        ("x\n".repeat(12), 65, "stdin:1:1: a value is missing here, or a text lacks its quotes (not_json)"),
         (String::new(), 65, "there is no event in the input"),
     ] {
         let ran = setup.run_with(&["send"], &input);
