@@ -14,7 +14,7 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 
 /// List the events in the outbox, newest first; or the rejected files, or those that cannot be read
 #[derive(Debug, Args)]
@@ -113,10 +113,12 @@ pub fn run(context: &CommandContext, args: ListArgs) -> Result<ExitCode, CliErro
     let more = listing.total.saturating_sub(listing.rows.len() as u64);
     if args.bodies {
         let rows = listing.rows.into_iter().map(|row| with_body(&reader, row));
-        return print_json(&rows.collect::<Result<Vec<_>, _>>()?, more);
+        output::print_json(&rows.collect::<Result<Vec<_>, _>>()?, more)?;
+        return Ok(ExitCode::Success);
     }
     if args.json {
-        return print_json(&listing.rows, more);
+        output::print_json(&listing.rows, more)?;
+        return Ok(ExitCode::Success);
     }
     output::print(&match listing.rows.as_slice() {
         [] if listing.total == 0 => {
@@ -150,23 +152,6 @@ struct ListedWithBody {
 fn with_body(reader: &Reader, row: Listed) -> Result<ListedWithBody, CliError> {
     let body = reader.events().show(&row.message_id)?.and_then(|detail| detail.body);
     Ok(ListedWithBody { body: body.and_then(|body| RawValue::from_string(body).ok()), row })
-}
-
-/// Prints JSON Lines, and to stderr how many rows are left out.
-///
-/// # Errors
-/// Stdout cannot be written.
-pub fn print_json<T: Serialize>(rows: &[T], more: u64) -> Result<ExitCode, CliError> {
-    let mut out = output::raw_stdout();
-    for row in rows {
-        serde_json::to_writer(&mut out, row).map_err(std::io::Error::from)?;
-        out.write_all(b"\n")?;
-    }
-    out.flush()?;
-    if more > 0 {
-        hint(format_args!("… and {} more; --limit N lists more", grouped(more)));
-    }
-    Ok(ExitCode::Success)
 }
 
 fn with_more(table: String, more: u64) -> String {
@@ -289,7 +274,8 @@ fn list_rejected(config: &Config, args: &ListArgs) -> Result<ExitCode, CliError>
     let more = files.len().saturating_sub(args.limit) as u64;
     files.truncate(args.limit);
     if args.json {
-        return print_json(&files, more);
+        output::print_json(&files, more)?;
+        return Ok(ExitCode::Success);
     }
     if files.is_empty() && more == 0 {
         output::print("no rejected files\n")?;

@@ -46,7 +46,8 @@ pub fn list(
         }
     }
     if json {
-        return super::list::print_json(&rows, more);
+        output::print_json(&rows, more)?;
+        return Ok(ExitCode::Success);
     }
     let width = output::terminal_width();
     let mut text = String::new();
