@@ -379,9 +379,7 @@ impl Intake {
         {
             return Ok(());
         }
-        while self.scanner.queues.may_have_turn(owner)
-            && let Some(entry) = self.scanner.queues.next_file(owner)
-        {
+        while let Some(entry) = self.scanner.queues.next_file(owner) {
             if self.ingest(entry, &mut clock)? == TurnState::Over
                 || clock.is_over()
                 || self.batch.is_full(self.capacity.room())
@@ -389,6 +387,7 @@ impl Intake {
                 break;
             }
         }
+        self.scanner.end_turn();
         Ok(())
     }
 
@@ -431,6 +430,10 @@ impl Intake {
         let is_stored = before.as_ref().is_some_and(|progress| progress.finished && progress.read == read);
         let is_ready = self.scanner.is_ready(&entry, writer, is_stored, self.config.spool.settle);
         match file {
+            Some(_) if is_ready && self.scanner.is_holding() => {
+                self.scanner.hold_back(entry);
+                return Ok(TurnState::Over);
+            }
             Some(_) if is_ready && is_stored => {
                 self.ledger.begin_removal(&entry);
                 self.remove(vec![entry]);

@@ -88,11 +88,6 @@ impl<R> OwnerQueues<R> {
         self.last
     }
 
-    /// Whether the owner has something to read and is not held.
-    pub fn may_have_turn(&self, owner: u32) -> bool {
-        self.owners.get(&owner).is_some_and(OwnerQueue::has_work)
-    }
-
     /// Whether anybody can have a turn.
     pub fn has_work(&self) -> bool {
         self.owners.values().any(OwnerQueue::has_work)

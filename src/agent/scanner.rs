@@ -31,6 +31,8 @@ pub struct Scanner<R> {
     times: ScanTimes,
     /// The earliest end of a hold since the last look.
     held_for: Option<Duration>,
+    /// Files of this turn that its owner's others wait for, and those others.
+    held_back: Vec<SpoolEntry>,
     scan_allowed_at: Instant,
     last_scan: Option<Instant>,
     /// Whether the queues hold all files of the last scan.
@@ -58,6 +60,7 @@ impl<R> Scanner<R> {
             watcher,
             tick,
             held_for: None,
+            held_back: Vec::new(),
             scan_allowed_at: Instant::now(),
             last_scan: None,
             is_complete: true,
@@ -149,6 +152,7 @@ impl<R> Scanner<R> {
     /// Forgets what there is to read; the next scan finds it again.
     pub fn forget_queues(&mut self) {
         self.queues.clear();
+        self.held_back.clear();
         self.is_stale = true;
     }
 
@@ -158,13 +162,31 @@ impl<R> Scanner<R> {
         self.held_for = Some(self.held_for.map_or(rest, |held_for| held_for.min(rest)));
     }
 
-    /// Puts a file back, which its owner's others wait for: for so long, or until the next look.
-    pub fn hold_for(&mut self, entry: SpoolEntry, rest: Duration) {
+    /// Has its owner's others wait for a file: for so long, or until the next look. The files behind it are still looked at
+    /// in this turn, so that the waits of several pass at once.
+    fn hold_for(&mut self, entry: SpoolEntry, rest: Duration) {
         self.hold(entry.owner, rest);
-        self.add(entry);
+        self.held_back.push(entry);
     }
 
-    /// Puts a file back for a tick of the file system's clock; its owner's others wait for it.
+    /// Whether files of this turn are held back.
+    pub fn is_holding(&self) -> bool {
+        !self.held_back.is_empty()
+    }
+
+    /// Holds a file back that is ready, behind one that is not.
+    pub fn hold_back(&mut self, entry: SpoolEntry) {
+        self.held_back.push(entry);
+    }
+
+    /// Puts back what is held back.
+    pub fn end_turn(&mut self) {
+        for entry in std::mem::take(&mut self.held_back) {
+            self.add(entry);
+        }
+    }
+
+    /// Has its owner's others wait for a file for a tick of the file system's clock.
     pub fn hold_for_tick(&mut self, entry: SpoolEntry) {
         self.hold_for(entry, self.tick);
     }

@@ -4,6 +4,7 @@ mod flood;
 mod irregular;
 mod kinds;
 mod moved;
+mod neighbours;
 mod private;
 mod unheard;
 mod unsettled;
@@ -48,6 +49,7 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "19-large", title: "large documents", alone: true, run: kinds::large },
     Fault { name: "20", title: "gzip bombs", alone: true, run: kinds::bombs },
     Fault { name: "21", title: "unreadable files", alone: false, run: private::for_hours },
+    Fault { name: "39", title: "a crowd beside a trickle", alone: true, run: neighbours::crowded },
     Fault { name: "40", title: "writers that pause", alone: false, run: writers::pausing },
     Fault {
         name: "40-no-lease",
