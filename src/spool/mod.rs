@@ -176,8 +176,7 @@ impl Spool {
 
     /// The bytes that a file takes on the disk: it may be longer than that. 0 if it is gone.
     pub fn size_on_disk(&self, entry: &SpoolEntry) -> u64 {
-        fs::symlink_metadata(self.dir.join(&entry.name))
-            .map_or(0, |meta| rejection_writer::size_on_disk(&meta))
+        fs::symlink_metadata(self.dir.join(&entry.name)).map_or(0, |meta| rejected::size_on_disk(&meta))
     }
 
     /// The keys of all files, rejected ones included.

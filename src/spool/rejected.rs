@@ -6,7 +6,6 @@
 use super::names::{
     WHY, candidate_names, is_finished_name, is_reason_name, rename_to_first_free, stem_and_ending,
 };
-use super::rejection_writer::size_on_disk;
 use super::{FileIdentity, REJECTED, SpoolEntry, SpoolError};
 use crate::clock::Timestamp;
 use crate::event::Flaw;
@@ -275,6 +274,11 @@ impl RejectedFolder {
         path.push(WHY);
         PathBuf::from(path)
     }
+}
+
+/// The bytes that a file takes: a file may be longer than what is on the disk.
+pub fn size_on_disk(meta: &fs::Metadata) -> u64 {
+    meta.blocks() * 512
 }
 
 /// Opens a file of the folder for reading, and nothing else: whoever may write there could have put anything in its place.

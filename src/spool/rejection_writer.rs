@@ -8,7 +8,7 @@
 //! programs have written to the file system.
 
 use super::names::{MAX_STEM, rename_to_free_name, stem_and_ending};
-use super::rejected::{Rejection, RestOfFile, rejected_names};
+use super::rejected::{Rejection, RestOfFile, rejected_names, size_on_disk};
 use super::removing::Claim;
 use super::{FileIdentity, RejectedFolder, RejectedPart, Spool, SpoolEntry, SpoolError};
 use crate::clock::Timestamp;
@@ -18,7 +18,7 @@ use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// The parts of one file that are rejected one by one: enough to see what is wrong with the program that writes them.
@@ -397,11 +397,6 @@ fn part_stem_and_ending(entry: &SpoolEntry) -> (&[u8], &str) {
 
 fn size_of(length: u64) -> u64 {
     length.next_multiple_of(BLOCK)
-}
-
-/// The bytes that a file takes: a file may be longer than what is on the disk.
-pub fn size_on_disk(meta: &fs::Metadata) -> u64 {
-    meta.blocks() * 512
 }
 
 #[cfg(test)]

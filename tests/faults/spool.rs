@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 pub const FAULTS: &[Fault] = &[
     Fault { name: "15", title: "a million files at start", alone: true, run: flood::at_start },
-    Fault { name: "15-rejected", title: "ten thousand bad files", alone: true, run: flood::bad_ones },
+    Fault { name: "15-rejected", title: "thousands of bad files", alone: true, run: flood::bad_ones },
     Fault { name: "16", title: "the watcher's queue overflows", alone: true, run: unheard::overflow },
     Fault { name: "16-fuse", title: "FUSE, where no events come", alone: false, run: unheard::fuse },
     Fault { name: "16-bind", title: "a bind mount", alone: false, run: unheard::bind_mount },
