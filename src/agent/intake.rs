@@ -82,14 +82,15 @@ impl From<SpoolError> for Interruption {
     fn from(e: SpoolError) -> Interruption {
         let code = match &e {
             SpoolError::Io { source, .. } => match source.kind() {
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::DiskFull,
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Code::DiskFull,
                 ErrorKind::ReadOnlyFilesystem => Code::ReadOnly,
                 _ => Code::Unreadable,
             },
             SpoolError::Held { .. } => Code::Locked,
-            SpoolError::Missing { .. } | SpoolError::Denied { .. } | SpoolError::NotOwn { .. } => {
-                Code::Unreadable
-            }
+            SpoolError::Missing { .. }
+            | SpoolError::Denied { .. }
+            | SpoolError::NotOwn { .. }
+            | SpoolError::RejectedFull { .. } => Code::Unreadable,
         };
         Interruption::Blocked(Reason::new(code, e.to_string()))
     }
@@ -201,7 +202,7 @@ impl Intake {
             scanner,
             ledger: FileLedger::new(progress),
             rejections: Rejections::new(spool.rejected_folder()),
-            capacity: Capacity::new(agent.writer.stats(), Box::new(|_| 0)),
+            capacity: Capacity::new(agent.writer.stats()),
             report: ScanReport::new(spool.dir(), snapshot),
             removals: Removals::start(&spool)?,
             batch: AppendBatch::default(),
@@ -362,7 +363,8 @@ impl Intake {
     /// One turn of an owner: the events of one commit, or a moment's work.
     fn turn(&mut self, owner: u32) -> Result<(), Interruption> {
         self.tick_or_stop()?;
-        if let Some(reason) = self.capacity.check_owner(owner, &self.config.outbox) {
+        let reason = self.capacity.check_owner(owner, &self.config.outbox);
+        if let Some(reason) = reason.or_else(|| self.rejections.check_owner(owner)) {
             self.report.owner_waits(owner, reason);
             self.scanner.hold(owner, BLOCKED_RETRY);
             if let Some(Reading { source, .. }) = self.scanner.queues.take_begun(owner) {
@@ -526,13 +528,21 @@ impl Intake {
             match step {
                 ReadStep::Event(event) => self.batch.push(event),
                 ReadStep::NoEvent(bytes) => self.batch.account_bytes(bytes),
-                ReadStep::Reject(part) => self.reject_part(&source, &part)?,
+                ReadStep::Reject(part) => {
+                    if !self.reject_part(&source, &part)? {
+                        return Ok(TurnState::GoOn);
+                    }
+                }
                 ReadStep::RejectUnlessGrowing(part) => match self.wait_for_rest(&source.entry) {
                     Some(rest) => {
                         self.leave(&source.entry, rest)?;
                         return Ok(TurnState::GoOn);
                     }
-                    None => self.reject_part(&source, &part)?,
+                    None => {
+                        if !self.reject_part(&source, &part)? {
+                            return Ok(TurnState::GoOn);
+                        }
+                    }
                 },
                 ReadStep::End(end) => {
                     self.end(&source.entry, end)?;
@@ -646,10 +656,22 @@ impl Intake {
         Ok(())
     }
 
-    fn reject_part(&mut self, source: &SourceFile, part: &RejectedPart) -> Result<(), Interruption> {
-        self.rejections.reject_part(source, part, self.agent.clock.moment())?;
-        self.batch.account_rejected(part.content.len());
-        Ok(())
+    /// Rejects a part of a file. Returns whether it could; if `rejected/` is full, the file stays and waits for room.
+    fn reject_part(&mut self, source: &SourceFile, part: &RejectedPart) -> Result<bool, Interruption> {
+        let now = self.agent.clock.moment();
+        match self.rejections.reject_part(source, part, now) {
+            Err(e @ SpoolError::RejectedFull { .. }) => {
+                let what = format_args!("{e}; it stays until there is room");
+                self.report.report(&source.entry.name, what, now.mono);
+                self.leave(&source.entry, self.config.spool.scan_interval)?;
+                Ok(false)
+            }
+            rejected => {
+                rejected?;
+                self.batch.account_rejected(part.content.len());
+                Ok(true)
+            }
+        }
     }
 
     /// Begins to commit the batch, once the one before it is durable.
@@ -767,8 +789,13 @@ impl Intake {
 
     fn tidy_rejected(&mut self) {
         let (now, spool) = (self.agent.clock.moment(), &self.config.spool);
-        let expired_before = now.wall.minus(self.config.outbox.keep_failed);
-        if let Some(count) = self.rejections.tidy(now.mono, expired_before, spool.scan_interval) {
+        let time = self.agent.writer.stats().retention_time();
+        let expired_before = time.minus(self.config.outbox.keep_failed);
+        let (interval, max_rejected) = (spool.scan_interval, spool.max_rejected);
+        let sign_of_life = || self.agent.heartbeat.tick();
+        if let Some(count) =
+            self.rejections.tidy(now.mono, expired_before, interval, max_rejected, sign_of_life)
+        {
             self.report.rejected(count);
         }
     }
@@ -787,6 +814,7 @@ fn is_large(reader: &FileReader) -> bool {
 fn reason_of(error: &OutboxError) -> Reason {
     let code = match error {
         OutboxError::ReadOnly { .. } => Code::ReadOnly,
+        OutboxError::TooManyFiles { .. } => Code::Unreadable,
         _ => Code::DiskFull,
     };
     Reason::new(code, error.to_string())

@@ -7,7 +7,7 @@ use super::value::{SettingValue, SourceText, ValueProblem};
 use super::{
     Environment, KoalaConfig, OutboxConfig, PREFIX, PublicKey, SpoolConfig, VARIABLE, address, mappings,
 };
-use crate::mapping::Definition;
+use crate::mapping::{Definition, shown_name};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -19,6 +19,8 @@ const SHORTEST_SCAN: Duration = Duration::from_millis(100);
 /// The range of timeouts. Below a second hardly any request over the internet succeeds. A silent connection delays its person's events for the
 /// whole timeout.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+/// Room for some rejected files.
+const SMALLEST_REJECTED: u64 = 1 << 20;
 /// The smallest limit for an event. With a smaller one, ordinary events with the context of a page would be rejected.
 const SMALLEST_EVENT_LIMIT: u64 = 1 << 10;
 /// The smallest limit for the outbox: an empty one with its write-ahead log must fit.
@@ -70,6 +72,7 @@ pub(super) const KEYS: &[(&str, StoreSetting)] = &[
     }),
     ("spool.max_file_bytes", |b, v| set(&mut b.spool.max_file_bytes, v.size(SMALLEST_EVENT_LIMIT))),
     ("spool.max_event_bytes", |b, v| set(&mut b.spool.max_event_bytes, v.size(SMALLEST_EVENT_LIMIT))),
+    ("spool.max_rejected", |b, v| set(&mut b.spool.max_rejected, v.size(SMALLEST_REJECTED))),
     ("outbox.path", |b, v| set(&mut b.outbox.path, v.path())),
     ("outbox.max_bytes", |b, v| set(&mut b.outbox.max_bytes, v.size(SMALLEST_OUTBOX))),
     ("outbox.min_free", |b, v| set(&mut b.outbox.min_free, v.min_free())),
@@ -98,20 +101,23 @@ fn set<T>(slot: &mut T, value: Result<T, ValueProblem>) -> Result<(), ValueProbl
 impl ConfigBuilder {
     /// Reads the text of a configuration file.
     pub fn read_file(&mut self, path: &Path, text: &str) {
-        match DeTable::parse(text) {
-            Ok(table) => {
-                let file = SourceText::new(path, text);
-                let mut problems = Vec::new();
-                self.read_table(&file, "", table.get_ref(), &mut problems);
-                problems.sort_by_key(|&(offset, _)| offset);
-                self.problems.extend(problems.into_iter().map(|(_, problem)| problem));
-            }
-            Err(e) => {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        let mut problems = Vec::new();
+        self.read_table(&SourceText::new(path, text), "", table.get_ref(), &mut problems);
+        problems.sort_by_key(|&(offset, _)| offset);
+        match errors.first() {
+            None => self.problems.extend(problems.into_iter().map(|(_, problem)| problem)),
+            // What else is wrong may follow from that.
+            Some(e) => {
                 let before = &text[..e.span().map_or(0, |span| span.start.min(text.len()))];
                 let line = before.matches('\n').count() + 1;
                 let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
                 // The display of the error would quote the line, which may contain the key.
-                self.problems.push(format!("{}:{line}:{column}: {}", path.display(), e.message()));
+                let problem = match e.message() {
+                    "duplicate key" => "this key or section stands in the file twice",
+                    other => other,
+                };
+                self.problems.push(format!("{}:{line}:{column}: {problem}", path.display()));
             }
         }
     }
@@ -142,7 +148,7 @@ impl ConfigBuilder {
                     }
                     None => {
                         let suggestion = suggested(nearest(&name).map(str::to_owned));
-                        Err(format!("{}: unknown key {name}{suggestion}", file.place(offset)))
+                        Err(format!("{}: unknown key {}{suggestion}", file.place(offset), shown_path(&name)))
                     }
                 },
             };
@@ -157,7 +163,7 @@ impl ConfigBuilder {
             match known_key(&name).filter(|(key, _)| variable_of(key) == variable) {
                 None => self.warnings.push(format!(
                     "unknown environment variable {}{}",
-                    variable.escape_debug(),
+                    shown_variable(&variable),
                     suggested(nearest(&name).map(variable_of))
                 )),
                 Some((key, store)) => {
@@ -245,6 +251,21 @@ fn known_key(name: &str) -> Option<(&'static str, StoreSetting)> {
 
 fn variable_of(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// An unknown name of several parts as an error shows it.
+fn shown_path(name: &str) -> String {
+    let known: Vec<&str> = KEYS.iter().flat_map(|(key, _)| key.split('.')).collect();
+    let parts: Vec<String> = name.split('.').map(|part| shown_name(part, &known)).collect();
+    parts.join(".")
+}
+
+/// An unknown environment variable as a warning shows it.
+fn shown_variable(variable: &str) -> String {
+    let known: Vec<String> =
+        KEYS.iter().map(|(key, _)| variable_of(key)[PREFIX.len()..].to_owned()).collect();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    format!("{PREFIX}{}", shown_name(&variable[PREFIX.len()..].escape_debug().to_string(), &known))
 }
 
 fn suggested(key: Option<String>) -> String {

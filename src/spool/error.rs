@@ -49,6 +49,17 @@ pub enum SpoolError {
         /// What it is instead.
         what: String,
     },
+    /// `rejected/` has no room for more of this owner's files.
+    #[error(
+        "{} has {what}: look at them with `koala-agent list --rejected`, then put them back or delete them",
+        printable(path)
+    )]
+    RejectedFull {
+        /// The folder.
+        path: PathBuf,
+        /// The limit that is reached.
+        what: String,
+    },
     /// Any other error of the system.
     #[error("cannot {operation} in the spool {}: {source}", printable(path))]
     Io {
@@ -70,10 +81,14 @@ impl SpoolError {
         }
     }
 
-    /// Whether the disk or the quota is full.
+    /// Whether the disk, the quota or `rejected/` is full.
     pub fn is_full(&self) -> bool {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, SpoolError::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
+        match self {
+            SpoolError::Io { source, .. } => matches!(source.kind(), StorageFull | QuotaExceeded),
+            SpoolError::RejectedFull { .. } => true,
+            _ => false,
+        }
     }
 }
 

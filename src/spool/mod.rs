@@ -10,9 +10,11 @@ mod error;
 mod folder_lock;
 mod in_hand;
 mod lease;
+mod left_files;
 mod listing;
 mod names;
 mod rejected;
+mod rejection_writer;
 mod removing;
 mod text;
 mod text_buffer;
@@ -25,10 +27,12 @@ pub use entry::{FileIdentity, FileKey, SpoolEntry};
 pub use error::{OpenError, SpoolError};
 pub use in_hand::InHand;
 pub use lease::Lease;
+pub use left_files::{LeftFile, WhyLeft, left_files, let_agent_read};
 pub use listing::{MAX_LISTED, OwnerFiles, SpoolListing};
 pub use names::{Format, format_of, shell_quoted};
 pub(crate) use names::{is_finished_name, is_reason_name};
-pub use rejected::{RejectedFile, RejectedFolder, Rejection};
+pub use rejected::{RejectedFile, RejectedFolder, Rejection, RestOfFile};
+pub use rejection_writer::{MAX_PARTS, PartKind, RejectedUsage, RejectionWriter};
 pub use removing::{KeptFile, QUIET_BEFORE_UNLINK, Removal};
 pub use text::{GZIP_MAGIC, Text, unpacked};
 pub use value::{EventPlace, MakeEvent, ReadLimits, fits};
@@ -168,6 +172,11 @@ impl Spool {
         format_of(name)?;
         let meta = fs::symlink_metadata(self.dir.join(name)).ok()?;
         irregularity(&meta).is_none().then(|| SpoolEntry::new(name.to_owned(), &meta))
+    }
+
+    /// The bytes that a file takes on the disk: it may be longer than that. 0 if it is gone.
+    pub fn size_on_disk(&self, entry: &SpoolEntry) -> u64 {
+        fs::symlink_metadata(self.dir.join(&entry.name)).map_or(0, |meta| rejected::size_on_disk(&meta))
     }
 
     /// The keys of all files, rejected ones included.

@@ -8,6 +8,9 @@ use crate::event::{EnvelopeCommon, Event, Flaw, json, merge_envelope};
 use crate::reason::Code;
 use serde_json::value::RawValue;
 
+/// The most brackets that are open in text that is parsed to see what is wrong with it: the parser needs a byte for each.
+const MAX_PARSED_DEPTH: usize = 1 << 20;
+
 /// The sizes that a file may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadLimits {
@@ -111,17 +114,16 @@ fn envelope<T>(text: &str, members: [Option<&str>; 4], limits: &ReadLimits) -> O
     let offset = |part: &str| part.as_ptr().addr().saturating_sub(text.as_ptr().addr()).min(text.len());
     let common = |name: &str, value: Option<&str>| {
         let Some(value) = value else { return Ok(None) };
-        if serde_json::from_str::<&RawValue>(value).is_err() {
-            let what = format!("the {name} of the batch is not JSON");
-            return Err(Judged::Invalid(Flaw::at(text, offset(value), Code::NotJson, what)));
-        }
-        let compact = json::compact(value);
-        if compact.len() as u64 > limits.max_event {
+        if json::compact_len(value) as u64 > limits.max_event {
             let limit = Bytes(limits.max_event);
             let what = format!("the {name} of the batch is larger than spool.max_event_bytes, {limit}");
             return Err(Judged::Flawed(Flaw::at(text, offset(value), Code::TooLarge, what)));
         }
-        Ok(Some(compact))
+        if serde_json::from_str::<&RawValue>(value).is_err() {
+            let what = format!("the {name} of the batch is not JSON");
+            return Err(Judged::Invalid(Flaw::at(text, offset(value), Code::NotJson, what)));
+        }
+        Ok(Some(json::compact(value)))
     };
     Some(match (common("context", context), common("integrations", integrations)) {
         (Ok(context), Ok(integrations)) => Judged::Elements(offset(batch), Common { context, integrations }),
@@ -180,9 +182,16 @@ fn too_large(max_event: u64) -> Flaw {
 
 /// The reason why the text is not one event; another code than `not_json` if it is JSON.
 pub(super) fn invalid_flaw(text: &[u8]) -> Flaw {
-    match utf8_text(text).map(Event::parse_shallow) {
-        Ok(Err(flaw)) | Err(flaw) => flaw,
-        Ok(Ok(_)) => Flaw::at("", 0, Code::NotAnEvent, "it is an event"),
+    let text = match utf8_text(text) {
+        Ok(text) => text,
+        Err(flaw) => return flaw,
+    };
+    if let Some(at) = json::deeper_than(MAX_PARSED_DEPTH, text) {
+        return Flaw::at(text, at, Code::NotJson, format!("nested more than {MAX_PARSED_DEPTH} deep"));
+    }
+    match Event::parse_shallow(text) {
+        Err(flaw) => flaw,
+        Ok(_) => Flaw::at("", 0, Code::NotAnEvent, "it is an event"),
     }
 }
 

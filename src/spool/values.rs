@@ -470,7 +470,7 @@ impl Values {
             }
             // A word that something follows is not cut.
             Judged::Invalid(flaw) if flaw.incomplete && length < self.text.rest().len() => {
-                self.invalid(Flaw::at("", 0, Code::NotJson, "expected value"))
+                self.invalid(invalid_flaw(b"?"))
             }
             Judged::Invalid(flaw) => self.invalid(flaw),
         }

@@ -12,6 +12,7 @@ mod delivery;
 mod docs;
 mod erase;
 mod export;
+mod forms;
 mod mappings;
 mod outbox;
 mod owners;

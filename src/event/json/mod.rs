@@ -13,8 +13,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
-pub(super) use scan::deeper_than;
-pub(crate) use scan::{compact, compact_len, find_members, pretty, value_end};
+pub(crate) use scan::{compact, compact_len, deeper_than, find_members, pretty, value_end};
 pub(crate) use scanner::{Scanned, ValueScanner};
 
 /// The white space of JSON.

@@ -81,7 +81,7 @@ pub(crate) fn pretty(json: &str) -> String {
 }
 
 /// The position of the first bracket that nests the text deeper than `max`, if any does.
-pub(in crate::event) fn deeper_than(max: usize, text: &str) -> Option<usize> {
+pub(crate) fn deeper_than(max: usize, text: &str) -> Option<usize> {
     // Few texts have more than `max` brackets at all, so most are not scanned.
     if opening_brackets(text) <= max {
         return None;

@@ -93,7 +93,7 @@ fn send_names_the_line_of_a_bad_event_and_stores_nothing() {
             "stdin:2:1: an earlier event",
         ),
         ("7\n".repeat(12), 65, "… and 2 more"),
-        ("x\n".repeat(12), 65, "stdin:1:1: expected value (not_json)"),
+        ("x\n".repeat(12), 65, "stdin:1:1: a value is missing here, or a text lacks its quotes (not_json)"),
         (String::new(), 65, "there is no event in the input"),
     ] {
         let ran = setup.run_with(&["send"], &input);
@@ -288,4 +288,26 @@ fields = { domain = "" }
             "neither domain nor account_id says which account it is",
         ],
     );
+}
+
+#[test]
+fn a_duration_without_its_equals_sign_is_explained() {
+    let setup = Setup::new();
+    let ran = setup.run(&["send", "--wait", "5s", "events.jsonl"]);
+    assert_eq!(ran.code, 66, "{ran:?}");
+    assert_says(&ran.err, &["cannot read 5s", "write --wait=5s"]);
+}
+
+#[test]
+fn warnings_come_in_the_order_of_the_input() {
+    let setup = Setup::new();
+    let events = r#"{"type":"track","properties":{"email":"ana@acme.dev"}}
+{"type":"trak"}
+{"type":"track","properties":{"email":"bob@acme.dev"}}
+"#;
+    let ran = setup.run_with(&["send"], events);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let failing = ran.err.find("2 events will fail (the first is stdin:1)").unwrap();
+    let skipped = ran.err.find("1 event will be skipped (stdin:2): no_mapping: no mapping selects").unwrap();
+    assert!(failing < skipped, "{}", ran.err);
 }
