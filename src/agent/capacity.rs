@@ -51,8 +51,12 @@ impl Capacity {
         }
     }
 
-    /// Why nothing more is stored of the owner's files for now, though the outbox has room for others'.
+    /// Why nothing more is stored of the owner's files for now, though the outbox has room for others'. Where all events
+    /// are of one owner, there is nobody to leave room for.
     pub fn check_owner(&self, owner: u32, outbox: &config::OutboxConfig) -> Option<Reason> {
+        if !self.stats.has_other_owner(owner) {
+            return None;
+        }
         owner_share(self.stats.bytes(), self.stats.pending_bytes(owner), outbox.max_bytes)
     }
 

@@ -165,6 +165,11 @@ impl PendingBytes {
         }
     }
 
+    /// Whether anybody else's events have been counted.
+    pub(super) fn has_other(&self, owner: u32) -> bool {
+        self.0.keys().any(|other| *other != owner)
+    }
+
     pub(super) fn of(&self, owner: u32) -> u64 {
         self.0.get(&owner).map_or(0, |bytes| u64::try_from(*bytes).unwrap_or(0))
     }

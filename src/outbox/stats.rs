@@ -83,6 +83,11 @@ impl OutboxStats {
         self.pending_bytes.lock().unwrap_or_else(PoisonError::into_inner).of(owner)
     }
 
+    /// Whether events of other owners than this one, a uid, have come to the outbox as well.
+    pub fn has_other_owner(&self, owner: u32) -> bool {
+        self.pending_bytes.lock().unwrap_or_else(PoisonError::into_inner).has_other(owner)
+    }
+
     pub(super) fn set_pending_bytes(&self, bytes: &PendingBytes) {
         let mut known = self.pending_bytes.lock().unwrap_or_else(PoisonError::into_inner);
         if *known != *bytes {

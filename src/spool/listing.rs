@@ -31,9 +31,9 @@ const TICK_FILES: usize = 1_000;
 pub struct SpoolListing {
     /// Files to read, by the uid of their owner; at most [`MAX_LISTED`] in all.
     pub owners: BTreeMap<u32, OwnerFiles>,
-    /// Files that are not read whatever their content, with the reason; at most [`MAX_NAMED`].
+    /// Files that are not read whatever their content, with the reason; at most `MAX_NAMED`.
     pub irregular: Vec<(OsString, &'static str)>,
-    /// Files whose names do not say a format, with their owners; at most [`MAX_NAMED`].
+    /// Files whose names do not say a format, with their owners; at most `MAX_NAMED`.
     pub unknown: Vec<(OsString, u32)>,
     /// The number of all files whose names do not say a format.
     pub unknown_files: u64,

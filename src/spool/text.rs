@@ -181,7 +181,7 @@ impl Text {
         if is_packed { Text::Packed(Box::new(Unpacked::new(source))) } else { Text::Plain(source) }
     }
 
-    /// See [`Unpacked::has_trailing_bytes`].
+    /// Whether other bytes than zeros followed the last gzip member.
     pub fn has_trailing_bytes(&self) -> bool {
         matches!(self, Text::Packed(unpacked) if unpacked.has_trailing_bytes())
     }

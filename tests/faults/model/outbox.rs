@@ -25,8 +25,8 @@ pub struct Outbox {
     /// The rows by messageId.
     pub rows: BTreeMap<String, Row>,
     pub duplicates: u64,
-    /// Files of which the outbox has noted how far they are taken.
-    pub noted_files: u64,
+    /// The inodes of the files of which the outbox has noted how far they are read.
+    pub noted_files: Vec<u64>,
 }
 
 impl Outbox {
@@ -70,7 +70,10 @@ impl Outbox {
         let strays = "SELECT (SELECT count(*) FROM attempts WHERE seq NOT IN (SELECT seq FROM outbox_events))
                            + (SELECT count(*) FROM bodies WHERE seq NOT IN (SELECT seq FROM settled))";
         prop_assert_eq!(number(strays), 0, "attempts and bodies of no event");
-        Ok(Outbox { rows, duplicates, noted_files: number("SELECT count(*) FROM spool_files") })
+        let mut noted = db.prepare("SELECT inode FROM spool_files").unwrap();
+        let inodes = noted.query_map([], |row| row.get::<_, i64>(0)).unwrap();
+        let noted_files = inodes.map(|inode| inode.unwrap() as u64).collect();
+        Ok(Outbox { rows, duplicates, noted_files })
     }
 
     pub fn pending_ids(&self) -> BTreeSet<&str> {
