@@ -98,8 +98,7 @@ mod tests {
     }
 
     fn is_own(arg: &&Arg) -> bool {
-        // A hidden option is one that the program passes to itself.
-        !arg.is_global_set() && !arg.is_hide_set() && arg.get_id() != "help"
+        !arg.is_global_set() && arg.get_id() != "help"
     }
 
     fn program() -> Command {

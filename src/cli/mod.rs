@@ -18,7 +18,6 @@ mod map;
 mod output;
 mod permission;
 mod preview;
-mod producer;
 mod receiver;
 mod remedy;
 mod retry;
@@ -28,7 +27,6 @@ mod show;
 mod status;
 mod status_text;
 mod time;
-mod unreadable;
 mod wait;
 
 use context::CommandContext;
