@@ -127,6 +127,20 @@ impl Clock {
         }
     }
 
+    /// The time that has passed since some moment of the past, whether the machine ran or slept: no step of the wall clock
+    /// changes it.
+    pub fn passed(&self) -> Duration {
+        #[cfg(target_os = "linux")]
+        if let TimeSource::System { .. } = &self.0 {
+            use nix::time::{ClockId, clock_gettime};
+            // The monotonic clock stands still while the machine sleeps.
+            if let Ok(passed) = clock_gettime(ClockId::CLOCK_BOOTTIME) {
+                return passed.into();
+            }
+        }
+        self.mono()
+    }
+
     /// The time of both clocks.
     pub fn moment(&self) -> Moment {
         Moment { wall: self.now(), mono: self.mono() }

@@ -48,6 +48,7 @@
 //! - [`item`]: one event's part of a request, and whose it is
 //! - [`mapping`]: from events to items: triggers, actions, fields
 //! - [`disk`]: free space on a file system
+//! - [`limits`]: the limits that the system sets to this process
 //! - [`config`]: the settings in force, and the key
 //! - [`status`]: what the agent reports about itself
 //! - [`telemetry`]: the log
@@ -94,6 +95,7 @@ pub mod disk;
 pub mod event;
 pub mod item;
 pub mod koala;
+pub mod limits;
 pub mod mapping;
 pub mod outbox;
 pub mod reason;

@@ -111,19 +111,36 @@ impl fmt::Display for Code {
     }
 }
 
-/// A code and an explanation, which quotes the receiver's answer if there was one.
+/// A code and an explanation, which quotes the receiver's answer if there was one, for those who may read the outbox.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
     /// The code, from the closed list.
     pub code: Code,
     /// The explanation for people: lower case, no full stop, no key, and nothing of an event's body.
     pub text: String,
+    /// The explanation without the receiver's own words, which may repeat what it was sent; `None`: there are none in it.
+    #[serde(skip)]
+    pub without_quote: Option<String>,
 }
 
 impl Reason {
     /// A reason with its code and explanation.
     pub fn new(code: Code, text: impl Into<String>) -> Reason {
-        Reason { code, text: text.into() }
+        Reason { code, text: text.into(), without_quote: None }
+    }
+
+    /// A reason whose explanation ends with the receiver's own words, if there are any.
+    pub fn quoting(code: Code, text: impl Into<String>, quote: &str) -> Reason {
+        let text = text.into();
+        match quote {
+            "" => Reason::new(code, text),
+            _ => Reason { code, text: format!("{text}: {quote}"), without_quote: Some(text) },
+        }
+    }
+
+    /// The reason for everybody to read: without the receiver's own words.
+    pub fn public(&self) -> Reason {
+        Reason::new(self.code, self.without_quote.as_ref().unwrap_or(&self.text))
     }
 }
 

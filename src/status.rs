@@ -1,11 +1,13 @@
 //! The status of the agent, as `status --json` prints it.
 //!
-//! The daemon publishes it in a small file that everybody may read. A command whose user may read the outbox takes the
-//! counts from there instead, whether the daemon runs or not.
+//! The daemon publishes it in a small file that everybody may read, and in one beside the outbox that has the receiver's
+//! words as well. A command whose user may read the outbox takes the counts from there instead, whether the daemon runs or
+//! not.
 
 use crate::clock::Timestamp;
 use crate::reason::Reason;
 use serde::{Deserialize, Serialize};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The version of the format. Readers ignore members that they do not know.
@@ -18,8 +20,11 @@ pub struct Status {
     pub schema: u32,
     /// The time of writing.
     pub now: Timestamp,
-    /// The configuration in force.
+    /// The configuration file.
     pub config: PathBuf,
+    /// Whether the agent runs with what stands in that file now; `None` if no agent runs.
+    #[serde(default)]
+    pub config_in_force: Option<bool>,
     /// The daemon.
     pub agent: AgentStatus,
     /// The spool folder.
@@ -28,6 +33,9 @@ pub struct Status {
     pub intake: IntakeStatus,
     /// The database.
     pub outbox: OutboxStatus,
+    /// The last step of the wall clock, for a week.
+    #[serde(default)]
+    pub clock_step: Option<Incident>,
     /// Settled events by state and reason.
     pub reasons: Vec<ReasonCount>,
     /// The destination of the events.
@@ -45,6 +53,9 @@ pub struct AgentStatus {
     pub pid: Option<u32>,
     /// The time since which it runs or does not run; `None` before the first run.
     pub since: Option<Timestamp>,
+    /// Lines of its log that were dropped, because stderr could not be written or stood still.
+    #[serde(default)]
+    pub log_lines_dropped: u64,
 }
 
 /// The status of the spool folder.
@@ -142,8 +153,8 @@ pub struct OutboxStatus {
     pub incident: Option<Incident>,
 }
 
-/// Damage to the outbox that was repaired as far as possible. It is part of the status until its files are removed, or
-/// for a week if it left none.
+/// Damage to the outbox that was repaired as far as possible, or a step of the clock. It is part of the status until its
+/// files are removed, or for a week if it left none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Incident {
     /// The time when the damage was found.
@@ -205,18 +216,28 @@ impl Status {
         serde_json::from_slice(&std::fs::read(path).ok()?).ok()
     }
 
-    /// Publishes the status for everybody. Readers see the old file or this one, never a part of it.
+    /// The status for everybody to read: without the receiver's own words.
+    pub fn public(&self) -> Status {
+        let mut status = self.clone();
+        let reasons = [&mut status.intake.reason, &mut status.destination.reason];
+        reasons.into_iter().flatten().for_each(|reason| *reason = reason.public());
+        status
+    }
+
+    /// Writes the status to a file of that mode. Readers see the old file or this one, never a part of it.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write(&self, path: &Path) -> std::io::Result<()> {
+    pub fn write(&self, path: &Path, mode: u32) -> std::io::Result<()> {
         use std::os::unix::fs::PermissionsExt;
         let mut temporary = path.as_os_str().to_owned();
         temporary.push(".tmp");
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
-        std::fs::write(&temporary, text)?;
-        std::fs::set_permissions(&temporary, std::fs::Permissions::from_mode(0o644))?;
+        let mut file = std::fs::File::create(&temporary)?;
+        // Before the content is in it, which may not be for everybody.
+        file.set_permissions(std::fs::Permissions::from_mode(mode))?;
+        file.write_all(&text)?;
         std::fs::rename(&temporary, path)
     }
 }

@@ -20,20 +20,16 @@ const CROWDED: f64 = 0.75;
 /// The share of the limit that one owner may hold then.
 const OWNER_SHARE: f64 = 0.5;
 
-/// Tells the bytes of pending events that came from the files of an owner.
-pub type PendingBytes = Box<dyn Fn(u32) -> u64 + Send>;
-
 /// The room of the outbox, and whether the intake is blocked for want of it.
 pub struct Capacity {
     stats: Arc<OutboxStats>,
-    pending_bytes: PendingBytes,
     blocked: Option<Reason>,
     room: usize,
 }
 
 impl Capacity {
-    pub fn new(stats: Arc<OutboxStats>, pending_bytes: PendingBytes) -> Capacity {
-        Capacity { stats, pending_bytes, blocked: None, room: 0 }
+    pub fn new(stats: Arc<OutboxStats>) -> Capacity {
+        Capacity { stats, blocked: None, room: 0 }
     }
 
     /// Bytes of events that may be stored in one commit.
@@ -57,7 +53,7 @@ impl Capacity {
 
     /// Why nothing more is stored of the owner's files for now, though the outbox has room for others'.
     pub fn check_owner(&self, owner: u32, outbox: &config::OutboxConfig) -> Option<Reason> {
-        owner_share(self.stats.bytes(), (self.pending_bytes)(owner), outbox.max_bytes)
+        owner_share(self.stats.bytes(), self.stats.pending_bytes(owner), outbox.max_bytes)
     }
 
     fn check_size(&self, used: u64, max_bytes: u64) -> Result<(), Reason> {
@@ -142,7 +138,7 @@ mod tests {
 
     fn blocked_by(code: Option<Code>) -> Capacity {
         let blocked = code.map(|code| Reason::new(code, ""));
-        Capacity { stats: Arc::default(), pending_bytes: Box::new(|_| 0), blocked, room: 0 }
+        Capacity { stats: Arc::default(), blocked, room: 0 }
     }
 
     #[test]

@@ -39,7 +39,10 @@ impl StartError {
             StartError::Spool(SpoolError::Io { source, .. }) | StartError::Status { source, .. } => {
                 matches!(
                     source.kind(),
-                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::ReadOnlyFilesystem
+                    ErrorKind::StorageFull
+                        | ErrorKind::QuotaExceeded
+                        | ErrorKind::FileTooLarge
+                        | ErrorKind::ReadOnlyFilesystem
                 )
             }
             StartError::Spool(_) | StartError::Client(_) | StartError::Thread(_) => false,

@@ -82,7 +82,7 @@ impl From<SpoolError> for Interruption {
     fn from(e: SpoolError) -> Interruption {
         let code = match &e {
             SpoolError::Io { source, .. } => match source.kind() {
-                ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::DiskFull,
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => Code::DiskFull,
                 ErrorKind::ReadOnlyFilesystem => Code::ReadOnly,
                 _ => Code::Unreadable,
             },
@@ -202,7 +202,7 @@ impl Intake {
             scanner,
             ledger: FileLedger::new(progress),
             rejections: Rejections::new(spool.rejected_folder()),
-            capacity: Capacity::new(agent.writer.stats(), Box::new(|_| 0)),
+            capacity: Capacity::new(agent.writer.stats()),
             report: ScanReport::new(spool.dir(), snapshot),
             removals: Removals::start(&spool)?,
             batch: AppendBatch::default(),
@@ -789,7 +789,8 @@ impl Intake {
 
     fn tidy_rejected(&mut self) {
         let (now, spool) = (self.agent.clock.moment(), &self.config.spool);
-        let expired_before = now.wall.minus(self.config.outbox.keep_failed);
+        let time = self.agent.writer.stats().retention_time();
+        let expired_before = time.minus(self.config.outbox.keep_failed);
         let (interval, max_rejected) = (spool.scan_interval, spool.max_rejected);
         let sign_of_life = || self.agent.heartbeat.tick();
         if let Some(count) =
@@ -813,6 +814,7 @@ fn is_large(reader: &FileReader) -> bool {
 fn reason_of(error: &OutboxError) -> Reason {
     let code = match error {
         OutboxError::ReadOnly { .. } => Code::ReadOnly,
+        OutboxError::TooManyFiles { .. } => Code::Unreadable,
         _ => Code::DiskFull,
     };
     Reason::new(code, error.to_string())

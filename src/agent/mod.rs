@@ -10,6 +10,7 @@
 mod append_batch;
 mod batcher;
 mod capacity;
+mod config_watch;
 pub mod destination;
 mod error;
 mod file_ledger;
@@ -39,9 +40,10 @@ pub use error::{Fatal, StartError};
 pub use new_event::disposition;
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::{Config, KoalaConfig};
 use crate::koala::{Client, ClientError};
 use crate::outbox::{Enqueued, Outbox, OutboxError, Reader, Writer};
+use crate::reason::{Code, Reason};
 use crate::spool::Spool;
 use crate::status::Status;
 use batcher::Batcher;
@@ -80,7 +82,7 @@ impl Agent {
     pub async fn start(config: Config, clock: Clock) -> Result<Agent, StartError> {
         let outbox = Outbox::open(&config.outbox, clock.clone())?;
         let spool = Spool::open(&config.spool.dir)?;
-        let client = Client::new(&config.koala, clock.clone())?;
+        let client = new_client(&config.koala, &clock)?;
         let shared_config = Arc::new(Mutex::new(config.clone()));
         let snapshot = Arc::new(Mutex::new(SpoolSnapshot::new(spool.dir())));
         let (reporter, reported) = StateReporter::new(config.koala.endpoint.clone());
@@ -175,7 +177,7 @@ impl Agent {
     /// # Errors
     /// The settings of the receiver cannot be used; then the old settings stay in force.
     pub fn reload(&self, config: Config) -> Result<(), ClientError> {
-        let client = Client::new(&config.koala, self.clock.clone())?;
+        let client = new_client(&config.koala, &self.clock)?;
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, before, after) in [
             ("spool.dir", &current.spool.dir, &config.spool.dir),
@@ -189,10 +191,16 @@ impl Agent {
             }
         }
         let (dir, path) = (current.spool.dir.clone(), current.outbox.path.clone());
+        let needs_restart = config.spool.dir != dir || config.outbox.path != path;
+        let digest = current.file_digest;
         let (endpoint, concurrency) = (config.koala.endpoint.clone(), config.koala.concurrency);
         let _ = self.sender_commands.send(SenderCommand::Mappings(config.mappings.clone()));
         *current = config;
         (current.spool.dir, current.outbox.path) = (dir, path);
+        if needs_restart {
+            // Not all that stands in the file is in force.
+            current.file_digest = digest;
+        }
         self.outbox.writer.reconfigure(&current.outbox);
         drop(current);
         let _ = self.sender_commands.send(SenderCommand::Client { client, endpoint, concurrency });
@@ -239,6 +247,12 @@ impl Agent {
         closed.map_err(|_| Fatal::Defect("outbox"))?;
         sender.and(intake)
     }
+}
+
+/// A client for the receiver; without a key the reason why there is none.
+fn new_client(config: &KoalaConfig, clock: &Clock) -> Result<Result<Client, Reason>, ClientError> {
+    let why = || Reason::new(Code::NoKey, config.missing_key().unwrap_or_default());
+    Ok(Client::new(config, clock.clone())?.ok_or_else(why))
 }
 
 /// Tells the sender which events were stored.

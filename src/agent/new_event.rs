@@ -51,6 +51,7 @@ pub fn new_event(
         name: event.name().map(Into::into),
         file: source.name.clone(),
         place,
+        owner: Some(source.entry.owner),
         spooled_at,
         body,
         disposition: disposition(&rules.mappings, event, &message_id, spooled_at),

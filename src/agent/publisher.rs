@@ -1,5 +1,6 @@
-//! Publishes the agent's state: in the status file, to the service manager, and once an hour in the log.
+//! Publishes the agent's state: in the status files, to the service manager, and once an hour in the log.
 
+use super::config_watch::ConfigWatch;
 use super::error::StartError;
 use super::scan_report::SpoolSnapshot;
 use super::state_reporter::backoff_word;
@@ -9,6 +10,7 @@ use crate::config::Config;
 use crate::disk;
 use crate::outbox::{OutboxError, OutboxStats, Reader, State, Writer};
 use crate::status::{self, SCHEMA, Status};
+use crate::telemetry::lines_dropped;
 use std::io::{self, ErrorKind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,6 +48,7 @@ pub struct Publisher {
     snapshot: Arc<Mutex<SpoolSnapshot>>,
     destination: watch::Receiver<status::DestinationStatus>,
     started_at: Timestamp,
+    config_watch: Mutex<ConfigWatch>,
 }
 
 /// The thread that publishes.
@@ -78,7 +81,17 @@ impl Publisher {
     ) -> Publisher {
         let (started_at, stats) = (clock.now(), writer.stats());
         let reader = Mutex::new(reader);
-        Publisher { config, clock, reader, writer, stats, snapshot, destination, started_at }
+        Publisher {
+            config,
+            clock,
+            reader,
+            writer,
+            stats,
+            snapshot,
+            destination,
+            started_at,
+            config_watch: Mutex::default(),
+        }
     }
 
     /// Publishes at the start of an agent. Where only the room for the file is missing, the thread tries again: events
@@ -90,7 +103,10 @@ impl Publisher {
         match self.publish(true) {
             Err(PublishError::Outbox(e)) => Err(e.into()),
             Err(PublishError::File(source))
-                if !matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+                if !matches!(
+                    source.kind(),
+                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
+                ) =>
             {
                 let path = self.config.lock().unwrap_or_else(PoisonError::into_inner).status_file.clone();
                 Err(StartError::Status { path, source })
@@ -161,14 +177,18 @@ impl Publisher {
     }
 
     fn write(&self, status: &Status) -> io::Result<()> {
-        let line = headline(status);
+        let public = status.public();
+        let line = headline(&public);
         // Without a service manager nobody reads the line.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&line)]);
-        let path = self.config.lock().unwrap_or_else(PoisonError::into_inner).status_file.clone();
+        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let (path, private_path) = (config.status_file.clone(), config.private_status_file.clone());
+        drop(config);
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        status.write(&path)
+        let private = status.write(&private_path, 0o640);
+        public.write(&path, 0o644).and(private)
     }
 
     /// The present state.
@@ -178,7 +198,9 @@ impl Publisher {
     pub fn status(&self, is_running: bool) -> Result<Status, OutboxError> {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let (counts, incident) = (reader.counts()?, reader.incident(self.clock.now())?);
+        let clock_step = reader.clock_step(self.clock.now())?;
         drop(reader);
+        let mut config_watch = self.config_watch.lock().unwrap_or_else(PoisonError::into_inner);
         let snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.clock.now();
@@ -186,11 +208,13 @@ impl Publisher {
             schema: SCHEMA,
             now,
             config: config.path.clone(),
+            config_in_force: is_running.then(|| config_watch.is_in_force(&config)),
             agent: status::AgentStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 running: is_running,
                 pid: is_running.then(std::process::id),
                 since: Some(if is_running { self.started_at } else { now }),
+                log_lines_dropped: lines_dropped(),
             },
             spool: status::SpoolStatus { duplicates: counts.duplicates, ..snapshot.spool },
             intake: snapshot.intake,
@@ -210,6 +234,7 @@ impl Publisher {
                 log_held_by: self.stats.wal_held_by(),
                 incident,
             },
+            clock_step,
             reasons: counts
                 .reasons
                 .into_iter()

@@ -225,15 +225,16 @@ impl Rejections {
         now: Moment,
     ) -> Result<Vec<SpoolEntry>, SpoolError> {
         let mut whole_files = HashSet::new();
-        for ReusedId { index, first_at, first_file } in reused {
+        for ReusedId { index, first_at, first_file, first_owner } in reused {
             let (event, source_index, source) = batch.event(*index);
             let is_line = matches!(source.entry.format(), Some((Format::Lines, _)));
             let flaw = Flaw {
                 code: Code::MessageIdReused,
                 text: format!(
-                    "the messageId came before with other content, {first_at} in {}: \
+                    "the messageId came before with other content, {first_at} in {}{}: \
                      give each event an id of its own",
-                    printable(first_file)
+                    printable(first_file),
+                    first_owner.map(|uid| format!(", a file of {}", user_name(uid))).unwrap_or_default()
                 ),
                 line: if is_line { event.place as usize } else { 1 },
                 column: 1,

@@ -3,12 +3,10 @@
 use super::log_limit::LogLimiter;
 use crate::clock::{Moment, Mono};
 use crate::reason::Reason;
-use crate::spool::{SpoolEntry, SpoolListing, printable, shell_quoted, user_name};
+use crate::spool::{SpoolEntry, SpoolListing, let_agent_read, printable, user_name};
 use crate::status;
-use nix::unistd::{Gid, Group};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -265,23 +263,11 @@ impl ScanReport {
     }
 }
 
-/// What the owner of a file runs so that the agent may read it. It is nothing for root to run: the owner may have put a
-/// link in the place of the file by then.
+/// Tells whose file it is, and what its owner runs so that the agent may read it.
 fn how_to_make_readable(path: &Path, spool_dir: &Path, owner: u32) -> String {
-    let group_of = |path: &Path| std::fs::symlink_metadata(path).map(|meta| meta.gid()).ok();
-    let spool_group = group_of(spool_dir);
-    let quoted = shell_quoted(printable(path).as_ref());
-    let mut commands = format!("chmod g+r {quoted}");
-    if group_of(path) != spool_group
-        && let Some(gid) = spool_group
-    {
-        let group = Group::from_gid(Gid::from_raw(gid)).ok().flatten();
-        let group = group.map_or(gid.to_string(), |group| group.name);
-        commands = format!("chgrp {group} {quoted} && {commands}");
-    }
-    let owner = user_name(owner);
+    let (owner, command) = (user_name(owner), let_agent_read(path, spool_dir));
     format!(
-        "cannot be read, it belongs to {owner}; it stays until it can be read. Ask {owner} to run: {commands}"
+        "cannot be read, it belongs to {owner}; it stays until it can be read. Ask {owner} to run: {command}"
     )
 }
 

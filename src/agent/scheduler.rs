@@ -370,7 +370,13 @@ impl Scheduler {
                 reason
             }
             Verdict::Doubtful(reason) | Verdict::TooLarge(reason) => {
-                self.refused(&in_flight, reason, is_canary, is_current, now)
+                let mut reason = self.refused(&in_flight, reason, is_canary, is_current, now);
+                let count = in_flight.seqs.len();
+                if count > 1 {
+                    // The answer may name one of the events, and is noted with each of them.
+                    reason.text.push_str(&format!(" (to a request with {count} events)"));
+                }
+                reason
             }
         };
         AnswerEffects { noted: Some((in_flight.seqs, reason)), ..AnswerEffects::default() }
@@ -481,7 +487,7 @@ impl Scheduler {
     }
 
     fn refuse_all(&mut self, reason: &Reason, awaited: Option<AwaitedCanary>, now: Moment) {
-        self.destination.refuse(Reason::new(Code::RefusesAll, reason.text.clone()), now);
+        self.destination.refuse(Reason { code: Code::RefusesAll, ..reason.clone() }, now);
         self.state_changed();
         self.isolation.awaited_canary = awaited;
         self.max_bytes = MAX_REQUEST_BYTES;

@@ -19,7 +19,7 @@ use crate::item::OrderingKey;
 use crate::koala::{Client, Verdict};
 use crate::mapping::Mappings;
 use crate::outbox::{Enqueued, OutboxError, Settled, Settlement, Writer};
-use crate::reason::{Code, NO_KEY, Reason};
+use crate::reason::Reason;
 use crate::status::{self, DestinationState};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -45,8 +45,8 @@ pub enum SenderCommand {
     RetryNow,
     /// Use another client, because the key, the address or the trust has changed.
     Client {
-        /// The client; `None`: there is no key.
-        client: Option<Client>,
+        /// The client, or why there is none.
+        client: Result<Client, Reason>,
         /// The receiver's address as `status` shows it.
         endpoint: String,
         /// The limit of requests in flight.
@@ -61,7 +61,8 @@ type CommitResult = Result<(Vec<OrderingKey>, Vec<i64>), Arc<OutboxError>>;
 
 /// The sender's state; [`Sender::run`] is its loop.
 pub struct Sender {
-    client: Option<Client>,
+    /// The client, or why there is none.
+    client: Result<Client, Reason>,
     mappings: Arc<Mappings>,
     writer: Writer,
     batcher: Batcher,
@@ -88,7 +89,7 @@ pub struct Sender {
 impl Sender {
     /// A sender of the pending events of an outbox.
     pub fn new(
-        client: Option<Client>,
+        client: Result<Client, Reason>,
         config: &Config,
         writer: Writer,
         batcher: Batcher,
@@ -135,7 +136,7 @@ impl Sender {
             self.heartbeat.tick();
             let now = self.clock.moment();
             let mut is_searching = false;
-            let wait = if self.client.is_none() || *self.stalled_commits.borrow() > 0 {
+            let wait = if self.client.is_err() || *self.stalled_commits.borrow() > 0 {
                 None
             } else {
                 match self.scheduler.next(now) {
@@ -273,7 +274,7 @@ impl Sender {
         self.scheduler.remove_gone(plan, &gone);
         let is_current = Arc::ptr_eq(&mappings, &self.mappings) && self.scheduler.is_current(plan);
         let may_send = is_current && *self.stalled_commits.borrow() == 0;
-        let Some(client) = self.client.clone().filter(|_| may_send) else {
+        let Some(client) = self.client.as_ref().ok().filter(|_| may_send).cloned() else {
             return self.scheduler.nothing_sent(plan);
         };
         if !settled.is_empty() {
@@ -362,7 +363,7 @@ impl Sender {
             self.retry_after_deadline = retry_after_deadline;
             self.writer.set_retry_after_deadline(retry_after_deadline);
         }
-        let status = status_of(&self.scheduler.destination, self.client.is_some(), now);
+        let status = status_of(&self.scheduler.destination, self.client.as_ref().err(), now);
         self.reporter.report(status, now.wall);
     }
 }
@@ -400,7 +401,11 @@ async fn commit(
 }
 
 /// The destination as `status` shows it, without its kind and its address.
-fn status_of(destination: &Destination, has_key: bool, now: Moment) -> status::DestinationStatus {
+fn status_of(
+    destination: &Destination,
+    no_client: Option<&Reason>,
+    now: Moment,
+) -> status::DestinationStatus {
     let mut status = status::DestinationStatus {
         kind: String::new(),
         endpoint: String::new(),
@@ -410,9 +415,9 @@ fn status_of(destination: &Destination, has_key: bool, now: Moment) -> status::D
         retry_at: destination.retry_at(now),
         last_delivery: destination.last_delivery(),
     };
-    if !has_key {
+    if let Some(reason) = no_client {
         status.state = DestinationState::Unknown;
-        status.reason = Some(Reason::new(Code::NoKey, NO_KEY));
+        status.reason = Some(reason.clone());
         status.retry_at = None;
     }
     status

@@ -2,9 +2,10 @@
 
 use super::{CliError, output};
 use crate::clock::Clock;
-use crate::config::{self, Config, ConfigOptions, Environment, Scope};
+use crate::config::{self, Config, ConfigError, ConfigOptions, Environment, Scope};
 use crate::outbox::holder;
 use crate::spool::shell_quoted;
+use crate::status::Status;
 use std::ffi::{OsStr, OsString};
 
 /// Arguments, environment and clock of the process.
@@ -39,6 +40,40 @@ impl CommandContext {
         for warning in &config.warnings {
             output::hint(format_args!("warning: {}", output::escaped(warning)));
         }
+        Ok(config)
+    }
+
+    /// Loads the configuration for a command that needs little more of it than the places of spool and outbox. If the file
+    /// is broken, those are used that an agent has published which ran with this very file before: a slip in it must not
+    /// stop the producers. The problems are printed as warnings.
+    ///
+    /// # Errors
+    /// See [`config::load`]. A broken file is one only if no agent has run with it.
+    pub fn config_beside_agent(&self) -> Result<Config, CliError> {
+        let error = match self.config() {
+            Err(CliError::Config(error)) => error,
+            loaded => return loaded,
+        };
+        let ConfigError::Invalid { rest: Some(rest), .. } = &error else { return Err(error.into()) };
+        let mut config = Config::clone(rest);
+        let published = Status::read(&config.status_file).filter(|status| status.config == config.path);
+        let Some(published) = published else { return Err(error.into()) };
+        for problem in error.to_string().lines() {
+            output::hint(format_args!("warning: {}", output::escaped(problem)));
+        }
+        for (variable, place, published) in [
+            ("KOALA_AGENT_SPOOL__DIR", &mut config.spool.dir, published.spool.dir),
+            ("KOALA_AGENT_OUTBOX__PATH", &mut config.outbox.path, published.outbox.path),
+        ] {
+            if self.environment.get(variable).is_none() {
+                *place = published;
+            }
+        }
+        output::hint(format_args!(
+            "warning: the configuration is broken; using the agent's spool {} and outbox {} instead",
+            config.spool.dir.display(),
+            config.outbox.path.display()
+        ));
         Ok(config)
     }
 

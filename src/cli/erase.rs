@@ -1,5 +1,6 @@
 //! `koala-agent erase`: erases a person's events from this machine, and prints a receipt.
 
+use super::context::agent_command;
 use super::input::EventInput;
 use super::output::{self, BOLD, LabelledLines, counted, escaped, grouped, indented, styled, terminal_width};
 use super::permission::{become_service, may_change};
@@ -8,7 +9,7 @@ use crate::agent::Agent;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::outbox::{Admin, EventReference, State, holder};
-use crate::spool::{RejectedFolder, SpoolError, format_of, unpacked};
+use crate::spool::{RejectedFolder, SpoolError, format_of, shell_quoted, unpacked};
 use crate::subject::Subject;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
@@ -63,6 +64,17 @@ fn parse_id(text: &str) -> Result<String, String> {
 }
 
 impl EraseArgs {
+    /// The command line that accepts later events of the person again.
+    fn may_return_command(&self, config: &Config) -> String {
+        let (option, value) = match (&self.email, &self.user_id, &self.profile_id) {
+            (Some(email), _, _) => ("--email", email.as_str()),
+            (None, Some(id), _) => ("--user-id", id.as_str()),
+            (None, None, id) => ("--profile-id", id.as_deref().unwrap_or_default()),
+        };
+        let value = shell_quoted(OsStr::new(value));
+        agent_command(config, &format!("erase {option} {value} --may-return"))
+    }
+
     fn subject(&self) -> Subject {
         match (&self.email, &self.user_id) {
             (Some(email), _) => Subject::Email(email.clone()),
@@ -135,7 +147,7 @@ pub fn run(context: &CommandContext, args: &EraseArgs) -> Result<ExitCode, CliEr
     receipt.left.extend(damaged_outboxes(&config));
     output::print(&match args.json {
         true => serde_json::to_string_pretty(&receipt).map_err(std::io::Error::from)? + "\n",
-        false => render(&receipt, is_running, terminal_width()),
+        false => render(&receipt, is_running, &args.may_return_command(&config), terminal_width()),
     })?;
     Ok(if receipt.left.is_empty() { ExitCode::Success } else { ExitCode::TryAgain })
 }
@@ -267,7 +279,7 @@ fn damaged_outboxes(config: &Config) -> Vec<String> {
     left
 }
 
-fn render(receipt: &Receipt, is_running: bool, width: Option<usize>) -> String {
+fn render(receipt: &Receipt, is_running: bool, may_return: &str, width: Option<usize>) -> String {
     let in_state = |state: State| receipt.events.iter().filter(|event| event.state == state).count() as u64;
     let states: Vec<String> = State::ALL
         .into_iter()
@@ -284,12 +296,13 @@ fn render(receipt: &Receipt, is_running: bool, width: Option<usize>) -> String {
     lines.add(
         "afterwards",
         match receipt.suppressed {
-            true => {
-                "events of this person are skipped; the same command with --may-return accepts them again"
-            }
+            true => "events of this person are skipped; this command accepts them again:",
             false => "events of this person are accepted again",
         },
     );
+    if receipt.suppressed {
+        lines.add_below(escaped(may_return));
+    }
     let mut text = format!("{}\n{lines}", styled(BOLD, format!("erased {}", escaped(&receipt.person))));
     let paragraph = |sentence: &str| format!("\n  {}\n", indented(sentence, 2, width));
     let delivered: Vec<&EventReference> =

@@ -179,7 +179,9 @@ fn without_number(error: &io::Error) -> String {
 
 fn outbox_exit_code(error: &OutboxError) -> ExitCode {
     match error {
-        OutboxError::Held { .. } | OutboxError::Full { .. } => ExitCode::TryAgain,
+        OutboxError::Held { .. } | OutboxError::Full { .. } | OutboxError::TooManyFiles { .. } => {
+            ExitCode::TryAgain
+        }
         OutboxError::Missing { .. } => ExitCode::NotFound,
         OutboxError::OlderSchema { .. }
         | OutboxError::NewerSchema { .. }
@@ -202,7 +204,7 @@ pub fn io_exit_code(error: &io::Error) -> ExitCode {
     match error.kind() {
         ErrorKind::NotFound | ErrorKind::IsADirectory | ErrorKind::NotADirectory => ExitCode::NotFound,
         ErrorKind::PermissionDenied => ExitCode::NoPermission,
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => ExitCode::TryAgain,
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => ExitCode::TryAgain,
         ErrorKind::ReadOnlyFilesystem => ExitCode::CannotCreate,
         // A compressed file that is damaged or cut off.
         ErrorKind::InvalidData | ErrorKind::InvalidInput | ErrorKind::UnexpectedEof => ExitCode::BadData,

@@ -2,7 +2,7 @@
 
 use super::output::{self, BAD, Column, DIM, GOOD, Table, WAITING, counted, grouped, hint, terminal_width};
 use super::time::{TimeArgument, short_duration_text};
-use super::{CliError, CommandContext, ExitCode};
+use super::{CliError, CommandContext, ExitCode, unreadable};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::outbox::{EventFilter, EventReference, Listed, Reader, State};
@@ -14,9 +14,9 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 
-/// List the events in the outbox, or the rejected files, newest first
+/// List the events in the outbox, newest first; or the rejected files, or those that cannot be read
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  koala-agent list --state failed\n  koala-agent list --person ana@acme.dev --since 2d\n  koala-agent list --json --limit 1000 | jq -r .message_id\n  koala-agent list --person ana@acme.dev --json --bodies --limit 100000"
@@ -55,6 +55,9 @@ pub struct ListArgs {
     /// List the rejected files instead of events
     #[arg(long, conflicts_with_all = ["state", "reason", "person", "kind", "event", "since", "until"])]
     rejected: bool,
+    /// List the files in the spool that the agent cannot read or leaves alone, and what the owner of each can do
+    #[arg(long, conflicts_with_all = ["state", "reason", "person", "kind", "event", "since", "until", "rejected"])]
+    unreadable: bool,
 }
 
 /// The beginning of a person's hash, which is kept of a delivered event instead of the person.
@@ -82,9 +85,12 @@ pub fn parse_reason_code(code: &str) -> Result<Code, String> {
 /// # Errors
 /// There is no outbox, or this user may not read it.
 pub fn run(context: &CommandContext, args: ListArgs) -> Result<ExitCode, CliError> {
-    let config = context.config()?;
+    let config = context.config_beside_agent()?;
     if args.rejected {
         return list_rejected(&config, &args);
+    }
+    if args.unreadable {
+        return unreadable::list(context, &config, args.json, args.limit);
     }
     let now = context.clock.now();
     let reader = Reader::open(&config.outbox.path)?;
@@ -92,6 +98,7 @@ pub fn run(context: &CommandContext, args: ListArgs) -> Result<ExitCode, CliErro
         Some(person) if args.bodies => (None, Some(seqs_mentioning(&reader, &person)?)),
         person => (person, None),
     };
+    let is_for_person = person.is_some();
     let filter = EventFilter {
         states: args.state,
         reason: args.reason.map(|code| code.as_str().to_owned()),
@@ -106,13 +113,20 @@ pub fn run(context: &CommandContext, args: ListArgs) -> Result<ExitCode, CliErro
     let more = listing.total.saturating_sub(listing.rows.len() as u64);
     if args.bodies {
         let rows = listing.rows.into_iter().map(|row| with_body(&reader, row));
-        return print_json(&rows.collect::<Result<Vec<_>, _>>()?, more);
+        output::print_json(&rows.collect::<Result<Vec<_>, _>>()?, more)?;
+        return Ok(ExitCode::Success);
     }
     if args.json {
-        return print_json(&listing.rows, more);
+        output::print_json(&listing.rows, more)?;
+        return Ok(ExitCode::Success);
     }
     output::print(&match listing.rows.as_slice() {
-        [] if listing.total == 0 => "no events\n".to_owned(),
+        [] if listing.total == 0 => {
+            if is_for_person {
+                hint("only events that make a request have a person; --json --bodies finds others too");
+            }
+            "no events\n".to_owned()
+        }
         rows => with_more(event_table(rows, now), more),
     })?;
     Ok(ExitCode::Success)
@@ -138,19 +152,6 @@ struct ListedWithBody {
 fn with_body(reader: &Reader, row: Listed) -> Result<ListedWithBody, CliError> {
     let body = reader.events().show(&row.message_id)?.and_then(|detail| detail.body);
     Ok(ListedWithBody { body: body.and_then(|body| RawValue::from_string(body).ok()), row })
-}
-
-fn print_json<T: Serialize>(rows: &[T], more: u64) -> Result<ExitCode, CliError> {
-    let mut out = output::raw_stdout();
-    for row in rows {
-        serde_json::to_writer(&mut out, row).map_err(std::io::Error::from)?;
-        out.write_all(b"\n")?;
-    }
-    out.flush()?;
-    if more > 0 {
-        hint(format_args!("… and {} more; --limit N lists more", grouped(more)));
-    }
-    Ok(ExitCode::Success)
 }
 
 fn with_more(table: String, more: u64) -> String {
@@ -187,11 +188,14 @@ fn short_person(person: &str) -> Cow<'_, str> {
     }
 }
 
+/// A UUID, the usual messageId, is never cut: it is copied from here to `show`.
+const UUID_WIDTH: usize = 36;
+
 fn event_table(rows: &[Listed], now: Timestamp) -> String {
     let mut table = Table::new(vec![
         Column("AGE", None),
         Column("STATE", None),
-        Column("MESSAGE ID", Some(12)),
+        Column("MESSAGE ID", Some(UUID_WIDTH)),
         Column("EVENT", Some(10)),
         Column("PERSON", Some(10)),
         Column("REASON", None),
@@ -270,7 +274,8 @@ fn list_rejected(config: &Config, args: &ListArgs) -> Result<ExitCode, CliError>
     let more = files.len().saturating_sub(args.limit) as u64;
     files.truncate(args.limit);
     if args.json {
-        return print_json(&files, more);
+        output::print_json(&files, more)?;
+        return Ok(ExitCode::Success);
     }
     if files.is_empty() && more == 0 {
         output::print("no rejected files\n")?;

@@ -18,6 +18,7 @@ mod map;
 mod output;
 mod permission;
 mod preview;
+mod producer;
 mod receiver;
 mod remedy;
 mod retry;
@@ -27,12 +28,14 @@ mod show;
 mod status;
 mod status_text;
 mod time;
+mod unreadable;
 mod wait;
 
 use context::CommandContext;
 use error::{CliError, ExitCode};
 
 use crate::config::ConfigOptions;
+use crate::limits;
 use clap::{Parser, Subcommand};
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -76,6 +79,7 @@ enum Command {
 
 /// Runs the program with the arguments and the environment of the process.
 pub fn main() -> std::process::ExitCode {
+    limits::outlive_file_size_limit();
     std::panic::set_hook(Box::new(|panic| output::hint(bug_report(panic))));
     std::panic::catch_unwind(|| command_line(CommandContext::of_process())).unwrap_or(ExitCode::Bug).into()
 }

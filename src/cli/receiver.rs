@@ -29,7 +29,8 @@ const MAX_TEXT: usize = 160;
 /// Run a local receiver that behaves like Koala, and fails on request
 ///
 /// Enforces Koala's documented rules, and counts an event with a known message_id as a duplicate. Keeps the events in
-/// memory until it ends.
+/// memory until it ends, a million or 1 GiB of them at most. Web pages cannot use it: Host must be an IP address or
+/// localhost, and Origin must be absent.
 #[derive(Debug, Args)]
 pub struct ReceiverArgs {
     /// Listen on this address

@@ -78,6 +78,14 @@ impl fmt::Display for Remedy {
     }
 }
 
+/// Putting a changed configuration in force.
+pub fn reload_remedy(config: &Config) -> Remedy {
+    match service_command(config, "reload") {
+        Some(command) => Remedy::run("put the changed configuration in force", command),
+        None => Remedy::text("put the changed configuration in force: send SIGHUP to the agent"),
+    }
+}
+
 /// The remedy for an agent that is not running.
 pub fn start_remedy(config: &Config) -> Remedy {
     Remedy::run("start the agent", start_command(config))
@@ -89,7 +97,7 @@ pub fn damaged_outbox_remedy(config: &Config) -> Remedy {
         None => ("start", Some(start_command(config))),
         Some(_) => ("restart", service_command(config, "restart")),
     };
-    Remedy { text: format!("{verb} the agent: it recovers what can be read"), command }
+    Remedy { text: format!("{verb} the agent, which recovers what can be read"), command }
 }
 
 /// The remedy for a spool folder that is missing, or that the agent may not use.
@@ -177,9 +185,13 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
             "wait until events have been delivered, or raise outbox.max_bytes in {file}; others' files are taken"
         )),
         Code::Locked => Remedy::text("stop the other process that the reason names"),
-        Code::MinFree | Code::DiskFull => {
+        Code::MinFree => {
             Remedy::text(format!("free space on the file system of {}", config.outbox.path.display()))
         }
+        Code::DiskFull => Remedy::text(format!(
+            "free space on the file system of {}, or raise the limit that the reason names",
+            config.outbox.path.display()
+        )),
         Code::ReadOnly => {
             let (outbox, spool) = (config.outbox.path.display(), config.spool.dir.display());
             let text = format!(
@@ -187,12 +199,10 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
             );
             Remedy::then_restart(config, text)
         }
-        Code::Unreadable => {
-            let dir = config.spool.dir.display();
-            Remedy::text(format!(
-                "the log names the files in {dir} that the agent may not read, and what the owner of each runs"
-            ))
-        }
+        Code::Unreadable => Remedy::run(
+            "see which files the agent cannot read, and what their owners can do",
+            agent_command(config, "list --unreadable"),
+        ),
         Code::NoMapping
         | Code::NoIdentity
         | Code::BrowserLibrary

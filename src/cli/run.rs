@@ -1,9 +1,11 @@
 //! `koala-agent run`: the daemon, and its messages to the service manager.
 
+use super::output::hint;
 use super::remedy::spool_remedy;
 use super::{CliError, CommandContext, ExitCode};
 use crate::agent::{Agent, StartError};
-use crate::config::{Config, Scope, load};
+use crate::config::{Config, ConfigError, Scope, load};
+use crate::limits;
 use crate::spool::SpoolError;
 use crate::telemetry;
 use clap::Args;
@@ -13,8 +15,8 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, timeout};
 
-/// The longest stop: half a second less than systemd allows. The loops end within five seconds; the rest is for the last
-/// commit.
+/// The longest stop: half a second less than what was promised, of which the last lines of the log have a part. The loops
+/// end within five seconds; the rest is for the last commit.
 const STOP_TIMEOUT: Duration = Duration::from_millis(9_500);
 /// The interval at which a missing key is looked for.
 const KEY_INTERVAL: Duration = Duration::from_secs(30);
@@ -23,6 +25,9 @@ const START_RETRY: Duration = Duration::from_secs(5);
 /// The extension of the start timeout, in microseconds, that each of these tries asks of the service manager: several
 /// times the interval.
 const START_EXTENSION: u32 = 30_000_000;
+
+/// Names that are looked up at once, each in a thread; systemd's limit of tasks counts with that.
+const MAX_LOOKUPS: usize = 16;
 
 /// Run the agent in the foreground, as systemd does
 ///
@@ -38,24 +43,68 @@ pub struct RunArgs {
 /// Runs the agent until a signal stops it. An error is logged instead of printed, so that it has the priority that
 /// `journalctl --priority=err` selects.
 pub fn run(context: &CommandContext, args: RunArgs) -> ExitCode {
-    telemetry::start(args.verbose);
+    let _log = match telemetry::start(args.verbose) {
+        Ok(log) => log,
+        Err(e) => {
+            hint(format_args!("cannot start the log: {e}"));
+            return ExitCode::TryAgain;
+        }
+    };
     std::panic::set_hook(Box::new(|panic| tracing::error!("{}", super::bug_report(panic))));
     daemon(context).unwrap_or_else(|error| {
         error.to_string().lines().for_each(|line| tracing::error!("{line}"));
+        if error.exit_code() == ExitCode::NoPermission && !context.options.user {
+            tracing::error!(
+                "the service runs as a user of its own; for an agent of your own: koala-agent --user run"
+            );
+        }
         error.exit_code()
     })
 }
 
 fn daemon(context: &CommandContext) -> Result<ExitCode, CliError> {
-    let config = load(&context.options, &context.environment)?.for_daemon()?;
+    wait_for_descriptors();
+    let config = load_for_daemon(context)?;
     if config.scope != Scope::System {
         create_spool(&config)?;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(MAX_LOOKUPS)
+        .build()?;
     let ended = runtime.block_on(serve(context, config));
     // A name lookup that hangs must not delay the end of the process.
     runtime.shutdown_background();
     ended
+}
+
+/// Loads the configuration that the daemon can run with.
+fn load_for_daemon(context: &CommandContext) -> Result<Config, ConfigError> {
+    let mut config = load(&context.options, &context.environment)?.for_daemon()?;
+    let connections = limits::max_connections(limits::raise_open_files());
+    config.koala.concurrency = config.koala.concurrency.within(connections);
+    Ok(config)
+}
+
+/// Returns once the agent may open as many files as it needs. To end would not help: the limit stays the same.
+fn wait_for_descriptors() {
+    let mut is_logged = false;
+    loop {
+        let allowed = limits::raise_open_files();
+        if allowed >= limits::MIN_OPEN_FILES && !limits::is_out_of_files_now() {
+            return;
+        }
+        let line = format!(
+            "waiting to start: {allowed} files may be open, and {} must be free: raise LimitNOFILE= or `ulimit -n`",
+            limits::MIN_OPEN_FILES
+        );
+        if !is_logged {
+            tracing::error!("{line}; files wait in the spool");
+            is_logged = true;
+        }
+        notify_manager(&[NotifyState::Status(&line), NotifyState::ExtendTimeoutUsec(START_EXTENSION)]);
+        std::thread::sleep(START_RETRY);
+    }
 }
 
 /// Creates the spool of a user's own agent. tmpfiles.d creates the system's, with its owner and ACL.
@@ -104,7 +153,7 @@ async fn serve(context: &CommandContext, mut config: Config) -> Result<ExitCode,
         tokio::select! {
             () = received(&mut stop) => break,
             Some(()) = reload.recv() => {
-                match load(&context.options, &context.environment).and_then(Config::for_daemon) {
+                match load_for_daemon(context) {
                     Ok(new) => config = reload_agent(&agent, config, new),
                     Err(e) => tracing::warn!("the new configuration is not used, the old one stays in force: {e}"),
                 }
@@ -124,7 +173,8 @@ async fn serve(context: &CommandContext, mut config: Config) -> Result<ExitCode,
             () = tokio::time::sleep_until(next_key_read), if config.koala.public_key.is_none() => {
                 next_key_read += KEY_INTERVAL;
                 let mut new = config.clone();
-                if new.koala.reread_key().is_ok() && new.koala.public_key.is_some() {
+                new.koala.reread_key();
+                if new.koala.public_key.is_some() {
                     config = reload_agent(&agent, config, new);
                 }
             }

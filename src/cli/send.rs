@@ -23,7 +23,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The most invalid events that are listed one by one; a user who fixes these runs the command again.
@@ -56,7 +56,7 @@ pub struct SendArgs {
 /// # Errors
 /// There is no spool, no permission or no room, or an event is invalid. Then nothing is stored.
 pub fn run(context: &CommandContext, args: &SendArgs) -> Result<ExitCode, CliError> {
-    let config = context.config()?;
+    let config = context.config_beside_agent()?;
     check_spool_access(&config)?;
     let file = read_all(context, args, &config)?;
     file.print_warnings();
@@ -107,7 +107,8 @@ fn read_all(context: &CommandContext, args: &SendArgs, config: &Config) -> Resul
         prompt_for_events();
     }
     for file in files {
-        let input = EventInput::open(file, &context.clock)?;
+        let input =
+            EventInput::open(file, &context.clock).map_err(|error| with_wait_hint(error, args, file))?;
         let (name, written) = (input.name.clone(), input.written);
         let bar = progress_bar(input.size);
         let reader_bar = bar.clone();
@@ -136,6 +137,15 @@ fn read_all(context: &CommandContext, args: &SendArgs, config: &Config) -> Resul
         return Err(CliError::new(ExitCode::BadData, "nothing is stored: there is no event in the input"));
     }
     Ok(new_file)
+}
+
+/// The error, which explains how `--wait` takes its duration where that was taken for a file.
+fn with_wait_hint(error: CliError, args: &SendArgs, file: &Path) -> CliError {
+    let text = file.to_string_lossy();
+    if args.wait.is_none() || file.exists() || humantime::parse_duration(&text).is_err() {
+        return error;
+    }
+    CliError::new(error.exit_code(), format!("{error}; to wait for {text}, write --wait={text}"))
 }
 
 impl NewSpoolFile {

@@ -12,7 +12,7 @@ use crate::event::{Event, MessageId, json::pretty};
 use crate::item::Disposition;
 use crate::outbox::{Attempt, Detail, Listed, Reader, State};
 use crate::reason::{Code, Reason};
-use crate::spool::{Format, REJECTED, format_of};
+use crate::spool::{Format, REJECTED, format_of, user_name};
 use crate::status::{DestinationState, Status};
 use clap::Args;
 use serde::Serialize;
@@ -73,7 +73,7 @@ struct NextAttempt {
 /// # Errors
 /// No row has the id, or this user may not read the outbox.
 pub fn run(context: &CommandContext, args: &ShowArgs) -> Result<ExitCode, CliError> {
-    let config = context.config()?;
+    let config = context.config_beside_agent()?;
     let now = context.clock.now();
     let reader = Reader::open(&config.outbox.path)?;
     let Some(detail) = reader.events().show(&args.message_id)? else {
@@ -138,7 +138,9 @@ fn render(event: &ShownEvent, width: Option<usize>) -> String {
     let person = row.person.as_deref().unwrap_or("-");
     lines.add("person", escaped(person));
     if person.starts_with(HASHED) {
-        lines.add_below("a hash: the name is not kept after delivery; list --person NAME finds the event");
+        lines.add_below(
+            "a hash: the name is not kept after delivery, but list --person finds the event by it",
+        );
     }
     let since = row.settled_at.as_ref().map(|at| format!(" since {at}")).unwrap_or_default();
     lines.add("state", format_args!("{}{since}", styled(state_style(&row.state), &row.state)));
@@ -155,7 +157,8 @@ fn render(event: &ShownEvent, width: Option<usize>) -> String {
     };
     let place = if row.place == 0 { String::new() } else { format!(", {unit} {}", row.place) };
     let file = if row.file.is_empty() { Cow::Borrowed("not kept (erased)") } else { escaped(&row.file) };
-    lines.add("file", format_args!("{file}{place}, written {}", event.spooled_at));
+    let owner = row.owner.map(|uid| format!(" by {}", escaped(&user_name(uid)))).unwrap_or_default();
+    lines.add("file", format_args!("{file}{place}, written {}{owner}", event.spooled_at));
     lines.add("stored", &row.received_at);
     lines.add("attempts", row.attempts);
     let unless_printed = |reason: &Reason| match reason.to_string() {

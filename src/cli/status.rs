@@ -1,7 +1,8 @@
 //! `koala-agent status`: the state of the agent, from the file that it publishes, and from the outbox where this user
 //! may read it.
 
-use super::{CliError, CommandContext, ExitCode, output, status_text};
+use super::permission::{become_service, may_change};
+use super::{CliError, CommandContext, ExitCode, output, status_text, unreadable};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Scope};
 use crate::disk;
@@ -43,11 +44,18 @@ pub struct StatusArgs {
 /// # Errors
 /// The configuration is wrong, or stdout cannot be written. An agent that is not running is no error.
 pub fn run(context: &CommandContext, args: &StatusArgs) -> Result<ExitCode, CliError> {
-    let config = context.config()?;
+    let config = context.config_beside_agent()?;
     let status = current_status(&config, context.clock.now());
+    let left = match status.spool.unreadable_files {
+        // Only the agent's user, whom root can become, sees which file it is.
+        1.. if !args.json && may_change(context, &config, "see it").is_ok() => {
+            become_service(&config).ok().and_then(|()| unreadable::first(&config))
+        }
+        _ => None,
+    };
     let text = match args.json {
         true => serde_json::to_string_pretty(&status).map_err(std::io::Error::from)? + "\n",
-        false => status_text::render(&status, &config, output::terminal_width()),
+        false => status_text::render(&status, &config, left, output::terminal_width()),
     };
     output::print(&text)?;
     Ok(ExitCode::Success)
@@ -55,7 +63,7 @@ pub fn run(context: &CommandContext, args: &StatusArgs) -> Result<ExitCode, CliE
 
 /// The status as far as this user can see it.
 pub fn current_status(config: &Config, now: Timestamp) -> Status {
-    let published = Status::read(&config.status_file);
+    let published = published_status(config);
     let published_at = published.as_ref().map(|status| status.now);
     let published_alive =
         published.as_ref().filter(|status| is_publisher_alive(status)).and_then(|status| status.agent.pid);
@@ -73,9 +81,18 @@ pub fn current_status(config: &Config, now: Timestamp) -> Status {
     }
     status.agent.running = pid.is_some();
     status.agent.pid = pid;
+    status.config_in_force =
+        status.config_in_force.filter(|_| pid.is_some()).map(|same| same && !config.is_broken);
     let oldest = status.outbox.oldest_pending;
     status.outbox.oldest_pending_seconds = oldest.map(|oldest| now.since(oldest).as_secs());
     status
+}
+
+/// The status that the agent published last; the whole of it where this user may read that.
+fn published_status(config: &Config) -> Option<Status> {
+    let (public, private) = (Status::read(&config.status_file), Status::read(&config.private_status_file));
+    // The last write of one may have failed.
+    private.filter(|private| public.as_ref().is_none_or(|public| private.now >= public.now)).or(public)
 }
 
 /// The status before the agent's first start.
@@ -84,15 +101,18 @@ fn never_started(config: &Config) -> Status {
         schema: SCHEMA,
         now: Timestamp(0),
         config: config.path.clone(),
+        config_in_force: None,
         agent: AgentStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             running: false,
             pid: None,
             since: None,
+            log_lines_dropped: 0,
         },
         spool: SpoolStatus { dir: config.spool.dir.clone(), ..SpoolStatus::default() },
         intake: IntakeStatus { state: IntakeState::Open, reason: None },
         outbox: crate::status::OutboxStatus { max_bytes: config.outbox.max_bytes, ..Default::default() },
+        clock_step: None,
         reasons: Vec::new(),
         destination: unknown_destination(config),
     }
@@ -116,9 +136,9 @@ fn read_outbox(status: &mut Status, config: &Config) -> bool {
     status.outbox.disk_free = disk::space_of(path).map_or(0, |disk| disk.free);
     let read = || {
         let reader = Reader::open(path)?;
-        Ok((reader.counts()?, reader.bytes()?, reader.incident(status.now)?))
+        Ok((reader.counts()?, reader.bytes()?, reader.incident(status.now)?, reader.clock_step(status.now)?))
     };
-    let (counts, bytes, incident) = match read() {
+    let (counts, bytes, incident, clock_step) = match read() {
         Ok(read) => read,
         Err(e) => {
             let e: OutboxError = e;
@@ -130,6 +150,7 @@ fn read_outbox(status: &mut Status, config: &Config) -> bool {
         }
     };
     status.outbox.incident = incident;
+    status.clock_step = clock_step;
     status.outbox.pending = counts.of(State::Pending);
     status.outbox.delivered = counts.of(State::Delivered);
     status.outbox.skipped = counts.of(State::Skipped);

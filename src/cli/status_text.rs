@@ -2,27 +2,40 @@
 
 use super::context::agent_command;
 use super::output::{BAD, BOLD, DIM, GOOD, LabelledLines, WAITING, counted, escaped, grouped, styled};
-use super::remedy::{Remedy, full_outbox_remedy, meaning, remedy, spool_remedy, start_remedy};
+use super::remedy::{Remedy, full_outbox_remedy, meaning, reload_remedy, remedy, spool_remedy, start_remedy};
 use super::time::{next_try_text, time_and_age};
 use crate::config::{Bytes, Config};
 use crate::reason::Code;
 use crate::spool::{shell_quoted, user_name};
 use crate::status::{DestinationState, IntakeState, OutboxStatus, Status};
+use nix::unistd::Uid;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// The status for a terminal of that width, or for a pipe.
-pub fn render(status: &Status, config: &Config, width: Option<usize>) -> String {
+/// The status for a terminal of that width, or for a pipe. `unreadable`: the first file that the agent cannot read, and
+/// what its owner can do, where this user may see that.
+pub fn render(
+    status: &Status,
+    config: &Config,
+    unreadable: Option<(String, Remedy)>,
+    width: Option<usize>,
+) -> String {
     let mut lines = LabelledLines::new(width);
-    let missing = if config.file_exists { "" } else { " (no such file: the defaults are used)" };
-    lines.add("config", format_args!("{}{missing}", escaped(&status.config.display().to_string())));
+    config_file(status, config, &mut lines);
     spool(status, &mut lines);
+    if let Some((text, _)) = &unreadable {
+        lines.add_below(escaped(text));
+    }
     intake(status, &mut lines);
     outbox(status, &mut lines);
+    if let Some(step) = &status.clock_step {
+        lines.add("clock", time_and_age(step.at, status.now));
+        lines.add_below(styled(BAD, escaped(&step.text)));
+    }
     events(status, &mut lines);
     destination(status, &mut lines);
     let mut text = format!("{}\n{lines}", headline(status));
-    let remedies = next_steps(status, config);
+    let remedies = next_steps(status, config, unreadable.map(|(_, remedy)| remedy));
     if !remedies.is_empty() {
         text += &format!("\n{}\n", styled(BOLD, "What to do"));
     }
@@ -44,6 +57,20 @@ fn headline(status: &Status) -> String {
         }
         (false, _) if agent.since.is_none() => format!("{} {name}: never started", styled(DIM, "○")),
         (false, _) => format!("{} {name}: {}{since}", styled(BAD, "○"), styled(BAD, "not running")),
+    }
+}
+
+fn config_file(status: &Status, config: &Config, lines: &mut LabelledLines) {
+    let missing = if config.file_exists { "" } else { " (no such file: the defaults are used)" };
+    lines.add("config", format_args!("{}{missing}", escaped(&status.config.display().to_string())));
+    if config.is_broken {
+        lines.add_below(styled(BAD, "it is broken; what the agent read before stays in force"));
+    } else if status.config_in_force == Some(false) {
+        lines.add_below(styled(WAITING, "it has been changed since the agent read it"));
+    }
+    if status.agent.log_lines_dropped > 0 {
+        let dropped = counted(status.agent.log_lines_dropped, "line");
+        lines.add("log", styled(BAD, format_args!("{dropped} dropped, because stderr could not be written")));
     }
 }
 
@@ -71,8 +98,9 @@ fn spool(status: &Status, lines: &mut LabelledLines) {
     }
     lines.add_below(text);
     for owner in &spool.owners {
-        // One owner with files that wait for a moment needs no line of its own.
-        if spool.owners.len() < 2 && owner.unreadable_files == 0 && owner.reason.is_none() {
+        // Whoever is the only one to drop files knows whose they are.
+        let is_reader = spool.owners.len() == 1 && owner.uid == Uid::effective().as_raw();
+        if is_reader && owner.unreadable_files == 0 && owner.reason.is_none() {
             continue;
         }
         let mut text = format!(
@@ -216,10 +244,15 @@ fn destination(status: &Status, lines: &mut LabelledLines) {
 }
 
 /// The remedies for everything that is wrong, the most urgent first.
-fn next_steps(status: &Status, config: &Config) -> Vec<Remedy> {
+fn next_steps(status: &Status, config: &Config, unreadable: Option<Remedy>) -> Vec<Remedy> {
     let mut steps = Vec::new();
     if !status.agent.running {
         steps.push(start_remedy(config));
+    }
+    if config.is_broken {
+        steps.push(Remedy::run("fix the configuration", agent_command(config, "check --config-only")));
+    } else if status.config_in_force == Some(false) {
+        steps.push(reload_remedy(config));
     }
     steps.extend(status.intake.reason.as_ref().and_then(|reason| match reason.code {
         // An intake is blocked by an unreadable folder only, never by an unreadable file.
@@ -247,6 +280,7 @@ fn next_steps(status: &Status, config: &Config) -> Vec<Remedy> {
         steps.push(Remedy::run(format!("let process {pid} end its transaction"), format!("ps {pid}")));
     }
     if status.spool.unreadable_files > 0 {
+        steps.extend(unreadable);
         steps.extend(remedy(Code::Unreadable, config));
     }
     if status.spool.rejected_files > 0 {

@@ -7,7 +7,7 @@ use super::value::{SettingValue, SourceText, ValueProblem};
 use super::{
     Environment, KoalaConfig, OutboxConfig, PREFIX, PublicKey, SpoolConfig, VARIABLE, address, mappings,
 };
-use crate::mapping::Definition;
+use crate::mapping::{Definition, shown_name};
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -101,20 +101,23 @@ fn set<T>(slot: &mut T, value: Result<T, ValueProblem>) -> Result<(), ValueProbl
 impl ConfigBuilder {
     /// Reads the text of a configuration file.
     pub fn read_file(&mut self, path: &Path, text: &str) {
-        match DeTable::parse(text) {
-            Ok(table) => {
-                let file = SourceText::new(path, text);
-                let mut problems = Vec::new();
-                self.read_table(&file, "", table.get_ref(), &mut problems);
-                problems.sort_by_key(|&(offset, _)| offset);
-                self.problems.extend(problems.into_iter().map(|(_, problem)| problem));
-            }
-            Err(e) => {
+        let (table, errors) = DeTable::parse_recoverable(text);
+        let mut problems = Vec::new();
+        self.read_table(&SourceText::new(path, text), "", table.get_ref(), &mut problems);
+        problems.sort_by_key(|&(offset, _)| offset);
+        match errors.first() {
+            None => self.problems.extend(problems.into_iter().map(|(_, problem)| problem)),
+            // What else is wrong may follow from that.
+            Some(e) => {
                 let before = &text[..e.span().map_or(0, |span| span.start.min(text.len()))];
                 let line = before.matches('\n').count() + 1;
                 let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
                 // The display of the error would quote the line, which may contain the key.
-                self.problems.push(format!("{}:{line}:{column}: {}", path.display(), e.message()));
+                let problem = match e.message() {
+                    "duplicate key" => "this key or section stands in the file twice",
+                    other => other,
+                };
+                self.problems.push(format!("{}:{line}:{column}: {problem}", path.display()));
             }
         }
     }
@@ -145,7 +148,7 @@ impl ConfigBuilder {
                     }
                     None => {
                         let suggestion = suggested(nearest(&name).map(str::to_owned));
-                        Err(format!("{}: unknown key {name}{suggestion}", file.place(offset)))
+                        Err(format!("{}: unknown key {}{suggestion}", file.place(offset), shown_path(&name)))
                     }
                 },
             };
@@ -160,7 +163,7 @@ impl ConfigBuilder {
             match known_key(&name).filter(|(key, _)| variable_of(key) == variable) {
                 None => self.warnings.push(format!(
                     "unknown environment variable {}{}",
-                    variable.escape_debug(),
+                    shown_variable(&variable),
                     suggested(nearest(&name).map(variable_of))
                 )),
                 Some((key, store)) => {
@@ -248,6 +251,21 @@ fn known_key(name: &str) -> Option<(&'static str, StoreSetting)> {
 
 fn variable_of(key: &str) -> String {
     format!("{PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
+}
+
+/// An unknown name of several parts as an error shows it.
+fn shown_path(name: &str) -> String {
+    let known: Vec<&str> = KEYS.iter().flat_map(|(key, _)| key.split('.')).collect();
+    let parts: Vec<String> = name.split('.').map(|part| shown_name(part, &known)).collect();
+    parts.join(".")
+}
+
+/// An unknown environment variable as a warning shows it.
+fn shown_variable(variable: &str) -> String {
+    let known: Vec<String> =
+        KEYS.iter().map(|(key, _)| variable_of(key)[PREFIX.len()..].to_owned()).collect();
+    let known: Vec<&str> = known.iter().map(String::as_str).collect();
+    format!("{PREFIX}{}", shown_name(&variable[PREFIX.len()..].escape_debug().to_string(), &known))
 }
 
 fn suggested(key: Option<String>) -> String {

@@ -26,17 +26,19 @@ impl PublicKey {
     /// The key in `text`, without surrounding white space; `None` if the text is empty.
     ///
     /// # Errors
-    /// [`InvalidKey`] if the text would need escapes in the path of a URL. The error does not quote it.
+    /// [`InvalidKey`] if the text would need escapes in the path of a URL. The error quotes none of the characters that a
+    /// key can have.
     pub fn new(text: &str) -> Result<Option<PublicKey>, InvalidKey> {
         let text = text.trim();
-        let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+        let is_unreserved = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
         match text {
             "" => Ok(None),
-            // In a path, these two segments name another folder.
-            "." | ".." => Err(InvalidKey::Character),
+            "." | ".." => Err(InvalidKey::Dots),
             _ if text.len() > MAX_KEY_BYTES => Err(InvalidKey::TooLong),
-            _ if !text.bytes().all(unreserved) => Err(InvalidKey::Character),
-            _ => Ok(Some(PublicKey(text.to_owned()))),
+            _ => match text.chars().zip(1..).find(|(c, _)| !is_unreserved(*c)) {
+                Some((found, place)) => Err(InvalidKey::Character { found, place }),
+                None => Ok(Some(PublicKey(text.to_owned()))),
+            },
         }
     }
 
@@ -61,11 +63,29 @@ impl fmt::Debug for PublicKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
     /// A character would need an escape in a URL (RFC 3986, section 2.3).
-    #[error("not a public key: only letters, digits and - . _ ~ are allowed")]
-    Character,
+    #[error("not a public key: its character {place} is {}; only letters, digits and - . _ ~ are allowed", named(*found))]
+    Character {
+        /// The first such character.
+        found: char,
+        /// Its number, from 1, white space around the text not counted.
+        place: usize,
+    },
+    /// In the path of a URL, one dot or two name another folder.
+    #[error("not a public key: it consists of dots")]
+    Dots,
     /// The text is longer than any key.
     #[error("not a public key: it is longer than {MAX_KEY_BYTES} bytes")]
     TooLong,
+}
+
+/// A character by its code point, as many cannot be seen; with itself where it can.
+fn named(c: char) -> String {
+    let code = format!("U+{:04X}", u32::from(c));
+    match c {
+        char::REPLACEMENT_CHARACTER => "not UTF-8".to_owned(),
+        c if c.is_ascii_graphic() => format!("{code} ({c})"),
+        _ => code,
+    }
 }
 
 /// The key of a key file, if there is one, and warnings about the file.
@@ -75,31 +95,35 @@ pub(super) struct KeyFile {
     pub warnings: Vec<String>,
 }
 
-/// Reads a key file. A missing or an empty file means "no key yet". A file that may not be read means the same, with a
-/// warning, so that events are stored meanwhile.
-///
-/// # Errors
-/// A sentence that names the file, if its content is not a key.
-pub(super) fn read_file(path: &Path) -> Result<KeyFile, String> {
+/// Reads a key file. A missing or an empty file means "no key yet". A file that may not be read, or whose content is not a
+/// key, means the same, with a warning, so that events are stored meanwhile. `is_service`: an agent as the package
+/// installs it, to which systemd hands the key.
+pub(super) fn read_file(path: &Path, is_service: bool) -> KeyFile {
     let shown = path.display();
+    let without_key = |warning| KeyFile { key: None, warnings: vec![warning] };
     let (bytes, mode) = match read(path) {
         Ok(content_and_mode) => content_and_mode,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(KeyFile::default()),
-        Err(e) => {
-            return Ok(KeyFile {
-                key: None,
-                warnings: vec![warning_for_unreadable(path, e.kind(), &user())],
-            });
-        }
+        Err(e) if e.kind() == ErrorKind::NotFound => return KeyFile::default(),
+        Err(e) => return without_key(warning_for_unreadable(path, e.kind(), &user(), is_service)),
     };
-    // Bytes that are not UTF-8 become a character that no key has.
-    let key = PublicKey::new(&String::from_utf8_lossy(&bytes))
-        .map_err(|e| format!("{shown}: the content is {e}"))?;
-    let mut warnings = Vec::new();
-    if key.is_some() && mode & READABLE_BY_OTHERS != 0 {
-        warnings.push(format!("everybody can read the public key in {shown}; run: chmod o-r {shown}"));
+    // Bytes that are not UTF-8 become a character that no key has. Some editors put a mark at the beginning.
+    let text = String::from_utf8_lossy(&bytes);
+    match PublicKey::new(text.strip_prefix('\u{feff}').unwrap_or(&text)) {
+        Ok(key) => {
+            let warning = key.is_some().then(|| exposed(path, mode, "the public key")).flatten();
+            KeyFile { key, warnings: warning.into_iter().collect() }
+        }
+        Err(e) => without_key(format!(
+            "{shown}: the content is {e}. Until it is a key, events are stored but not sent"
+        )),
     }
-    Ok(KeyFile { key, warnings })
+}
+
+/// A warning about a file that everybody can read, though it holds the key of that name.
+pub(super) fn exposed(path: &Path, mode: u32, key: &str) -> Option<String> {
+    let shown = path.display();
+    let is_exposed = mode & READABLE_BY_OTHERS != 0;
+    is_exposed.then(|| format!("everybody can read {key} in {shown}; run: chmod o-r {shown}"))
 }
 
 /// Reads the content of a key file, up to a limit, and its mode.
@@ -111,15 +135,19 @@ pub(super) fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
     Ok((bytes, mode))
 }
 
-fn warning_for_unreadable(path: &Path, kind: ErrorKind, user: &str) -> String {
+fn warning_for_unreadable(path: &Path, kind: ErrorKind, user: &str, is_service: bool) -> String {
     let shown = path.display();
-    let fix = match kind {
-        ErrorKind::PermissionDenied => {
-            format!(
-                "run: chown {user} {shown} && chmod 600 {shown}, or restart the service if systemd passes the key to it"
-            )
+    // Whoever runs the agent may be anybody: no line gives the key to them.
+    let fix = match (kind, is_service) {
+        (ErrorKind::PermissionDenied, true) => {
+            "systemd hands it to the service when that starts: systemctl restart koala-agent; for an agent of your own: \
+             koala-agent --user run"
         }
-        _ => "until it can, events are stored but not sent".to_owned(),
+        (ErrorKind::PermissionDenied, false) => {
+            "let the agent run as the file's owner, or name another file with koala.public_key_file; until it can, events \
+             are stored but not sent"
+        }
+        _ => "until it can, events are stored but not sent",
     };
     format!("{user} cannot read the public key file {shown}: {kind}; {fix}")
 }
@@ -152,8 +180,28 @@ mod tests {
 
     #[test]
     fn a_text_that_is_not_one_path_segment_is_no_key() {
-        for text in ["a/b", "a b", "a?b", "a#b", "a%2fb", "a\nb", "a\0", "é", ".", "..", "<public_key>"] {
-            assert_eq!(PublicKey::new(text), Err(InvalidKey::Character), "{text:?}");
+        for (text, place, named) in [
+            ("a/b", 2, "U+002F (/)"),
+            ("a b", 2, "U+0020"),
+            (" a?b", 2, "U+003F (?)"),
+            ("a#b", 2, "U+0023 (#)"),
+            ("a%2fb", 2, "U+0025 (%)"),
+            ("pk\npk", 3, "U+000A"),
+            ("a\0", 2, "U+0000"),
+            ("é", 1, "U+00E9"),
+            ("\"pk_1\"", 1, "U+0022 (\")"),
+            ("“pk_1”", 1, "U+201C"),
+            ("pk_1\u{200b}", 5, "U+200B"),
+            ("<public_key>", 1, "U+003C (<)"),
+            ("pk_\u{fffd}", 4, "not UTF-8"),
+        ] {
+            let want = format!(
+                "not a public key: its character {place} is {named}; only letters, digits and - . _ ~ are allowed"
+            );
+            assert_eq!(PublicKey::new(text).unwrap_err().to_string(), want, "{text:?}");
+        }
+        for text in [".", ".."] {
+            assert_eq!(PublicKey::new(text), Err(InvalidKey::Dots));
         }
         assert_eq!(PublicKey::new(&"k".repeat(201)), Err(InvalidKey::TooLong));
     }
@@ -176,7 +224,7 @@ mod tests {
             if let Some(text) = content {
                 fs::write(&path, text).unwrap();
             }
-            let file = read_file(&path).unwrap();
+            let file = read_file(&path, false);
             assert_eq!((file.key, file.warnings), (None, vec![]));
         }
     }
@@ -188,35 +236,54 @@ mod tests {
         let shown = path.display();
         fs::write(&path, "pk_1\n").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let file = read_file(&path).unwrap();
-        assert_eq!((file.key, file.warnings), (Some(key("pk_1")), vec![]));
+        for content in ["pk_1\n", "\u{feff}pk_1\r\n", "\u{feff} pk_1"] {
+            fs::write(&path, content).unwrap();
+            let file = read_file(&path, false);
+            assert_eq!((file.key, file.warnings), (Some(key("pk_1")), vec![]), "{content:?}");
+        }
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(
-            read_file(&path).unwrap().warnings,
+            read_file(&path, false).warnings,
             [format!("everybody can read the public key in {shown}; run: chmod o-r {shown}")]
         );
 
-        for bytes in [&b"pk_1\npk_2"[..], b"pk_\xff"] {
+        for (bytes, named) in [
+            (&b"pk_1\npk_2"[..], "its character 5 is U+000A"),
+            (b"pk_\xff", "its character 4 is not UTF-8"),
+            (b"\xff\xfep\0k\0", "its character 1 is not UTF-8"),
+            (b"\xef\xbb\xbf\xef\xbb\xbfpk", "its character 1 is U+FEFF"),
+        ] {
             fs::write(&path, bytes).unwrap();
+            let file = read_file(&path, false);
+            assert_eq!(file.key, None);
             assert_eq!(
-                read_file(&path).unwrap_err(),
-                format!(
-                    "{shown}: the content is not a public key: only letters, digits and - . _ ~ are allowed"
-                )
+                file.warnings,
+                [format!(
+                    "{shown}: the content is not a public key: {named}; only letters, digits and - . _ ~ are allowed. \
+                     Until it is a key, events are stored but not sent"
+                )]
             );
         }
     }
 
     #[test]
-    fn a_key_file_that_may_not_be_read_gives_a_warning_with_the_fix() {
+    fn a_key_file_that_may_not_be_read_is_given_to_nobody() {
+        let warning = |is_service| {
+            warning_for_unreadable(Path::new("/etc/key"), ErrorKind::PermissionDenied, "ana", is_service)
+        };
         assert_eq!(
-            warning_for_unreadable(Path::new("/etc/key"), ErrorKind::PermissionDenied, "koala-agent"),
-            "koala-agent cannot read the public key file /etc/key: permission denied; \
-             run: chown koala-agent /etc/key && chmod 600 /etc/key, or restart the service if systemd passes the key to it"
+            warning(true),
+            "ana cannot read the public key file /etc/key: permission denied; systemd hands it to the service when that \
+             starts: systemctl restart koala-agent; for an agent of your own: koala-agent --user run"
+        );
+        assert_eq!(
+            warning(false),
+            "ana cannot read the public key file /etc/key: permission denied; let the agent run as the file's owner, or \
+             name another file with koala.public_key_file; until it can, events are stored but not sent"
         );
         let dir = tempfile::tempdir().unwrap();
-        let file = read_file(dir.path()).unwrap();
+        let file = read_file(dir.path(), true);
         assert!(file.key.is_none());
         assert!(file.warnings[0].contains("is a directory; until it can, events are stored but not sent"));
     }

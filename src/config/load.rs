@@ -5,6 +5,7 @@ use super::mappings::read_exported;
 use super::{Config, ConfigError, Environment, Scope, VARIABLE, key};
 use crate::mapping::{HashKey, Mappings};
 use directories::ProjectDirs;
+use sha2::{Digest, Sha256};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -119,10 +120,14 @@ pub(super) fn load_among(
         (Scope::User | Scope::Named, _) => (PathBuf::from(SYSTEM_KEY_FILE), None),
     };
 
-    let file = read_config(&path)?;
-    if let (None, Some(named_by)) = (&file, named_by) {
-        return Err(ConfigError::Missing { path, named_by });
-    }
+    let file = match (read_config(&path), named_by) {
+        (Ok(None), Some(named_by)) => return Err(ConfigError::Missing { path, named_by }),
+        (Err(ConfigError::Invalid { problems, .. }), _) => {
+            builder.problems = problems;
+            None
+        }
+        (file, _) => file?,
+    };
     let mut key_exposed = false;
     let mut key = None;
     if let Some((text, mode)) = &file {
@@ -136,19 +141,17 @@ pub(super) fn load_among(
 
     let mappings = build_mappings(&mut builder, &path);
     let hash_key_file = builder.hash_key_file.take();
+    builder.koala.is_service = scope == Scope::System;
     read_key(&mut builder, key, default_key_file.clone(), env);
-    if !builder.problems.is_empty() {
-        return Err(ConfigError::Invalid { problems: builder.problems });
-    }
-
-    let ConfigBuilder { spool, outbox, mut koala, warnings, .. } = builder;
+    let ConfigBuilder { spool, outbox, mut koala, warnings, problems, .. } = builder;
     if key_exposed {
         let shown = path.display();
         koala.key_warnings.push(format!(
             "everybody can read {shown}, which holds koala.public_key; run: chmod o-r {shown}"
         ));
     }
-    let status_file = status_file.unwrap_or_else(|| status_file_beside(&outbox.path));
+    let status_file = status_file.unwrap_or_else(|| beside(&outbox.path, ".status.json"));
+    let private_status_file = beside(&outbox.path, ".private-status.json");
     let file_exists = file.is_some();
     let hash_key_file = hash_key_file.unwrap_or_else(|| {
         let credential = env.get("CREDENTIALS_DIRECTORY").map(|dir| Path::new(dir).join(HASH_CREDENTIAL));
@@ -156,13 +159,16 @@ pub(super) fn load_among(
         let filled = credential.filter(|file| std::fs::metadata(file).is_ok_and(|file| file.len() > 1));
         filled.unwrap_or_else(|| default_key_file.with_file_name("hash-key"))
     });
-    let (mappings, mappings_lack) = with_hash_key(mappings, &hash_key_file);
+    let (mappings, mappings_lack) = with_hash_key(mappings, &hash_key_file, &mut koala.key_warnings);
     let mappings = Arc::new(mappings.with_consent(koala.consent_categories.clone()));
-    Ok(Config {
+    let config = Config {
         scope,
         path,
         file_exists,
+        file_digest: file.map(|(text, _)| FileDigest::of(text.as_bytes())),
+        is_broken: !problems.is_empty(),
         status_file,
+        private_status_file,
         spool,
         outbox,
         koala,
@@ -170,7 +176,11 @@ pub(super) fn load_among(
         mappings_lack,
         key_exposed,
         warnings,
-    })
+    };
+    match problems.is_empty() {
+        true => Ok(config),
+        false => Err(ConfigError::Invalid { problems, rest: Some(Box::new(config)) }),
+    }
 }
 
 /// The mappings that are configured, or the presets if there are none.
@@ -193,22 +203,42 @@ fn build_mappings(builder: &mut ConfigBuilder, config: &Path) -> Mappings {
 }
 
 /// Gives the mappings the key in that file, if one of them hashes. Also returns the problem with the key and the fix, if
-/// there is one.
-fn with_hash_key(mappings: Mappings, file: &Path) -> (Mappings, Option<String>) {
+/// there is one; a warning about the file goes to `warnings`.
+fn with_hash_key(mappings: Mappings, file: &Path, warnings: &mut Vec<String>) -> (Mappings, Option<String>) {
     let Some(name) = mappings.iter().find(|mapping| mapping.hashes()).map(|mapping| mapping.name().clone())
     else {
         return (mappings, None);
     };
     let shown = file.display();
-    let problem = match key::read(file).map(|(bytes, _)| HashKey::new(&bytes)) {
-        Ok(Ok(key)) => return (mappings.with_hash_key(key), None),
-        Ok(Err(invalid)) => invalid.to_string(),
+    let problem = match key::read(file).map(|(bytes, mode)| (HashKey::new(&bytes), mode)) {
+        Ok((Ok(key), mode)) => {
+            warnings.extend(key::exposed(file, mode, "the key for hashes"));
+            return (mappings.with_hash_key(key), None);
+        }
+        Ok((Err(invalid), _)) => invalid.to_string(),
         Err(e) if e.kind() == ErrorKind::NotFound => "there is no file with its key".to_owned(),
         Err(e) => format!("the file with its key cannot be read: {}", e.kind()),
     };
     let fix =
         format!("put 32 random characters into {shown}, and keep a copy: another key makes other hashes");
     (mappings, Some(format!("the mapping {name:?} uses @hash, but {problem} ({shown}); {fix}")))
+}
+
+/// The content of a configuration file, to tell whether another one has the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FileDigest([u8; 32]);
+
+impl FileDigest {
+    fn of(content: &[u8]) -> FileDigest {
+        FileDigest(Sha256::digest(content).into())
+    }
+}
+
+/// The content of the configuration file now; `None` if it cannot be read.
+pub fn digest_of(path: &Path) -> Option<FileDigest> {
+    let mut content = Vec::new();
+    File::open(path).ok()?.take(MAX_FILE_BYTES + 1).read_to_end(&mut content).ok()?;
+    Some(FileDigest::of(&content))
 }
 
 /// Reads the text and the mode of a configuration file; `None` if there is no such file.
@@ -246,10 +276,9 @@ fn read_key(builder: &mut ConfigBuilder, setting: Option<KeySetting>, default: P
             let credential = env.get("CREDENTIALS_DIRECTORY").map(|dir| Path::new(dir).join(CREDENTIAL));
             koala.key_file = credential;
             koala.key_source = format!("the credential {CREDENTIAL}");
-            let read = koala.reread_key();
+            koala.reread_key();
             // The unit passes an empty credential while there is no key.
-            if koala.public_key.is_some() || read.is_err() {
-                builder.problems.extend(read.err().map(|e| e.to_string()));
+            if koala.public_key.is_some() || !koala.key_warnings.is_empty() {
                 return;
             }
             default
@@ -257,12 +286,12 @@ fn read_key(builder: &mut ConfigBuilder, setting: Option<KeySetting>, default: P
     };
     koala.key_source = file.display().to_string();
     koala.key_file = Some(file);
-    builder.problems.extend(koala.reread_key().err().map(|e| e.to_string()));
+    koala.reread_key();
 }
 
-/// The status file of an agent that has no runtime folder.
-fn status_file_beside(outbox: &Path) -> PathBuf {
+/// A file beside the outbox.
+fn beside(outbox: &Path, suffix: &str) -> PathBuf {
     let mut path = OsString::from(outbox);
-    path.push(".status.json");
+    path.push(suffix);
     PathBuf::from(path)
 }

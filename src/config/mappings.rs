@@ -3,7 +3,7 @@
 use super::value::SourceText;
 use crate::event::json::{self, Object};
 use crate::event::{Raw, elements};
-use crate::mapping::{Definition, MAX_MAPPINGS};
+use crate::mapping::{Definition, MAX_MAPPINGS, shown_name};
 use serde_json::value::RawValue;
 use std::path::Path;
 use toml::de::{DeTable, DeValue};
@@ -45,7 +45,7 @@ pub(super) fn read_toml(
                 _ => Err(format!("is not a key of a mapping; the keys are {}", KEYS.join(", "))),
             };
             if let Err(problem) = result {
-                let name = name.escape_debug();
+                let name = shown_name(name, &KEYS);
                 problems.push((offset, format!("{}: mapping.{name} {problem}", file.place(offset))));
             }
         }

@@ -16,7 +16,7 @@ mod units;
 mod value;
 
 pub use key::{InvalidKey, PublicKey};
-pub use load::{ConfigOptions, load};
+pub use load::{ConfigOptions, FileDigest, digest_of, load};
 pub use sections::{Concurrency, KoalaConfig, OutboxConfig, SpoolConfig};
 pub use units::{Bytes, MinFree};
 
@@ -56,8 +56,14 @@ pub struct Config {
     pub path: PathBuf,
     /// Whether that file exists.
     pub file_exists: bool,
+    /// The content of that file; `None` if there is none.
+    pub file_digest: Option<FileDigest>,
+    /// Whether these are only the settings that could be read of an invalid file.
+    pub is_broken: bool,
     /// The file in which the daemon publishes its status for everybody to read.
     pub status_file: PathBuf,
+    /// The file beside the outbox in which it publishes the whole of it, for those who may read the outbox.
+    pub private_status_file: PathBuf,
     /// `[spool]`
     pub spool: SpoolConfig,
     /// `[outbox]`
@@ -143,11 +149,14 @@ pub enum ConfigError {
         /// The problems, a sentence each: first those of the file in its order, then those of the environment, then those
         /// between keys.
         problems: Vec<String>,
+        /// The settings as far as they could be read, for commands that an agent with another version of the file lets go
+        /// on.
+        rest: Option<Box<Config>>,
     },
 }
 
 impl ConfigError {
     fn one(problem: String) -> ConfigError {
-        ConfigError::Invalid { problems: vec![problem] }
+        ConfigError::Invalid { problems: vec![problem], rest: None }
     }
 }

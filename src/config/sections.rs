@@ -1,7 +1,8 @@
 //! The sections of the configuration, with their defaults: those of the system's agent, as `packaging/config.toml`
 //! documents them.
 
-use super::{ConfigError, MinFree, PublicKey, address, key};
+use super::{MinFree, PublicKey, address, key};
+use crate::reason::NO_KEY;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -86,7 +87,11 @@ pub struct KoalaConfig {
     pub key_source: String,
     /// The file that the key comes from; `None` if it stands in the configuration itself.
     pub key_file: Option<PathBuf>,
-    /// Warnings about the key's file, a sentence each, for commands that need the key.
+    /// Whether this is an agent as the package installs it, to which systemd hands the key.
+    pub is_service: bool,
+    /// Why the key's file, which is there, gives no key.
+    unusable_key: Option<String>,
+    /// Warnings about the files of keys, a sentence each, for commands that need the keys.
     pub key_warnings: Vec<String>,
     /// Consent categories. An event that refuses one of them is skipped.
     pub consent_categories: Vec<String>,
@@ -110,6 +115,8 @@ impl Default for KoalaConfig {
             public_key: None,
             key_source: String::new(),
             key_file: None,
+            is_service: false,
+            unusable_key: None,
             key_warnings: Vec::new(),
             consent_categories: Vec::new(),
             concurrency: Concurrency::Auto,
@@ -128,15 +135,18 @@ impl KoalaConfig {
     }
 
     /// Reads the key and its warnings again, if the key comes from a file.
-    ///
-    /// # Errors
-    /// [`ConfigError::Invalid`] if the content of the file is not a key; the key stays as it was.
-    pub fn reread_key(&mut self) -> Result<(), ConfigError> {
-        let Some(file) = &self.key_file else { return Ok(()) };
-        let read = key::read_file(file).map_err(ConfigError::one)?;
+    pub fn reread_key(&mut self) {
+        let Some(file) = &self.key_file else { return };
+        let read = key::read_file(file, self.is_service);
         self.public_key = read.key;
+        self.unusable_key = read.warnings.first().cloned().filter(|_| self.public_key.is_none());
         self.key_warnings = read.warnings;
-        Ok(())
+    }
+
+    /// Why there is no key; `None`: there is one.
+    pub fn missing_key(&self) -> Option<String> {
+        let why = || self.unusable_key.clone().unwrap_or_else(|| NO_KEY.to_owned());
+        self.public_key.is_none().then(why)
     }
 }
 
@@ -164,4 +174,13 @@ impl Concurrency {
     /// The most requests in flight of one agent. More connections from one machine would look like an attack, and all
     /// requests in flight are sent again after a crash.
     pub const MOST: usize = 64;
+
+    /// This number, where the system allows so many connections at most.
+    pub fn within(self, connections: usize) -> Concurrency {
+        match self {
+            Concurrency::Auto if connections >= Self::MOST => Concurrency::Auto,
+            Concurrency::Auto => Concurrency::Fixed(connections),
+            Concurrency::Fixed(fixed) => Concurrency::Fixed(fixed.min(connections)),
+        }
+    }
 }

@@ -215,20 +215,25 @@ impl Client {
         };
         // A receiver that closes an HTTP/2 connection can send a message of any length.
         let cause_text = excerpt(&self.key.redact(&without_number(innermost(failure))));
-        let (code, text) = if is_timeout {
-            (Code::Timeout, format!("{host} did not answer in time"))
+        let mut reason = if is_timeout {
+            Reason::new(Code::Timeout, format!("{host} did not answer in time"))
         } else if cause::<ResolveError>(failure).is_some() {
-            (Code::Dns, cause_text)
+            Reason::new(Code::Dns, cause_text)
         } else if let Some(error) = cause::<rustls::Error>(failure) {
-            (Code::Tls, self.tls_text(error))
+            Reason::new(Code::Tls, self.tls_text(error))
         } else if is_connect && proxy_of(&self.config).is_some() {
-            (Code::Proxy, format!("the proxy lets no connection through to {host}: {cause_text}"))
+            Reason::quoting(
+                Code::Proxy,
+                format!("the proxy lets no connection through to {host}"),
+                &cause_text,
+            )
         } else if is_connect {
-            (Code::Connect, format!("no connection to {}: {cause_text}", self.address()))
+            Reason::new(Code::Connect, format!("no connection to {}: {cause_text}", self.address()))
         } else {
-            (Code::Connect, format!("the connection to {} broke: {cause_text}", self.address()))
+            Reason::quoting(Code::Connect, format!("the connection to {} broke", self.address()), &cause_text)
         };
-        Verdict::Trouble { reason: Reason::new(code, self.key.redact(&text)), retry_after: None }
+        reason.text = self.key.redact(&reason.text);
+        Verdict::Trouble { reason, retry_after: None }
     }
 
     fn tls_text(&self, error: &rustls::Error) -> String {

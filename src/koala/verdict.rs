@@ -49,10 +49,9 @@ pub enum Verdict {
 
 /// The verdict on a response, by the table in the README.
 pub fn classify(response: &ReceiverResponse, now: Timestamp) -> Verdict {
-    let explanation = explanation(response);
-    let closed = |code| Verdict::Closed(Reason::new(code, explanation.clone()));
+    let closed = |code| Verdict::Closed(explained(code, response));
     let trouble = |code| Verdict::Trouble {
-        reason: Reason::new(code, explanation.clone()),
+        reason: explained(code, response),
         retry_after: response.retry_after.as_deref().and_then(|text| parse_retry_after(text, now)),
     };
     match response.status {
@@ -64,40 +63,38 @@ pub fn classify(response: &ReceiverResponse, now: Timestamp) -> Verdict {
             ),
         )),
         200..=299 => Verdict::Accepted,
-        300..=399 => Verdict::Closed(Reason::new(
-            Code::Redirect,
-            match response.location.as_deref() {
-                Some(location) => format!(
-                    "the receiver answered {} and points to {}; redirects are not followed",
-                    response.status,
-                    excerpt(location)
-                ),
-                None => format!("the receiver answered {} without a Location", response.status),
-            },
-        )),
+        300..=399 => Verdict::Closed(redirect(response)),
         401 | 403 => closed(Code::KeyRefused),
         404 | 405 | 410 => closed(Code::NotFound),
         407 => closed(Code::Proxy),
-        413 => Verdict::TooLarge(Reason::new(Code::TooLarge, explanation)),
+        413 => Verdict::TooLarge(explained(Code::TooLarge, response)),
         429 => trouble(Code::RateLimited),
         408 | 425 | 500..=599 => trouble(Code::Http5xx),
-        _ => Verdict::Doubtful(Reason::new(Code::Refused, explanation)),
+        _ => Verdict::Doubtful(explained(Code::Refused, response)),
     }
 }
 
-/// The response in a sentence for people.
-fn explanation(response: &ReceiverResponse) -> String {
-    let mut text = format!("the receiver answered {}", response.status);
-    let body = excerpt(&response.body);
-    if !body.is_empty() {
-        text.push_str(": ");
-        text.push_str(&body);
-    }
-    text
+fn redirect(response: &ReceiverResponse) -> Reason {
+    let Some(location) = response.location.as_deref() else {
+        let text = format!("the receiver answered {} without a Location", response.status);
+        return Reason::new(Code::Redirect, text);
+    };
+    let text = format!(
+        "the receiver answered {} and points to {}; redirects are not followed",
+        response.status,
+        excerpt(location)
+    );
+    let without_quote = format!("the receiver answered {}; redirects are not followed", response.status);
+    Reason { without_quote: Some(without_quote), ..Reason::new(Code::Redirect, text) }
 }
 
-/// The beginning of an untrusted text in one line, without control characters and email addresses: every user of the
-/// machine can read it.
+/// The reason that a response gives, with its status and its words.
+fn explained(code: Code, response: &ReceiverResponse) -> Reason {
+    Reason::quoting(code, format!("the receiver answered {}", response.status), &excerpt(&response.body))
+}
+
+/// The beginning of an untrusted text in one line, without control characters and email addresses: the log and the
+/// outbox are read by more people than the events' authors.
 pub(super) fn excerpt(text: &str) -> String {
     let ends = [' ', '"', '\'', ',', '<', '>', '(', ')', ':', ';'];
     // Addresses are masked before the text is cut, or half an address could remain.
@@ -190,7 +187,9 @@ mod tests {
                 location: location.map(str::to_owned),
                 ..ReceiverResponse::default()
             };
-            assert_eq!(classify(&response, NOW), Verdict::Closed(Reason::new(Code::Redirect, text)));
+            let Verdict::Closed(reason) = classify(&response, NOW) else { panic!("{location:?}") };
+            assert_eq!((reason.code, reason.text.as_str()), (Code::Redirect, text));
+            assert!(!reason.public().text.contains("k.test"), "{reason:?}");
         }
     }
 
@@ -248,7 +247,10 @@ mod tests {
         let refusal = |body: &str| {
             let response = ReceiverResponse { status: 400, body: body.into(), ..ReceiverResponse::default() };
             match classify(&response, NOW) {
-                Verdict::Doubtful(reason) => reason.text,
+                Verdict::Doubtful(reason) => {
+                    assert_eq!(reason.public().text, "the receiver answered 400");
+                    reason.text
+                }
                 other => panic!("{other:?}"),
             }
         };

@@ -2,6 +2,7 @@
 
 use super::directive::{Field, FieldError};
 use super::fields::field_names;
+use super::shown_name;
 use super::trigger::Trigger;
 use super::{MAX_MAPPINGS, Mapping};
 use crate::item::ItemKind;
@@ -91,8 +92,10 @@ fn checked(definition: &Definition, report: &mut impl FnMut(String)) -> Option<M
     let preset = definition.preset.as_ref().and_then(|name| {
         let preset = PRESETS.iter().find(|(preset, ..)| preset == name);
         if preset.is_none() {
-            let names: Vec<String> = PRESETS.iter().map(|(name, ..)| format!("{name:?}")).collect();
-            report(format!("there is no preset {name:?}; the presets are {}", names.join(", ")));
+            let known = PRESETS.map(|(name, ..)| name);
+            let names: Vec<String> = known.iter().map(|name| format!("{name:?}")).collect();
+            let shown = shown_name(name, &known);
+            report(format!("there is no preset {shown:?}; the presets are {}", names.join(", ")));
         }
         preset
     });
@@ -103,8 +106,9 @@ fn checked(definition: &Definition, report: &mut impl FnMut(String)) -> Option<M
     let title = name.map(|name| format!("mapping {name:?}")).unwrap_or_else(|| "the mapping".to_owned());
     let action = match definition.action.as_deref() {
         Some(text) => ItemKind::ALL.into_iter().find(|action| action.action_name() == text).or_else(|| {
-            let names = ItemKind::ALL.map(ItemKind::action_name).join(", ");
-            report(format!("{title}: there is no action {text:?}; the actions are {names}"));
+            let known = ItemKind::ALL.map(ItemKind::action_name);
+            let (shown, names) = (shown_name(text, &known), known.join(", "));
+            report(format!("{title}: there is no action {shown:?}; the actions are {names}"));
             None
         }),
         None if definition.preset.is_none() => {
@@ -139,8 +143,9 @@ fn fields(
     for (name, json) in &definition.fields {
         let Some(field_name) = field_names(action).iter().find(|field_name| *field_name == name) else {
             if !definition.exported {
-                let names = field_names(action).join(", ");
-                report(format!("{title}: {} has no field {name:?}; it has {names}", action.action_name()));
+                let known = field_names(action);
+                let (shown, names) = (shown_name(name, known), known.join(", "));
+                report(format!("{title}: {} has no field {shown:?}; it has {names}", action.action_name()));
             }
             continue;
         };

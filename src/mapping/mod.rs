@@ -14,11 +14,13 @@ mod fields;
 mod javascript;
 mod mappings;
 mod person;
+mod shown_name;
 pub mod trigger;
 
 pub use definition::{Definition, DefinitionError};
 pub use directive::HashKey;
 pub use mappings::{MAX_MAPPINGS, Mapped, Mappings, turns_off_only_browser};
+pub use shown_name::shown_name;
 
 use crate::clock::Timestamp;
 use crate::event::json::{self, JsonType};

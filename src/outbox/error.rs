@@ -1,5 +1,7 @@
 //! The errors of the outbox, each with its object.
 
+use super::write_limit;
+use crate::limits;
 use std::path::{Path, PathBuf};
 
 /// An error of the outbox.
@@ -76,9 +78,21 @@ pub enum OutboxError {
         /// The version of the linked SQLite.
         found: &'static str,
     },
-    /// The file system has no room; nothing has changed.
-    #[error("no room left to {operation} in the outbox {path}")]
+    /// The file system has no room, or a limit of the user or the process is reached; nothing has changed.
+    #[error("no room left to {operation} in the outbox {path}{}", limit.as_ref().map_or(String::new(), |limit| format!(": {limit}")))]
     Full {
+        /// The database.
+        path: PathBuf,
+        /// The operation that failed.
+        operation: &'static str,
+        /// The limit that is reached, and how to raise it; `None`: the disk is full.
+        limit: Option<String>,
+    },
+    /// The process, or the system, has no more file descriptors.
+    #[error(
+        "cannot {operation} in the outbox {path}: too many files are open; raise LimitNOFILE= or `ulimit -n`"
+    )]
+    TooManyFiles {
         /// The database.
         path: PathBuf,
         /// The operation that failed.
@@ -140,9 +154,17 @@ impl OutboxError {
         let path = path.to_owned();
         let text = source.to_string();
         match source.sqlite_error_code() {
-            Some(DiskFull) => OutboxError::Full { path, operation },
+            Some(DiskFull) => {
+                OutboxError::Full { limit: write_limit::reached(&path, &source), path, operation }
+            }
             Some(ReadOnly) => OutboxError::ReadOnly { path, operation, text },
-            Some(SystemIoFailure) => OutboxError::Io { path, operation, text },
+            Some(SystemIoFailure) => match write_limit::reached(&path, &source) {
+                None => OutboxError::Io { path, operation, text },
+                limit => OutboxError::Full { path, operation, limit },
+            },
+            Some(CannotOpen) if limits::is_out_of_files_now() => {
+                OutboxError::TooManyFiles { path, operation }
+            }
             Some(PermissionDenied) => OutboxError::Denied { path },
             _ => OutboxError::Sqlite { path, operation, source },
         }
@@ -153,7 +175,14 @@ impl OutboxError {
         use std::io::ErrorKind::*;
         let path = path.to_owned();
         match source.kind() {
-            StorageFull | QuotaExceeded => OutboxError::Full { path, operation },
+            StorageFull => OutboxError::Full { path, operation, limit: None },
+            QuotaExceeded => OutboxError::Full { path, operation, limit: Some(write_limit::quota_text()) },
+            FileTooLarge => OutboxError::Full {
+                path,
+                operation,
+                limit: limits::max_file_size().map(write_limit::size_text),
+            },
+            _ if limits::is_out_of_files(source) => OutboxError::TooManyFiles { path, operation },
             ReadOnlyFilesystem => OutboxError::ReadOnly { path, operation, text: source.to_string() },
             PermissionDenied => OutboxError::Denied { path },
             _ => OutboxError::Io { path, operation, text: source.to_string() },
@@ -206,10 +235,13 @@ impl OutboxError {
         matches!(self, OutboxError::Full { .. })
     }
 
-    /// Whether the same call can succeed later: the disk was full or read-only, or another process was writing.
+    /// Whether the same call can succeed later: the disk was full or read-only, too many files were open, or another
+    /// process was writing.
     pub fn is_transient(&self) -> bool {
         match self {
-            OutboxError::Full { .. } | OutboxError::ReadOnly { .. } => true,
+            OutboxError::Full { .. } | OutboxError::ReadOnly { .. } | OutboxError::TooManyFiles { .. } => {
+                true
+            }
             OutboxError::Sqlite { source, .. } => {
                 source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
             }

@@ -6,7 +6,6 @@ use super::store::Store;
 use crate::clock::Timestamp;
 use crate::reason::Code;
 use rusqlite::params;
-use std::time::Duration;
 
 const OLD_ROWS: &str = "SELECT seq, message_id, code FROM settled
                          WHERE state = ? AND state <> 'delivered' AND settled_at / 60000 < ? / 60000
@@ -43,15 +42,17 @@ pub(super) struct Expiry {
 
 impl Expiry {
     /// Reads up to about `limit` rows that may be too old, deletes those that are, and erases bodies. Ages are compared
-    /// in whole minutes. Must be called within [`Store::transaction`].
+    /// in whole minutes. `wall` is the wall clock's time: rows of later ones were stored while it was wrong. Must be called
+    /// within [`Store::transaction`].
     pub(super) fn step(
         &mut self,
         store: &mut Store,
         now: Timestamp,
+        wall: Timestamp,
         limit: usize,
     ) -> Result<Expired, rusqlite::Error> {
         let keep = store.retention.config.clone();
-        let mut expired = self.delete_delivered(store, keep.keep_delivered, now, limit)?;
+        let mut expired = self.delete_delivered(store, now.minus(keep.keep_delivered), wall, limit)?;
         for (state, age) in [
             (State::Skipped, keep.keep_delivered.max(keep.keep_skipped)),
             (State::Discarded, keep.keep_delivered),
@@ -74,15 +75,14 @@ impl Expiry {
     }
 
     /// Reads up to `limit` rows from where the last step ended up to the first that came too late to be old, and
-    /// deletes delivered ones that are too old.
+    /// deletes delivered ones that were settled before that time.
     fn delete_delivered(
         &mut self,
         store: &mut Store,
-        age: Duration,
-        now: Timestamp,
+        before: Timestamp,
+        wall: Timestamp,
         limit: usize,
     ) -> Result<Expired, rusqlite::Error> {
-        let before = now.minus(age);
         let (mut rows, mut read, mut last, mut is_done) = (Vec::new(), 0, self.delivered_upto, false);
         {
             let mut settled = store.cached(
@@ -92,7 +92,7 @@ impl Expiry {
             let mut settled = settled.query(params![self.delivered_upto, before.0, limit as i64])?;
             while let Some(row) = settled.next()? {
                 // An event of the future was received while the clock was wrong. It says nothing about the rows behind.
-                if (before..=now).contains(&Timestamp(row.get(2)?)) {
+                if (before..=wall).contains(&Timestamp(row.get(2)?)) {
                     is_done = true;
                     break;
                 }
@@ -161,6 +161,7 @@ mod tests {
     use crate::outbox::transitions::Transitions;
     use crate::outbox::{Appended, NewEvent, Settled};
     use crate::subject::Subject;
+    use std::time::Duration;
 
     const BEGAN: Timestamp = Timestamp(1_800_000_000_000);
 
@@ -178,13 +179,13 @@ mod tests {
         let rows: Vec<_> = enqueued.items.iter().map(|(seq, _)| (*seq, Settled::Delivered)).collect();
         let compacted = store.transaction(|store| {
             Transitions { store, now: at }.settle(&rows, false)?;
-            store.acks.compact_all(&store.db.conn, &store.retention)
+            store.compact_acks()
         });
         compacted.unwrap();
     }
 
     fn expire(store: &mut Store, expiry: &mut Expiry, now: Timestamp) -> usize {
-        store.transaction(|store| expiry.step(store, now, 100)).unwrap().deleted
+        store.transaction(|store| expiry.step(store, now, now, 100)).unwrap().deleted
     }
 
     fn is_new(appended: &Appended) -> bool {

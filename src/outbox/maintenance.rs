@@ -7,11 +7,13 @@ use super::lock::Lock;
 use super::meta::{self, RETRY_REQUESTS};
 use super::replaced_files::check_files;
 use super::reserve::ReserveFile;
+use super::retention_clock::RetentionClock;
 use super::store::Store;
 use super::wal_keeper::WalKeeper;
 use super::writer::Alarm;
 use super::{OutboxError, OutboxStats};
 use crate::clock::{Clock, Mono, Timestamp};
+use crate::status::Incident;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -37,6 +39,9 @@ pub(super) struct Maintenance {
     /// SQLite's data version when commits of other processes were last checked for.
     data_version: i64,
     expiry: Expiry,
+    retention_clock: RetentionClock,
+    /// A step of the wall clock that is not stored yet.
+    clock_step: Option<Incident>,
     /// When the last search for rows whose time is up found no more.
     expired_at: Mono,
 }
@@ -56,12 +61,20 @@ impl Maintenance {
         let stats = Arc::new(OutboxStats::default());
         publish(&stats, db, &reserve, clock.now())?;
         let wal = WalKeeper::new(db, lock, stats.clone(), stats.wal_bytes());
+        let saved = meta::retention_clock(&db.conn).map_err(|e| db.error("read its clock", e))?;
+        let newest = newest_time(db)?;
+        let (retention_clock, clock_step) =
+            RetentionClock::resume(saved, newest, clock.now(), clock.passed());
+        log_step(clock_step.as_ref());
+        stats.retention_time.store(retention_clock.now().0, Relaxed);
         let retry_requests = watch::Sender::new(read_retry_requests(db)?);
         let data_version = read_data_version(db)?;
         Ok(Maintenance {
             wal,
             reserve,
             expiry: Expiry::default(),
+            retention_clock,
+            clock_step,
             expired_at: clock.mono(),
             clock,
             stats,
@@ -108,8 +121,11 @@ impl Maintenance {
         if is_idle && !store.is_compact() {
             store.transaction(Store::begin_compaction)?;
         }
+        self.follow_clock(store.retention.longest());
         if now.mono.saturating_sub(self.expired_at) >= EXPIRE_INTERVAL {
-            let expired = store.transaction(|store| self.expiry.step(store, now.wall, EXPIRE_AT_ONCE))?;
+            let time = self.retention_clock.now();
+            let expired =
+                store.transaction(|store| self.expiry.step(store, time, now.wall, EXPIRE_AT_ONCE))?;
             if !expired.has_more {
                 self.expired_at = now.mono;
             }
@@ -121,7 +137,36 @@ impl Maintenance {
             store.db.shrink(SHRINK_PAGES)?;
             self.wal.set_empty(false);
         }
+        self.store_clock(store)
+    }
+
+    /// Notices a step of the wall clock.
+    fn follow_clock(&mut self, longest: Duration) {
+        let step = self.retention_clock.advance(self.clock.now(), self.clock.passed(), longest);
+        log_step(step.as_ref());
+        self.clock_step = step.or_else(|| self.clock_step.take());
+        self.stats.retention_time.store(self.retention_clock.now().0, Relaxed);
+    }
+
+    /// Stores a step of the wall clock at once, and the state of the clock of retention now and then.
+    fn store_clock(&mut self, store: &mut Store) -> Result<(), OutboxError> {
+        let Some(state) = self.retention_clock.unsaved() else { return Ok(()) };
+        store.transaction(|store| {
+            meta::set_retention_clock(&store.db.conn, state)?;
+            self.clock_step.iter().try_for_each(|step| meta::set_clock_step(&store.db.conn, step))
+        })?;
+        self.retention_clock.is_saved();
+        self.clock_step = None;
+        self.wal.set_empty(false);
         Ok(())
+    }
+
+    /// Stores the state of the clock of retention at the end; without room, the last one stays.
+    pub(super) fn save_clock(&mut self, store: &mut Store) {
+        let state = self.retention_clock.state();
+        if let Err(e) = store.transaction(|store| meta::set_retention_clock(&store.db.conn, state)) {
+            self.report(e);
+        }
     }
 
     /// Checks the files and their disk after a commit. SQLite reports success also when its file has been removed or
@@ -206,6 +251,21 @@ fn publish(
     stats.wal_bytes.store(check_files(db, now)?, Relaxed);
     stats.bytes.store(db.size()?.bytes, Relaxed);
     Ok(())
+}
+
+fn log_step(step: Option<&Incident>) {
+    if let Some(step) = step {
+        tracing::warn!("{}", step.text);
+    }
+}
+
+/// When the newest event came.
+fn newest_time(db: &Database) -> Result<Option<Timestamp>, OutboxError> {
+    const NEWEST: &str = "SELECT max(received_at) FROM (
+        SELECT * FROM (SELECT received_at FROM pending ORDER BY seq DESC LIMIT 1)
+        UNION ALL SELECT * FROM (SELECT received_at FROM settled ORDER BY seq DESC LIMIT 1))";
+    let newest = db.conn.query_row(NEWEST, [], |r| r.get::<_, Option<i64>>(0));
+    Ok(newest.map_err(|e| db.error("read its newest event", e))?.map(Timestamp))
 }
 
 fn read_retry_requests(db: &Database) -> Result<i64, OutboxError> {

@@ -1,5 +1,6 @@
 //! Facts about the outbox, each under a name in the table `meta`. All names stand here.
 
+use super::retention_clock::State;
 use crate::clock::Timestamp;
 use crate::status::Incident;
 use rusqlite::types::FromSql;
@@ -24,7 +25,10 @@ pub(super) const PERSON_KEY: &str = "person_key";
 pub(super) const SUPPRESSED: &str = "suppressed ";
 /// Zeros that stand in the database for a moment, to overwrite its free space.
 pub(super) const FILLER: &str = "filler";
+/// The state of the clock of retention.
+const RETENTION_CLOCK: &str = "retention_clock";
 const INCIDENT: &str = "incident";
+const CLOCK_STEP: &str = "clock_step";
 
 /// Time for which an incident that left no files stays in `status`.
 const SHOWN_FOR: Duration = Duration::from_secs(7 * 86_400);
@@ -61,7 +65,36 @@ pub(super) fn set_incident(conn: &Connection, incident: &Incident) -> Result<(),
 
 /// The last incident, while it is to be shown: as long as its files exist, or for a week if it left none.
 pub(super) fn incident(conn: &Connection, now: Timestamp) -> Result<Option<Incident>, rusqlite::Error> {
-    let json: Option<String> = get(conn, INCIDENT)?;
+    shown_incident(conn, INCIDENT, now)
+}
+
+/// Stores a step of the wall clock in place of the one before.
+pub(super) fn set_clock_step(conn: &Connection, step: &Incident) -> Result<(), rusqlite::Error> {
+    set(conn, CLOCK_STEP, serde_json::to_string(step).unwrap_or_default())
+}
+
+/// The last step of the wall clock, for a week.
+pub(super) fn clock_step(conn: &Connection, now: Timestamp) -> Result<Option<Incident>, rusqlite::Error> {
+    shown_incident(conn, CLOCK_STEP, now)
+}
+
+/// Stores the state of the clock of retention.
+pub(super) fn set_retention_clock(conn: &Connection, state: State) -> Result<(), rusqlite::Error> {
+    set(conn, RETENTION_CLOCK, serde_json::to_string(&state).unwrap_or_default())
+}
+
+/// The stored state of the clock of retention.
+pub(super) fn retention_clock(conn: &Connection) -> Result<Option<State>, rusqlite::Error> {
+    let json: Option<String> = get(conn, RETENTION_CLOCK)?;
+    Ok(json.and_then(|json| serde_json::from_str(&json).ok()))
+}
+
+fn shown_incident(
+    conn: &Connection,
+    name: &str,
+    now: Timestamp,
+) -> Result<Option<Incident>, rusqlite::Error> {
+    let json: Option<String> = get(conn, name)?;
     let incident: Option<Incident> = json.and_then(|json| serde_json::from_str(&json).ok());
     Ok(incident.filter(|incident| match &incident.files {
         Some(files) => files.exists(),

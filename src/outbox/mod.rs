@@ -38,6 +38,7 @@ mod recovery;
 mod replaced_files;
 mod reserve;
 mod retention;
+mod retention_clock;
 mod row;
 mod schema;
 mod spool_progress;
@@ -47,6 +48,7 @@ mod subject_search;
 mod suppression;
 mod transitions;
 mod wal_keeper;
+mod write_limit;
 mod writer;
 mod writer_thread;
 

@@ -115,6 +115,14 @@ impl Reader {
         meta::incident(&self.conn, now).map_err(|e| self.error("read the last incident", e))
     }
 
+    /// The last step of the wall clock, while it is to be shown.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn clock_step(&self, now: Timestamp) -> Result<Option<Incident>, OutboxError> {
+        meta::clock_step(&self.conn, now).map_err(|e| self.error("read the last step of the clock", e))
+    }
+
     /// Bytes of the database in use, free pages apart.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use rusqlite::{Connection, Transaction, TransactionBehavior, params};
 use sha2::Sha256;
 use std::path::Path;
+use std::time::Duration;
 
 /// Marks a person of whom only a hash is kept.
 const HASH_PREFIX: &str = "hash:";
@@ -21,6 +22,15 @@ pub(super) struct Retention {
 }
 
 impl Retention {
+    /// The longest time for which anything settled is kept.
+    pub(super) fn longest(&self) -> Duration {
+        let keep = &self.config;
+        [keep.keep_delivered, keep.keep_bodies, keep.keep_skipped, keep.keep_failed]
+            .into_iter()
+            .max()
+            .unwrap_or_default()
+    }
+
     /// Whether the body of an event that is settled like this stays for a while.
     pub(super) fn keeps_body(&self, settled: &Settled) -> bool {
         match settled {

@@ -11,6 +11,9 @@
 //! silently. It holds an item once by its `message_id`, byte for byte as it arrived. Everything is in memory and ends
 //! with the receiver.
 //!
+//! A web page must not read it, or set its faults, through a browser on this machine: it answers no request that names
+//! it otherwise than by an IP address or as localhost (a page could give it a name of its own), and none with an Origin.
+//!
 //! Besides Koala's own paths it answers `/receiver/events` (GET, DELETE), `/receiver/requests`, `/receiver/stats` (GET)
 //! and `/receiver/faults` (GET, PUT). Faults never apply to those.
 
@@ -45,6 +48,9 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 /// The pause after a failed `accept`. It fails when file descriptors run out; another call at once would spin until one
 /// is free.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The longest head of a request: a long path with a key, and ten times the headers of an ordinary client.
+const MAX_HEAD: usize = 16 << 10;
 
 /// An event for the person who watches the receiver, sent when a request has been decided.
 #[derive(Debug, Clone, PartialEq)]
@@ -228,7 +234,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
                     let _ = stream.set_nodelay(true);
                     let shared = shared.clone();
                     let service = service_fn(move |request| serve::answer(shared.clone(), request));
-                    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                    let connection = http1::Builder::new().max_buf_size(MAX_HEAD).serve_connection(TokioIo::new(stream), service);
                     // The sender alone needs to know how a connection ends.
                     tokio::spawn(end_connections.clone().run_until_cancelled_owned(connections.watch(connection)));
                 }

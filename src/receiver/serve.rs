@@ -6,9 +6,11 @@ use super::store::{BatchCounts, ReceivedRequest, RequestClass};
 use super::{Notice, Shared};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
+use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN, USER_AGENT};
+use hyper::http::uri::Authority;
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 /// The largest body: three times the size of 90 items of 32 KiB, which is the agent's largest event.
@@ -26,6 +28,10 @@ pub(super) async fn answer(
     shared: Arc<Shared>,
     request: hyper::Request<Incoming>,
 ) -> Result<HttpResponse, BreakConnection> {
+    if let Err(refusal) = check_sender(&request) {
+        shared.notify(Notice::Refused { status: refusal.status.as_u16(), why: refusal.why.clone() });
+        return Ok(refuse(refusal));
+    }
     let path = request.uri().path().to_owned();
     if path.starts_with("/web/") {
         answer_koala(&shared, &path, request).await
@@ -35,6 +41,35 @@ pub(super) async fn answer(
         let why = "only Koala's paths, /web/projects/<public_key>/…, and /receiver/… are answered here";
         Ok(refuse(Refusal::new(StatusCode::NOT_FOUND, why)))
     }
+}
+
+/// Refuses the requests of web pages: a page of another site sends an Origin with whatever changes something, and a page
+/// that has pointed a name of its own at this machine (DNS rebinding) names it in Host.
+fn check_sender(request: &hyper::Request<Incoming>) -> Result<(), Refusal> {
+    let refused = |status, why: &str| Err(Refusal::new(status, why));
+    if request.headers().contains_key(ORIGIN) {
+        let why = "requests with an Origin header come from web pages, which may not use this receiver";
+        return refused(StatusCode::FORBIDDEN, why);
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return refused(StatusCode::BAD_REQUEST, "a request must have one Host header");
+    };
+    let host = Authority::try_from(host.as_bytes()).ok();
+    // A request to a proxy names the host in its first line as well.
+    if !host.is_some_and(|host| is_local(&host)) || !request.uri().authority().is_none_or(is_local) {
+        let why =
+            "Host must be an IP address or localhost: by another name, a web page could reach this receiver";
+        return refused(StatusCode::FORBIDDEN, why);
+    }
+    Ok(())
+}
+
+/// Whether nobody else decides which machine that is: an IP address, or localhost.
+fn is_local(host: &Authority) -> bool {
+    let name = host.host();
+    let ip = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || ip.parse::<IpAddr>().is_ok()
 }
 
 /// The decision on a request to one of Koala's paths.

@@ -11,8 +11,14 @@ use std::sync::Arc;
 /// The most items held: twice the number that the largest test delivers, and about a gigabyte of ordinary events.
 const MAX_HELD: usize = 1_000_000;
 
+/// The most bytes of items held: those of as many ordinary events.
+const MAX_HELD_BYTES: usize = 1 << 30;
+
 /// The most requests remembered: more than the largest test makes, even with one event in each request.
 const MAX_REQUESTS: usize = 250_000;
+
+/// The most bytes of ids and names remembered with them: the ids of four million ordinary events.
+const MAX_REQUEST_BYTES: usize = 256 << 20;
 
 /// An item as it was first accepted. Clones share the text.
 #[derive(Debug, Clone)]
@@ -82,6 +88,15 @@ pub struct ReceivedRequest {
     pub why: Option<String>,
 }
 
+impl ReceivedRequest {
+    /// The bytes of the texts in it whose length its sender chooses.
+    fn bytes(&self) -> usize {
+        let texts = [Some(&self.method), Some(&self.path), self.who.as_ref(), self.why.as_ref()];
+        let texts = texts.into_iter().flatten().chain(&self.message_ids);
+        texts.map(|text| text.len() + size_of::<String>()).sum()
+    }
+}
+
 fn serialize_millis<S: Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&time.to_millis_string())
 }
@@ -129,8 +144,10 @@ pub(super) struct BatchCounts {
 #[derive(Debug, Default)]
 pub(super) struct ReceiverStore {
     held: Vec<HeldItem>,
+    held_bytes: usize,
     index_by_id: HashMap<Arc<str>, usize>,
     requests: VecDeque<ReceivedRequest>,
+    request_bytes: usize,
     stats: ReceiverStats,
 }
 
@@ -149,12 +166,16 @@ impl ReceiverStore {
         request: u64,
         received_at: Timestamp,
     ) -> Option<BatchCounts> {
-        if self.held.len() + batch.items.len() > MAX_HELD {
+        let envelope_bytes: usize = batch.envelope.iter().map(|(_, json)| json.len()).sum();
+        let item_bytes = batch.items.iter().map(|item| item.raw.get().len() + item.message_id.len());
+        let bytes = envelope_bytes + item_bytes.sum::<usize>();
+        if self.held.len() + batch.items.len() > MAX_HELD || self.held_bytes + bytes > MAX_HELD_BYTES {
             return None;
         }
         let envelope = batch.envelope.iter().map(|(name, json)| (*name, Box::from(*json)));
         let envelope = Arc::new(envelope.collect::<Envelope>());
         let mut counts = BatchCounts::default();
+        self.held_bytes += envelope_bytes;
         for item in &batch.items {
             if let Some(&index) = self.index_by_id.get(&*item.message_id) {
                 self.held[index].repeats += 1;
@@ -165,6 +186,7 @@ impl ReceiverStore {
             if !message_id.is_empty() {
                 self.index_by_id.insert(message_id.clone(), self.held.len());
             }
+            self.held_bytes += item.raw.get().len() + message_id.len();
             self.held.push(HeldItem {
                 message_id,
                 kind: item.kind,
@@ -181,7 +203,7 @@ impl ReceiverStore {
         Some(counts)
     }
 
-    /// Counts a decided request and remembers it, in place of the oldest one where there is no more room.
+    /// Counts a decided request and remembers it, in place of the oldest ones where there is no more room.
     pub fn record(&mut self, request: ReceivedRequest, class: RequestClass) {
         match (class, request.status) {
             (RequestClass::AcceptedBatch, _) => self.stats.accepted_requests += 1,
@@ -192,14 +214,17 @@ impl ReceiverStore {
             Some(status) => *self.stats.by_status.entry(status).or_default() += 1,
             None => self.stats.dropped_requests += 1,
         }
-        if self.requests.len() == MAX_REQUESTS {
-            self.requests.pop_front();
-        }
+        self.request_bytes += request.bytes();
         self.requests.push_back(request);
+        while self.requests.len() > MAX_REQUESTS || self.request_bytes > MAX_REQUEST_BYTES {
+            let Some(oldest) = self.requests.pop_front() else { break };
+            self.request_bytes -= oldest.bytes();
+        }
     }
 
     pub fn clear(&mut self) {
         self.held = Vec::new();
+        self.held_bytes = 0;
         self.index_by_id = HashMap::new();
     }
 

@@ -21,11 +21,29 @@ pub enum Lease {
 
 impl Lease {
     /// Asks for a file that is open for reading only, and holds nothing afterwards.
-    #[cfg(target_os = "linux")]
-    #[allow(unsafe_code, reason = "neither std nor nix wraps F_SETLEASE")]
     pub fn probe(file: &File) -> Lease {
+        let lease = Lease::take(file);
+        if lease == Lease::Free {
+            Lease::set(file, Lease::UNLOCK);
+        }
+        lease
+    }
+
+    /// Asks for a file that is open for reading only and is closed at once, which gives the lease back.
+    pub fn take(file: &File) -> Lease {
+        Lease::set(file, Lease::READ)
+    }
+}
+
+#[cfg(target_os = "linux")]
+impl Lease {
+    const READ: i32 = nix::libc::F_RDLCK;
+    const UNLOCK: i32 = nix::libc::F_UNLCK;
+
+    #[allow(unsafe_code, reason = "neither std nor nix wraps F_SETLEASE")]
+    fn set(file: &File, to: i32) -> Lease {
         use nix::errno::Errno;
-        use nix::libc::{F_RDLCK, F_SETLEASE, F_UNLCK, SIG_IGN, SIGIO, fcntl, signal};
+        use nix::libc::{F_SETLEASE, SIG_IGN, SIGIO, fcntl, signal};
         use std::os::fd::AsRawFd;
         use std::sync::Once;
 
@@ -38,11 +56,7 @@ impl Lease {
             IGNORE_SIGIO.call_once(|| {
                 signal(SIGIO, SIG_IGN);
             });
-            let granted = fcntl(fd, F_SETLEASE, F_RDLCK);
-            if granted == 0 {
-                fcntl(fd, F_SETLEASE, F_UNLCK);
-            }
-            granted
+            fcntl(fd, F_SETLEASE, to)
         };
         match granted {
             0 => Lease::Free,
@@ -50,10 +64,15 @@ impl Lease {
             _ => Lease::Unavailable,
         }
     }
+}
 
-    /// Other systems have no leases.
-    #[cfg(not(target_os = "linux"))]
-    pub fn probe(_: &File) -> Lease {
+/// Other systems have no leases.
+#[cfg(not(target_os = "linux"))]
+impl Lease {
+    const READ: i32 = 0;
+    const UNLOCK: i32 = 0;
+
+    fn set(_: &File, _: i32) -> Lease {
         Lease::Unavailable
     }
 }

@@ -105,8 +105,10 @@ impl RemovingFolder {
             Err(e) => return Err(e),
         };
         // The lease comes before the comparison: what was written before it was granted shows in the version.
-        let lease = open_to_read(&path).map_or(Lease::Unavailable, |file| Lease::probe(&file));
-        let meta = fs::symlink_metadata(&path)?;
+        let (lease, meta) = match open_to_read(&path) {
+            Ok(file) => (Lease::take(&file), file.metadata()?),
+            Err(_) => (Lease::Unavailable, fs::symlink_metadata(&path)?),
+        };
         let is_as_read = SpoolEntry::new(read.name.clone(), &meta).is_as_read(read);
         if is_as_read && irregularity(&meta).is_none() && lease != Lease::OpenForWriting {
             return Ok(Claim::Claimed { path, is_free: lease == Lease::Free });

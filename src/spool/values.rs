@@ -505,9 +505,9 @@ impl Values {
     }
 
     fn reject_value<T>(&mut self, length: usize, place: u64, flaw: Flaw) -> Flow<T> {
-        let part = self.part(length, place, flaw);
+        let (part, is_first) = (self.part(length, place, flaw), !self.has_value);
         self.end_value(place);
-        if self.format == Format::Document && place == 1 {
+        if self.format == Format::Document && is_first {
             self.first_flawed = Some(part);
             return Flow::Again;
         }

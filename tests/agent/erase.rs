@@ -79,7 +79,7 @@ fn erase_leaves_nothing_of_a_person_and_everything_of_others() {
     agent.receiver.set_faults(Faults { offline: true, ..Faults::default() });
     agent.drop_file("c.jsonl", some(2_000, &mut who));
     agent.drop_file("ana@acme.dev.json", event("named", "x@acme.dev", 1).to_string());
-    agent.drop_file("refused.json", r#"half {"type":"track","properties":{"email":"ana@acme.dev"}}"#);
+    agent.drop_file("refused.json", r#"{"type":"track","properties":{"email":"ana@acme.dev"}, half"#);
     agent.drop_file(
         "invited.json",
         json!({"type": "track", "event": "Invited", "messageId": "invited",
@@ -173,5 +173,17 @@ fn a_wrong_command_line_of_erase_says_what_is_wanted() {
         let ran = setup.run(&[&["erase"], arguments].concat());
         assert_eq!(ran.code, 64);
         assert_says(&ran.err, &[said]);
+    }
+}
+
+#[test]
+fn without_a_spool_and_an_outbox_nothing_is_created() {
+    let setup = Setup::new();
+    fs::remove_dir(setup.spool()).unwrap();
+    for _ in 0..2 {
+        let ran = setup.run(&["erase", "--email", ANA]);
+        assert_eq!(ran.code, 73, "{ran:?}");
+        assert_says(&ran.err, &["there is no spool folder"]);
+        assert!(!setup.outbox().exists());
     }
 }

@@ -2,9 +2,10 @@
 
 use crate::common::agent::TestAgent;
 use crate::common::events::{gzip, track};
-use crate::common::setup::{Setup, names_in};
+use crate::common::setup::{Setup, assert_says, names_in};
 use koala_agent::receiver::Faults;
 use nix::unistd::Uid;
+use serde_json::Value;
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -175,4 +176,39 @@ fn a_file_that_was_in_hand_when_the_agent_was_killed_is_read_last() {
     assert_eq!(held(&agent), ["2.json", "3.json", "1.json"]);
     agent.stop();
     assert!(!agent.spool().join(".removing/.reading").exists());
+}
+
+#[test]
+fn an_events_owner_is_in_the_view_in_the_lists_and_in_the_reason_of_a_reused_id() {
+    if !can_give_files() {
+        return;
+    }
+    let mut agent = TestAgent::in_process(Faults::default());
+    agent.start();
+    let owner = ANA;
+    drop_of(&agent, owner, "first.jsonl", event("m-1"));
+    agent.until_held(1);
+    agent.drop_file("mine.json", event("m-2"));
+    agent.until_held(2);
+    agent.drop_file("second.json", track("m-1", "bob@acme.dev"));
+    agent.until_status("the second is rejected", |status| status.spool.rejected_files == 1);
+    agent.until_status("all is delivered", |status| status.outbox.pending == 0);
+    agent.stop();
+
+    let of = |sql: &str| agent.database().query_row(sql, [], |row| row.get::<_, u32>(0)).unwrap();
+    assert_eq!(of("SELECT owner FROM outbox_events WHERE message_id = 'm-1'"), owner);
+    assert_eq!(of("SELECT owner FROM outbox_events WHERE message_id = 'm-2'"), Uid::effective().as_raw());
+    let listed = agent.run(&["list", "--json", "--limit", "1"]).lines();
+    assert_eq!(listed[0]["owner"], Uid::effective().as_raw());
+    assert_eq!(agent.run(&["show", "m-1", "--json"]).json()["owner"], owner);
+    assert_says(
+        &agent.run(&["show", "m-1"]).out,
+        &["first.jsonl, line 1, written ", &format!(" by {owner}\n")],
+    );
+
+    let rejected = agent.spool().join("rejected");
+    let why = names_in(&rejected).into_iter().find(|name| name.ends_with(".why")).unwrap();
+    let why: Value = serde_json::from_slice(&fs::read(rejected.join(why)).unwrap()).unwrap();
+    assert_eq!(why["code"], "message_id_reused");
+    assert_says(why["text"].as_str().unwrap(), &["first.jsonl", &format!("a file of {owner}: ")]);
 }

@@ -3,6 +3,7 @@
 use crate::common::agent::TestAgent;
 use crate::common::events::track;
 use crate::common::proxy::{Proxy, treat};
+use koala_agent::reason::Code;
 use koala_agent::receiver::Faults;
 use koala_agent::status::DestinationState::Refused;
 use std::io::Write;
@@ -53,7 +54,8 @@ fn a_single_refused_event_shows_in_the_status_and_is_retried() {
     agent.start();
     agent.until_status("it is refused", |status| status.destination.state == Refused);
     let reason = agent.status().destination.reason.unwrap();
-    assert!(reason.text.contains("koala.endpoint"), "{}", reason.text);
+    let answer = r#"the receiver answered 400: {"error":"Koala ingest suspended"}"#;
+    assert_eq!((reason.code, reason.text.as_str()), (Code::RefusesAll, answer));
     agent.receiver.set_faults(Faults::default());
     agent.pass(Duration::from_secs(70), STEP);
     agent.until_held(1);

@@ -2,7 +2,7 @@
 
 mod device;
 mod full;
-mod mount;
+pub mod mount;
 mod readonly;
 mod small;
 
@@ -72,7 +72,7 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "9", title: "outbox.max_bytes reached", alone: false, run: small::max_bytes },
 ];
 
-const OFFLINE: Faults = Faults {
+pub const OFFLINE: Faults = Faults {
     latency_ms: 0,
     offline: true,
     status: None,
@@ -87,13 +87,13 @@ const OFFLINE: Faults = Faults {
 };
 
 /// The receiver can be reached, and the agent is told so.
-fn online(agent: &TestAgent) {
+pub fn online(agent: &TestAgent) {
     agent.receiver.set_faults(Faults::default());
     agent.signal(Signal::SIGHUP);
 }
 
 /// An NDJSON text of events of about 2 KiB each, by ten people in turn.
-fn long_lines(agent: &mut TestAgent, events: u64) -> String {
+pub fn long_lines(agent: &mut TestAgent, events: u64) -> String {
     let padding = format!(r#""padding":"{}","#, "x".repeat(1_900));
     let first = agent.ledger.dropped.len() as u64;
     let lines =
@@ -101,7 +101,7 @@ fn long_lines(agent: &mut TestAgent, events: u64) -> String {
     lines.map(|line| line + "\n").collect()
 }
 
-fn is_blocked(status: &Status) -> bool {
+pub fn is_blocked(status: &Status) -> bool {
     status.intake.state == IntakeState::Blocked && status.intake.reason.is_some()
 }
 

@@ -26,6 +26,7 @@ mod crash;
 mod database;
 mod disk;
 mod hangs;
+mod limits;
 mod load;
 mod log;
 mod machine;

@@ -1,6 +1,7 @@
-//! The clock jumps, the process hangs, the service manager watches, the key stays secret, and the log stays short.
+//! The clock jumps, the process hangs, the service manager watches, the key stays secret, the log stays short or cannot be
+//! written, and the system sets limits.
 
-use super::{hangs, log, secrets, soak, steps};
+use super::{hangs, limits, log, secrets, soak, steps};
 use crate::runner::Fault;
 
 pub const FAULTS: &[Fault] = &[
@@ -18,6 +19,30 @@ pub const FAULTS: &[Fault] = &[
         run: hangs::hung_flush,
     },
     Fault { name: "36", title: "the key, in every failure", alone: false, run: secrets::key_is_nowhere },
+    Fault {
+        name: "42-log",
+        title: "the log closed, full, without a reader, standing still",
+        alone: false,
+        run: limits::log_cannot_be_written,
+    },
+    Fault {
+        name: "42-log-disk",
+        title: "the log on a full disk that gets room again",
+        alone: false,
+        run: limits::log_on_a_full_disk,
+    },
+    Fault {
+        name: "42-size",
+        title: "files may not grow (RLIMIT_FSIZE)",
+        alone: false,
+        run: limits::file_size,
+    },
+    Fault {
+        name: "42-files",
+        title: "few open files (RLIMIT_NOFILE)",
+        alone: false,
+        run: limits::open_files,
+    },
     Fault { name: "log", title: "the log of an hour in which all goes well", alone: false, run: log::hour },
     Fault { name: "soak", title: "load and failures over and over", alone: false, run: soak::nothing_grows },
 ];

@@ -5,7 +5,9 @@ mod irregular;
 mod kinds;
 mod moved;
 mod neighbours;
+mod owners;
 mod private;
+mod tools;
 mod unheard;
 mod unsettled;
 mod writers;
@@ -49,8 +51,11 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "19-large", title: "large documents", alone: true, run: kinds::large },
     Fault { name: "20", title: "gzip bombs", alone: true, run: kinds::bombs },
     Fault { name: "21", title: "unreadable files", alone: false, run: private::for_hours },
-    Fault { name: "39", title: "a crowd beside a trickle", alone: true, run: neighbours::crowded },
+    Fault { name: "39", title: "one user's worst beside another", alone: true, run: owners::side_by_side },
+    Fault { name: "39-crowd", title: "a crowd beside a trickle", alone: true, run: neighbours::crowded },
     Fault { name: "40", title: "writers that pause", alone: false, run: writers::pausing },
+    Fault { name: "40-tools", title: "tools that write their own way", alone: false, run: tools::writers },
+    Fault { name: "40-copies", title: "copies of one time", alone: false, run: tools::copies },
     Fault {
         name: "40-no-lease",
         title: "writers nobody knows of",

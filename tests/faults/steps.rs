@@ -14,7 +14,7 @@ use std::io::Write;
 use std::time::{Duration, SystemTime};
 
 const DAY: i64 = 86_400_000;
-const STEPS: [i64; 3] = [DAY, -DAY, -3_652 * DAY];
+const STEPS: [i64; 5] = [DAY, -DAY, 400 * DAY, 3_652 * DAY, -3_652 * DAY];
 const SECOND: Duration = Duration::from_secs(1);
 /// A round of an intake that looks every 100 ms, several times over.
 const ROUNDS: Duration = Duration::from_millis(400);
@@ -27,8 +27,16 @@ struct Wait {
 
 /// Every wait, with every step of the clock in it.
 pub fn in_every_wait(_: &Scale) -> Outcome {
-    let waits: [fn(i64) -> Figures; 7] =
-        [backoff, refused, retry_after, retry_after_over_a_restart, settle, incomplete_after, keep];
+    let waits: [fn(i64) -> Figures; 8] = [
+        backoff,
+        refused,
+        retry_after,
+        retry_after_over_a_restart,
+        settle,
+        incomplete_after,
+        keep,
+        keep_over_a_restart,
+    ];
     let mut figures = Figures::default();
     std::thread::scope(|scope| {
         let running = waits.map(|wait| scope.spawn(move || STEPS.map(wait)));
@@ -129,37 +137,44 @@ fn incomplete_after(by: i64) -> Figures {
     wait.end()
 }
 
-/// Settled events are kept for their time, though the clock has stepped, and then forgotten.
+/// Settled events and rejected files are kept for their time, though the clock has stepped, and then forgotten.
 fn keep(by: i64) -> Figures {
-    let mut wait = Wait::looking();
-    for state in ["delivered", "skipped", "failed"] {
-        wait.agent.set(&format!("outbox.keep_{state} = \"2d\""));
-    }
-    wait.agent.stop();
-    wait.agent.start();
-    wait.track("taken");
-    wait.agent.drop_file("aside.json", r#"{"messageId":"aside"}}"#);
-    wait.dropped.insert("aside".into());
-    wait.agent.drop_file("skipped.json", r#"{"type":"page","messageId":"skipped"}"#);
-    wait.agent
-        .drop_file("failed.json", r#"{"type":"track","messageId":"failed","properties":{"email":"x"}}"#);
-    let remembered = |agent: &TestAgent| {
-        let status = agent.status();
-        let outbox = status.outbox;
-        [outbox.delivered, outbox.skipped, outbox.failed, status.spool.rejected_files]
-    };
-    wait.agent.until("each has its state", |agent| remembered(agent) == [1; 4]);
+    let mut wait = Wait::keeping();
     wait.step(by);
-    // House is kept every half minute.
-    wait.agent.pass(35 * SECOND, SECOND);
-    wait.agent.sleep(2 * SECOND);
-    assert_eq!(remembered(&wait.agent), [1; 4], "forgotten by a step of the clock");
+    wait.keeps();
+    let told = wait.agent.status().clock_step.expect("the step is told").text;
+    assert!(told.contains(if by > 0 { "was set forward by" } else { "was set back by" }), "{told}");
     wait.agent.drop_file("again.json", track("taken", "ana@acme.dev"));
     wait.agent.until_status("it is known", |status| status.spool.duplicates == 1);
     let figures = wait.balance();
     wait.step(3_660 * DAY);
-    wait.agent.pass(35 * SECOND, SECOND);
-    wait.agent.until("all is forgotten", |agent| remembered(agent) == [0; 4]);
+    wait.keeps();
+    // When the time has really passed.
+    wait.agent.pass(Duration::from_secs(4 * 86_400), Duration::from_secs(6 * 3_600));
+    wait.agent.until("all is forgotten", |agent| {
+        agent.advance(SECOND);
+        Wait::kept(agent) == [0; 4]
+    });
+    wait.agent.stop();
+    figures
+}
+
+/// The same where the clock steps while the agent does not run. That it was set forward nobody can tell from a long stop,
+/// of which a day counts.
+fn keep_over_a_restart(by: i64) -> Figures {
+    let mut wait = Wait::keeping();
+    wait.agent.stop();
+    wait.step(by);
+    wait.agent.start();
+    wait.keeps();
+    let told = wait.agent.status().clock_step.map(|step| step.text).unwrap_or_default();
+    let want = match by {
+        DAY => "",
+        by if by > 0 => "days have passed since the agent last ran",
+        _ => "the clock was set back by",
+    };
+    assert!(told.contains(want), "{told}");
+    let figures = wait.balance();
     wait.agent.stop();
     figures
 }
@@ -181,6 +196,38 @@ impl Wait {
         wait.agent.set("spool.scan_interval = \"100ms\"");
         wait.agent.start();
         wait
+    }
+
+    /// An agent that keeps for two days one event of each state and a rejected file.
+    fn keeping() -> Wait {
+        let mut wait = Wait::looking();
+        for state in ["delivered", "skipped", "failed"] {
+            wait.agent.set(&format!("outbox.keep_{state} = \"2d\""));
+        }
+        wait.agent.stop();
+        wait.agent.start();
+        wait.track("taken");
+        wait.agent.drop_file("aside.json", r#"{"messageId":"aside"}}"#);
+        wait.dropped.insert("aside".into());
+        wait.agent.drop_file("skipped.json", r#"{"type":"page","messageId":"skipped"}"#);
+        wait.agent
+            .drop_file("failed.json", r#"{"type":"track","messageId":"failed","properties":{"email":"x"}}"#);
+        wait.agent.until("each has its state", |agent| Wait::kept(agent) == [1; 4]);
+        wait
+    }
+
+    /// What is kept: delivered, skipped and failed events, and rejected files.
+    fn kept(agent: &TestAgent) -> [u64; 4] {
+        let status = agent.status();
+        let outbox = status.outbox;
+        [outbox.delivered, outbox.skipped, outbox.failed, status.spool.rejected_files]
+    }
+
+    /// Nothing is forgotten by the next maintenance, which comes every half minute.
+    fn keeps(&mut self) {
+        self.agent.pass(35 * SECOND, SECOND);
+        self.agent.sleep(2 * SECOND);
+        assert_eq!(Wait::kept(&self.agent), [1; 4], "forgotten by a step of the clock");
     }
 
     fn track(&mut self, id: &str) {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms from the ground up, as the crate doc lists them; each may use those before it.
-const FLOORS: [&str; 16] = [
+const FLOORS: [&str; 17] = [
     "reason",
     "clock",
     "event",
@@ -14,6 +14,7 @@ const FLOORS: [&str; 16] = [
     "item",
     "mapping",
     "disk",
+    "limits",
     "config",
     "status",
     "telemetry",
@@ -30,7 +31,7 @@ const WINGS: [&str; 3] = ["mapping", "koala", "outbox"];
 
 /// The longest main road that a reader manages in an evening.
 const ROAD_FILES: usize = 26;
-const ROAD_LINES: usize = 5_300;
+const ROAD_LINES: usize = 5_400;
 
 /// A source file: its path below `src`, its module path, and its code without comments and unit tests.
 struct Source {

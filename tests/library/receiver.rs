@@ -54,7 +54,8 @@ impl World {
     fn request(&self, method: &str, path: &str, headers: &str, body: &str) -> Option<Reply> {
         let mut stream = connect(self.receiver.addr());
         let length = body.len();
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}");
+        let host = if headers.contains("Host:") { "" } else { "Host: 127.0.0.1\r\n" };
+        let head = format!("{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}");
         // A receiver that breaks the connection may do so before everything is written.
         let _ = write!(stream, "{head}Content-Length: {length}\r\n\r\n{body}");
         let mut text = Vec::new();
@@ -237,11 +238,62 @@ fn the_head_of_a_request_is_checked_too() {
 }
 
 #[test]
+fn a_web_page_can_neither_read_nor_change_anything() {
+    let w = world();
+    w.post(BATCH, ana(&[track("a")]));
+    for (headers, status) in [
+        ("", 200),
+        ("Host: localhost\r\n", 200),
+        ("Host: LOCALHOST:8017\r\n", 200),
+        ("Host: 127.0.0.1:8017\r\n", 200),
+        ("Host: 192.168.7.9\r\n", 200),
+        ("Host: [::1]:8017\r\n", 200),
+        ("Host: evil.example\r\n", 403),
+        ("Host: evil.example:8017\r\n", 403),
+        ("Host: localhost.evil.example\r\n", 403),
+        ("Host: 127.0.0.1.evil.example\r\n", 403),
+        ("Host: evil.example@localhost\r\n", 200),
+        ("Host: localhost@evil.example\r\n", 403),
+        ("Host: \r\n", 403),
+        ("Host: a b\r\n", 403),
+        ("Host: localhost\r\nHost: evil.example\r\n", 400),
+        ("Host: evil.example\r\nHost: localhost\r\n", 400),
+        ("Origin: https://evil.example\r\n", 403),
+        ("Origin: http://127.0.0.1:8017\r\n", 403),
+        ("Origin: null\r\n", 403),
+        ("Host: localhost\r\nOrigin: null\r\n", 403),
+    ] {
+        let read = w.request("GET", "/receiver/events", headers, "").unwrap();
+        assert_eq!(read.status, status, "{headers:?}");
+        assert_eq!(read.body.contains("ana@acme.dev"), status == 200, "{headers:?}");
+        if status != 200 {
+            assert!(read.error().contains("Host") || read.error().contains("Origin"), "{}", read.error());
+            let set = w.request("PUT", "/receiver/faults", headers, r#"{"offline": true}"#).unwrap();
+            assert_eq!((set.status, w.receiver.faults()), (status, Faults::default()), "{headers:?}");
+            let headers = format!("{headers}{AGENT}Content-Type: text/plain\r\n");
+            let sent = w.request("POST", BATCH, &headers, &ana(&[track("b")]).to_string()).unwrap();
+            assert_eq!((sent.status, w.receiver.stats().held), (status, 1), "{headers:?}");
+        }
+    }
+    // As to a proxy: the first line names the host as well.
+    assert_eq!(w.get("http://localhost/receiver/events").status, 200);
+    assert_eq!(w.get("http://evil.example/receiver/events").status, 403);
+}
+
+#[test]
+fn a_head_is_read_up_to_a_limit() {
+    let w = world();
+    let padded = |bytes: usize| w.request("GET", AUTH, &format!("{AGENT}X: {}\r\n", "x".repeat(bytes)), "");
+    assert_eq!(padded(8 << 10).unwrap().status, 204);
+    assert_eq!(padded(64 << 10).map(|reply| reply.status), Some(431));
+}
+
+#[test]
 fn a_body_above_the_limit_is_answered_413() {
     let world = world();
     let head = format!("{AGENT}Expect: 100-continue\r\nContent-Length: 10485761\r\n");
     let mut stream = connect(world.receiver.addr());
-    write!(stream, "POST {BATCH} HTTP/1.1\r\nHost: x\r\n{head}\r\n").unwrap();
+    write!(stream, "POST {BATCH} HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}\r\n").unwrap();
     let mut answer = [0; 12];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 413");
@@ -420,7 +472,7 @@ fn a_connection_carries_many_requests() {
         let body = ana(&[track(&n.to_string())]).to_string();
         write!(
             stream,
-            "POST {BATCH} HTTP/1.1\r\nHost: x\r\n{AGENT}Content-Length: {}\r\n\r\n{body}",
+            "POST {BATCH} HTTP/1.1\r\nHost: 127.0.0.1\r\n{AGENT}Content-Length: {}\r\n\r\n{body}",
             body.len()
         )
         .unwrap();
@@ -441,7 +493,7 @@ fn a_stop_waits_for_a_second_only_and_frees_the_address() {
     let addr = receiver.addr();
     let idle = connect(addr);
     let mut waiting = connect(addr);
-    write!(waiting, "GET {AUTH} HTTP/1.1\r\nHost: x\r\n{AGENT}\r\n").unwrap();
+    write!(waiting, "GET {AUTH} HTTP/1.1\r\nHost: 127.0.0.1\r\n{AGENT}\r\n").unwrap();
     std::thread::sleep(Duration::from_millis(50));
 
     let start = Instant::now();

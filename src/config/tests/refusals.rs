@@ -39,7 +39,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
         ("[foo]\na = 1", "config.toml:2: unknown key foo.a"),
         ("[spoool]", "config.toml:1: unknown key spoool; did you mean spool.settle?"),
         ("[spool.dir]\na = 1", "config.toml:2: unknown key spool.dir.a; did you mean spool.dir?"),
-        ("koala.\"\\u001b\" = 1", "config.toml:1: unknown key koala.\\u{1b}"),
+        ("koala.\"\\u001b\" = 1", "config.toml:1: unknown key koala.…"),
     ] {
         assert_eq!(world.refusal(text, &[]), expected);
     }
@@ -128,7 +128,10 @@ fn a_syntax_error_has_line_and_column() {
         ("[spool", "config.toml:1:7: "),
         ("é = 1", "config.toml:1:1: "),
         ("\u{feff}[spool]\nsettle = \"1s\" x", "config.toml:2:15: "),
-        ("[spool]\nsettle = \"1s\"\nsettle = \"1s\"", "config.toml:3:1: duplicate key"),
+        (
+            "[spool]\nsettle = \"1s\"\nsettle = \"1s\"",
+            "config.toml:3:1: this key or section stands in the file twice",
+        ),
     ] {
         let refusal = world.refusal(text, &[]);
         assert!(refusal.starts_with(start), "{refusal}");

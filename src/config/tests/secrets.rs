@@ -67,18 +67,55 @@ fn a_key_is_read_again_from_its_file() {
     let world = World::new();
     let mut koala = world.user(&[]).koala;
     world.write("user/public-key", "pk_new");
-    koala.reread_key().unwrap();
-    assert_eq!(koala.public_key, PublicKey::new("pk_new").unwrap());
+    koala.reread_key();
+    assert_eq!((koala.missing_key(), &koala.public_key), (None, &PublicKey::new("pk_new").unwrap()));
 
     let path = world.write("user/public-key", "not a key");
-    let error = koala.reread_key().unwrap_err();
-    let wanted = "the content is not a public key: only letters, digits and - . _ ~ are allowed";
-    assert_eq!(error.to_string(), format!("{}: {wanted}", path.display()));
-    assert_eq!(koala.public_key, PublicKey::new("pk_new").unwrap());
-    assert_eq!(
-        world.load(&ConfigOptions { user: true, ..ConfigOptions::default() }, &[]).unwrap_err().to_string(),
-        error.to_string()
+    koala.reread_key();
+    let wanted = format!(
+        "{}: the content is not a public key: its character 4 is U+0020; only letters, digits and - . _ ~ are allowed. \
+         Until it is a key, events are stored but not sent",
+        path.display()
     );
+    assert_eq!((&koala.public_key, koala.missing_key()), (&None, Some(wanted.clone())));
+    // The agent starts and stores, as without the file.
+    let koala = world.user(&[]).koala;
+    assert_eq!((koala.public_key.as_ref(), &koala.key_warnings), (None, &vec![wanted]));
+    world.write("user/public-key", "");
+    assert_eq!(world.user(&[]).koala.missing_key().as_deref(), Some("there is no public key yet"));
+}
+
+#[test]
+fn a_credential_that_is_no_key_is_not_replaced_by_another_file() {
+    let world = World::new();
+    world.write("koala-public-key", "\"pk_1\"");
+    world.write("user/public-key", "pk_default");
+    let credentials = world.at("");
+    let koala = world.user(&[("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap())]).koala;
+    assert_eq!(koala.public_key, None);
+    assert!(koala.missing_key().unwrap().contains("its character 1 is U+0022 (\")"));
+}
+
+#[test]
+fn a_key_for_hashes_that_everybody_can_read_is_warned_of() {
+    let world = World::new();
+    world.write(
+        "config.toml",
+        "[[mapping]]\npreset = \"Track Calls\"\nfields = { event = { \"@hash\" = { \"@path\" = \"$.event\" } } }",
+    );
+    let path = world.write("hash-key", &"k".repeat(32));
+    let credentials = world.at("");
+    let path = world.write("koala-hash-key", &fs::read_to_string(path).unwrap());
+    let env = [("CREDENTIALS_DIRECTORY", credentials.to_str().unwrap())];
+    for (mode, is_warned) in [(0o600, false), (0o640, false), (0o644, true), (0o604, true)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let config = world.system(&env);
+        assert_eq!(config.mappings_lack, None);
+        let shown = path.display();
+        let warning = format!("everybody can read the key for hashes in {shown}; run: chmod o-r {shown}");
+        let wanted = if is_warned { vec![warning] } else { vec![] };
+        assert_eq!(config.koala.key_warnings, wanted, "{mode:o}");
+    }
 }
 
 #[test]
@@ -124,15 +161,33 @@ fn no_error_and_no_debug_shows_a_secret() {
         "koala.proxy = \"http://ana:secret@\"",
         "koala.proxy = \"http://ana:secret@proxy/x\"",
         "koala.endpoint = \"https://ana:secret@k.test\"",
+        // The key where a name is wanted.
+        "pk_secret_0123456789 = 1",
+        "\"pk secret\" = 1",
+        "[pk_secret_0123456789]\na = 1",
+        "[koala.pk_secret_0123456789]\na = 1",
+        "koala.pk_secret_0123456789 = \"\"",
+        "koala.pk_secret_0123456789.public_key = \"\"",
+        "pk_secret_0123456789",
+        "[pk_secret_0123456789",
+        "[[mapping]]\npk_secret_0123456789 = 1",
+        "[[mapping]]\npreset = \"pk_secret_0123456789\"",
+        "[[mapping]]\npreset = \"Track Calls\"\naction = \"pk_secret_0123456789\"",
+        "[[mapping]]\npreset = \"Track Calls\"\nfields = { pk_secret_0123456789 = \"\" }",
     ] {
         let refusal = world.refusal(text, &[]);
         assert!(!refusal.contains("secret"), "{refusal}");
+    }
+    fs::remove_file(world.at("config.toml")).unwrap();
+    for variable in ["KOALA_AGENT_pk_secret_0123456789", "KOALA_AGENT_KOALA__PK_SECRET_0123456789"] {
+        let warnings = world.system(&[(variable, "1")]).warnings.join("\n").to_lowercase();
+        assert!(warnings.starts_with("unknown environment") && !warnings.contains("secret"), "{warnings}");
     }
     let refusal = world.refusal("", &[("KOALA_AGENT_KOALA__PUBLIC_KEY", "pk/secret")]);
     assert_eq!(
         refusal,
         "KOALA_AGENT_KOALA__PUBLIC_KEY: koala.public_key is not a public key: \
-         only letters, digits and - . _ ~ are allowed"
+         its character 3 is U+002F (/); only letters, digits and - . _ ~ are allowed"
     );
     world.write("config.toml", "koala.public_key = \"secret\"\nkoala.proxy = \"http://ana:secret@proxy\"");
     let config = format!("{:?}", world.system(&[]));

@@ -81,7 +81,7 @@ fn a_check_names_each_fault_and_its_remedy() {
     fs::write(setup.outbox(), "this is no database, and long enough to be told from one").unwrap();
     assert_says(
         &setup.run(&["check", "--offline"]).out,
-        &["FAIL  outbox", "start the agent: it recovers what can be read"],
+        &["FAIL  outbox", "start the agent, which recovers what can be read: koala-agent --config"],
     );
 
     setup.set("koala.endpiont = 1");

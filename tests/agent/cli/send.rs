@@ -289,3 +289,25 @@ fields = { domain = "" }
         ],
     );
 }
+
+#[test]
+fn a_duration_without_its_equals_sign_is_explained() {
+    let setup = Setup::new();
+    let ran = setup.run(&["send", "--wait", "5s", "events.jsonl"]);
+    assert_eq!(ran.code, 66, "{ran:?}");
+    assert_says(&ran.err, &["cannot read 5s", "write --wait=5s"]);
+}
+
+#[test]
+fn warnings_come_in_the_order_of_the_input() {
+    let setup = Setup::new();
+    let events = r#"{"type":"track","properties":{"email":"ana@acme.dev"}}
+{"type":"trak"}
+{"type":"track","properties":{"email":"bob@acme.dev"}}
+"#;
+    let ran = setup.run_with(&["send"], events);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let failing = ran.err.find("2 events will fail (the first is stdin:1)").unwrap();
+    let skipped = ran.err.find("1 event will be skipped (stdin:2): no_mapping: no mapping selects").unwrap();
+    assert!(failing < skipped, "{}", ran.err);
+}

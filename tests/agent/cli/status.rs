@@ -19,7 +19,7 @@ fn published(setup: &Setup, change: impl FnOnce(&mut Status)) {
     status.agent.pid = Some(std::process::id());
     status.agent.since = Timestamp::parse("2026-01-02T00:00:00Z");
     change(&mut status);
-    status.write(&setup.config().status_file).unwrap();
+    status.write(&setup.config().status_file, 0o644).unwrap();
 }
 
 #[test]
@@ -28,7 +28,11 @@ fn the_status_before_the_first_run_is_all_zeros() {
     let status = setup.run(&["status", "--json"]);
     assert_eq!(status.code, 0);
     let status = status.json();
-    assert_eq!(status["agent"], json!({"version": "0.1.0", "running": false, "pid": null, "since": null}));
+    assert_eq!(
+        status["agent"],
+        json!({"version": "0.1.0", "running": false, "pid": null, "since": null, "log_lines_dropped": 0})
+    );
+    assert_eq!((&status["config_in_force"], &status["clock_step"]), (&Value::Null, &Value::Null));
     assert_eq!(
         (&status["reasons"], &status["intake"]),
         (&json!([]), &json!({"state": "open", "reason": null}))
@@ -168,6 +172,45 @@ fn the_status_says_why_events_wait_and_what_to_do() {
 }
 
 #[test]
+fn a_full_outbox_is_reported_before_a_file_has_to_wait() {
+    let setup = Setup::with_events();
+    let _agent = setup.open_outbox();
+    published(&setup, |status| status.outbox.max_bytes = 1);
+    let text = setup.run(&["status"]).out;
+    assert_says(
+        &text,
+        &[
+            "the outbox is full: new files will wait in the spool",
+            "wait until events have been delivered, or raise outbox.max_bytes",
+            &format!("kill -HUP {}", std::process::id()),
+        ],
+    );
+}
+
+#[test]
+fn only_of_koalas_own_address_is_it_said_that_the_service_is_shut_down() {
+    let mut setup = Setup::with_events();
+    let _agent = setup.open_outbox();
+    for (endpoint, says, says_not) in [
+        (
+            "https://api2.getkoala.com",
+            "hosted service is shut down: set koala.endpoint in",
+            "refuses all events",
+        ),
+        ("http://127.0.0.1:9", "http://127.0.0.1:9 refuses all events: set koala.endpoint in", "shut down"),
+    ] {
+        setup.set(&format!("koala.endpoint = \"{endpoint}\""));
+        published(&setup, |status| {
+            status.destination.state = DestinationState::Refused;
+            status.destination.reason = Some(Reason::new(Code::RefusesAll, "the receiver answered 400"));
+        });
+        let text = setup.run(&["status"]).out;
+        assert_says(&text, &[says]);
+        assert!(!text.contains(says_not), "{text}");
+    }
+}
+
+#[test]
 fn list_filters_and_shows_the_newest_first() {
     let setup = Setup::with_events();
     for (arguments, want) in [
@@ -195,6 +238,7 @@ fn list_filters_and_shows_the_newest_first() {
             "event",
             "file",
             "message_id",
+            "owner",
             "person",
             "place",
             "reason",
@@ -257,6 +301,7 @@ fn show_prints_the_history_and_the_request_of_an_event() {
     let setup = Setup::with_events();
     let shown = setup.run(&["show", "behind", "--json"]).json();
     assert_eq!((&shown["state"], &shown["file"]), (&json!("pending"), &json!("a.jsonl")));
+    assert_eq!(shown["owner"], 0);
     assert_says(
         shown["next"]["text"].as_str().unwrap(),
         &["after 1 older event of the same person", "agent runs again"],

@@ -38,7 +38,15 @@ impl Outbox {
         db.execute_batch("BEGIN").unwrap();
         let rows = rows(&db)?;
         let number = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap() as u64;
-        let counters = counted(&db, "SELECT state, code, events FROM counters WHERE events > 0");
+        let counters =
+            counted(&db, "SELECT state, code, events FROM counters WHERE events > 0 AND state <> 'owner'");
+        let bytes_counted =
+            counted(&db, "SELECT '', code, events FROM counters WHERE events > 0 AND state = 'owner'");
+        let bytes = counted(
+            &db,
+            "SELECT '', CAST(owner AS TEXT), sum(octet_length(body) + 250) FROM pending GROUP BY owner",
+        );
+        prop_assert_eq!(&bytes_counted, &bytes, "the counted bytes of each owner and the rows");
         let mut counted_rows: BTreeMap<(String, String), u64> = BTreeMap::new();
         let mut by_state: BTreeMap<(String, String), u64> = BTreeMap::new();
         for row in rows.values() {
