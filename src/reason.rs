@@ -93,12 +93,16 @@ codes! {
     Unreadable = "unreadable",
     /// The outbox has reached `outbox.max_bytes`.
     MaxBytes = "max_bytes",
+    /// The outbox is nearly full, and most of it came from files of this owner.
+    OwnerShare = "owner_share",
     /// The file system has less room than `outbox.min_free`.
     MinFree = "min_free",
     /// The file system is full.
     DiskFull = "disk_full",
     /// The file system cannot be written.
     ReadOnly = "read_only",
+    /// Another process holds the lock.
+    Locked = "locked",
 }
 
 impl fmt::Display for Code {
@@ -156,6 +160,6 @@ mod tests {
             assert_eq!(Code::parse(code.as_str()), Some(code));
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
-        assert_eq!(Code::ALL.len(), 31);
+        assert_eq!(Code::ALL.len(), 33);
     }
 }

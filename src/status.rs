@@ -69,12 +69,33 @@ pub struct SpoolStatus {
     pub waiting_bytes: u64,
     /// Files that the agent may not read.
     pub unreadable_files: u64,
+    /// Files whose names do not say a format; they are left alone.
+    #[serde(default)]
+    pub unknown_files: u64,
     /// Files in `rejected/`.
     pub rejected_files: u64,
     /// Duplicate events that were dropped.
     pub duplicates: u64,
     /// The time of the last scan.
     pub scanned_at: Option<Timestamp>,
+    /// Those whose files wait, the most files first; at most 20.
+    #[serde(default)]
+    pub owners: Vec<OwnerStatus>,
+}
+
+/// The waiting files of one owner.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct OwnerStatus {
+    /// The owner's user id.
+    pub uid: u32,
+    /// Files that have not been ingested yet.
+    pub waiting_files: u64,
+    /// The size of those files.
+    pub waiting_bytes: u64,
+    /// Files that the agent may not read.
+    pub unreadable_files: u64,
+    /// The reason why no files of this owner are ingested for now, though others' are.
+    pub reason: Option<Reason>,
 }
 
 /// The status of the intake, which reads files into the outbox.

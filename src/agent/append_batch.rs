@@ -1,7 +1,7 @@
 //! The events that are stored in one commit, and how far that commit brings their files.
 
 use crate::outbox::{FileProgress, NewEvent};
-use crate::spool::SpoolEntry;
+use crate::spool::{ReadPosition, SpoolEntry};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -23,18 +23,15 @@ pub struct SourceFile {
     pub progress: FileProgress,
 }
 
-/// The point up to which the text of a file has been read, as [`Progress`] has it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ReadPosition {
-    pub position: u64,
-    pub place: u64,
-    pub sum: Option<u32>,
-}
-
 impl SourceFile {
     pub fn new(entry: SpoolEntry, progress: FileProgress) -> SourceFile {
         let name = Arc::from(entry.name.to_string_lossy());
         SourceFile { entry, name, progress }
+    }
+
+    /// Notes that the file is read as far as that.
+    pub fn advance(&mut self, to: ReadPosition) {
+        (self.progress.position, self.progress.place, self.progress.sum) = (to.position, to.place, to.sum);
     }
 }
 
@@ -45,18 +42,35 @@ pub struct AppendBatch {
     /// The index in `sources` of each event's file.
     source_of: Vec<usize>,
     pub sources: Vec<SourceFile>,
+    /// Whether anything of the current file was read.
+    has_advanced: bool,
     bytes: usize,
 }
 
 impl AppendBatch {
     /// Adds a file; the events that follow are of it.
     pub fn begin(&mut self, source: SourceFile) {
+        self.has_advanced = false;
         self.sources.push(source);
     }
 
-    /// Takes the current file out again, which has no events in the batch.
-    pub fn cancel(&mut self) {
-        self.sources.pop();
+    /// Adds a file, unless it is the current one already.
+    pub fn resume(&mut self, source: &SourceFile) {
+        let is_current = |last: &SourceFile| {
+            !last.progress.finished && last.entry.identity.key() == source.entry.identity.key()
+        };
+        if !self.sources.last().is_some_and(is_current) {
+            self.begin(source.clone());
+        }
+    }
+
+    /// Takes the current file out again if nothing of it was read. Returns whether there is nothing of it in the batch.
+    pub fn cancel_unread(&mut self) -> bool {
+        if self.has_advanced {
+            return false;
+        }
+        self.sources.pop_if(|last| !last.progress.finished);
+        true
     }
 
     pub fn push(&mut self, event: NewEvent) {
@@ -76,8 +90,9 @@ impl AppendBatch {
     }
 
     pub fn advance(&mut self, to: ReadPosition) {
-        if let Some(SourceFile { progress, .. }) = self.sources.last_mut() {
-            (progress.position, progress.place, progress.sum) = (to.position, to.place, to.sum);
+        if let Some(source) = self.sources.last_mut() {
+            self.has_advanced = true;
+            source.advance(to);
         }
     }
 
@@ -85,6 +100,7 @@ impl AppendBatch {
         if let Some(source) = self.sources.last_mut() {
             source.progress.finished = true;
         }
+        self.has_advanced = false;
     }
 
     /// Whether the batch is to be stored before more is read. The outbox has room for `room` bytes.
@@ -137,7 +153,7 @@ mod tests {
 
     fn file(name: &str) -> SourceFile {
         let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
-        let entry = SpoolEntry { name: name.into(), identity, size: 1, changed: 1 };
+        let entry = SpoolEntry { name: name.into(), identity, size: 1, owner: 0, changed: 1 };
         SourceFile::new(entry, FileProgress::none(name.as_bytes(), identity, (1, 1)))
     }
 

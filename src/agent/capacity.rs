@@ -14,8 +14,13 @@ const DISK_PER_BYTE: u64 = 8;
 /// Events are not stored in portions below this size: the commits would cost more than they bring.
 const MIN_ROOM: usize = 64 << 10;
 
+/// An outbox that is full to this share of its limit takes no more from an owner that has most of it, so that the others
+/// still find room.
+const CROWDED: f64 = 0.75;
+/// The share of the limit that one owner may hold then.
+const OWNER_SHARE: f64 = 0.5;
+
 /// The room of the outbox, and whether the intake is blocked for want of it.
-#[derive(Debug)]
 pub struct Capacity {
     stats: Arc<OutboxStats>,
     blocked: Option<Reason>,
@@ -44,6 +49,15 @@ impl Capacity {
             }
             None => Ok(()),
         }
+    }
+
+    /// Why nothing more is stored of the owner's files for now, though the outbox has room for others'. Where all events
+    /// are of one owner, there is nobody to leave room for.
+    pub fn check_owner(&self, owner: u32, outbox: &config::OutboxConfig) -> Option<Reason> {
+        if !self.stats.has_other_owner(owner) {
+            return None;
+        }
+        owner_share(self.stats.bytes(), self.stats.pending_bytes(owner), outbox.max_bytes)
     }
 
     fn check_size(&self, used: u64, max_bytes: u64) -> Result<(), Reason> {
@@ -107,6 +121,21 @@ impl Capacity {
     }
 }
 
+/// Whether one owner's events take too much of an outbox that is nearly full.
+fn owner_share(used: u64, owned: u64, max_bytes: u64) -> Option<Reason> {
+    let limit = max_bytes as f64;
+    if (used as f64) < limit * CROWDED || owned as f64 <= limit * OWNER_SHARE {
+        return None;
+    }
+    let text = format!(
+        "the outbox is nearly full, and {} of its {} are events from this owner's files, which wait; those of others are \
+         taken",
+        config::Bytes(owned),
+        config::Bytes(max_bytes)
+    );
+    Some(Reason::new(Code::OwnerShare, text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,6 +173,21 @@ mod tests {
             let mut capacity = blocked_by(blocked);
             let checked = capacity.check_disk(DiskSpace { free, total: u64::MAX }, 100, 20);
             assert_eq!(checked.is_ok().then(|| capacity.room()), room, "{free} free: {checked:?}");
+        }
+    }
+
+    #[test]
+    fn an_owner_that_holds_more_than_half_of_a_nearly_full_outbox_waits() {
+        for (used, owned, waits) in [
+            (0, 501, false),
+            (749, 501, false),
+            (750, 500, false),
+            (750, 501, true),
+            (2000, 501, true),
+            (2000, 0, false),
+        ] {
+            let reason = owner_share(used, owned, 1000).map(|reason| reason.code);
+            assert_eq!(reason, waits.then_some(Code::OwnerShare), "{owned} of {used}");
         }
     }
 }

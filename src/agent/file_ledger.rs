@@ -1,21 +1,23 @@
 //! Which file is stored in the outbox how far, and which files are on their way out of the spool. Pure bookkeeping.
 
-use super::remover::RemovalResult;
 use crate::outbox::FileProgress;
 use crate::spool::{FileIdentity, FileKey, Removal, SpoolEntry, SpoolError};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 
-/// The progress of every file that is still in the spool or in `rejected/`.
+/// The removal of a file, and its result.
+type RemovalOutcome = (SpoolEntry, Result<Removal, SpoolError>);
+
+/// The progress of every file that is still in the spool, kept beside it, or in `rejected/`.
 #[derive(Debug)]
 pub struct FileLedger {
     ingested: HashMap<FileKey, FileProgress>,
-    /// Stored files that were handed to the remover, by name, and which version of them is stored.
+    /// Files all of which is in a batch or stored, until the remover has answered: by name, and in which version.
     removing: HashMap<OsString, (FileIdentity, u64)>,
     /// Files that have left the spool, whose progress the outbox may forget.
     gone: Vec<FileIdentity>,
     /// Removals that did not end with a removed file; they are left for the next scan.
-    unremoved: Vec<RemovalResult>,
+    unremoved: Vec<RemovalOutcome>,
 }
 
 impl FileLedger {
@@ -46,9 +48,14 @@ impl FileLedger {
         }
     }
 
-    /// Notes that the file, all of which is stored, is handed to the remover.
+    /// Notes that all of the file is in a batch: there is nothing more to read in it, and when that is stored it goes.
     pub fn begin_removal(&mut self, entry: &SpoolEntry) {
         self.removing.insert(entry.name.clone(), entry.version());
+    }
+
+    /// Notes that the file stays, because its batch is not stored.
+    pub fn cancel_removal(&mut self, name: &OsStr) {
+        self.removing.remove(name);
     }
 
     /// Whether a file of that name is on its way out.
@@ -62,40 +69,40 @@ impl FileLedger {
     }
 
     /// The number and the bytes of those of the files that are on their way out.
-    pub fn removing_among(&self, entries: &[SpoolEntry]) -> (u64, u64) {
-        let removing = entries.iter().filter(|entry| self.is_removing(&entry.name));
+    pub fn removing_among<'a>(&self, entries: impl IntoIterator<Item = &'a SpoolEntry>) -> (u64, u64) {
+        if self.removing.is_empty() {
+            return (0, 0);
+        }
+        let removing = entries.into_iter().filter(|entry| self.is_removing(&entry.name));
         removing.fold((0, 0), |(files, bytes), entry| (files + 1, bytes + entry.size))
     }
 
-    /// Notes results of the remover between two scans. A file that is where it was is in no listing yet, and no file of
-    /// its name may overtake it, so anything but a removed file is left for [`FileLedger::settle_removals`].
-    pub fn note_removals(&mut self, results: impl Iterator<Item = RemovalResult>) {
-        for (entry, result) in results {
-            if matches!(result, Ok(Removal::Removed)) {
+    /// Notes a result of the remover. A file that is where it was is in no listing yet, and no file of
+    /// its name may overtake it, so it is left for [`FileLedger::settle_removals`].
+    pub fn note_removal(&mut self, entry: SpoolEntry, result: Result<Removal, SpoolError>) {
+        match result {
+            Ok(Removal::Removed) => {
                 self.removing.remove(&entry.name);
                 self.left_spool(&entry);
-            } else {
-                self.unremoved.push((entry, result));
             }
+            Ok(Removal::Kept(_)) => drop(self.removing.remove(&entry.name)),
+            result => self.unremoved.push((entry, result)),
         }
     }
 
-    /// Notes all results of the remover before a scan. Returns the removals that failed; they are tried again.
-    pub fn settle_removals(
-        &mut self,
-        results: impl Iterator<Item = RemovalResult>,
-    ) -> Vec<(OsString, SpoolError)> {
-        let mut failed = Vec::new();
-        for (entry, result) in std::mem::take(&mut self.unremoved).into_iter().chain(results) {
+    /// Lets go of the files that are still in the spool. Returns their names, and the errors of those that the system does
+    /// not let go; they are tried again.
+    pub fn settle_removals(&mut self) -> Vec<(OsString, Option<SpoolError>)> {
+        let mut stay = Vec::new();
+        for (entry, result) in std::mem::take(&mut self.unremoved) {
             self.removing.remove(&entry.name);
-            match result {
-                Ok(Removal::Removed | Removal::Replaced) => self.left_spool(&entry),
-                // The file is read again: the new part is ingested, and the rest is known.
-                Ok(Removal::Changed) => {}
-                Err(e) => failed.push((entry.name, e)),
+            if matches!(result, Ok(Removal::Replaced)) {
+                self.left_spool(&entry);
             }
+            // A file that has changed is read again: the new part is ingested, and the rest is known.
+            stay.push((entry.name, result.err()));
         }
-        failed
+        stay
     }
 
     /// Forgets files that left the spool while no agent ran. `present` is read only if any file is known.
@@ -113,7 +120,8 @@ impl FileLedger {
         std::mem::take(&mut self.gone)
     }
 
-    fn left_spool(&mut self, entry: &SpoolEntry) {
+    /// Notes that the file is gone, from the spool and from where it was kept.
+    pub fn left_spool(&mut self, entry: &SpoolEntry) {
         if let Some(progress) = self.ingested.remove(&entry.identity.key()) {
             self.gone.push(progress.identity);
         }
@@ -127,7 +135,7 @@ mod tests {
 
     fn file(name: &str, inode: u64) -> SpoolEntry {
         let identity = FileIdentity { inode, born: 1, modified: 1 };
-        SpoolEntry { name: name.into(), identity, size: 10, changed: 1 }
+        SpoolEntry { name: name.into(), identity, size: 10, owner: 0, changed: 1 }
     }
 
     fn ledger_of(entries: &[&SpoolEntry]) -> FileLedger {
@@ -147,20 +155,22 @@ mod tests {
     fn a_removal_decides_what_is_known_of_the_file() {
         let failed =
             || Err(SpoolError::new(Path::new("a"), "remove a file", std::io::ErrorKind::Other.into()));
-        // Each row: the result; whether the file is then gone, after a note between scans and after a scan.
-        for (result, is_gone_at_once, is_gone_later, is_failure) in [
-            (Ok(Removal::Removed), true, true, false),
-            (Ok(Removal::Replaced), false, true, false),
-            (Ok(Removal::Changed), false, false, false),
-            (failed(), false, false, true),
+        // Each row: the result; whether the file's progress is then forgotten, when noted and when settled; whether it stays
+        // in the spool, and whether that is an error.
+        for (result, is_gone_at_once, is_gone_later, stays) in [
+            (Ok(Removal::Removed), true, true, None),
+            (Ok(Removal::Replaced), false, true, Some(false)),
+            (Ok(Removal::Changed), false, false, Some(false)),
+            (failed(), false, false, Some(true)),
         ] {
             let entry = file("a", 1);
             let mut ledger = ledger_of(&[&entry]);
             let shown = format!("{result:?}");
-            ledger.note_removals([(entry.clone(), result)].into_iter());
+            ledger.note_removal(entry.clone(), result);
             assert_eq!(ledger.is_removing_version(&entry), !is_gone_at_once, "{shown}");
             assert_eq!(ledger.take_gone().len(), usize::from(is_gone_at_once), "{shown}");
-            assert_eq!(ledger.settle_removals(std::iter::empty()).len(), usize::from(is_failure), "{shown}");
+            let settled: Vec<_> = ledger.settle_removals().iter().map(|(_, error)| error.is_some()).collect();
+            assert_eq!(settled, Vec::from_iter(stays), "{shown}");
             assert!(!ledger.is_removing(&entry.name), "{shown}");
             assert_eq!(ledger.progress(&entry).is_none(), is_gone_later, "{shown}");
         }

@@ -1,34 +1,38 @@
 //! The intake: ingests the files of the spool into the outbox, on a thread of its own because reading files blocks.
 //!
 //! ```text
-//!   Spool ──scan──▶ UnsettledFiles ──ready──▶ FileReader ──event──▶ AppendBatch ──append──▶ durable ──▶ Remover
-//!                                                  └──────reject──▶ Rejections (durable before the batch)
+//!   Spool ──scan──▶ OwnerQueues ──turn──▶ FileReader ──event──▶ AppendBatch ──append──▶ durable ──▶ Remover
+//!                    ▲       └─▶ WaitingFiles   └──reject──▶ Rejections (durable before the batch)     │
+//!                    └──────────────── written to meanwhile ────────────────────────── KeptFiles ◀─────┘
 //! ```
 //!
-//! The intake is the loop that joins these components; none of them knows it. An outside event only wakes the loop, and each
-//! round scans the whole folder, because hints about single files get lost. One batch is being committed while the next
-//! is read. No file is removed before the commit that holds its events has been answered.
+//! The intake is the loop that joins these components; none of them knows it. It looks at the spool, then gives the owners
+//! of files turns, one after the other, each for the events of one commit or a moment's work, until there is nothing to
+//! read or it is time to look again. One batch is being committed while the next is read. No file is removed before the
+//! commit that holds its events has been answered.
+//!
+//! A thread for each owner would be the other way. It would bring the same bounds of memory, files and commits between the
+//! threads that turns have by themselves, and an order of commits would have to be found for them.
 
 use super::append_batch::{AppendBatch, SourceFile};
 use super::capacity::Capacity;
 use super::error::Fatal;
 use super::file_ledger::FileLedger;
-use super::file_reader::{FileReader, FileState, ReadEnd, ReadStep};
+use super::file_reader::{FileReader, ReadEnd, ReadStep};
 use super::heartbeat::Heartbeat;
 use super::new_event::ReadRules;
-use super::readiness::{Readiness, ScanTimes, UnsettledFiles, age_of};
-use super::rejections::{RejectedPart, Rejections};
-use super::remover::Remover;
+use super::readiness::WriterState;
+use super::rejections::Rejections;
+use super::removals::Removals;
 use super::scan_report::{ScanReport, SpoolSnapshot};
+use super::scanner::Scanner;
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::disk;
 use crate::event::Flaw;
 use crate::outbox::{Appended, Enqueued, FileProgress, OutboxError, PendingCommit, Writer};
 use crate::reason::{Code, Reason};
-use crate::spool::{Format, OpenError, Spool, SpoolEntry, SpoolError, SpoolListing, Watcher, printable};
-use std::collections::HashSet;
-use std::ffi::OsStr;
+use crate::spool::{Format, OpenError, RejectedPart, Spool, SpoolEntry, SpoolError, printable};
+use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -44,9 +48,25 @@ const BLOCKED_RETRY: Duration = Duration::from_secs(1);
 const DELETION_PAUSE: Duration = Duration::from_millis(500);
 /// The most pauses to wait for the end of a deletion: files may arrive all the time.
 const MAX_DELETION_PAUSES: usize = 60;
-/// The least time between two scans while files keep arriving. A scan and a commit take some milliseconds however little
+/// The least time between two looks while files keep arriving. A look and a commit take some milliseconds however little
 /// there is, so what arrives meanwhile shares them.
-const SCAN_PAUSE: Duration = Duration::from_millis(10);
+const LOOK_PAUSE: Duration = Duration::from_millis(10);
+/// The longest turn of one owner while others wait for theirs, unless its batch is full earlier.
+const TURN: Duration = Duration::from_millis(100);
+/// The longest time between two looks, between two commits of what was read, and between two signs of life.
+const ROUND: Duration = Duration::from_secs(1);
+/// Steps of a reader between two looks at the clock: each is some 10 to 100 microseconds of work.
+const STEPS_PER_CLOCK: u32 = 16;
+/// Files that are kept open in the middle between turns. Those of further owners are opened again.
+const MAX_OPEN: usize = 64;
+/// Text that a reader may keep in memory between turns. One reader may keep more; a second one that needs to takes its place
+/// when that has had [`LARGE_TURNS`].
+const LARGE: u64 = 1 << 20;
+/// Turns in which a large document must have been read before it leaves the memory: to come back to its place it is read
+/// again from its start.
+const LARGE_TURNS: u32 = 8;
+/// The most that deflate unpacks a byte to.
+const MAX_UNPACKED: u64 = 1_032;
 
 /// Why a round ended early.
 enum Interruption {
@@ -66,7 +86,11 @@ impl From<SpoolError> for Interruption {
                 ErrorKind::ReadOnlyFilesystem => Code::ReadOnly,
                 _ => Code::Unreadable,
             },
-            SpoolError::Missing { .. } | SpoolError::Denied { .. } => Code::Unreadable,
+            SpoolError::Held { .. } => Code::Locked,
+            SpoolError::Missing { .. }
+            | SpoolError::Denied { .. }
+            | SpoolError::NotOwn { .. }
+            | SpoolError::RejectedFull { .. } => Code::Unreadable,
         };
         Interruption::Blocked(Reason::new(code, e.to_string()))
     }
@@ -99,28 +123,61 @@ impl IntakeHandle {
     }
 }
 
+/// A file that is being read.
+struct Reading {
+    /// The file, read as far as its progress says.
+    source: SourceFile,
+    /// `None`: the file is opened again in its owner's next turn.
+    reader: Option<FileReader>,
+    /// Turns in which this reader went beyond what was read before it was opened.
+    turns: u32,
+}
+
+/// How far a turn has come.
+#[derive(PartialEq, Eq)]
+enum TurnState {
+    /// The owner may go on.
+    GoOn,
+    /// It is the next owner's turn.
+    Over,
+}
+
+/// The clock of a turn.
+struct TurnClock {
+    began: Instant,
+    steps: u32,
+}
+
+impl TurnClock {
+    fn start() -> TurnClock {
+        TurnClock { began: Instant::now(), steps: 0 }
+    }
+
+    fn is_over(&mut self) -> bool {
+        self.steps += 1;
+        self.steps.is_multiple_of(STEPS_PER_CLOCK) && self.began.elapsed() >= TURN
+    }
+}
+
 /// The intake's state; [`Intake::run`] is its loop.
 pub struct Intake {
     agent: AgentHandles,
     spool: Spool,
-    watcher: Watcher,
     /// The settings of this round.
     config: Config,
-    unsettled: UnsettledFiles,
+    scanner: Scanner<Reading>,
     ledger: FileLedger,
     rejections: Rejections,
     capacity: Capacity,
     report: ScanReport,
-    remover: Remover,
+    removals: Removals,
     batch: AppendBatch,
+    /// When the first event of the batch was read.
+    batch_began: Option<Instant>,
     /// The batch that is being committed.
     in_commit: Option<(AppendBatch, PendingCommit<Appended>)>,
-    /// The file system's time at the start, until the first scan.
-    agent_start: Option<i64>,
     /// Whether a file has left the folder since the last scan, or is about to.
     has_progressed: bool,
-    /// The length of a tick of the file system's clock.
-    tick: Duration,
 }
 
 impl Intake {
@@ -136,29 +193,23 @@ impl Intake {
     ) -> std::io::Result<IntakeHandle> {
         let (wakes, woken) = sync_channel(1);
         let watcher_wakes = wakes.clone();
-        let (watcher, unwatched) = Watcher::new(spool.dir(), move || {
+        let scanner = Scanner::new(&spool, agent.clock.clone(), move || {
             // A full channel holds a wake already.
             let _ = watcher_wakes.try_send(());
         });
-        if let Some(why) = unwatched {
-            tracing::warn!("the spool cannot be watched ({why}): files are found within spool.scan_interval");
-        }
-        let tick = disk::tick();
         let config = agent.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let intake = Intake {
-            unsettled: UnsettledFiles::new(tick),
+            scanner,
             ledger: FileLedger::new(progress),
             rejections: Rejections::new(spool.rejected_folder()),
             capacity: Capacity::new(agent.writer.stats()),
             report: ScanReport::new(spool.dir(), snapshot),
-            remover: Remover::start(&spool)?,
+            removals: Removals::start(&spool)?,
             batch: AppendBatch::default(),
+            batch_began: None,
             in_commit: None,
-            agent_start: spool.file_system_time(),
             has_progressed: false,
-            tick,
             spool,
-            watcher,
             config,
             agent,
         };
@@ -175,15 +226,14 @@ impl Intake {
     /// # Errors
     /// The outbox or the folder failed in a way that waiting does not fix.
     fn run(mut self, woken: &Receiver<()>) -> Result<(), Fatal> {
-        self.ledger.forget_missing(self.spool.keys());
+        let heartbeat = self.agent.heartbeat.clone();
+        self.ledger.forget_missing(self.spool.keys().inspect(|_| heartbeat.tick()));
         self.forget_gone();
         loop {
             self.agent.heartbeat.tick();
             self.config = self.agent.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let began = Instant::now();
-            let ended = self.round();
-            let took = began.elapsed();
-            let wait = match ended {
+            let wait = match self.round(began) {
                 Ok(wait) => {
                     if self.capacity.unblock() {
                         self.report.blocked(None);
@@ -202,93 +252,75 @@ impl Intake {
             if self.agent.stopping.is_cancelled() {
                 break;
             }
+            if wait.is_zero() {
+                continue;
+            }
             match woken.recv_timeout(wait) {
                 Ok(()) => {
-                    // A shorter pause after a scan that found nothing to ingest.
-                    let pause = if self.has_progressed { SCAN_PAUSE } else { SCAN_PAUSE / 2 };
-                    // A folder that takes long to scan is not scanned all the time.
-                    let pause = pause.saturating_sub(began.elapsed()).max(took.min(BLOCKED_RETRY) / 4);
-                    std::thread::sleep(pause);
-                    // The next scan answers any wake during the pause.
+                    // A shorter pause after a look that found nothing to ingest.
+                    let pause = if self.has_progressed { LOOK_PAUSE } else { LOOK_PAUSE / 2 };
+                    std::thread::sleep(pause.saturating_sub(began.elapsed()));
+                    // The next look answers any wake during the pause.
                     let _ = woken.try_recv();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }
-        self.remover.finish();
+        self.scanner.in_hand.stop();
+        self.removals.finish();
         self.settle_removals();
         Ok(())
     }
 
-    /// Scans the folder and ingests all files that are ready. Returns when to scan again at the latest.
-    fn round(&mut self) -> Result<Duration, Interruption> {
-        self.settle_removals();
-        if !self.spool.is_whole() {
-            self.reopen_spool()?;
-        }
-        let has_room = self.capacity.check(&self.config.outbox);
-        self.tidy_rejected();
-        has_room.map_err(Interruption::Blocked)?;
-        self.unsettled.announce(self.watcher.announced());
-        let now = self.agent.clock.moment();
-        let listing = self.spool.list(now.wall)?;
-        let mut wait = self.report_scan(&listing);
-        let is_partial = listing.waiting_files > listing.files.len() as u64;
-        // The time comes after the listing: nothing that changes from now on is stamped with an earlier one.
-        let file_system = if self.unsettled.has_announced() { self.spool.file_system_time() } else { None };
-        let times = ScanTimes { now, file_system, agent_start: self.agent_start.take() };
-        for entry in listing.files {
-            if self.ledger.is_removing_version(&entry) {
-                continue;
-            }
-            match self.readiness(&entry, &times) {
-                Readiness::Ready => {
-                    self.unsettled.settled(&entry.name);
-                    if let Some(rest) = self.ingest(entry)? {
-                        wait = wait.min(rest);
-                    }
-                }
-                Readiness::Wait(rest) => wait = wait.min(rest),
-                Readiness::OlderThanAgent(_) if self.ingest_if_whole(&entry)? => {
-                    self.unsettled.settled(&entry.name);
-                }
-                Readiness::OlderThanAgent(rest) | Readiness::HoldOthers(rest) => {
-                    wait = wait.min(rest);
-                    break;
-                }
-            }
-            if self.batch.is_full(self.capacity.room()) {
+    /// Looks at the spool and gives turns until nothing is ready. Returns when to look again at the latest.
+    fn round(&mut self, began: Instant) -> Result<Duration, Interruption> {
+        self.look()?;
+        let mut looked_at = Instant::now();
+        while let Some(owner) = self.scanner.queues.next_turn() {
+            self.turn(owner)?;
+            let is_old = self.batch_began.is_some_and(|began| began.elapsed() >= TURN);
+            if is_old || self.batch.is_full(self.capacity.room()) {
                 self.flush()?;
+            }
+            if began.elapsed() >= ROUND {
+                break;
+            }
+            if looked_at.elapsed() >= LOOK_PAUSE {
+                self.scanner.add_announced(&self.spool);
+                looked_at = Instant::now();
             }
         }
         self.flush()?;
         self.finish_commit()?;
         self.settle_removals();
-        Ok(if is_partial && self.has_progressed { Duration::from_millis(1) } else { wait.max(self.tick) })
+        let wait = self.scanner.time_to_next_look(self.config.spool.scan_interval, self.has_progressed);
+        let check_in = self.removals.time_to_check(self.agent.clock.mono());
+        Ok(check_in.map_or(wait, |rest| rest.min(wait)))
     }
 
-    /// Drops what is known of files that are gone, and updates the status. Returns when to scan again at the latest.
-    fn report_scan(&mut self, listing: &SpoolListing) -> Duration {
-        self.has_progressed = false;
-        let present: HashSet<&OsStr> = listing.files.iter().map(|entry| entry.name.as_os_str()).collect();
-        self.rejections.retain(&present);
-        self.unsettled.retain(&present);
-        let removing = self.ledger.removing_among(&listing.files);
-        let (now, settle) = (self.agent.clock.moment(), self.config.spool.settle);
-        let wait = self.report.scanned(listing, &present, removing, now, settle);
-        wait.map_or(self.config.spool.scan_interval, |wait| wait.min(self.config.spool.scan_interval))
-    }
-
-    fn readiness(&mut self, entry: &SpoolEntry, times: &ScanTimes) -> Readiness {
-        let spool = &self.config.spool;
-        match self.rejections.incomplete_rest(entry, times.now.mono, spool.incomplete_after) {
-            Some(Duration::ZERO) => Readiness::Ready,
-            Some(rest) => Readiness::Wait(rest),
-            // Another file of that name is on its way out, or this one was written to on its way.
-            None if self.ledger.is_removing(&entry.name) => Readiness::HoldOthers(self.tick),
-            None => self.unsettled.readiness(entry, times, spool.settle),
+    /// Brings everything up to date that is not of one file.
+    fn look(&mut self) -> Result<(), Interruption> {
+        self.settle_removals();
+        if !self.spool.is_whole() {
+            self.reopen_spool()?;
         }
+        self.tidy_rejected();
+        self.removals.check_kept(self.agent.clock.mono());
+        let (now, settle, heartbeat) =
+            (self.agent.clock.moment(), self.config.spool.settle, &self.agent.heartbeat);
+        self.scanner.look(
+            &self.spool,
+            &self.config.spool,
+            |listing, present| {
+                self.has_progressed = false;
+                self.rejections.retain(present);
+                let removing = self.ledger.removing_among(listing.files());
+                self.report.scanned(listing, present, removing, now, settle)
+            },
+            &mut || heartbeat.tick(),
+        )?;
+        self.capacity.check(&self.config.outbox).map_err(Interruption::Blocked)
     }
 
     /// Opens the folder that has the spool's name after the one before was moved or deleted.
@@ -304,8 +336,8 @@ impl Intake {
             self.tick_or_stop()?;
             std::thread::sleep(DELETION_PAUSE);
         }
-        let spool = Spool::open(self.spool.dir())?;
-        self.watcher.watch_again(spool.dir());
+        let spool = self.spool.reopen()?;
+        self.scanner.reopen(&spool);
         tracing::warn!(
             "the spool {} is another folder than before; its files are ingested",
             printable(spool.dir())
@@ -328,144 +360,274 @@ impl Intake {
         Ok(())
     }
 
-    /// Ingests a file as far as possible. Returns when to look at it again, if some of it has to wait.
-    fn ingest(&mut self, entry: SpoolEntry) -> Result<Option<Duration>, Interruption> {
-        let Some(format) = entry.format() else {
-            let what = "the name does not say the format: it must end in .json, .jsonl or .ndjson, or one of these and .gz";
-            self.reject_file(&entry, &Flaw::at("", 0, Code::NotJson, what))?;
-            return Ok(None);
-        };
-        let file = match self.spool.open_file(&entry) {
-            Ok(file) => file,
-            Err(OpenError::Changed) => return Ok(Some(self.config.spool.settle)),
-            Err(OpenError::Unreadable(owner)) => {
-                self.report.unreadable(&entry, owner, self.agent.clock.mono());
-                return Ok(None);
+    /// One turn of an owner: the events of one commit, or a moment's work.
+    fn turn(&mut self, owner: u32) -> Result<(), Interruption> {
+        self.tick_or_stop()?;
+        let reason = self.capacity.check_owner(owner, &self.config.outbox);
+        if let Some(reason) = reason.or_else(|| self.rejections.check_owner(owner)) {
+            self.report.owner_waits(owner, reason);
+            self.scanner.hold(owner, BLOCKED_RETRY);
+            if let Some(Reading { source, .. }) = self.scanner.queues.take_begun(owner) {
+                self.scanner.queues.keep_begun(owner, Reading { source, reader: None, turns: 0 });
+            }
+            return Ok(());
+        }
+        self.report.owner_goes_on(owner);
+        let mut clock = TurnClock::start();
+        if let Some(reading) = self.scanner.queues.take_begun(owner)
+            && self.go_on(reading, &mut clock)? == TurnState::Over
+        {
+            return Ok(());
+        }
+        while let Some(entry) = self.scanner.queues.next_file(owner) {
+            if self.ingest(entry, &mut clock)? == TurnState::Over
+                || clock.is_over()
+                || self.batch.is_full(self.capacity.room())
+            {
+                break;
+            }
+        }
+        self.scanner.end_turn();
+        Ok(())
+    }
+
+    /// Ingests a file as far as it is ready and its owner's turn goes.
+    fn ingest(&mut self, entry: SpoolEntry, clock: &mut TurnClock) -> Result<TurnState, Interruption> {
+        let now = self.agent.clock.mono();
+        if self.ledger.is_removing_version(&entry) {
+            return Ok(TurnState::GoOn);
+        }
+        if self.ledger.is_removing(&entry.name) {
+            // Another file of that name is on its way out, or this one was written to on its way.
+            self.scanner.hold_for_tick(entry);
+            return Ok(TurnState::Over);
+        }
+        if self.scanner.still_waits(&entry) {
+            return Ok(TurnState::GoOn);
+        }
+        let (writer, file) = match self.spool.open_file(&entry) {
+            Ok((file, true)) => (WriterState::Closed, Some(file)),
+            Ok((file, false)) => (WriterState::Unknown, Some(file)),
+            Err(OpenError::OpenForWriting) => (WriterState::Open, None),
+            Err(OpenError::Changed) => {
+                self.scanner.put_off(&entry, self.config.spool.settle);
+                return Ok(TurnState::GoOn);
+            }
+            Err(OpenError::Unreadable) => {
+                self.report.unreadable(&entry, now);
+                self.scanner.put_off(&entry, self.config.spool.scan_interval);
+                return Ok(TurnState::GoOn);
             }
             Err(OpenError::Error(e)) => {
-                self.report.report(&entry.name, format_args!("{e}"));
-                return Ok(None);
+                self.report.report(&entry.name, format_args!("{e}"), now);
+                self.scanner.put_off(&entry, self.config.spool.scan_interval);
+                return Ok(TurnState::GoOn);
             }
         };
         self.report.readable(&entry.name);
-        let before = self.ledger.progress(&entry).cloned();
         let read = (entry.size, entry.identity.modified);
-        if before.as_ref().is_some_and(|progress| progress.finished && progress.read == read) {
-            self.remove(vec![entry]);
-            return Ok(None);
+        let before = self.ledger.progress(&entry).cloned();
+        let is_stored = before.as_ref().is_some_and(|progress| progress.finished && progress.read == read);
+        let is_ready = self.scanner.is_ready(&entry, writer, is_stored, self.config.spool.settle);
+        match file {
+            Some(_) if is_ready && self.scanner.is_holding() => {
+                self.scanner.hold_back(entry);
+                return Ok(TurnState::Over);
+            }
+            Some(_) if is_ready && is_stored => {
+                self.ledger.begin_removal(&entry);
+                self.remove(vec![entry]);
+            }
+            Some(file) if is_ready => return self.begin(entry, file, before, clock),
+            _ => {}
         }
+        Ok(TurnState::GoOn)
+    }
+
+    /// Begins to read a file, or reads on where the last reading of it ended.
+    fn begin(
+        &mut self,
+        entry: SpoolEntry,
+        file: File,
+        before: Option<FileProgress>,
+        clock: &mut TurnClock,
+    ) -> Result<TurnState, Interruption> {
+        let read = (entry.size, entry.identity.modified);
         let mut progress =
             before.unwrap_or_else(|| FileProgress::none(entry.name.as_bytes(), entry.identity, read));
-        if format.0 == Format::Document && progress.read != read {
+        if matches!(entry.format(), Some((Format::Document, _))) && progress.read != read {
             // A document that was written to is read from its start: the events' ids tell which are new.
             (progress.position, progress.place) = (0, 0);
         }
         (progress.read, progress.finished) = (read, false);
-        let (source, mut buffer) = (SourceFile::new(entry, progress), Vec::new());
-        let rules = ReadRules::from(&self.config);
-        match FileReader::open(file, format, FileState::Finished, &source, rules, &mut buffer) {
-            Ok(reader) => self.ingest_steps(&source, reader),
-            Err(end) => self.end(&source.entry, end),
-        }
+        self.open(SourceFile::new(entry, progress), file, clock)
     }
 
-    /// Ingests the whole events of a file that may still be written, and that nothing is ingested of: all lines so far, or
-    /// a document that nothing could be added to. Returns whether that is all of the file.
-    fn ingest_if_whole(&mut self, entry: &SpoolEntry) -> Result<bool, Interruption> {
-        let Some(format) = entry.format() else { return Ok(false) };
-        let is_too_large = format.0 == Format::Document && entry.size > self.config.spool.max_file_bytes;
-        if is_too_large || self.ledger.progress(entry).is_some() {
-            return Ok(false);
-        }
-        let Ok(file) = self.spool.open_file(entry) else { return Ok(false) };
-        let read = (entry.size, entry.identity.modified);
-        let progress = FileProgress::none(entry.name.as_bytes(), entry.identity, read);
-        let (source, mut buffer) = (SourceFile::new(entry.clone(), progress), Vec::new());
-        let rules = ReadRules::from(&self.config);
-        match FileReader::open(file, format, FileState::MayGrow, &source, rules, &mut buffer) {
-            Ok(reader) => Ok(self.ingest_steps(&source, reader)?.is_none()),
-            Err(_) => Ok(false),
-        }
-    }
-
-    /// Acts on each step of a reader. Returns when to look at the file again, if some of it has to wait.
-    fn ingest_steps(
+    fn open(
         &mut self,
-        source: &SourceFile,
-        mut reader: FileReader<'_>,
-    ) -> Result<Option<Duration>, Interruption> {
-        loop {
-            match reader.skip_ingested() {
-                Ok(true) => break,
-                Ok(false) => self.tick_or_stop()?,
-                Err(end) => return self.end(&source.entry, end),
+        source: SourceFile,
+        file: File,
+        clock: &mut TurnClock,
+    ) -> Result<TurnState, Interruption> {
+        let Some(format) = source.entry.format() else { return Ok(TurnState::GoOn) };
+        if may_be_large(&source.entry, format) {
+            if !self.close_large_reader() {
+                self.scanner
+                    .queues
+                    .keep_begun(source.entry.owner, Reading { source, reader: None, turns: 0 });
+                return Ok(TurnState::Over);
+            }
+            self.scanner.in_hand.take(source.entry.identity.key());
+        }
+        let reader = FileReader::open(file, format, source.clone(), ReadRules::from(&self.config));
+        self.read(source, reader, 0, clock)
+    }
+
+    /// Goes on with a file that was begun in an earlier turn.
+    fn go_on(&mut self, reading: Reading, clock: &mut TurnClock) -> Result<TurnState, Interruption> {
+        let Reading { source, reader, turns } = reading;
+        if let Some(reader) = reader {
+            self.scanner.in_hand.take(source.entry.identity.key());
+            return self.read(source, reader, turns, clock);
+        }
+        match self.spool.open_file(&source.entry) {
+            Ok((file, _)) => self.open(source, file, clock),
+            Err(_) => {
+                // It has changed. What was read of it is stored before it is looked at again.
+                self.flush()?;
+                self.finish_commit()?;
+                self.scanner.put_off(&source.entry, self.config.spool.settle);
+                Ok(TurnState::Over)
             }
         }
-        self.batch.begin(source.clone());
-        let mut is_full = false;
+    }
+
+    /// Acts on each step of a reader, until the file or the turn ends.
+    fn read(
+        &mut self,
+        mut source: SourceFile,
+        mut reader: FileReader,
+        turns: u32,
+        clock: &mut TurnClock,
+    ) -> Result<TurnState, Interruption> {
+        let from = reader.position();
+        self.batch.resume(&source);
+        self.batch_began.get_or_insert_with(Instant::now);
+        let mut is_full = self.batch.is_full(self.capacity.room());
+        let mut has_flushed = false;
         loop {
             let before = reader.position();
             let step = reader.next_step();
             if is_full && !matches!(step, ReadStep::End(_)) {
                 self.flush()?;
-                self.batch.begin(source.clone());
-                self.batch.advance(before);
+                source.advance(before);
+                self.batch.resume(&source);
+                self.batch_began = Some(Instant::now());
+                has_flushed = true;
             }
             match step {
                 ReadStep::Event(event) => self.batch.push(event),
-                ReadStep::Blank(bytes) => self.batch.account_bytes(bytes),
-                ReadStep::Reject(part) => self.reject_part(source, &part)?,
+                ReadStep::NoEvent(bytes) => self.batch.account_bytes(bytes),
+                ReadStep::Reject(part) => {
+                    if !self.reject_part(&source, &part)? {
+                        return Ok(TurnState::GoOn);
+                    }
+                }
                 ReadStep::RejectUnlessGrowing(part) => match self.wait_for_rest(&source.entry) {
-                    Some(wait) => return Ok(Some(wait)),
-                    None => self.reject_part(source, &part)?,
+                    Some(rest) => {
+                        self.leave(&source.entry, rest)?;
+                        return Ok(TurnState::GoOn);
+                    }
+                    None => {
+                        if !self.reject_part(&source, &part)? {
+                            return Ok(TurnState::GoOn);
+                        }
+                    }
                 },
                 ReadStep::End(end) => {
-                    if matches!(end, ReadEnd::Unusable(_)) {
-                        self.batch.cancel();
-                    }
-                    return self.end(&source.entry, end);
+                    self.end(&source.entry, end)?;
+                    return Ok(TurnState::GoOn);
                 }
             }
             self.batch.advance(reader.position());
             is_full = self.batch.is_full(self.capacity.room());
+            if has_flushed || clock.is_over() {
+                source.advance(reader.position());
+                let turns = turns + u32::from(reader.position() != from);
+                self.keep(source, reader, turns);
+                return Ok(TurnState::Over);
+            }
         }
     }
 
-    /// Acts on the end of a reading. Returns when to look at the file again, if some of it has to wait.
-    fn end(&mut self, entry: &SpoolEntry, end: ReadEnd) -> Result<Option<Duration>, Interruption> {
+    /// Keeps a reader until its owner's next turn, or only how far it has come.
+    fn keep(&mut self, source: SourceFile, reader: FileReader, turns: u32) {
+        let open = self.scanner.queues.begun_mut().filter(|reading| reading.reader.is_some()).count();
+        let has_room = !is_large(&reader) || self.close_large_reader();
+        let reader = (open < MAX_OPEN && has_room).then_some(reader);
+        self.scanner.queues.keep_begun(source.entry.owner, Reading { source, reader, turns });
+    }
+
+    /// Lets go of the large document in memory, if there is one, until its owner's next turn. Returns false if it stays,
+    /// because it has had too few turns.
+    fn close_large_reader(&mut self) -> bool {
+        let mut begun = self.scanner.queues.begun_mut();
+        let Some(large) = begun.find(|reading| reading.reader.as_ref().is_some_and(is_large)) else {
+            return true;
+        };
+        if large.turns < LARGE_TURNS {
+            return false;
+        }
+        (large.reader, large.turns) = (None, 0);
+        true
+    }
+
+    /// Leaves a file of which something has to wait. What was read of it is stored before it is looked at again, so that
+    /// nothing is read twice.
+    fn leave(&mut self, entry: &SpoolEntry, rest: Duration) -> Result<(), Interruption> {
+        self.scanner.in_hand.put_down(entry.identity.key());
+        if !self.batch.cancel_unread() {
+            self.flush()?;
+            self.finish_commit()?;
+        }
+        self.scanner.put_off(entry, rest);
+        Ok(())
+    }
+
+    /// Acts on the end of a reading.
+    fn end(&mut self, entry: &SpoolEntry, end: ReadEnd) -> Result<(), Interruption> {
+        self.scanner.in_hand.put_down(entry.identity.key());
         match end {
-            ReadEnd::CompleteSoFar if !self.has_settled(entry) => return Ok(Some(self.config.spool.settle)),
-            ReadEnd::Complete | ReadEnd::CompleteSoFar => {
+            ReadEnd::Complete => {
                 self.rejections.is_complete(&entry.name);
                 self.batch.finish();
+                self.ledger.begin_removal(entry);
             }
-            ReadEnd::Unsettled => return Ok(Some(self.config.spool.settle)),
             ReadEnd::Unusable(flaw) | ReadEnd::UnusableRest(flaw)
                 if flaw.incomplete
-                    && let Some(wait) = self.wait_for_rest(entry) =>
+                    && let Some(rest) = self.wait_for_rest(entry) =>
             {
-                return Ok(Some(wait));
+                self.leave(entry, rest)?;
             }
-            ReadEnd::Unusable(flaw) => self.reject_file(entry, &flaw)?,
-            ReadEnd::UnusableRest(flaw) => {
+            ReadEnd::Unusable(flaw) | ReadEnd::UnusableRest(flaw) => {
                 // The events read before the flaw are durable before the file leaves the spool.
-                self.flush()?;
-                self.finish_commit()?;
+                if !self.batch.cancel_unread() {
+                    self.flush()?;
+                    self.finish_commit()?;
+                }
                 self.reject_file(entry, &flaw)?;
             }
             ReadEnd::Shortened => {
+                self.leave(entry, Duration::ZERO)?;
                 self.ledger.restart(entry);
-                return Ok(Some(Duration::ZERO));
             }
-            ReadEnd::Failed(e) => self.report.report(&entry.name, format_args!("cannot be read: {e}")),
+            ReadEnd::Failed(e) => {
+                let now = self.agent.clock.mono();
+                self.report.report(&entry.name, format_args!("cannot be read: {e}"), now);
+                self.leave(entry, self.config.spool.scan_interval)?;
+            }
         }
-        Ok(None)
-    }
-
-    /// Whether the file is as it was listed, and has been unchanged for `settle`.
-    fn has_settled(&self, entry: &SpoolEntry) -> bool {
-        self.spool.entry(&entry.name).is_some_and(|now| now == *entry)
-            && age_of(entry, self.agent.clock.moment()).is_some_and(|age| age >= self.config.spool.settle)
+        Ok(())
     }
 
     fn wait_for_rest(&mut self, entry: &SpoolEntry) -> Option<Duration> {
@@ -474,31 +636,48 @@ impl Intake {
     }
 
     fn reject_file(&mut self, entry: &SpoolEntry, flaw: &Flaw) -> Result<(), Interruption> {
-        let now = self.agent.clock.now();
+        let now = self.agent.clock.moment();
         match self.rejections.reject_file(&self.spool, entry, flaw, now) {
             // The file has no event that younger files could overtake, and ingesting those makes room.
             Err(e) if e.is_full() => {
-                self.report.report(&entry.name, format_args!("{e}; it stays until there is room"));
+                let what = format_args!("{e}; it stays until there is room");
+                self.report.report(&entry.name, what, now.mono);
+                self.scanner.put_off(entry, self.config.spool.scan_interval);
             }
             // The ledger keeps how far the file was ingested, in case it comes back.
             has_left => {
                 if has_left? {
                     self.forget_waiting(entry);
+                } else {
+                    self.scanner.put_off(entry, self.config.spool.settle);
                 }
             }
         }
         Ok(())
     }
 
-    fn reject_part(&mut self, source: &SourceFile, part: &RejectedPart) -> Result<(), Interruption> {
-        self.rejections.reject_part(source, part, self.agent.clock.now())?;
-        self.batch.account_rejected(part.content.len());
-        Ok(())
+    /// Rejects a part of a file. Returns whether it could; if `rejected/` is full, the file stays and waits for room.
+    fn reject_part(&mut self, source: &SourceFile, part: &RejectedPart) -> Result<bool, Interruption> {
+        let now = self.agent.clock.moment();
+        match self.rejections.reject_part(source, part, now) {
+            Err(e @ SpoolError::RejectedFull { .. }) => {
+                let what = format_args!("{e}; it stays until there is room");
+                self.report.report(&source.entry.name, what, now.mono);
+                self.leave(&source.entry, self.config.spool.scan_interval)?;
+                Ok(false)
+            }
+            rejected => {
+                rejected?;
+                self.batch.account_rejected(part.content.len());
+                Ok(true)
+            }
+        }
     }
 
     /// Begins to commit the batch, once the one before it is durable.
     fn flush(&mut self) -> Result<(), Interruption> {
         self.tick_or_stop()?;
+        self.batch_began = None;
         if self.rejections.sync(&self.spool)? {
             self.report.rejected(self.rejections.count());
         }
@@ -509,7 +688,7 @@ impl Intake {
         self.capacity.check(&self.config.outbox).map_err(Interruption::Blocked)?;
         let batch = std::mem::take(&mut self.batch);
         self.submit(batch);
-        self.ledger.note_removals(self.remover.results());
+        self.removals.note(&mut self.ledger, &mut self.report, self.agent.clock.mono());
         self.forget_gone();
         Ok(())
     }
@@ -526,14 +705,18 @@ impl Intake {
             match answer.block() {
                 Ok(Appended::Stored { enqueued, .. }) => self.stored(batch, enqueued),
                 Ok(Appended::Reused(reused)) => {
-                    let (spool, now) = (&self.spool, self.agent.clock.now());
+                    let (spool, now) = (&self.spool, self.agent.clock.moment());
                     for entry in self.rejections.reject_reused(&mut batch, &reused, spool, now)? {
+                        self.ledger.cancel_removal(&entry.name);
                         self.forget_waiting(&entry);
                     }
                     self.report.rejected(self.rejections.count());
                     self.submit(batch);
                 }
-                Err(e) if e.is_transient() => return Err(Interruption::Blocked(reason_of(&e))),
+                Err(e) if e.is_transient() => {
+                    self.stay(&batch);
+                    return Err(Interruption::Blocked(reason_of(&e)));
+                }
                 Err(e) => return Err(Interruption::Fatal(Fatal::Outbox(e))),
             }
         }
@@ -556,38 +739,44 @@ impl Intake {
         self.remove(whole);
     }
 
-    /// Drops the batch that is being read; its events are read again. The batch in commit gets durable or does not.
+    /// Drops the batch that is being read and what was begun; it is read again. The batch in commit gets durable or does
+    /// not.
     fn drop_batches(&mut self) {
-        self.batch = AppendBatch::default();
-        if let Some((batch, answer)) = self.in_commit.take()
-            && let Ok(Appended::Stored { enqueued, .. }) = answer.block()
-        {
-            self.stored(batch, enqueued);
+        let batch = std::mem::take(&mut self.batch);
+        self.stay(&batch);
+        self.batch_began = None;
+        if let Some((batch, answer)) = self.in_commit.take() {
+            match answer.block() {
+                Ok(Appended::Stored { enqueued, .. }) => self.stored(batch, enqueued),
+                _ => self.stay(&batch),
+            }
         }
+        self.scanner.forget_queues();
+    }
+
+    /// Notes that the files of a batch stay in the spool, because it is not stored.
+    fn stay(&mut self, batch: &AppendBatch) {
+        let whole = batch.sources.iter().filter(|source| source.progress.finished);
+        whole.for_each(|source| self.ledger.cancel_removal(&source.entry.name));
     }
 
     /// Has files removed, all of which are stored.
     fn remove(&mut self, entries: Vec<SpoolEntry>) {
-        for entry in &entries {
-            self.forget_waiting(entry);
-            self.ledger.begin_removal(entry);
-        }
-        self.remover.remove(entries);
+        entries.iter().for_each(|entry| self.forget_waiting(entry));
+        self.removals.remove(entries);
     }
 
     /// Counts a file as waiting no more: it has left the folder, or is about to.
     fn forget_waiting(&mut self, entry: &SpoolEntry) {
-        self.unsettled.forget_announcement(&entry.name);
+        self.scanner.waiting.forget(&entry.name);
         self.has_progressed = true;
-        self.report.forget_waiting(entry.size);
+        self.report.forget_waiting(entry);
     }
 
     fn settle_removals(&mut self) {
-        for (name, error) in self.ledger.settle_removals(self.remover.results()) {
-            if self.report.is_first_report(&name) {
-                tracing::warn!("{error}; its events are stored, the removal is tried again");
-            }
-        }
+        let now = self.agent.clock.mono();
+        let back = self.removals.settle(&mut self.ledger, &mut self.report, now);
+        self.scanner.add_files(&self.spool, back);
         self.forget_gone();
     }
 
@@ -602,10 +791,24 @@ impl Intake {
         let (now, spool) = (self.agent.clock.moment(), &self.config.spool);
         let time = self.agent.writer.stats().retention_time();
         let expired_before = time.minus(self.config.outbox.keep_failed);
-        if let Some(count) = self.rejections.tidy(now.mono, expired_before, spool.scan_interval) {
+        let (interval, max_rejected) = (spool.scan_interval, spool.max_rejected);
+        let sign_of_life = || self.agent.heartbeat.tick();
+        if let Some(count) =
+            self.rejections.tidy(now.mono, expired_before, interval, max_rejected, sign_of_life)
+        {
             self.report.rejected(count);
         }
     }
+}
+
+/// Whether the text of the file may take more memory than is kept for several.
+fn may_be_large(entry: &SpoolEntry, (format, is_packed): (Format, bool)) -> bool {
+    let unpacked = entry.size.saturating_mul(if is_packed { MAX_UNPACKED } else { 1 });
+    format == Format::Document && unpacked > LARGE
+}
+
+fn is_large(reader: &FileReader) -> bool {
+    reader.memory() as u64 > LARGE
 }
 
 fn reason_of(error: &OutboxError) -> Reason {

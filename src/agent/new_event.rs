@@ -3,7 +3,7 @@
 
 use super::append_batch::SourceFile;
 use crate::clock::Timestamp;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::event::{Event, Flaw, MessageId};
 use crate::item::{Disposition, Person};
 use crate::mapping::{Mapped, Mappings};
@@ -29,42 +29,48 @@ impl From<&Config> for ReadRules {
     }
 }
 
-/// The event in `text`, which is line or element `place` of the file.
+/// The event as the outbox stores it; `place` is its place in the file.
 ///
 /// # Errors
-/// The text is no event, is too large, or has no usable messageId.
-pub fn new_event(text: &str, place: u64, source: &SourceFile, rules: &ReadRules) -> Result<NewEvent, Flaw> {
-    if text.len() as u64 > rules.max_event_bytes {
-        let what = format!(
-            "the event is larger than spool.max_event_bytes, {}: leave out what Koala does not need",
-            config::Bytes(rules.max_event_bytes)
-        );
-        return Err(Flaw::at(text, 0, Code::TooLarge, what));
-    }
-    let event = Event::parse(text)?;
-    let identity = source.progress.identity;
+/// It has no usable messageId.
+pub fn new_event(
+    event: &Event<'_>,
+    place: u64,
+    source: &SourceFile,
+    rules: &ReadRules,
+) -> Result<NewEvent, Flaw> {
     let message_id = match event.message_id()? {
         Some(id) => id,
-        None => {
-            let mut first_seen = source.progress.name.clone();
-            first_seen.push(0);
-            first_seen.extend(identity.inode.to_le_bytes());
-            first_seen.extend(identity.modified.to_le_bytes());
-            MessageId::derived(&first_seen, place, event.raw().as_bytes())
-        }
+        None => derived_id(event, place, source),
     };
-    let spooled_at = Timestamp(identity.modified.max(0) / 1_000_000);
+    let spooled_at = Timestamp(source.progress.identity.modified.max(0) / 1_000_000);
+    let (body, digest) = event.compact();
     Ok(NewEvent {
-        digest: event.digest(),
+        digest,
         kind: event.kind().map(Into::into),
         name: event.name().map(Into::into),
         file: source.name.clone(),
         place,
+        owner: Some(source.entry.owner),
         spooled_at,
-        body: event.raw().to_owned(),
-        disposition: disposition(&rules.mappings, &event, &message_id, spooled_at),
+        body,
+        disposition: disposition(&rules.mappings, event, &message_id, spooled_at),
         message_id,
     })
+}
+
+/// The messageId of an event that has none: of the file's identity as first seen, the event's place in it, and the bytes
+/// as they came. The time of birth tells a copy from the file before it, which may have had its name, inode and time.
+fn derived_id(event: &Event<'_>, place: u64, source: &SourceFile) -> MessageId {
+    let identity = source.progress.identity;
+    let mut first_seen = source.progress.name.clone();
+    first_seen.push(0);
+    first_seen.extend(identity.inode.to_le_bytes());
+    first_seen.extend(identity.modified.to_le_bytes());
+    if identity.born != 0 {
+        first_seen.extend(identity.born.to_le_bytes());
+    }
+    MessageId::derived(&first_seen, place, event.raw().as_bytes())
 }
 
 /// The disposition of an event under these mappings; asked when the event is stored and when it is retried. An event of

@@ -1,7 +1,16 @@
-//! Which files of a scan may be ingested now, and which may still be written. Pure.
+//! Which files may be read now, and which may still be written. Pure.
 //!
-//! A producer may announce a finished file by renaming or closing it. Where no announcement arrives (network file
-//! systems, bind mounts, a watcher that overflowed), a file counts as finished once it has been unchanged for `settle`.
+//! The kernel tells whether a file is open for writing ([`Lease`](crate::spool::Lease)): one that is not is ready,
+//! however it arrived and however long its writer paused before. Where it does not tell, a file is ready when a producer
+//! has announced it by renaming or closing it, or when it has been unchanged for `settle`: on network file systems no
+//! announcement arrives either.
+//!
+//! A file that was changed within the present tick of the file system's clock is left alone for the rest of it, whoever
+//! has it open: a file that is deleted and written anew, or overwritten, within that tick may show the same inode, size
+//! and times, and what was written last would be taken for what was read.
+//!
+//! A file that is not ready has no place in the order of its owner's files yet. It holds them back all the same, so that
+//! an ordinary write of a moment does not change their order, but for no longer than `settle`.
 
 use crate::clock::{Moment, Mono};
 use crate::spool::SpoolEntry;
@@ -12,66 +21,112 @@ use std::time::Duration;
 /// A time stamp at most this many ticks ahead of the file system's time may belong to the present. One further ahead
 /// comes from another clock, or from before the clock was set back.
 const CLOCK_SKEW_TICKS: u32 = 4;
+/// A file that stays open is looked at less and less often: after each part of the time that it has waited already. Its
+/// writer's announcement comes earlier, and a thousand files that stay open should cost little.
+const WAITED_PART: u32 = 4;
+/// Announcements that are remembered. In a flood of more files, a scan finds the others.
+const MAX_ANNOUNCED: usize = 100_000;
 
-/// Whether a file may be ingested.
+/// What is known about whether anybody can write to a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriterState {
+    /// Nobody has it open for writing.
+    Closed,
+    /// Somebody has it open for writing.
+    Open,
+    /// The system does not tell.
+    Unknown,
+}
+
+/// What is known of a file at one time.
+#[derive(Debug, Clone, Copy)]
+struct Observation {
+    writer: WriterState,
+    is_announced: bool,
+    /// How long the agent has known the file.
+    known_for: Duration,
+    unchanged_for: Duration,
+    /// Whether a further change could leave the time stamps as they are.
+    is_of_this_tick: bool,
+}
+
+/// Whether a file may be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Readiness {
     /// Now.
     Ready,
-    /// After this wait; younger files need not wait for it.
-    Wait(Duration),
-    /// After this wait; younger files wait as well, so that none overtakes it.
-    HoldOthers(Duration),
-    /// As [`Readiness::HoldOthers`]. The file is older than the agent, so nobody could have announced it: whole events
-    /// of it may be ingested now, because a change from now on gives it another time stamp.
-    OlderThanAgent(Duration),
+    /// After a tick of the file system's clock, for which it holds back its owner's other files: a change within the tick
+    /// of the last one could leave size and time stamps as they are, and would go unnoticed.
+    AfterTick,
+    /// Not before it is announced, or has waited for so long.
+    Wait {
+        /// When to look at it again at the latest.
+        rest: Duration,
+        /// How long it holds back its owner's other files.
+        holds_back: Duration,
+    },
 }
 
-/// The times by which all files of one scan are judged. If each file had its own, a file could be ready before one that
-/// was finished earlier.
+impl Observation {
+    fn readiness(self, settle: Duration) -> Readiness {
+        let holds_back = settle.saturating_sub(self.known_for);
+        match self.writer {
+            WriterState::Open => {
+                Readiness::Wait { rest: settle.max(self.known_for / WAITED_PART), holds_back }
+            }
+            WriterState::Unknown if !self.is_announced && self.unchanged_for < settle => {
+                Readiness::Wait { rest: settle - self.unchanged_for, holds_back }
+            }
+            _ if self.is_of_this_tick => Readiness::AfterTick,
+            _ => Readiness::Ready,
+        }
+    }
+}
+
+/// A file that waits.
+#[derive(Debug)]
+struct WaitingFile {
+    /// The file as it was when it was looked at.
+    entry: SpoolEntry,
+    known_since: Mono,
+    unchanged_since: Mono,
+    look_at: Mono,
+    holds_back_until: Mono,
+}
+
+/// The times by which files are judged that were listed together.
 #[derive(Debug, Clone, Copy)]
 pub struct ScanTimes {
     /// The agent's clocks.
     pub now: Moment,
-    /// The file system's own time, nanoseconds since 1970; no file changed after the scan has an earlier time stamp.
-    /// `None`: unknown, so announcements do not count.
+    /// The file system's own time after the listing, nanoseconds since 1970: no file that is changed later has an earlier
+    /// time stamp. `None`: unknown.
     pub file_system: Option<i64>,
-    /// The file system's time at the start of the agent, in the first scan only.
-    pub agent_start: Option<i64>,
 }
 
-/// A file that may still be written.
+/// The files that wait to be looked at again, and the announcements of finished ones.
 #[derive(Debug)]
-struct UnsettledFile {
-    /// The file as of the last scan.
-    entry: SpoolEntry,
-    unchanged_since: Mono,
-    first_scanned: Mono,
-}
-
-/// The files that may still be written, and the announcements of finished ones.
-#[derive(Debug)]
-pub struct UnsettledFiles {
-    files: HashMap<OsString, UnsettledFile>,
-    /// Files announced as finished and not ingested yet.
+pub struct WaitingFiles {
+    files: HashMap<OsString, WaitingFile>,
+    /// Files announced as finished that have not left the folder yet.
     announced: HashSet<OsString>,
     /// The length of a tick of the file system's clock: two changes within one tick may carry the same time stamp.
     tick: Duration,
 }
 
-impl UnsettledFiles {
-    pub fn new(tick: Duration) -> UnsettledFiles {
-        UnsettledFiles { files: HashMap::new(), announced: HashSet::new(), tick }
+impl WaitingFiles {
+    pub fn new(tick: Duration) -> WaitingFiles {
+        WaitingFiles { files: HashMap::new(), announced: HashSet::new(), tick }
     }
 
-    /// Notes names that were announced as finished.
-    pub fn announce(&mut self, names: impl IntoIterator<Item = OsString>) {
-        self.announced.extend(names);
-    }
-
-    /// Whether any file was announced as finished and is not ingested yet.
-    pub fn has_announced(&self) -> bool {
-        !self.announced.is_empty()
+    /// Notes that a file was announced as finished: it is looked at again at once.
+    pub fn announce(&mut self, name: OsString) {
+        if let Some(waiting) = self.files.get_mut(&name) {
+            (waiting.look_at, waiting.holds_back_until) = (Mono::ZERO, Mono::ZERO);
+        }
+        if self.announced.len() < MAX_ANNOUNCED {
+            self.announced.insert(name);
+        }
     }
 
     /// Forgets files that are not in the folder any more.
@@ -80,63 +135,85 @@ impl UnsettledFiles {
         self.announced.retain(|name| present.contains(name.as_os_str()));
     }
 
-    /// Forgets the announcement of a file that has left the folder.
-    pub fn forget_announcement(&mut self, name: &OsStr) {
+    /// Forgets a file that has left the folder.
+    pub fn forget(&mut self, name: &OsStr) {
+        self.files.remove(name);
         self.announced.remove(name);
     }
 
-    /// Forgets how long a file has been unchanged, because it is being ingested.
-    pub fn settled(&mut self, name: &OsStr) {
-        self.files.remove(name);
+    /// The time until which a file that has not changed since need not be looked at, and until which it holds back its
+    /// owner's others; `None`: it may be looked at now.
+    pub fn waits_until(&self, entry: &SpoolEntry, now: Mono) -> Option<(Mono, Mono)> {
+        let waiting = self.files.get(&entry.name).filter(|waiting| waiting.entry == *entry)?;
+        (now < waiting.look_at).then_some((waiting.look_at, waiting.holds_back_until))
     }
 
-    /// Whether the file may be ingested. A file that may still be written holds back younger ones, but for no longer than
-    /// `settle`: a program that never stops writing does not stop the spool.
-    ///
-    /// An announced file stamped with the present tick has to wait for the next: a later change within the tick would
-    /// leave its time stamps as they are. A file whose name promises no known format may still be renamed, so its
-    /// announcement does not count.
-    pub fn readiness(&mut self, entry: &SpoolEntry, times: &ScanTimes, settle: Duration) -> Readiness {
+    /// The time of the next look at a waiting file.
+    pub fn next_look(&self) -> Option<Mono> {
+        self.files.values().map(|waiting| waiting.look_at).min()
+    }
+
+    /// Judges a file that was looked at. One that has to wait is remembered; a wait ends early when the file changes.
+    pub fn judge(
+        &mut self,
+        entry: &SpoolEntry,
+        writer: WriterState,
+        times: &ScanTimes,
+        settle: Duration,
+    ) -> Readiness {
         let now = times.now.mono;
-        let has_format = || entry.format().is_some();
-        if let Some(present) = times.file_system
-            && self.announced.contains(&entry.name)
-            && has_format()
-        {
-            let far_ahead = present.saturating_add((self.tick * CLOCK_SKEW_TICKS).as_nanos() as i64);
-            let is_of_this_tick = (present..far_ahead).contains(&entry.changed);
-            return if is_of_this_tick { Readiness::HoldOthers(self.tick) } else { Readiness::Ready };
-        }
-        let age = age_of(entry, times.now);
-        if age.is_some_and(|age| age >= settle) {
-            return Readiness::Ready;
-        }
         let known = self.files.get(&entry.name);
         let same_file = known.filter(|known| known.entry.identity.key() == entry.identity.key());
-        let first_scanned = same_file.map_or(now, |known| known.first_scanned);
-        let unchanged_since =
-            same_file.filter(|known| known.entry == *entry).map_or(now, |known| known.unchanged_since);
-        let unchanged_for = age.unwrap_or_default().max(now.saturating_sub(unchanged_since));
-        let rest = settle.saturating_sub(unchanged_for);
-        if rest.is_zero() {
-            return Readiness::Ready;
+        let known_since = same_file.map_or(now, |known| known.known_since);
+        let is_unchanged = |known: &&WaitingFile| known.entry.version() == entry.version();
+        let unchanged_since = same_file.filter(is_unchanged).map_or(now, |known| known.unchanged_since);
+        let far_ahead =
+            |present: i64| present.saturating_add((self.tick * CLOCK_SKEW_TICKS).as_nanos() as i64);
+        let observation = Observation {
+            writer,
+            is_announced: self.announced.contains(&entry.name),
+            known_for: now.saturating_sub(known_since),
+            unchanged_for: age_of(entry, times.now).max(now.saturating_sub(unchanged_since)),
+            is_of_this_tick: times
+                .file_system
+                .is_some_and(|present| (present..far_ahead(present)).contains(&entry.changed)),
+        };
+        let readiness = observation.readiness(settle);
+        match readiness {
+            Readiness::Ready | Readiness::AfterTick => {
+                self.files.remove(&entry.name);
+            }
+            Readiness::Wait { rest, holds_back } => {
+                let waiting = WaitingFile {
+                    entry: entry.clone(),
+                    known_since,
+                    unchanged_since,
+                    look_at: now + rest,
+                    holds_back_until: now + holds_back,
+                };
+                self.files.insert(entry.name.clone(), waiting);
+            }
         }
-        let unsettled = UnsettledFile { entry: entry.clone(), unchanged_since, first_scanned };
-        self.files.insert(entry.name.clone(), unsettled);
-        if now.saturating_sub(first_scanned) >= settle || !has_format() {
-            Readiness::Wait(rest)
-        } else if times.agent_start.is_some_and(|start| entry.changed < start) {
-            Readiness::OlderThanAgent(rest)
-        } else {
-            Readiness::HoldOthers(rest)
-        }
+        readiness
+    }
+
+    /// Has a file wait for a reason of another kind. It holds back nobody.
+    pub fn put_off(&mut self, entry: &SpoolEntry, now: Mono, rest: Duration) {
+        let waiting = WaitingFile {
+            entry: entry.clone(),
+            known_since: now,
+            unchanged_since: now,
+            look_at: now + rest,
+            holds_back_until: Mono::ZERO,
+        };
+        self.files.insert(entry.name.clone(), waiting);
     }
 }
 
-/// The time since the file was last changed, by its time stamp; `None` if that lies in the future.
-pub fn age_of(entry: &SpoolEntry, now: Moment) -> Option<Duration> {
+/// The time since the file was last changed, by its time stamp; zero if that lies in the future.
+fn age_of(entry: &SpoolEntry, now: Moment) -> Duration {
     let now = now.wall.0.saturating_mul(1_000_000);
-    u64::try_from(now.saturating_sub(entry.changed)).ok().map(Duration::from_nanos)
+    u64::try_from(now.saturating_sub(entry.changed)).map_or(Duration::ZERO, Duration::from_nanos)
 }
 
 #[cfg(test)]
@@ -149,92 +226,109 @@ mod tests {
     const SETTLE: Duration = Duration::from_secs(2);
     const START_MS: i64 = 1_000_000;
 
-    fn file(name: &str, inode: u64, size: u64, changed_ms: i64) -> SpoolEntry {
-        let modified = (START_MS + changed_ms) * 1_000_000;
-        let identity = FileIdentity { inode, born: 1, modified };
-        SpoolEntry { name: name.into(), identity, size, changed: modified }
-    }
-
-    fn times(ms: i64) -> ScanTimes {
-        let now = Moment { wall: Timestamp(START_MS + ms), mono: Duration::from_millis(ms as u64) };
-        ScanTimes { now, file_system: Some((START_MS + ms) * 1_000_000), agent_start: None }
-    }
-
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }
 
     #[test]
-    fn a_file_without_announcement_is_ready_when_unchanged_for_settle() {
-        use Readiness::*;
-        // Each row: scan time, name, inode, size and time stamp as of that scan, all times in ms.
+    fn a_file_is_ready_when_its_writer_has_closed_it_or_where_nobody_knows_when_it_rests() {
+        use WriterState::*;
+        let wait = |rest, holds_back| Readiness::Wait { rest: ms(rest), holds_back: ms(holds_back) };
+        let ready = Readiness::Ready;
+        for (writer, is_announced, known_for, unchanged_for, is_of_this_tick, want) in [
+            (Closed, false, 0, 0, false, ready),
+            (Closed, true, 0, 0, false, ready),
+            (Closed, true, 0, 0, true, Readiness::AfterTick),
+            // An open file waits, whatever was announced and however long it rests.
+            (Open, false, 0, 0, true, wait(2_000, 2_000)),
+            (Open, true, 500, 500, false, wait(2_000, 1_500)),
+            (Open, true, 2_000, 999_000, false, wait(2_000, 0)),
+            (Open, false, 100_000, 0, false, wait(25_000, 0)),
+            (Unknown, true, 0, 0, false, ready),
+            (Unknown, true, 0, 0, true, Readiness::AfterTick),
+            (Unknown, false, 0, 500, false, wait(1_500, 2_000)),
+            (Unknown, false, 1_900, 500, false, wait(1_500, 100)),
+            // A file that goes on growing holds the others back for `settle` only.
+            (Unknown, false, 2_000, 0, false, wait(2_000, 0)),
+            (Unknown, false, 0, 2_000, false, ready),
+        ] {
+            let observation = Observation {
+                writer,
+                is_announced,
+                known_for: ms(known_for),
+                unchanged_for: ms(unchanged_for),
+                is_of_this_tick,
+            };
+            assert_eq!(observation.readiness(SETTLE), want, "{observation:?}");
+        }
+    }
+
+    fn file(name: &str, inode: u64, size: u64, changed_ms: i64) -> SpoolEntry {
+        let modified = (START_MS + changed_ms) * 1_000_000;
+        let identity = FileIdentity { inode, born: 1, modified };
+        SpoolEntry { name: name.into(), identity, size, owner: 0, changed: modified }
+    }
+
+    fn times(ms: i64) -> ScanTimes {
+        let now = Moment { wall: Timestamp(START_MS + ms), mono: Duration::from_millis(ms as u64) };
+        ScanTimes { now, file_system: Some((START_MS + ms) * 1_000_000) }
+    }
+
+    #[test]
+    fn the_waits_of_a_file_begin_anew_when_it_changes_or_is_another() {
+        use WriterState::*;
+        let wait = |rest, holds_back| Readiness::Wait { rest: ms(rest), holds_back: ms(holds_back) };
+        // Each row: the time of the look, inode, size and time stamp as of then, all times in ms.
         for rows in [
-            vec![(5_000, "old.json", 1, 9, 3_000, Ready)],
             vec![
-                (5_000, "new.json", 1, 9, 4_500, HoldOthers(ms(1_500))),
-                (6_000, "new.json", 1, 9, 4_500, HoldOthers(ms(500))),
-                (6_500, "new.json", 1, 9, 4_500, Ready),
+                (5_000, Unknown, 1, 9, 4_500, wait(1_500, 2_000)),
+                (6_000, Unknown, 1, 9, 4_500, wait(500, 1_000)),
+                (6_500, Unknown, 1, 9, 4_500, Readiness::Ready),
             ],
-            // A file that goes on growing stops the others for `settle` only.
             vec![
-                (5_000, "log.jsonl", 1, 9, 5_000, HoldOthers(ms(2_000))),
-                (6_999, "log.jsonl", 1, 10, 6_900, HoldOthers(ms(1_901))),
-                (7_000, "log.jsonl", 1, 11, 7_000, Wait(ms(2_000))),
-                (9_000, "log.jsonl", 1, 11, 7_000, Ready),
+                (5_000, Unknown, 1, 9, 4_999, wait(1_999, 2_000)),
+                (6_999, Unknown, 1, 10, 6_900, wait(1_901, 1)),
+                (7_000, Unknown, 1, 11, 6_999, wait(1_999, 0)),
+                (9_000, Unknown, 1, 11, 6_999, Readiness::Ready),
             ],
-            // The time of another file of that name starts from zero.
+            // Another file of that name.
             vec![
-                (5_000, "a.json", 1, 9, 5_000, HoldOthers(ms(2_000))),
-                (7_000, "a.json", 2, 9, 7_000, HoldOthers(ms(2_000))),
+                (5_000, Open, 1, 9, 4_999, wait(2_000, 2_000)),
+                (7_000, Open, 2, 9, 6_999, wait(2_000, 2_000)),
             ],
             // A time stamp of the future: the agent's own clock decides.
             vec![
-                (5_000, "future.json", 1, 9, 99_000, HoldOthers(ms(2_000))),
-                (6_000, "future.json", 1, 9, 99_000, HoldOthers(ms(1_000))),
-                (7_000, "future.json", 1, 9, 99_000, Ready),
+                (5_000, Unknown, 1, 9, 99_000, wait(2_000, 2_000)),
+                (6_000, Unknown, 1, 9, 99_000, wait(1_000, 1_000)),
+                (7_000, Unknown, 1, 9, 99_000, Readiness::Ready),
             ],
-            // The name may still be changed to that of an event file.
-            vec![(5_000, "notes.txt", 1, 9, 4_000, Wait(ms(1_000)))],
+            // The tick of the last change has to be over.
+            vec![
+                (5_000, Closed, 1, 9, 5_000, Readiness::AfterTick),
+                (5_004, Closed, 1, 9, 5_000, Readiness::Ready),
+            ],
+            vec![(5_000, Closed, 1, 9, 5_016, Readiness::Ready)],
         ] {
-            let mut files = UnsettledFiles::new(TICK);
-            for (at, name, inode, size, changed, want) in rows {
-                let entry = file(name, inode, size, changed);
-                assert_eq!(files.readiness(&entry, &times(at), SETTLE), want, "{name} at {at}");
+            let mut files = WaitingFiles::new(TICK);
+            for (at, writer, inode, size, changed, want) in rows {
+                let entry = file("a.json", inode, size, changed);
+                assert_eq!(files.judge(&entry, writer, &times(at), SETTLE), want, "at {at}");
+                let waits = files.waits_until(&entry, ms(at as u64)).is_some();
+                assert_eq!(waits, matches!(want, Readiness::Wait { .. }), "at {at}");
             }
         }
     }
 
     #[test]
-    fn an_announced_file_is_ready_one_tick_after_its_last_change() {
-        use Readiness::*;
-        for (name, changed, want) in [
-            ("a.json", 4_999, Ready),
-            ("a.json", 5_000, HoldOthers(TICK)),
-            ("a.json", 5_015, HoldOthers(TICK)),
-            ("a.json", 5_016, Ready),
-            ("notes.txt", 4_999, Wait(ms(1_999))),
-            ("unannounced.json", 4_999, HoldOthers(ms(1_999))),
-        ] {
-            let mut files = UnsettledFiles::new(TICK);
-            files.announce(["a.json".into(), "notes.txt".into()]);
-            let entry = file(name, 1, 9, changed);
-            assert_eq!(files.readiness(&entry, &times(5_000), SETTLE), want, "{name} changed at {changed}");
-        }
-        let mut files = UnsettledFiles::new(TICK);
-        files.announce(["a.json".into()]);
-        let unknown_time = ScanTimes { file_system: None, ..times(5_000) };
+    fn an_announcement_ends_a_wait() {
+        let mut files = WaitingFiles::new(TICK);
         let entry = file("a.json", 1, 9, 4_999);
-        assert_eq!(files.readiness(&entry, &unknown_time, SETTLE), HoldOthers(ms(1_999)));
-    }
-
-    #[test]
-    fn a_file_older_than_the_agent_may_be_ingested_as_far_as_it_is_whole() {
-        let mut files = UnsettledFiles::new(TICK);
-        let first_scan = ScanTimes { agent_start: Some((START_MS + 4_900) * 1_000_000), ..times(5_000) };
-        for (changed, want) in
-            [(4_899, Readiness::OlderThanAgent(ms(1_899))), (4_900, Readiness::HoldOthers(ms(1_900)))]
-        {
-            assert_eq!(files.readiness(&file("a.json", 1, 9, changed), &first_scan, SETTLE), want);
-        }
+        files.judge(&entry, WriterState::Open, &times(5_000), SETTLE);
+        assert_eq!(files.waits_until(&entry, ms(5_001)), Some((ms(7_000), ms(7_000))));
+        assert_eq!(files.waits_until(&file("a.json", 1, 10, 5_000), ms(5_001)), None, "it has changed");
+        files.announce("a.json".into());
+        assert_eq!(files.waits_until(&entry, ms(5_001)), None);
+        assert_eq!(files.next_look(), Some(Mono::ZERO));
+        assert_eq!(files.judge(&entry, WriterState::Unknown, &times(5_001), SETTLE), Readiness::Ready);
     }
 }

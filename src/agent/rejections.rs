@@ -2,11 +2,16 @@
 //! they may still grow whole.
 
 use super::append_batch::{AppendBatch, SourceFile};
-use crate::clock::{Mono, Timestamp};
+use super::log_limit::LogLimiter;
+use crate::clock::{Moment, Mono, Timestamp};
+use crate::config::Bytes;
 use crate::event::Flaw;
 use crate::outbox::ReusedId;
-use crate::reason::Code;
-use crate::spool::{Format, RejectedFolder, Spool, SpoolEntry, SpoolError, printable};
+use crate::reason::{Code, Reason};
+use crate::spool::{
+    Format, PartKind, RejectedFolder, RejectedPart, RejectedUsage, RejectionWriter, Spool, SpoolEntry,
+    SpoolError, printable, user_name,
+};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::time::{Duration, Instant};
@@ -16,47 +21,103 @@ const TIDY_INTERVAL: Duration = Duration::from_secs(30);
 /// A search that takes long is repeated less often, so that it takes at most this part of the time.
 const TIDY_SHARE: u32 = 100;
 
-/// A line or an element that cannot be ingested.
-#[derive(Debug, PartialEq, Eq)]
-pub struct RejectedPart {
-    /// The number of the line or element in the file, from 1.
-    pub place: u64,
-    /// The bytes of the line or element.
-    pub content: Vec<u8>,
-    /// Why it cannot be ingested.
-    pub flaw: Flaw,
+/// Rejected files of one owner: more are looked at by nobody, and each takes an inode or two.
+const MAX_FILES_OF_OWNER: u64 = 10_000;
+/// The share of `spool.max_rejected` that one owner may have, as parts of it: the rest is for the others.
+const OWNER_SHARE: (u64, u64) = (3, 4);
+
+/// Lines in the log of which there may be one for each file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum RejectionKind {
+    File,
+    Part,
+    ReusedId,
 }
 
 /// The folder `rejected/`, and the files that may still get there.
 #[derive(Debug)]
 pub struct Rejections {
     folder: RejectedFolder,
-    /// Whether anything in the folder may not be durable yet.
-    needs_sync: bool,
+    writer: RejectionWriter,
+    usage: Usage,
+    limiter: LogLimiter<RejectionKind>,
     /// Files that ended too early: as of the reading, and since when they have been so.
     incomplete: HashMap<OsString, (SpoolEntry, Mono)>,
     tidy_at: Mono,
 }
 
+/// What the rejected files of each owner take, and what they may take.
+#[derive(Debug, Default)]
+struct Usage {
+    of_owner: HashMap<u32, RejectedUsage>,
+    /// See [`crate::config::SpoolConfig::max_rejected`].
+    max_bytes: u64,
+}
+
+impl Usage {
+    fn files(&self) -> u64 {
+        self.of_owner.values().map(|usage| usage.files).sum()
+    }
+
+    fn add(&mut self, owner: u32, added: RejectedUsage) {
+        let usage = self.of_owner.entry(owner).or_default();
+        (usage.files, usage.bytes) = (usage.files + added.files, usage.bytes + added.bytes);
+    }
+
+    /// The limit that a file of the owner and of so many bytes would go beyond.
+    fn limit(&self, owner: u32, bytes: u64) -> Option<String> {
+        let own = self.of_owner.get(&owner).copied().unwrap_or_default();
+        let all: u64 = self.of_owner.values().map(|usage| usage.bytes).sum();
+        let share = self.max_bytes / OWNER_SHARE.1 * OWNER_SHARE.0;
+        let limit = Bytes(self.max_bytes);
+        if own.files >= MAX_FILES_OF_OWNER {
+            return Some(format!("10,000 files of {}, and may have no more", user_name(owner)));
+        }
+        if own.bytes + bytes > share {
+            let user = user_name(owner);
+            return Some(format!("no room for more files of {user}, who may have {}", Bytes(share)));
+        }
+        (all + bytes > self.max_bytes)
+            .then(|| format!("no room for more files: spool.max_rejected is {limit}"))
+    }
+
+    /// Whether more than the limits is there of the owner.
+    fn is_over(&self, owner: u32) -> bool {
+        let own = self.of_owner.get(&owner).copied().unwrap_or_default();
+        own.files > MAX_FILES_OF_OWNER || own.bytes > self.max_bytes / OWNER_SHARE.1 * OWNER_SHARE.0
+    }
+}
+
 impl Rejections {
     pub fn new(folder: RejectedFolder) -> Rejections {
-        Rejections { folder, needs_sync: false, incomplete: HashMap::new(), tidy_at: Mono::ZERO }
+        Rejections {
+            writer: RejectionWriter::new(folder.clone()),
+            folder,
+            usage: Usage { max_bytes: u64::MAX, ..Usage::default() },
+            limiter: LogLimiter::new(),
+            incomplete: HashMap::new(),
+            tidy_at: Mono::ZERO,
+        }
     }
 
+    /// The number of files in the folder.
     pub fn count(&self) -> u64 {
-        self.folder.count_files()
+        self.usage.files()
     }
 
-    /// The time that is left to a file that ended too early and has not changed since; `None`: it did not end too early, or
-    /// it has changed.
-    pub fn incomplete_rest(
-        &self,
-        entry: &SpoolEntry,
-        now: Mono,
-        incomplete_after: Duration,
-    ) -> Option<Duration> {
-        let (_, since) = self.incomplete.get(&entry.name).filter(|(before, _)| before == entry)?;
-        Some(incomplete_after.saturating_sub(now.saturating_sub(*since)))
+    /// Why no files of the owner are read: it has more than its share of `rejected/`, because events whose ids were used
+    /// before are found only after they have been read, and have to go somewhere.
+    pub fn check_owner(&self, owner: u32) -> Option<Reason> {
+        let what = || self.usage.limit(owner, 0).unwrap_or_default();
+        self.usage.is_over(owner).then(|| Reason::new(Code::OwnerShare, self.full(what()).to_string()))
+    }
+
+    fn full(&self, what: String) -> SpoolError {
+        SpoolError::RejectedFull { path: self.folder.dir().to_owned(), what }
+    }
+
+    fn check_room(&self, owner: u32, bytes: u64) -> Result<(), SpoolError> {
+        self.usage.limit(owner, bytes).map_or(Ok(()), |what| Err(self.full(what)))
     }
 
     /// Notes that the file ends too early. Returns how long it may still stay as it is; `None`: it is to be rejected.
@@ -90,41 +151,65 @@ impl Rejections {
     /// read stays, and is read again. It is durable after [`Rejections::sync`].
     ///
     /// # Errors
-    /// The system's; then the file is still in the spool.
+    /// The system's, or `rejected/` is full; then the file is still in the spool.
     pub fn reject_file(
         &mut self,
         spool: &Spool,
         entry: &SpoolEntry,
         flaw: &Flaw,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<bool, SpoolError> {
-        let has_left = self.folder.reject_file(spool, entry, flaw, now)?.is_some();
-        if has_left {
-            self.needs_sync = true;
-            tracing::warn!("{} rejected ({}): {flaw}", printable(&entry.name), flaw.code);
+        self.check_room(entry.owner, spool.size_on_disk(entry))?;
+        let rejected = self.writer.reject_file(spool, entry, flaw, now.wall)?;
+        if let Some(usage) = rejected {
+            self.usage.add(entry.owner, usage);
+            self.log(RejectionKind::File, entry, flaw, now.mono);
         }
-        Ok(has_left)
+        Ok(rejected.is_some())
     }
 
     /// Rejects a part of a file. It is durable after [`Rejections::sync`].
     ///
     /// # Errors
-    /// The system's.
+    /// The system's, or `rejected/` is full.
     pub fn reject_part(
         &mut self,
         source: &SourceFile,
         part: &RejectedPart,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<(), SpoolError> {
-        let RejectedPart { place, content, flaw } = part;
-        let first_seen = &source.progress.identity;
-        self.folder.reject_part(&source.entry, first_seen, *place, content, flaw, now)?;
-        if !self.needs_sync {
-            // One line for all parts of a batch.
-            tracing::warn!("parts of {} rejected ({}): {flaw}", printable(&source.entry.name), flaw.code);
+        self.check_room(source.entry.owner, part.content.len() as u64)?;
+        self.write_part(source, PartKind::Flawed, part, now)
+    }
+
+    fn write_part(
+        &mut self,
+        source: &SourceFile,
+        kind: PartKind,
+        part: &RejectedPart,
+        now: Moment,
+    ) -> Result<(), SpoolError> {
+        let SourceFile { entry, progress, .. } = source;
+        let is_resumed = progress.position > 0 || progress.place > 0;
+        let usage = self.writer.reject_part(entry, &progress.identity, is_resumed, kind, part, now.wall)?;
+        self.usage.add(entry.owner, usage);
+        if usage.files > 0 {
+            let kind = match kind {
+                PartKind::Flawed => RejectionKind::Part,
+                PartKind::ReusedId => RejectionKind::ReusedId,
+            };
+            self.log(kind, entry, &part.flaw, now.mono);
         }
-        self.needs_sync = true;
         Ok(())
+    }
+
+    fn log(&mut self, kind: RejectionKind, entry: &SpoolEntry, flaw: &Flaw, now: Mono) {
+        let Some(left_out) = self.limiter.line(kind, now) else { return };
+        let what = match kind {
+            RejectionKind::File => "",
+            RejectionKind::Part | RejectionKind::ReusedId => "a part of ",
+        };
+        tracing::warn!("{what}{} rejected ({}): {flaw}{left_out}", printable(&entry.name), flaw.code);
     }
 
     /// Rejects events whose ids were used before by other events, durably, and takes them out of the batch. Returns the
@@ -133,39 +218,44 @@ impl Rejections {
     /// # Errors
     /// The system's.
     pub fn reject_reused(
-        &self,
+        &mut self,
         batch: &mut AppendBatch,
         reused: &[ReusedId],
         spool: &Spool,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<Vec<SpoolEntry>, SpoolError> {
         let mut whole_files = HashSet::new();
-        for ReusedId { index, first_at, first_file } in reused {
+        for ReusedId { index, first_at, first_file, first_owner } in reused {
             let (event, source_index, source) = batch.event(*index);
             let is_line = matches!(source.entry.format(), Some((Format::Lines, _)));
             let flaw = Flaw {
                 code: Code::MessageIdReused,
                 text: format!(
-                    "the messageId came before with other content, {first_at} in {}: \
+                    "the messageId came before with other content, {first_at} in {}{}: \
                      give each event an id of its own",
-                    printable(first_file)
+                    printable(first_file),
+                    first_owner.map(|uid| format!(", a file of {}", user_name(uid))).unwrap_or_default()
                 ),
                 line: if is_line { event.place as usize } else { 1 },
                 column: 1,
                 incomplete: false,
             };
-            if event.place == 0 {
+            let progress = &source.progress;
+            if event.place == 0 && progress.finished && progress.place <= 1 {
                 // A file that was replaced or written to since it was read is read by the next scan.
-                self.folder.reject_file(spool, &source.entry, &flaw, now)?;
+                let entry = source.entry.clone();
+                if let Some(usage) = self.writer.reject_file(spool, &entry, &flaw, now.wall)? {
+                    self.usage.add(entry.owner, usage);
+                    self.log(RejectionKind::File, &entry, &flaw, now.mono);
+                }
                 whole_files.insert(source_index);
             } else {
-                let (first_seen, content) = (&source.progress.identity, event.body.as_bytes());
-                self.folder.reject_part(&source.entry, first_seen, event.place, content, &flaw, now)?;
+                let (place, content) = (event.place.max(1), event.body.clone().into_bytes());
+                let (source, part) = (source.clone(), RejectedPart { place, content, flaw });
+                self.write_part(&source, PartKind::ReusedId, &part, now)?;
             }
         }
-        self.sync_folder(spool)?;
-        let events = if reused.len() == 1 { "event" } else { "events" };
-        tracing::warn!("{} {events} rejected: the messageId came before with other content", reused.len());
+        self.sync(spool)?;
         Ok(batch.take_out(&reused.iter().map(|event| event.index).collect(), &whole_files))
     }
 
@@ -174,35 +264,51 @@ impl Rejections {
     /// # Errors
     /// The system's.
     pub fn sync(&mut self, spool: &Spool) -> Result<bool, SpoolError> {
-        let needed_sync = std::mem::take(&mut self.needs_sync);
-        if needed_sync {
-            self.sync_folder(spool)?;
+        self.writer.sync().map_err(|e| SpoolError::new(spool.dir(), "reject events", e))
+    }
+
+    /// If it is time, puts files back into the spool that have grown whole, deletes those rejected before
+    /// `expired_before`, and counts the others; all of them may have at most `max_bytes`. `sign_of_life` is called for each
+    /// file. Returns how many files are then in `rejected/`. The next time comes after `max_interval` at most, unless the
+    /// search takes long.
+    pub fn tidy(
+        &mut self,
+        now: Mono,
+        expired_before: Timestamp,
+        max_interval: Duration,
+        max_bytes: u64,
+        mut sign_of_life: impl FnMut(),
+    ) -> Option<u64> {
+        self.usage.max_bytes = max_bytes;
+        while let Some((_, count)) = self.limiter.overdue(now) {
+            tracing::warn!("{count} more rejections; koala-agent list --rejected shows them");
         }
-        Ok(needed_sync)
-    }
-
-    fn sync_folder(&self, spool: &Spool) -> Result<(), SpoolError> {
-        self.folder.sync().map_err(|e| SpoolError::new(spool.dir(), "reject events", e))
-    }
-
-    /// If it is time, puts files back into the spool that have grown whole, and deletes those rejected before
-    /// `expired_before`. Returns how many files are then in `rejected/`. The next time comes after `max_interval` at most,
-    /// unless the search takes long.
-    pub fn tidy(&mut self, now: Mono, expired_before: Timestamp, max_interval: Duration) -> Option<u64> {
         if now < self.tidy_at {
             return None;
         }
         let began = Instant::now();
-        for name in self.folder.put_back_grown() {
-            tracing::info!(
-                "{} was written to after it had been rejected: it is back in the spool",
-                printable(name)
-            );
+        self.usage.of_owner.clear();
+        for file in self.folder.files().into_iter().flatten() {
+            sign_of_life();
+            let why = file.why.as_ref();
+            // A part has no more of its file's times.
+            let is_grown =
+                why.is_some_and(|why| why.incomplete && why.place == 0 && file.modified != why.modified);
+            if is_grown && self.folder.put_back(&file.name).is_ok() {
+                tracing::info!(
+                    "{} was written to after it had been rejected: it is back in the spool",
+                    printable(&file.name)
+                );
+                continue;
+            }
+            if why.is_some_and(|why| why.when < expired_before) && self.folder.remove(&file.name).is_ok() {
+                continue;
+            }
+            let owner = why.and_then(|why| why.owner).unwrap_or(file.owner);
+            self.usage.add(owner, RejectedUsage::of_file(file.on_disk));
         }
-        self.folder.expire(expired_before);
-        let count = self.count();
         self.tidy_at = now + TIDY_INTERVAL.min(max_interval).max(began.elapsed() * TIDY_SHARE);
-        Some(count)
+        Some(self.count())
     }
 }
 
@@ -217,10 +323,9 @@ mod tests {
         let mut rejections = Rejections::new(RejectedFolder::of_spool(folder.path()));
         let file = |size| {
             let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
-            SpoolEntry { name: "a.json".into(), identity, size, changed: 1 }
+            SpoolEntry { name: "a.json".into(), identity, size, owner: 0, changed: 1 }
         };
         let second = Duration::from_secs;
-        assert_eq!(rejections.incomplete_rest(&file(1), second(0), second(60)), None);
         for (at, size, want) in [
             (0, 1, Some(60)),
             (20, 1, Some(40)),
@@ -231,8 +336,30 @@ mod tests {
         ] {
             let wait = rejections.wait_for_rest(&file(size), second(at), second(60));
             assert_eq!(wait, want.map(second), "at {at} s");
-            let rest = rejections.incomplete_rest(&file(size), second(at), second(60));
-            assert_eq!(rest, want.map(second), "at {at} s");
+        }
+    }
+
+    #[test]
+    fn an_owner_has_a_share_of_the_folder_and_ten_thousand_files() {
+        let mib = 1 << 20;
+        for (files, bytes, more, others, want) in [
+            (0, 0, 0, 0, None),
+            (9_999, 10 * mib, mib, 0, None),
+            (10_000, 0, 0, 0, Some("files of")),
+            (1, 74 * mib, mib, 0, None),
+            (1, 75 * mib, 1, 0, Some("may have")),
+            (1, 20 * mib, mib, 79 * mib, None),
+            (1, 20 * mib, mib, 80 * mib, Some("spool.max_rejected is 100 MiB")),
+        ] {
+            let mut usage = Usage { max_bytes: 100 * mib, ..Usage::default() };
+            usage.add(1, RejectedUsage { files, bytes });
+            usage.add(2, RejectedUsage { files: 1, bytes: others });
+            let limit = usage.limit(1, more);
+            assert_eq!(limit.is_some(), want.is_some(), "{limit:?}");
+            assert!(want.is_none_or(|want| limit.as_ref().unwrap().contains(want)), "{limit:?}");
+            assert!(!usage.is_over(1));
+            usage.add(1, RejectedUsage { files: 10_001, bytes: 0 });
+            assert!(usage.is_over(1));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Removes stored files on threads of its own, because unlinking waits for the disk and the intake should not.
 
-use crate::spool::{Removal, Spool, SpoolEntry, SpoolError};
+use crate::clock::Mono;
+use crate::spool::{KeptFile, Removal, Spool, SpoolEntry, SpoolError};
 use std::sync::mpsc::{Receiver, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -14,12 +15,27 @@ const CHUNK: usize = 16;
 /// Chunks that wait for a thread. The caller blocks on more, so that a slow disk does not fill the memory.
 const MAX_WAITING: usize = 10_000 / CHUNK;
 
-/// A file that was to be removed, and the result.
-pub type RemovalResult = (SpoolEntry, Result<Removal, SpoolError>);
+/// A file to be removed.
+#[derive(Debug)]
+pub enum RemovalTask {
+    /// A file of the spool, all of which is stored.
+    Remove(SpoolEntry),
+    /// A file that has left the spool and may still be written to.
+    Check {
+        file: KeptFile,
+        /// Since when it has been still.
+        since: Mono,
+        /// Whether that is long enough.
+        is_quiet: bool,
+    },
+}
+
+/// A task and its result.
+pub type RemovalResult = (RemovalTask, Result<Removal, SpoolError>);
 
 /// The threads and their results.
 pub struct Remover {
-    work: Option<SyncSender<Vec<SpoolEntry>>>,
+    work: Option<SyncSender<Vec<RemovalTask>>>,
     results: Receiver<RemovalResult>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -28,7 +44,7 @@ impl Remover {
     /// # Errors
     /// The system has no more threads.
     pub fn start(spool: &Spool) -> std::io::Result<Remover> {
-        let (work, chunks) = sync_channel::<Vec<SpoolEntry>>(MAX_WAITING);
+        let (work, chunks) = sync_channel::<Vec<RemovalTask>>(MAX_WAITING);
         let (finished, results) = channel();
         let chunks = Arc::new(Mutex::new(chunks));
         let threads = (0..THREADS)
@@ -37,10 +53,15 @@ impl Remover {
                 std::thread::Builder::new().name("remover".into()).spawn(move || {
                     loop {
                         let next = chunks.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                        let Ok(entries) = next else { return };
-                        for entry in entries {
-                            let result = spool.remove(&entry);
-                            if finished.send((entry, result)).is_err() {
+                        let Ok(tasks) = next else { return };
+                        for task in tasks {
+                            let result = match &task {
+                                RemovalTask::Remove(entry) => spool.remove(entry),
+                                RemovalTask::Check { file, is_quiet, .. } => {
+                                    spool.check_kept(file, *is_quiet)
+                                }
+                            };
+                            if finished.send((task, result)).is_err() {
                                 return;
                             }
                         }
@@ -52,12 +73,12 @@ impl Remover {
     }
 
     /// Has files removed. Returns once all of them are being removed or wait for a thread.
-    pub fn remove(&self, entries: Vec<SpoolEntry>) {
+    pub fn remove(&self, tasks: impl IntoIterator<Item = RemovalTask>) {
         let Some(work) = &self.work else { return };
-        let mut entries = entries.into_iter().peekable();
-        while entries.peek().is_some() {
+        let mut tasks = tasks.into_iter().peekable();
+        while tasks.peek().is_some() {
             // The threads outlive this sender.
-            let _ = work.send(entries.by_ref().take(CHUNK).collect());
+            let _ = work.send(tasks.by_ref().take(CHUNK).collect());
         }
     }
 

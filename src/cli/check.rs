@@ -1,11 +1,13 @@
 //! `koala-agent check`: checks that everything is in place, as the user that the agent runs as.
 
+use super::context::agent_command;
 use super::output::{self, BAD, DIM, GOOD, counted, escaped, indented, styled, terminal_width};
 use super::permission::{become_service, may_change, my_name};
 use super::preview::BROWSER_INTEGRATION_WARNING;
+use super::producer::{self, DropTrial};
 use super::remedy::{Remedy, damaged_outbox_remedy, full_outbox_remedy, remedy, spool_remedy, start_remedy};
 use super::status::existing_folder;
-use super::{CliError, CommandContext, ExitCode};
+use super::{CliError, CommandContext, ExitCode, unreadable};
 use crate::clock::Timestamp;
 use crate::config::{self, Bytes, Config, ConfigError, Scope};
 use crate::disk;
@@ -18,6 +20,7 @@ use crate::spool::REJECTED;
 use clap::Args;
 use nix::unistd::{AccessFlags, Uid, access};
 use std::fmt::Display;
+use std::path::PathBuf;
 
 /// A clock before this time is wrong, since this program is newer: it would make certificates seem invalid.
 const EARLIEST_TIME: &str = "2024-01-01T00:00:00Z";
@@ -36,6 +39,12 @@ pub struct CheckArgs {
     /// Do not ask the receiver whether it accepts the key
     #[arg(long)]
     offline: bool,
+    /// Also try to drop a file as this user, and name what prevents it; for root
+    #[arg(long, value_name = "USER", conflicts_with = "config_only")]
+    producer: Option<String>,
+    /// Become the user of --producer and try to drop a file into this folder: the half of --producer that is its user's
+    #[arg(long, value_name = "DIR", hide = true, requires = "producer")]
+    drop_into: Option<PathBuf>,
 }
 
 /// How good a subject is, from the best to the worst.
@@ -127,19 +136,32 @@ impl Report {
 /// # Errors
 /// This user may not check the agent, or may not read the configuration.
 pub fn run(context: &CommandContext, args: &CheckArgs) -> Result<ExitCode, CliError> {
+    if let (Some(user), Some(dir)) = (&args.producer, &args.drop_into) {
+        return producer::drop_as(user, dir);
+    }
     let mut report =
         Report { is_run_by_root: Uid::effective().is_root(), width: terminal_width(), ..Report::default() };
     match config::load(&context.options, &context.environment) {
         Err(error @ ConfigError::Unreadable { .. }) => return Err(error.into()),
         Err(error) => error.to_string().lines().for_each(|problem| report.fail("configuration", problem)),
         Ok(config) => {
+            let mut tried = None;
             if !args.config_only {
                 may_change(context, &config, "check the agent")?;
+                // Only root can become the producer, so this comes first.
+                tried = args
+                    .producer
+                    .as_ref()
+                    .map(|user| producer::try_drop(context, &config, user))
+                    .transpose()?;
                 become_service(&config)?;
             }
             check_config(&config, args.config_only, &mut report);
             if !args.config_only {
                 check_machine(context, &config, args, &mut report);
+            }
+            if let (Some(user), Some(tried)) = (&args.producer, tried) {
+                check_producer(&config, user, tried, &mut report);
             }
         }
     }
@@ -240,6 +262,7 @@ fn check_integrations(reader: &Reader, report: &mut Report) -> Result<(), Outbox
 
 fn check_machine(context: &CommandContext, config: &Config, args: &CheckArgs, report: &mut Report) {
     check_spool(config, report);
+    check_files(config, report);
     let newest_event = check_outbox(config, report);
     check_disk(config, report);
     check_clock(context.clock.now(), newest_event, report);
@@ -276,6 +299,22 @@ fn check_spool(config: &Config, report: &mut Report) {
     }
     if is_ok {
         report.ok("spool", dir.display());
+    }
+}
+
+/// Names the first file in the spool that the agent does not take.
+fn check_files(config: &Config, report: &mut Report) {
+    if let Some((text, remedy)) = unreadable::first(config) {
+        report.fail_with("files", text, &remedy);
+        let all = Remedy::run("see all such files", agent_command(config, "list --unreadable"));
+        report.add_remedy("files", &all);
+    }
+}
+
+fn check_producer(config: &Config, user: &str, tried: DropTrial, report: &mut Report) {
+    match tried.result(config, user) {
+        Ok(()) => report.ok("producer", format!("{user} can drop files, and the agent can read them")),
+        Err((text, remedy)) => report.fail_with("producer", text, &remedy),
     }
 }
 

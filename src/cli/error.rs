@@ -29,7 +29,7 @@ pub enum ExitCode {
     CannotCreate = 73,
     /// Reading or writing failed.
     Io = 74,
-    /// The command may succeed later: another agent holds the outbox, the disk is full, or events are not settled.
+    /// The command may succeed later: another agent holds the outbox or the spool, the disk is full, or events are not settled.
     TryAgain = 75,
     /// This user may not do it.
     NoPermission = 77,
@@ -128,7 +128,8 @@ impl CliError {
             CliError::Config(_) => ExitCode::Configuration,
             CliError::Outbox(e) => outbox_exit_code(e),
             CliError::Spool(SpoolError::Missing { .. }) => ExitCode::CannotCreate,
-            CliError::Spool(SpoolError::Denied { .. }) => ExitCode::NoPermission,
+            CliError::Spool(SpoolError::Held { .. } | SpoolError::RejectedFull { .. }) => ExitCode::TryAgain,
+            CliError::Spool(SpoolError::Denied { .. } | SpoolError::NotOwn { .. }) => ExitCode::NoPermission,
             CliError::Spool(SpoolError::Io { source, .. }) => io_exit_code(source),
             CliError::Receiver(e) => e.exit_code(),
             CliError::Input { source, .. } => io_exit_code(source),

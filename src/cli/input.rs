@@ -1,19 +1,18 @@
-//! Events from any form of input: JSON documents and JSON Lines, compressed or not, recognised by the file's name or
-//! else by its content.
+//! Events from any form of input: JSON values one after another, compressed or not, as the agent reads them. The name
+//! says whether an input is a document or consists of lines; standard input may be either.
 
 use super::CliError;
+use super::output::{escaped, hint};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
-use crate::event::{Event, Flaw, merge_envelope};
-use crate::reason::Code;
-use crate::spool::{Document, Form, Format, ItemPositions, Line, Lines, format_of, utf8_text};
-use flate2::read::MultiGzDecoder;
+use crate::event::Flaw;
+use crate::spool::{
+    EventPlace, Format, GZIP_MAGIC, ReadEnd, ReadLimits, ReadPosition, ReadStep, Text, Values, fits,
+    format_of,
+};
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::Path;
-
-/// The first bytes of a gzip file (RFC 1952, section 2.3.1).
-const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// An open file, or stdin.
 pub struct EventInput {
@@ -24,7 +23,7 @@ pub struct EventInput {
     /// The size of a file; `None` for stdin.
     pub size: Option<u64>,
     format: Option<Format>,
-    content: Box<dyn Read>,
+    content: Box<dyn Read + Send>,
 }
 
 impl EventInput {
@@ -55,7 +54,10 @@ impl EventInput {
     }
 
     /// The same input with its content read through another reader, such as one that counts bytes.
-    pub fn map_content<R: Read + 'static>(self, wrap: impl FnOnce(Box<dyn Read>) -> R) -> EventInput {
+    pub fn map_content<R: Read + Send + 'static>(
+        self,
+        wrap: impl FnOnce(Box<dyn Read + Send>) -> R,
+    ) -> EventInput {
         EventInput { content: Box::new(wrap(self.content)), ..self }
     }
 
@@ -79,16 +81,11 @@ pub struct InputEvent {
     pub event: Result<String, Flaw>,
 }
 
-/// The events of one input, in order. Lines are streamed, a document is held in memory.
+/// The events of one input, in order, read as the agent reads a file of the spool.
 pub struct InputEvents {
-    remaining: Remaining,
-    max_event: u64,
-}
-
-enum Remaining {
-    Elements(std::vec::IntoIter<InputEvent>),
-    Lines(Lines<Box<dyn Read>>),
-    Nothing,
+    values: Values,
+    name: String,
+    is_at_end: bool,
 }
 
 impl InputEvents {
@@ -97,147 +94,76 @@ impl InputEvents {
     /// # Errors
     /// The input cannot be read.
     pub fn next(&mut self) -> io::Result<Option<InputEvent>> {
-        loop {
-            let lines = match &mut self.remaining {
-                Remaining::Elements(elements) => return Ok(elements.next()),
-                Remaining::Lines(lines) => lines,
-                Remaining::Nothing => return Ok(None),
-            };
-            let line = lines.place as usize + 1;
-            let event = match lines.next_line()? {
-                Line::Text(text) | Line::Unterminated(text) if text.is_empty() => continue,
-                Line::Text(text) | Line::Unterminated(text) => utf8_text(&text)
-                    .and_then(|text| checked(text, self.max_event).map(|_| text.to_owned()))
-                    .map_err(|flaw| Flaw { line, ..flaw }),
-                Line::TooLong => {
-                    self.remaining = Remaining::Nothing;
-                    Err(Flaw { line, ..too_large("the line does not end".to_owned()) })
+        while !self.is_at_end {
+            let step = self.values.next_step(|event, place| {
+                event.message_id()?;
+                Ok((place, event.raw().to_owned()))
+            });
+            match step {
+                ReadStep::NoEvent(_) => {}
+                ReadStep::Event((EventPlace { place, line }, text)) => {
+                    let line = usize::try_from(line).unwrap_or(usize::MAX);
+                    return Ok(Some(InputEvent { place, line, event: Ok(text) }));
                 }
-                Line::End => {
-                    self.remaining = Remaining::Nothing;
-                    continue;
+                ReadStep::Reject(part) | ReadStep::RejectUnlessGrowing(part) => {
+                    return Ok(Some(InputEvent::invalid(part.place, part.flaw)));
                 }
-            };
-            return Ok(Some(InputEvent { place: line as u64, line, event }));
+                ReadStep::End(end) => {
+                    self.is_at_end = true;
+                    if self.values.has_trailing_bytes() {
+                        let name = escaped(&self.name);
+                        hint(format_args!(
+                            "warning: {name}: the bytes that follow the compressed data are ignored"
+                        ));
+                    }
+                    match end {
+                        ReadEnd::Complete => {}
+                        ReadEnd::Unusable(flaw) | ReadEnd::UnusableRest(flaw) => {
+                            return Ok(Some(InputEvent::invalid(0, flaw)));
+                        }
+                        ReadEnd::Shortened => return Err(io::ErrorKind::UnexpectedEof.into()),
+                        ReadEnd::Failed(error) => return Err(error),
+                    }
+                }
+            }
         }
+        Ok(None)
+    }
+}
+
+impl InputEvent {
+    fn invalid(place: u64, flaw: Flaw) -> InputEvent {
+        InputEvent { place, line: flaw.line, event: Err(flaw) }
     }
 }
 
 fn events(source: EventInput, limits: &config::SpoolConfig) -> io::Result<InputEvents> {
     let mut content = BufReader::new(source.content);
-    let is_gzip = content.fill_buf()?.starts_with(&GZIP);
-    let content: Box<dyn Read> =
-        if is_gzip { Box::new(MultiGzDecoder::new(content)) } else { Box::new(content) };
-    let lines = |content| Remaining::Lines(Lines::new(content, limits.max_file_bytes));
-    let remaining = match source.format {
-        Some(Format::Lines) => lines(content),
-        Some(Format::Document) => {
-            let mut bytes = Vec::new();
-            content.take(limits.max_file_bytes + 1).read_to_end(&mut bytes)?;
-            let events = if bytes.len() as u64 > limits.max_file_bytes {
-                let limit = config::Bytes(limits.max_file_bytes);
-                Err(too_large(format!("the document is larger than spool.max_file_bytes, {limit}")))
-            } else {
-                elements(&bytes, limits.max_event_bytes)
-            };
-            Remaining::Elements(events.unwrap_or_else(invalid_input).into_iter())
-        }
-        None => {
-            by_content(content, limits)?.map_or_else(lines, |events| Remaining::Elements(events.into_iter()))
-        }
+    let is_gzip = content.fill_buf()?.starts_with(&GZIP_MAGIC);
+    // Where no name says that it is a document, a value may go over as many lines as in one.
+    let (format, max_over_lines) = match source.format {
+        Some(format) => (format, limits.max_event_bytes),
+        None => (Format::Lines, limits.max_file_bytes),
     };
-    Ok(InputEvents { remaining, max_event: limits.max_event_bytes })
+    let limits =
+        ReadLimits { max_value: limits.max_file_bytes, max_event: limits.max_event_bytes, max_over_lines };
+    let text = Text::new(Box::new(content), is_gzip);
+    let values = Values::new(text, source.size, format, limits, ReadPosition::default());
+    Ok(InputEvents { values, name: source.name, is_at_end: false })
 }
 
-/// The events of a document; or, as the inner error, the same content, to be read line by line.
-fn by_content(
-    content: Box<dyn Read>,
-    limits: &config::SpoolConfig,
-) -> io::Result<Result<Vec<InputEvent>, Box<dyn Read>>> {
-    let mut content = BufReader::new(content);
-    let mut head = Vec::new();
-    while head.trim_ascii().is_empty() {
-        if (&mut content).take(limits.max_file_bytes).read_until(b'\n', &mut head)? == 0 {
-            break;
-        }
-    }
-    // The first line is the beginning of a document, or an event of its own.
-    let first = utf8_text(&head).and_then(Event::parse_shallow);
-    let is_document = match &first {
-        _ if head.trim_ascii().starts_with(b"[") => true,
-        Ok(event) => event.get("type").is_none() && event.get("batch").is_some(),
-        Err(flaw) => flaw.incomplete && !head.trim_ascii().is_empty(),
-    };
-    drop(first);
-    if !is_document {
-        return Ok(Err(Box::new(Cursor::new(head).chain(content))));
-    }
-    let first_line = head.len();
-    (&mut content).take(limits.max_file_bytes).read_to_end(&mut head)?;
-    match elements(&head, limits.max_event_bytes) {
-        Ok(events) => Ok(Ok(events)),
-        // If the first of many lines is cut off, it looks like the beginning of a document.
-        Err(_) if begins_with_event(&head[first_line..]) => {
-            Ok(Err(Box::new(Cursor::new(head).chain(content))))
-        }
-        Err(flaw) => Ok(Ok(invalid_input(flaw))),
-    }
-}
-
-fn begins_with_event(rest: &[u8]) -> bool {
-    let mut lines = rest.split(|&b| b == b'\n').filter(|line| !line.trim_ascii().is_empty());
-    lines.next().is_some_and(|line| utf8_text(line).and_then(Event::parse_shallow).is_ok())
-}
-
-/// The events of a document.
-fn elements(bytes: &[u8], max_event: u64) -> Result<Vec<InputEvent>, Flaw> {
-    let text = utf8_text(bytes)?;
-    let document = Document::parse(text)?;
-    let mut places = ItemPositions::new(text);
-    let mut events = Vec::with_capacity(document.items.len());
-    for (i, item) in document.items.enumerate() {
-        let (line, _) = places.position_of(item);
-        let event = checked(item, max_event)
-            .map(|event| merge_envelope(&event, document.context, document.integrations))
-            .and_then(|event| checked(&event, max_event).map(|_| ()).map(|()| event))
-            .map_err(|flaw| places.locate(item, flaw));
-        let place = if document.form == Form::Single { 0 } else { i as u64 + 1 };
-        events.push(InputEvent { place, line, event });
-    }
-    Ok(events)
-}
-
-/// Parses an event, and checks that the agent would accept it.
-fn checked(text: &str, max_event: u64) -> Result<Event<'_>, Flaw> {
-    let event = Event::parse(text)?;
-    event.message_id()?;
-    if event.raw().len() as u64 > max_event {
-        let limit = config::Bytes(max_event);
-        return Err(too_large(format!("the event is larger than spool.max_event_bytes, {limit}")));
-    }
-    Ok(event)
-}
-
-/// Checks an event again after a member was added to it.
+/// Checks the size of an event again after a member was added to it.
 ///
 /// # Errors
 /// The event is too large now.
 pub fn recheck(event: &str, limits: &config::SpoolConfig) -> Result<(), Flaw> {
-    checked(event, limits.max_event_bytes).map(|_| ())
-}
-
-fn too_large(text: String) -> Flaw {
-    Flaw { code: Code::TooLarge, text, line: 1, column: 1, incomplete: false }
-}
-
-fn invalid_input(flaw: Flaw) -> Vec<InputEvent> {
-    vec![InputEvent { place: 0, line: flaw.line, event: Err(flaw) }]
+    fits(event, limits.max_event_bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::Write;
+    use std::io::{Cursor, Write};
 
     const EVENT: &str = r#"{"type":"track"}"#;
 
@@ -267,15 +193,15 @@ mod tests {
             (None, EVENT.to_owned(), vec![ok(1, 1)]),
             (None, format!("\n{EVENT}\n\n{EVENT}"), vec![ok(2, 2), ok(4, 4)]),
             (None, format!("[{EVENT},\n 7, {EVENT}]"), vec![ok(1, 1), (2, 2, Err((2, 2))), ok(3, 2)]),
-            (None, format!("{{\"batch\":[\n{EVENT}\n]}}"), vec![ok(1, 2)]),
+            (None, format!("{{\"batch\":[\n{EVENT}\n]}}"), vec![ok(2, 2)]),
             (None, format!("oops\n{EVENT}"), vec![(1, 1, Err((1, 1))), ok(2, 2)]),
             (None, format!("{{\"a\":\n{EVENT}\n"), vec![(1, 1, Err((1, 6))), ok(2, 2)]),
-            (None, "{\n \"a\":\n".to_owned(), vec![(0, 3, Err((3, 1)))]),
+            (None, "{\n \"a\":\n".to_owned(), vec![(1, 2, Err((2, 6)))]),
             (None, String::new(), vec![]),
             (Some("a.json"), EVENT.to_owned(), vec![ok(0, 1)]),
-            (Some("a.json"), format!("{EVENT}\n{EVENT}"), vec![(0, 2, Err((2, 1)))]),
+            (Some("a.json"), format!("{EVENT}\n{EVENT}"), vec![ok(0, 1), ok(2, 2)]),
             (Some("a.json"), String::new(), vec![(0, 1, Err((1, 1)))]),
-            (Some("a.jsonl.gz"), format!("[]\n{EVENT}"), vec![(1, 1, Err((1, 1))), ok(2, 2)]),
+            (Some("a.jsonl.gz"), format!("[]\n7\n{EVENT}"), vec![(2, 2, Err((2, 1))), ok(3, 3)]),
         ] {
             assert_eq!(events_in(name, content.as_bytes()), want, "{content:?}");
             let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());

@@ -2,7 +2,7 @@
 
 use super::output::{self, BAD, Column, DIM, GOOD, Table, WAITING, counted, grouped, hint, terminal_width};
 use super::time::{TimeArgument, short_duration_text};
-use super::{CliError, CommandContext, ExitCode};
+use super::{CliError, CommandContext, ExitCode, unreadable};
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::outbox::{EventFilter, EventReference, Listed, Reader, State};
@@ -14,9 +14,9 @@ use clap::Args;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 
-/// List the events in the outbox, or the rejected files, newest first
+/// List the events in the outbox, newest first; or the rejected files, or those that cannot be read
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  koala-agent list --state failed\n  koala-agent list --person ana@acme.dev --since 2d\n  koala-agent list --json --limit 1000 | jq -r .message_id\n  koala-agent list --person ana@acme.dev --json --bodies --limit 100000"
@@ -55,6 +55,9 @@ pub struct ListArgs {
     /// List the rejected files instead of events
     #[arg(long, conflicts_with_all = ["state", "reason", "person", "kind", "event", "since", "until"])]
     rejected: bool,
+    /// List the files in the spool that the agent cannot read or leaves alone, and what the owner of each can do
+    #[arg(long, conflicts_with_all = ["state", "reason", "person", "kind", "event", "since", "until", "rejected"])]
+    unreadable: bool,
 }
 
 /// The beginning of a person's hash, which is kept of a delivered event instead of the person.
@@ -86,6 +89,9 @@ pub fn run(context: &CommandContext, args: ListArgs) -> Result<ExitCode, CliErro
     if args.rejected {
         return list_rejected(&config, &args);
     }
+    if args.unreadable {
+        return unreadable::list(context, &config, args.json, args.limit);
+    }
     let now = context.clock.now();
     let reader = Reader::open(&config.outbox.path)?;
     let (person, seqs) = match args.person {
@@ -107,10 +113,12 @@ pub fn run(context: &CommandContext, args: ListArgs) -> Result<ExitCode, CliErro
     let more = listing.total.saturating_sub(listing.rows.len() as u64);
     if args.bodies {
         let rows = listing.rows.into_iter().map(|row| with_body(&reader, row));
-        return print_json(&rows.collect::<Result<Vec<_>, _>>()?, more);
+        output::print_json(&rows.collect::<Result<Vec<_>, _>>()?, more)?;
+        return Ok(ExitCode::Success);
     }
     if args.json {
-        return print_json(&listing.rows, more);
+        output::print_json(&listing.rows, more)?;
+        return Ok(ExitCode::Success);
     }
     output::print(&match listing.rows.as_slice() {
         [] if listing.total == 0 => {
@@ -144,19 +152,6 @@ struct ListedWithBody {
 fn with_body(reader: &Reader, row: Listed) -> Result<ListedWithBody, CliError> {
     let body = reader.events().show(&row.message_id)?.and_then(|detail| detail.body);
     Ok(ListedWithBody { body: body.and_then(|body| RawValue::from_string(body).ok()), row })
-}
-
-fn print_json<T: Serialize>(rows: &[T], more: u64) -> Result<ExitCode, CliError> {
-    let mut out = output::raw_stdout();
-    for row in rows {
-        serde_json::to_writer(&mut out, row).map_err(std::io::Error::from)?;
-        out.write_all(b"\n")?;
-    }
-    out.flush()?;
-    if more > 0 {
-        hint(format_args!("… and {} more; --limit N lists more", grouped(more)));
-    }
-    Ok(ExitCode::Success)
 }
 
 fn with_more(table: String, more: u64) -> String {
@@ -279,7 +274,8 @@ fn list_rejected(config: &Config, args: &ListArgs) -> Result<ExitCode, CliError>
     let more = files.len().saturating_sub(args.limit) as u64;
     files.truncate(args.limit);
     if args.json {
-        return print_json(&files, more);
+        output::print_json(&files, more)?;
+        return Ok(ExitCode::Success);
     }
     if files.is_empty() && more == 0 {
         output::print("no rejected files\n")?;

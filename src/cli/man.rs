@@ -98,7 +98,8 @@ mod tests {
     }
 
     fn is_own(arg: &&Arg) -> bool {
-        !arg.is_global_set() && arg.get_id() != "help"
+        // A hidden option is one that the program passes to itself.
+        !arg.is_global_set() && !arg.is_hide_set() && arg.get_id() != "help"
     }
 
     fn program() -> Command {

@@ -18,6 +18,7 @@ mod map;
 mod output;
 mod permission;
 mod preview;
+mod producer;
 mod receiver;
 mod remedy;
 mod retry;
@@ -27,6 +28,7 @@ mod show;
 mod status;
 mod status_text;
 mod time;
+mod unreadable;
 mod wait;
 
 use context::CommandContext;

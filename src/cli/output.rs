@@ -2,6 +2,7 @@
 
 use anstream::adapter::strip_str;
 use anstyle::{AnsiColor, Style};
+use serde::Serialize;
 use std::borrow::Cow;
 use std::fmt::{self, Display};
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
@@ -31,6 +32,23 @@ pub fn print(text: &str) -> io::Result<()> {
 /// Stdout without any change to what is written, for JSON and generated files; the caller flushes it.
 pub fn raw_stdout() -> BufWriter<StdoutLock<'static>> {
     BufWriter::new(io::stdout().lock())
+}
+
+/// Prints JSON Lines, and to stderr how many rows are left out.
+///
+/// # Errors
+/// Stdout cannot be written.
+pub fn print_json<T: Serialize>(rows: &[T], more: u64) -> io::Result<()> {
+    let mut out = raw_stdout();
+    for row in rows {
+        serde_json::to_writer(&mut out, row).map_err(io::Error::from)?;
+        out.write_all(b"\n")?;
+    }
+    out.flush()?;
+    if more > 0 {
+        hint(format_args!("… and {} more; --limit N lists more", grouped(more)));
+    }
+    Ok(())
 }
 
 /// Prints a line to stderr. Without a stderr nobody reads it, so a failure is ignored.

@@ -181,6 +181,10 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
             format!("set koala.endpoint in {file} to the receiver's new address; its operator knows it"),
         ),
         Code::MaxBytes => full_outbox_remedy(1, config),
+        Code::OwnerShare => Remedy::text(format!(
+            "wait until events have been delivered, or raise outbox.max_bytes in {file}; others' files are taken"
+        )),
+        Code::Locked => Remedy::text("stop the other process that the reason names"),
         Code::MinFree => {
             Remedy::text(format!("free space on the file system of {}", config.outbox.path.display()))
         }
@@ -195,10 +199,10 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
             );
             Remedy::then_restart(config, text)
         }
-        Code::Unreadable => {
-            let dir = config.spool.dir.display();
-            Remedy::text(format!("let the agent read the files in {dir}: chmod g+r FILE; the log names them"))
-        }
+        Code::Unreadable => Remedy::run(
+            "see which files the agent cannot read, and what their owners can do",
+            agent_command(config, "list --unreadable"),
+        ),
         Code::NoMapping
         | Code::NoIdentity
         | Code::BrowserLibrary

@@ -174,7 +174,7 @@ impl NewSpoolFile {
             }
         };
         let event = Event::parse(&text)?;
-        let digest = event.digest();
+        let (compact, digest) = event.compact();
         if self.digests.insert(id.clone(), digest).is_some_and(|earlier| earlier != digest) {
             let text = "an earlier event of the input has the same messageId and other content".to_owned();
             return Err(Flaw { code: Code::MessageIdReused, text, line, column: 1, incomplete: false });
@@ -184,8 +184,7 @@ impl NewSpoolFile {
             Disposition::Skip(reason) => self.add_undeliverable("be skipped", reason, name, line, place),
             Disposition::Fail(reason) => self.add_undeliverable("fail", reason, name, line, place),
         }
-        // Line ends are replaced outside strings only: JSON does not allow them inside.
-        self.content.extend(event.raw().chars().map(|c| if matches!(c, '\n' | '\r') { ' ' } else { c }));
+        self.content += &compact;
         self.content.push('\n');
         self.ids.push(id.as_str().to_owned());
         Ok(())
@@ -266,7 +265,7 @@ fn warn_if_blocked(config: &Config) {
 
 /// A reader that shows a progress bar once the input has turned out to be long.
 struct ProgressReader {
-    content: Box<dyn Read>,
+    content: Box<dyn Read + Send>,
     bar: ProgressBar,
 }
 

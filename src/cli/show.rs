@@ -12,7 +12,7 @@ use crate::event::{Event, MessageId, json::pretty};
 use crate::item::Disposition;
 use crate::outbox::{Attempt, Detail, Listed, Reader, State};
 use crate::reason::{Code, Reason};
-use crate::spool::{Format, REJECTED, format_of};
+use crate::spool::{Format, REJECTED, format_of, user_name};
 use crate::status::{DestinationState, Status};
 use clap::Args;
 use serde::Serialize;
@@ -157,7 +157,8 @@ fn render(event: &ShownEvent, width: Option<usize>) -> String {
     };
     let place = if row.place == 0 { String::new() } else { format!(", {unit} {}", row.place) };
     let file = if row.file.is_empty() { Cow::Borrowed("not kept (erased)") } else { escaped(&row.file) };
-    lines.add("file", format_args!("{file}{place}, written {}", event.spooled_at));
+    let owner = row.owner.map(|uid| format!(" by {}", escaped(&user_name(uid)))).unwrap_or_default();
+    lines.add("file", format_args!("{file}{place}, written {}{owner}", event.spooled_at));
     lines.add("stored", &row.received_at);
     lines.add("attempts", row.attempts);
     let unless_printed = |reason: &Reason| match reason.to_string() {

@@ -1,7 +1,8 @@
 //! `koala-agent status`: the state of the agent, from the file that it publishes, and from the outbox where this user
 //! may read it.
 
-use super::{CliError, CommandContext, ExitCode, output, status_text};
+use super::permission::{become_service, may_change};
+use super::{CliError, CommandContext, ExitCode, output, status_text, unreadable};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Scope};
 use crate::disk;
@@ -45,9 +46,16 @@ pub struct StatusArgs {
 pub fn run(context: &CommandContext, args: &StatusArgs) -> Result<ExitCode, CliError> {
     let config = context.config_beside_agent()?;
     let status = current_status(&config, context.clock.now());
+    let left = match status.spool.unreadable_files {
+        // Only the agent's user, whom root can become, sees which file it is.
+        1.. if !args.json && may_change(context, &config, "see it").is_ok() => {
+            become_service(&config).ok().and_then(|()| unreadable::first(&config))
+        }
+        _ => None,
+    };
     let text = match args.json {
         true => serde_json::to_string_pretty(&status).map_err(std::io::Error::from)? + "\n",
-        false => status_text::render(&status, &config, output::terminal_width()),
+        false => status_text::render(&status, &config, left, output::terminal_width()),
     };
     output::print(&text)?;
     Ok(ExitCode::Success)

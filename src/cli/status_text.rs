@@ -6,16 +6,26 @@ use super::remedy::{Remedy, full_outbox_remedy, meaning, reload_remedy, remedy, 
 use super::time::{next_try_text, time_and_age};
 use crate::config::{Bytes, Config};
 use crate::reason::Code;
-use crate::spool::shell_quoted;
+use crate::spool::{shell_quoted, user_name};
 use crate::status::{DestinationState, IntakeState, OutboxStatus, Status};
+use nix::unistd::Uid;
 use std::io::ErrorKind;
 use std::path::Path;
 
-/// The status for a terminal of that width, or for a pipe.
-pub fn render(status: &Status, config: &Config, width: Option<usize>) -> String {
+/// The status for a terminal of that width, or for a pipe. `unreadable`: the first file that the agent cannot read, and
+/// what its owner can do, where this user may see that.
+pub fn render(
+    status: &Status,
+    config: &Config,
+    unreadable: Option<(String, Remedy)>,
+    width: Option<usize>,
+) -> String {
     let mut lines = LabelledLines::new(width);
     config_file(status, config, &mut lines);
     spool(status, &mut lines);
+    if let Some((text, _)) = &unreadable {
+        lines.add_below(escaped(text));
+    }
     intake(status, &mut lines);
     outbox(status, &mut lines);
     if let Some(step) = &status.clock_step {
@@ -25,7 +35,7 @@ pub fn render(status: &Status, config: &Config, width: Option<usize>) -> String 
     events(status, &mut lines);
     destination(status, &mut lines);
     let mut text = format!("{}\n{lines}", headline(status));
-    let remedies = next_steps(status, config);
+    let remedies = next_steps(status, config, unreadable.map(|(_, remedy)| remedy));
     if !remedies.is_empty() {
         text += &format!("\n{}\n", styled(BOLD, "What to do"));
     }
@@ -80,10 +90,33 @@ fn spool(status: &Status, lines: &mut LabelledLines) {
         let rejected = format!("{} rejected", grouped(spool.rejected_files));
         text += &format!("; {}", styled(BAD, rejected));
     }
+    if spool.unknown_files > 0 {
+        text += &format!("; {} with unknown names, left alone", grouped(spool.unknown_files));
+    }
     if spool.duplicates > 0 {
         text += &format!("; {} dropped", counted(spool.duplicates, "duplicate event"));
     }
     lines.add_below(text);
+    for owner in &spool.owners {
+        // Whoever is the only one to drop files knows whose they are.
+        let is_reader = spool.owners.len() == 1 && owner.uid == Uid::effective().as_raw();
+        if is_reader && owner.unreadable_files == 0 && owner.reason.is_none() {
+            continue;
+        }
+        let mut text = format!(
+            "of {}: {} waiting, {}",
+            user_name(owner.uid),
+            counted(owner.waiting_files, "file"),
+            Bytes(owner.waiting_bytes)
+        );
+        if owner.unreadable_files > 0 {
+            text += &format!("; {} unreadable", grouped(owner.unreadable_files));
+        }
+        if let Some(reason) = &owner.reason {
+            text += &format!("; {}", styled(BAD, escaped(&reason.to_string())));
+        }
+        lines.add_below(text);
+    }
 }
 
 /// Whether a folder is known not to exist: one that is hidden from this user may exist.
@@ -211,7 +244,7 @@ fn destination(status: &Status, lines: &mut LabelledLines) {
 }
 
 /// The remedies for everything that is wrong, the most urgent first.
-fn next_steps(status: &Status, config: &Config) -> Vec<Remedy> {
+fn next_steps(status: &Status, config: &Config, unreadable: Option<Remedy>) -> Vec<Remedy> {
     let mut steps = Vec::new();
     if !status.agent.running {
         steps.push(start_remedy(config));
@@ -247,6 +280,7 @@ fn next_steps(status: &Status, config: &Config) -> Vec<Remedy> {
         steps.push(Remedy::run(format!("let process {pid} end its transaction"), format!("ps {pid}")));
     }
     if status.spool.unreadable_files > 0 {
+        steps.extend(unreadable);
         steps.extend(remedy(Code::Unreadable, config));
     }
     if status.spool.rejected_files > 0 {

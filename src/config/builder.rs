@@ -19,6 +19,8 @@ const SHORTEST_SCAN: Duration = Duration::from_millis(100);
 /// The range of timeouts. Below a second hardly any request over the internet succeeds. A silent connection delays its person's events for the
 /// whole timeout.
 const TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
+/// Room for some rejected files.
+const SMALLEST_REJECTED: u64 = 1 << 20;
 /// The smallest limit for an event. With a smaller one, ordinary events with the context of a page would be rejected.
 const SMALLEST_EVENT_LIMIT: u64 = 1 << 10;
 /// The smallest limit for the outbox: an empty one with its write-ahead log must fit.
@@ -70,6 +72,7 @@ pub(super) const KEYS: &[(&str, StoreSetting)] = &[
     }),
     ("spool.max_file_bytes", |b, v| set(&mut b.spool.max_file_bytes, v.size(SMALLEST_EVENT_LIMIT))),
     ("spool.max_event_bytes", |b, v| set(&mut b.spool.max_event_bytes, v.size(SMALLEST_EVENT_LIMIT))),
+    ("spool.max_rejected", |b, v| set(&mut b.spool.max_rejected, v.size(SMALLEST_REJECTED))),
     ("outbox.path", |b, v| set(&mut b.outbox.path, v.path())),
     ("outbox.max_bytes", |b, v| set(&mut b.outbox.max_bytes, v.size(SMALLEST_OUTBOX))),
     ("outbox.min_free", |b, v| set(&mut b.outbox.min_free, v.min_free())),

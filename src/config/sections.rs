@@ -20,10 +20,12 @@ pub struct SpoolConfig {
     pub settle: Duration,
     /// The time after which an unchanged incomplete document is rejected.
     pub incomplete_after: Duration,
-    /// The largest JSON document. NDJSON is read as a stream and has no such limit.
+    /// The largest JSON value. Values one after another are read as a stream and have no such limit.
     pub max_file_bytes: u64,
-    /// The largest event.
+    /// The most content of an event: white space outside strings does not count.
     pub max_event_bytes: u64,
+    /// The most bytes that files in `rejected/` take on the disk. One owner may have three quarters of it.
+    pub max_rejected: u64,
 }
 
 impl Default for SpoolConfig {
@@ -36,6 +38,7 @@ impl Default for SpoolConfig {
             max_file_bytes: 64 << 20,
             // Segment's own limit for one call.
             max_event_bytes: 32 << 10,
+            max_rejected: 1 << 30,
         }
     }
 }

@@ -4,19 +4,29 @@ use super::Event;
 use super::json::{Object, ObjectWriter, Raw};
 use std::collections::HashSet;
 
+/// The members of a batch that apply to all its items; each is valid JSON, in the bytes it came in.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EnvelopeCommon<'a> {
+    /// Merged into each item's `context`.
+    pub context: Option<&'a str>,
+    /// Merged into each item's `integrations`.
+    pub integrations: Option<&'a str>,
+}
+
 /// The item with the batch's `context` and `integrations` merged into its own, member by member at their top level;
 /// the item's members win.
 ///
-/// The text stays unchanged if the batch adds nothing, or if either value is not an object.
-pub fn merge_envelope(item: &Event, context: Option<Raw<'_>>, integrations: Option<Raw<'_>>) -> String {
-    let added: Vec<_> = [("context", context), ("integrations", integrations)]
+/// `None`: the item stays as it is, because the batch adds nothing, or because either value is not an object.
+pub fn merge_envelope(item: &Event, common: &EnvelopeCommon<'_>) -> Option<String> {
+    let added: Vec<_> = [("context", common.context), ("integrations", common.integrations)]
         .into_iter()
         .filter_map(|(name, batch)| {
-            Some((name, merged(item.object.non_null(name), Object::from_raw(batch?)?)?))
+            let batch = Object::from_raw(Raw::of_valid(batch?))?;
+            Some((name, merged(item.object.non_null(name), batch)?))
         })
         .collect();
     if added.is_empty() {
-        return item.raw().into();
+        return None;
     }
     let mut out = ObjectWriter::with_capacity(item.raw().len());
     for member in &item.object.0 {
@@ -25,7 +35,7 @@ pub fn merge_envelope(item: &Event, context: Option<Raw<'_>>, integrations: Opti
         }
     }
     added.iter().for_each(|(name, json)| out.member(name, json));
-    out.finish()
+    Some(out.finish())
 }
 
 /// The item's members, then the batch's members that it lacks; `None` if the item's value stays unchanged.
@@ -38,14 +48,15 @@ fn merged(own: Option<Raw<'_>>, batch: Object) -> Option<String> {
     let mut lacking = batch.0.iter().filter(|m| !names.contains(m.name.as_ref())).peekable();
     lacking.peek()?;
     let mut out = ObjectWriter::new();
-    own.0.iter().chain(lacking).for_each(|m| out.member_with_key(m.key, m.value.get()));
+    for m in own.0.iter().chain(lacking) {
+        out.member_with_key(m.key, m.value.get());
+    }
     Some(out.finish())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::value::RawValue;
 
     #[test]
     fn the_batch_fills_members_that_the_item_lacks() {
@@ -66,10 +77,9 @@ mod tests {
             (r#"{"integrations":{"All": true}}"#, None, Some(batch.1), r#"{"integrations":{"All": true}}"#),
             (r#"{"context": "x"}"#, Some(batch.0), None, r#"{"context": "x"}"#),
         ] {
-            let raw = |json: Option<&'static str>| {
-                json.map(|j| serde_json::from_str::<&RawValue>(j).unwrap().into())
-            };
-            let merged = merge_envelope(&Event::parse(item).unwrap(), raw(context), raw(integrations));
+            let item = Event::parse(item).unwrap();
+            let merged = merge_envelope(&item, &EnvelopeCommon { context, integrations });
+            let merged = merged.as_deref().unwrap_or(item.raw());
             assert_eq!(merged, want);
         }
     }

@@ -9,7 +9,7 @@ mod id;
 pub(crate) mod json;
 
 use crate::reason::Code;
-pub use envelope::merge_envelope;
+pub use envelope::{EnvelopeCommon, merge_envelope};
 pub use id::{Digest, MessageId, MessageIdError};
 pub use json::Raw;
 use json::{JsonType, Object, WHITESPACE};
@@ -95,10 +95,16 @@ impl<'a> Event<'a> {
     ///
     /// The depth is checked first: a recursive parser that reads the text later cannot overflow its stack.
     pub fn parse(json: &'a str) -> Result<Event<'a>, Flaw> {
-        if let Some(at) = json::deeper_than(MAX_DEPTH, json) {
-            return Err(Flaw::at(json, at, Code::TooDeep, format!("nested more than {MAX_DEPTH} deep")));
-        }
+        check_depth(json)?;
         Event::parse_shallow(json)
+    }
+
+    /// Checks that the event nests at most [`MAX_DEPTH`] deep.
+    ///
+    /// # Errors
+    /// The flaw `too_deep`, at the first bracket beyond that.
+    pub fn check_depth(&self) -> Result<(), Flaw> {
+        check_depth(self.text)
     }
 
     /// Parses one object of any nesting depth. For callers that read only its top-level members.
@@ -168,7 +174,19 @@ impl<'a> Event<'a> {
 
     /// The digest of the event's content.
     pub fn digest(&self) -> Digest {
-        Digest::of(self)
+        self.compact().1
+    }
+
+    /// The object without white space outside strings, and the digest of its content.
+    pub fn compact(&self) -> (String, Digest) {
+        Digest::of_compact(self)
+    }
+}
+
+fn check_depth(json: &str) -> Result<(), Flaw> {
+    match json::deeper_than(MAX_DEPTH, json) {
+        Some(at) => Err(Flaw::at(json, at, Code::TooDeep, format!("nested more than {MAX_DEPTH} deep"))),
+        None => Ok(()),
     }
 }
 
@@ -201,7 +219,7 @@ impl<'a> Iterator for Elements<'a> {
 
     fn next(&mut self) -> Option<&'a str> {
         self.remaining = self.remaining.checked_sub(1)?;
-        let end = json::value_end(self.rest);
+        let end = json::value_end(self.rest.as_bytes());
         let element = self.rest[..end].trim_matches(WHITESPACE);
         self.rest = self.rest.get(end + 1..).unwrap_or_default();
         Some(element)

@@ -5,6 +5,7 @@
 //! few bytes each, and the rows move later in the order of the queue, each page once.
 
 use super::ack_map::AckMap;
+use super::counters::CounterChanges;
 use super::retention::Retention;
 use super::row::Settled;
 use crate::clock::Timestamp;
@@ -105,18 +106,19 @@ impl AckLog {
         &mut self,
         conn: &Connection,
         retention: &Retention,
+        counters: &mut CounterChanges,
         limit: usize,
         now: Timestamp,
     ) -> Result<(), rusqlite::Error> {
         if self.acks.is_empty() {
             return self.clear(conn);
         }
-        self.move_run(conn, retention, i64::MIN, limit)?;
+        self.move_run(conn, retention, counters, i64::MIN, limit)?;
         let is_old = self.oldest.is_some_and(|oldest| oldest <= now.minus(COMPACT_AFTER));
         if is_old || self.acks.len() > MAX_ACKS || self.stored > 2 * MAX_ACKS {
             self.begin_pass(conn)?;
         }
-        self.continue_pass(conn, retention, limit)
+        self.continue_pass(conn, retention, counters, limit)
     }
 
     /// Begins to move every row that is delivered by now, unless that has begun.
@@ -134,9 +136,10 @@ impl AckLog {
         &mut self,
         conn: &Connection,
         retention: &Retention,
+        counters: &mut CounterChanges,
     ) -> Result<(), rusqlite::Error> {
         while let Some(first) = self.acks.first_from(i64::MIN) {
-            self.move_run(conn, retention, first, usize::MAX)?;
+            self.move_run(conn, retention, counters, first, usize::MAX)?;
         }
         self.clear(conn)
     }
@@ -145,6 +148,7 @@ impl AckLog {
         &mut self,
         conn: &Connection,
         retention: &Retention,
+        counters: &mut CounterChanges,
         limit: usize,
     ) -> Result<(), rusqlite::Error> {
         let Some(mut pass) = self.pass else { return Ok(()) };
@@ -154,7 +158,7 @@ impl AckLog {
                 self.pass = Some(pass);
                 return Ok(());
             }
-            let (moved, next) = self.move_run(conn, retention, first, left)?;
+            let (moved, next) = self.move_run(conn, retention, counters, first, left)?;
             left -= moved.max(1);
             pass.next = next;
         }
@@ -185,6 +189,7 @@ impl AckLog {
         &mut self,
         conn: &Connection,
         retention: &Retention,
+        counters: &mut CounterChanges,
         from: i64,
         limit: usize,
     ) -> Result<(usize, i64), rusqlite::Error> {
@@ -196,14 +201,15 @@ impl AckLog {
         let (mut run, mut next) = (None, i64::MAX);
         let mut moved = 0;
         let mut pending = conn.prepare_cached(
-            "SELECT seq, person, message_id, type, event, digest, file, place, spooled_at, received_at, body
+            "SELECT seq, person, message_id, type, event, digest, file, place, owner, spooled_at, received_at,
+                    octet_length(body), body
                FROM pending WHERE seq >= ? ORDER BY seq",
         )?;
         let mut attempts = conn.prepare_cached("SELECT coalesce(max(n), 0) FROM attempts WHERE seq = ?")?;
         let mut settled = conn.prepare_cached(
-            "INSERT INTO settled (seq, person, message_id, type, event, digest, file, place, spooled_at,
+            "INSERT INTO settled (seq, person, message_id, type, event, digest, file, place, owner, spooled_at,
                                   received_at, attempts, state, settled_at, code, reason)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'delivered', ?, '', '')",
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'delivered', ?, '', '')",
         )?;
         let mut bodies = conn.prepare_cached(
             "INSERT INTO bodies (seq, state, settled_at, body) VALUES (?, 'delivered', ?, ?)",
@@ -223,16 +229,17 @@ impl AckLog {
                 Some(hash) => settled.raw_bind_parameter(2, hash)?,
                 None => settled.raw_bind_parameter(2, unchanged(1)?)?,
             }
-            for column in 2..10 {
+            for column in 2..11 {
                 settled.raw_bind_parameter(column + 1, unchanged(column)?)?;
             }
             let before: i64 = if has_attempts { attempts.query_row([seq], |r| r.get(0))? } else { 0 };
-            settled.raw_bind_parameter(11, before + 1)?;
-            settled.raw_bind_parameter(12, at.0)?;
+            settled.raw_bind_parameter(12, before + 1)?;
+            settled.raw_bind_parameter(13, at.0)?;
             settled.raw_execute()?;
             if keeps_body {
-                bodies.execute([&seq as &dyn ToSql, &at.0, &unchanged(10)?])?;
+                bodies.execute([&seq as &dyn ToSql, &at.0, &unchanged(12)?])?;
             }
+            counters.remove_row(row.get(8)?, row.get(11)?);
             run = Some((run.map_or(seq, |(first, _)| first), seq));
             moved += 1;
         }

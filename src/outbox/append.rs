@@ -46,6 +46,8 @@ pub struct ReusedId {
     pub first_at: Timestamp,
     /// The spool file of the first event.
     pub first_file: String,
+    /// The uid of the owner of that file.
+    pub first_owner: Option<u32>,
 }
 
 /// The event that had an id first, as far as a later one is compared with it.
@@ -53,6 +55,7 @@ struct First {
     digest: Digest,
     received_at: Timestamp,
     file: String,
+    owner: Option<u32>,
 }
 
 /// One append, within a transaction of the store.
@@ -122,8 +125,8 @@ impl<'a> Append<'a> {
                     self.insert(redacted.as_ref().unwrap_or(event))?;
                 }
                 Some(first) if first.digest == event.digest => self.duplicates += 1,
-                Some(First { received_at: first_at, file: first_file, .. }) => {
-                    self.reused.push(ReusedId { index, first_at, first_file });
+                Some(First { received_at: first_at, file: first_file, owner: first_owner, .. }) => {
+                    self.reused.push(ReusedId { index, first_at, first_file, first_owner });
                 }
             }
         }
@@ -153,9 +156,9 @@ impl<'a> Append<'a> {
     fn first_at(&self, seq: i64) -> Result<Option<First>, rusqlite::Error> {
         self.store
             .cached(
-                "SELECT digest, received_at, file FROM pending WHERE seq = ?1
-                 UNION ALL SELECT digest, received_at, file FROM pending WHERE event_seq = ?1
-                 UNION ALL SELECT digest, received_at, file FROM settled WHERE seq = ?1
+                "SELECT digest, received_at, file, owner FROM pending WHERE seq = ?1
+                 UNION ALL SELECT digest, received_at, file, owner FROM pending WHERE event_seq = ?1
+                 UNION ALL SELECT digest, received_at, file, owner FROM settled WHERE seq = ?1
                  LIMIT 1",
             )?
             .query_row([seq], |r| {
@@ -163,6 +166,7 @@ impl<'a> Append<'a> {
                     digest: Digest::from_bytes(r.get(0)?),
                     received_at: Timestamp(r.get(1)?),
                     file: r.get(2)?,
+                    owner: r.get(3)?,
                 })
             })
             .optional()
@@ -189,8 +193,8 @@ impl<'a> Append<'a> {
             self.store
                 .cached(
                     "INSERT INTO pending (seq, event_seq, ordering_key, mapping, message_id, type, event, person,
-                                          digest, file, place, spooled_at, received_at, body)
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                                          digest, file, place, owner, spooled_at, received_at, body)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 )?
                 .execute(params![
                     item_seq,
@@ -204,10 +208,12 @@ impl<'a> Append<'a> {
                     event.digest.to_bytes(),
                     &*event.file,
                     event.place as i64,
+                    event.owner,
                     event.spooled_at.0,
                     self.now.0,
                     event.body
                 ])?;
+            self.store.counters.add_row(event.owner, event.body.len() as i64);
             self.enqueued.items.push((item_seq, *ordering_key));
             item_seq += 1;
         }
@@ -223,9 +229,9 @@ impl<'a> Append<'a> {
         let (code, text) = settled.code_and_text();
         self.store
             .cached(
-                "INSERT INTO settled (seq, state, message_id, type, event, person, digest, file, place,
+                "INSERT INTO settled (seq, state, message_id, type, event, person, digest, file, place, owner,
                                       spooled_at, received_at, settled_at, attempts, code, reason)
-                 VALUES (?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
+                 VALUES (?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
             )?
             .execute(params![
                 seq,
@@ -236,6 +242,7 @@ impl<'a> Append<'a> {
                 event.digest.to_bytes(),
                 &*event.file,
                 event.place as i64,
+                event.owner,
                 event.spooled_at.0,
                 self.now.0,
                 self.now.0,

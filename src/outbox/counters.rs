@@ -1,5 +1,5 @@
-//! The number of events in each state, by reason code. Counting rows would take as long as the history is large, so
-//! each transaction that changes a state also changes the table `counters`.
+//! The number of events in each state, by reason code, and the bytes that each owner has in the queue. Counting rows
+//! would take as long as the outbox is large, so each transaction that changes a row also changes the table `counters`.
 
 use super::row::State;
 use crate::clock::Timestamp;
@@ -8,6 +8,11 @@ use std::collections::BTreeMap;
 
 /// The counter of duplicates, which have no rows.
 pub(super) const DUPLICATES: &str = "duplicate";
+/// The counters of bytes by owner, with the uid as their code.
+const OWNER: &str = "owner";
+/// The bytes of disk that a row of `pending` takes beside its body: its other columns and the index of its id. Without
+/// them, an owner of many small events would seem to hold little of what they fill.
+const ROW_BYTES: i64 = 250;
 
 /// The counters, and the oldest pending event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -62,7 +67,10 @@ impl Counts {
 
 /// The changes of the counters within a transaction, which are written at its end.
 #[derive(Debug, Default)]
-pub(super) struct CounterChanges(BTreeMap<(&'static str, &'static str), i64>);
+pub(super) struct CounterChanges {
+    events: BTreeMap<(&'static str, &'static str), i64>,
+    pending_bytes: BTreeMap<u32, i64>,
+}
 
 impl CounterChanges {
     pub(super) fn add(&mut self, state: State, code: &'static str, events: i64) {
@@ -74,7 +82,7 @@ impl CounterChanges {
     }
 
     fn add_named(&mut self, name: &'static str, code: &'static str, events: i64) {
-        *self.0.entry((name, code)).or_default() += events;
+        *self.events.entry((name, code)).or_default() += events;
     }
 
     /// Counts one event from one state and reason code into another.
@@ -83,18 +91,41 @@ impl CounterChanges {
         self.add(to.0, to.1, 1);
     }
 
+    /// Counts a row that comes into `pending`, by the bytes of its body.
+    pub(super) fn add_row(&mut self, owner: Option<u32>, body_bytes: i64) {
+        self.add_pending_bytes(owner, ROW_BYTES + body_bytes);
+    }
+
+    /// Counts a row that leaves `pending`.
+    pub(super) fn remove_row(&mut self, owner: Option<u32>, body_bytes: i64) {
+        self.add_pending_bytes(owner, -(ROW_BYTES + body_bytes));
+    }
+
+    fn add_pending_bytes(&mut self, owner: Option<u32>, bytes: i64) {
+        if let Some(owner) = owner {
+            *self.pending_bytes.entry(owner).or_default() += bytes;
+        }
+    }
+
     pub(super) fn merge(&mut self, other: CounterChanges) {
-        for ((name, code), events) in other.0 {
+        for ((name, code), events) in other.events {
             self.add_named(name, code, events);
+        }
+        for (owner, bytes) in other.pending_bytes {
+            self.add_pending_bytes(Some(owner), bytes);
         }
     }
 
     pub(super) fn clear(&mut self) {
-        self.0.clear();
+        *self = CounterChanges::default();
     }
 
-    pub(super) fn write(&mut self, conn: &Connection) -> Result<(), rusqlite::Error> {
-        for ((name, code), events) in std::mem::take(&mut self.0) {
+    /// Writes the changes. Returns those of the bytes by owner.
+    pub(super) fn write(&mut self, conn: &Connection) -> Result<BTreeMap<u32, i64>, rusqlite::Error> {
+        let CounterChanges { events, pending_bytes } = std::mem::take(self);
+        let owners = pending_bytes.iter().map(|(owner, bytes)| (OWNER, owner.to_string(), *bytes));
+        let events = events.into_iter().map(|((name, code), events)| (name, code.to_owned(), events));
+        for (name, code, events) in events.chain(owners) {
             if events == 0 {
                 continue;
             }
@@ -105,6 +136,52 @@ impl CounterChanges {
                     .execute(params![name, code, events])?;
             }
         }
-        Ok(())
+        Ok(pending_bytes)
     }
+}
+
+/// The bytes that events take in `pending`, by the uid of their file's owner. A delivered event counts until its row
+/// moves, because it takes up room for as long.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct PendingBytes(BTreeMap<u32, i64>);
+
+impl PendingBytes {
+    pub(super) fn load(conn: &Connection) -> Result<PendingBytes, rusqlite::Error> {
+        let mut rows = conn.prepare_cached("SELECT code, events FROM counters WHERE state = ?")?;
+        let rows = rows.query_map([OWNER], |r| Ok((r.get::<_, String>(0)?, r.get(1)?)))?;
+        let mut bytes = PendingBytes::default();
+        for row in rows {
+            let (owner, counted) = row?;
+            if let Ok(owner) = owner.parse() {
+                bytes.0.insert(owner, counted);
+            }
+        }
+        Ok(bytes)
+    }
+
+    pub(super) fn apply(&mut self, changes: BTreeMap<u32, i64>) {
+        for (owner, bytes) in changes {
+            *self.0.entry(owner).or_default() += bytes;
+        }
+    }
+
+    /// Whether anybody else's events have been counted.
+    pub(super) fn has_other(&self, owner: u32) -> bool {
+        self.0.keys().any(|other| *other != owner)
+    }
+
+    pub(super) fn of(&self, owner: u32) -> u64 {
+        self.0.get(&owner).map_or(0, |bytes| u64::try_from(*bytes).unwrap_or(0))
+    }
+}
+
+/// Counts the bytes of each owner in `pending` anew, from the rows.
+pub(super) fn recount_pending_bytes(conn: &Connection) -> Result<(), rusqlite::Error> {
+    conn.prepare_cached("DELETE FROM counters WHERE state = ?")?.execute([OWNER])?;
+    conn.prepare_cached(
+        "INSERT INTO counters
+         SELECT ?, owner, sum(octet_length(body) + ?) FROM pending WHERE owner IS NOT NULL GROUP BY owner",
+    )?
+    .execute(params![OWNER, ROW_BYTES])
+    .map(drop)
 }

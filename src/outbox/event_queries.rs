@@ -106,6 +106,8 @@ pub struct Listed {
     pub file: String,
     /// The line or element in the file, from 1; 0: the file is the event.
     pub place: i64,
+    /// The uid of the file's owner.
+    pub owner: Option<u32>,
 }
 
 impl Listed {
@@ -124,6 +126,7 @@ impl Listed {
             reason: row.get("reason")?,
             file: row.get("file")?,
             place: row.get("place")?,
+            owner: row.get("owner")?,
         })
     }
 }

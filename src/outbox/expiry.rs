@@ -179,7 +179,7 @@ mod tests {
         let rows: Vec<_> = enqueued.items.iter().map(|(seq, _)| (*seq, Settled::Delivered)).collect();
         let compacted = store.transaction(|store| {
             Transitions { store, now: at }.settle(&rows, false)?;
-            store.acks.compact_all(&store.db.conn, &store.retention)
+            store.compact_acks()
         });
         compacted.unwrap();
     }

@@ -46,6 +46,7 @@ pub(crate) fn event(id: String, body: String) -> NewEvent {
         name: None,
         file: "a.ndjson".into(),
         place: 1,
+        owner: Some(1001),
         spooled_at: Timestamp(0),
         body,
         disposition: to_send(OrderingKey(0), "p"),

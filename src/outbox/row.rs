@@ -127,6 +127,8 @@ pub struct NewEvent {
     pub file: Arc<str>,
     /// The line of an NDJSON file or the index in an array, from 1; 0 for a file that is one event.
     pub place: u64,
+    /// The uid of the file's owner.
+    pub owner: Option<u32>,
     /// The file's modification time: the event's timestamp where it has none.
     pub spooled_at: Timestamp,
     /// The event's text as it came.

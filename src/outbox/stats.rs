@@ -1,5 +1,6 @@
 //! Figures about the outbox, which the writer's thread keeps up to date and everybody can read without asking it.
 
+use super::counters::PendingBytes;
 use super::row::Settled;
 use crate::clock::Timestamp;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
@@ -16,6 +17,7 @@ pub struct OutboxStats {
     pub(super) rounds: AtomicU64,
     pub(super) ingested: AtomicU64,
     pub(super) external_commits: AtomicU64,
+    pending_bytes: Mutex<PendingBytes>,
     /// In milliseconds, as a [`Timestamp`].
     pub(super) retention_time: AtomicI64,
     delivered: AtomicU64,
@@ -74,6 +76,23 @@ impl OutboxStats {
     /// The number of rounds of the writer's loop, by which a writer that hangs is noticed.
     pub fn rounds(&self) -> u64 {
         self.rounds.load(Relaxed)
+    }
+
+    /// The bytes of disk that the waiting events of one owner take, a uid: about as many as the database has grown by them.
+    pub fn pending_bytes(&self, owner: u32) -> u64 {
+        self.pending_bytes.lock().unwrap_or_else(PoisonError::into_inner).of(owner)
+    }
+
+    /// Whether events of other owners than this one, a uid, have come to the outbox as well.
+    pub fn has_other_owner(&self, owner: u32) -> bool {
+        self.pending_bytes.lock().unwrap_or_else(PoisonError::into_inner).has_other(owner)
+    }
+
+    pub(super) fn set_pending_bytes(&self, bytes: &PendingBytes) {
+        let mut known = self.pending_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != *bytes {
+            known.clone_from(bytes);
+        }
     }
 
     pub(super) fn count_settled(&self, rows: &[(i64, Settled)]) {

@@ -6,7 +6,7 @@
 
 use super::OutboxError;
 use super::ack_log::AckLog;
-use super::counters::CounterChanges;
+use super::counters::{CounterChanges, PendingBytes};
 use super::database::Database;
 use super::dedup::DedupIndex;
 use super::meta::{self, LAST_SEQ};
@@ -20,6 +20,8 @@ use rusqlite::CachedStatement;
 pub(super) struct Store {
     pub(super) db: Database,
     pub(super) counters: CounterChanges,
+    /// The bytes that each owner's events take in `pending`, as of the last commit.
+    pub(super) pending_bytes: PendingBytes,
     pub(super) acks: AckLog,
     pub(super) dedup: DedupIndex,
     pub(super) retention: Retention,
@@ -41,8 +43,10 @@ impl Store {
     pub(super) fn open(config: &config::OutboxConfig) -> Result<Store, OutboxError> {
         let db = Database::open(&config.path)?;
         let person_key = PersonKey::read_or_create(&db.conn, &db.path)?;
+        let pending_bytes = PendingBytes::load(&db.conn).map_err(|e| db.error("read the counters", e))?;
         Ok(Store {
             db,
+            pending_bytes,
             counters: CounterChanges::default(),
             acks: AckLog::default(),
             dedup: DedupIndex::default(),
@@ -68,9 +72,10 @@ impl Store {
         });
         let done = done.and_then(|value| {
             self.acks.append(&self.db.conn)?;
-            self.counters.write(&self.db.conn)?;
+            let changed = self.counters.write(&self.db.conn)?;
             self.db.allocate_pages()?;
             self.db.run("COMMIT")?;
+            self.pending_bytes.apply(changed);
             Ok(value)
         });
         done.map_err(|e| {
@@ -95,6 +100,7 @@ impl Store {
             // An ack must never be taken for one of a later event.
             self.next_seq = self.next_seq.max(next_seq).max(self.acks.next_seq());
             self.dedup.load(&self.db.conn)?;
+            self.pending_bytes = PendingBytes::load(&self.db.conn)?;
             self.external_commits += 1;
             self.loaded_version = Some(version);
         }
@@ -104,7 +110,7 @@ impl Store {
     /// Compacts at least `rows` rows and ids, and more of them the more this transaction has added.
     pub(super) fn compact_some(&mut self, rows: usize, now: Timestamp) -> Result<(), rusqlite::Error> {
         let acks = rows.max(2 * self.acks.added());
-        self.acks.compact_some(&self.db.conn, &self.retention, acks, now)?;
+        self.acks.compact_some(&self.db.conn, &self.retention, &mut self.counters, acks, now)?;
         let ids = rows.max(3 * self.dedup.added());
         self.dedup.index_some(&self.db.conn, self.next_seq - 1, ids)
     }
@@ -126,9 +132,14 @@ impl Store {
         self.acks.is_empty() && self.dedup.is_indexed()
     }
 
+    /// Moves every delivered row.
+    pub(super) fn compact_acks(&mut self) -> Result<(), rusqlite::Error> {
+        self.acks.compact_all(&self.db.conn, &self.retention, &mut self.counters)
+    }
+
     /// Compacts everything.
     pub(super) fn compact_all(&mut self) -> Result<(), rusqlite::Error> {
-        self.acks.compact_all(&self.db.conn, &self.retention)?;
+        self.compact_acks()?;
         self.dedup.index_all(&self.db.conn, self.next_seq - 1)
     }
 

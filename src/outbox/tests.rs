@@ -112,6 +112,36 @@ fn a_duplicate_is_not_counted_as_ingested() {
 }
 
 #[test]
+fn each_owners_bytes_are_those_of_its_events_in_the_queue() {
+    /// What a row counts for beside its body.
+    const ROW: u64 = 250;
+    let home = Home::new();
+    let outbox = home.open();
+    let of = |owner, id: &str, bytes| NewEvent { owner, ..event(id.to_owned(), "x".repeat(bytes)) };
+    let (ana, ben) = (Some(1001), Some(1002));
+    let events = [of(ana, "a", 10), of(ben, "b", 100), of(ana, "c", 1_000), of(None, "d", 5)];
+    append(&outbox, [events.as_slice(), &[of(ben, "e", 9_000)]].concat());
+    let bytes = |outbox: &Outbox| [1001, 1002, 4].map(|uid| outbox.writer.stats().pending_bytes(uid));
+    assert_eq!(bytes(&outbox), [1_010 + 2 * ROW, 9_100 + 2 * ROW, 0]);
+    // The one at the head of the queue moves with its delivery.
+    deliver(&outbox, &[home.seq("a")]);
+    assert_eq!(bytes(&outbox), [1_000 + ROW, 9_100 + 2 * ROW, 0]);
+    let failed = Settled::Failed(crate::reason::Reason::new(crate::reason::Code::Refused, "no"));
+    outbox.writer.settle(vec![(home.seq("e"), failed)]).block().unwrap();
+    assert_eq!(bytes(&outbox), [1_000 + ROW, 100 + ROW, 0]);
+    // A reused id rolls its append back.
+    let reused = NewEvent { digest: crate::event::Digest::from_bytes([1; 16]), ..of(ana, "b", 50) };
+    append(&outbox, vec![of(ana, "f", 50), reused]);
+    assert_eq!(bytes(&outbox), [1_000 + ROW, 100 + ROW, 0]);
+    home.discard("c");
+    outbox.close();
+    let outbox = home.open();
+    assert_eq!(bytes(&outbox), [0, 100 + ROW, 0]);
+    assert_eq!(home.reader().events().show("e").unwrap().unwrap().row.owner, ben);
+    outbox.close();
+}
+
+#[test]
 fn a_settlement_that_may_wait_to_share_a_commit_is_made_all_the_same() {
     let home = Home::new();
     let (outbox, seqs) = home.open_with_four();

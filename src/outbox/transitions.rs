@@ -67,7 +67,7 @@ impl Transitions<'_> {
         let items = EventItems { conn: &self.store.db.conn, seq: event_seq };
         items.settle(&row.mapping, settled, self.now)?;
         if items.others_are_pending(seq)? {
-            return delete(self.store, "pending", seq);
+            return delete_pending(self.store, "seq = ?", seq).map(drop);
         }
         let result = items.result()?;
         self.settle_event(seq, row.person, &result)
@@ -88,10 +88,10 @@ impl Transitions<'_> {
         let (code, text) = settled.code_and_text();
         self.store
             .cached(
-                "INSERT INTO settled (seq, state, message_id, type, event, person, digest, file, place,
+                "INSERT INTO settled (seq, state, message_id, type, event, person, digest, file, place, owner,
                                       spooled_at, received_at, settled_at, attempts, code, reason)
-                 SELECT coalesce(event_seq, seq), ?2, message_id, type, event, ?3, digest, file, place, spooled_at,
-                        received_at, ?4,
+                 SELECT coalesce(event_seq, seq), ?2, message_id, type, event, ?3, digest, file, place, owner,
+                        spooled_at, received_at, ?4,
                         (SELECT coalesce(max(n), 0) FROM attempts a WHERE a.seq = coalesce(event_seq, p.seq)) + ?5,
                         ?6, ?7
                    FROM pending p WHERE seq = ?1",
@@ -113,7 +113,7 @@ impl Transitions<'_> {
                 )?
                 .execute(params![seq, state.as_str(), self.now.0])?;
         }
-        delete(self.store, "pending", seq)?;
+        delete_pending(self.store, "seq = ?", seq)?;
         self.store.counters.change_state((State::Pending, ""), (state, code));
         Ok(())
     }
@@ -173,12 +173,17 @@ impl Transitions<'_> {
             self.store
                 .cached(
                     "INSERT INTO pending (seq, event_seq, ordering_key, mapping, message_id, type, event, person,
-                                          digest, file, place, spooled_at, received_at, body)
+                                          digest, file, place, owner, spooled_at, received_at, body)
                      SELECT ?2, ?6, ?3, ?5, s.message_id, s.type, s.event, ?4, s.digest, s.file, s.place,
-                            s.spooled_at, s.received_at, b.body
+                            s.owner, s.spooled_at, s.received_at, b.body
                        FROM settled s JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?1",
                 )?
                 .execute(params![seq, item_seq, ordering_key.0, person, &*item.mapping, event_seq])?;
+            let (owner, bytes) = self
+                .store
+                .cached("SELECT owner, octet_length(body) FROM pending WHERE seq = ?")?
+                .query_row([item_seq], |r| Ok((r.get(0)?, r.get(1)?)))?;
+            self.store.counters.add_row(owner, bytes);
         }
         delete(self.store, "settled", seq)?;
         delete(self.store, "bodies", seq)?;
@@ -227,12 +232,8 @@ impl Transitions<'_> {
 
     /// Leaves one pending row of an event that has several, as if the event were that one item.
     fn make_single_item(&mut self, event_seq: i64) -> Result<(), rusqlite::Error> {
-        self.store
-            .cached(
-                "DELETE FROM pending
-                  WHERE event_seq = ?1 AND seq > (SELECT min(seq) FROM pending WHERE event_seq = ?1)",
-            )?
-            .execute([event_seq])?;
+        let all_but_first = "event_seq = ?1 AND seq > (SELECT min(seq) FROM pending WHERE event_seq = ?1)";
+        delete_pending(self.store, all_but_first, event_seq)?;
         delete(self.store, "settled_items", event_seq)?;
         self.store
             .cached("UPDATE pending SET seq = event_seq, event_seq = NULL WHERE event_seq = ?")?
@@ -244,10 +245,8 @@ impl Transitions<'_> {
 /// Deletes all rows of an event, whatever its state.
 pub(super) fn erase(store: &mut Store, seq: i64) -> Result<(), rusqlite::Error> {
     let (state, code) = settled_state(store, seq)?.unwrap_or((State::Pending, ""));
-    let mut rows = 0;
-    for sql in ["DELETE FROM pending WHERE seq = ?1 OR event_seq = ?1", "DELETE FROM settled WHERE seq = ?"] {
-        rows += store.cached(sql)?.execute([seq])?;
-    }
+    let mut rows = delete_pending(store, "seq = ?1 OR event_seq = ?1", seq)?;
+    rows += store.cached("DELETE FROM settled WHERE seq = ?")?.execute([seq])?;
     for table in ["settled_items", "bodies", "attempts"] {
         delete(store, table, seq)?;
     }
@@ -259,6 +258,19 @@ pub(super) fn erase(store: &mut Store, seq: i64) -> Result<(), rusqlite::Error> 
 
 fn delete(store: &Store, table: &str, seq: i64) -> Result<(), rusqlite::Error> {
     store.cached(&format!("DELETE FROM {table} WHERE seq = ?"))?.execute([seq]).map(drop)
+}
+
+/// Deletes the rows of `pending` for which the condition on that number holds. Returns how many there were.
+fn delete_pending(store: &mut Store, condition: &str, seq: i64) -> Result<usize, rusqlite::Error> {
+    let sql = format!("DELETE FROM pending WHERE {condition} RETURNING owner, octet_length(body)");
+    let deleted = store
+        .cached(&sql)?
+        .query_map([seq], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .collect::<Result<Vec<(Option<u32>, i64)>, _>>()?;
+    for (owner, bytes) in &deleted {
+        store.counters.remove_row(*owner, *bytes);
+    }
+    Ok(deleted.len())
 }
 
 /// The state and reason code of a settled event.

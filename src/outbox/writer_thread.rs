@@ -56,6 +56,7 @@ pub(super) fn start(
     let deadline = meta::get(&store.db.conn, RETRY_AFTER_DEADLINE);
     let deadline = deadline.map_err(|e| store.db.error("read its state", e))?.map(Timestamp);
     let stats = maintenance.stats();
+    stats.set_pending_bytes(&store.pending_bytes);
     let writer = Writer::new(commands, stats.clone(), maintenance.retry_requests(), alarm.clone(), deadline);
     let thread = WriterThread {
         store,
@@ -258,6 +259,7 @@ impl WriterThread {
             Ok(appended)
         });
         let checked = committed.and_then(|appended| {
+            self.stats.set_pending_bytes(&self.store.pending_bytes);
             self.maintenance.after_commit(&self.store.db, now)?;
             Ok(appended)
         });

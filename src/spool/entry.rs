@@ -2,6 +2,7 @@
 
 use super::names::{Format, format_of};
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::time::UNIX_EPOCH;
@@ -29,6 +30,20 @@ impl FileIdentity {
     }
 }
 
+impl FileKey {
+    /// The key that [`FileKey`]'s text stands for.
+    pub(super) fn parse(text: &str) -> Option<FileKey> {
+        let (inode, time) = text.split_once(' ')?;
+        Some(FileKey(inode.parse().ok()?, time.parse().ok()?))
+    }
+}
+
+impl fmt::Display for FileKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, self.1)
+    }
+}
+
 /// A file of the spool, as the folder shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoolEntry {
@@ -38,6 +53,8 @@ pub struct SpoolEntry {
     pub identity: FileIdentity,
     /// The size in bytes.
     pub size: u64,
+    /// The uid of the file's owner.
+    pub owner: u32,
     /// Time of the last change of content, name or mode (ctime), nanoseconds since 1970. No producer can set it.
     pub changed: i64,
 }
@@ -45,7 +62,7 @@ pub struct SpoolEntry {
 impl SpoolEntry {
     pub(super) fn new(name: OsString, meta: &Metadata) -> SpoolEntry {
         let changed = nanoseconds(meta.ctime(), meta.ctime_nsec());
-        SpoolEntry { name, identity: identity(meta), size: meta.len(), changed }
+        SpoolEntry { name, identity: identity(meta), size: meta.len(), owner: meta.uid(), changed }
     }
 
     /// Whether this is the file that was read, and nobody has written to it since.

@@ -3,14 +3,14 @@
 use super::names::is_finished_name;
 use super::{REJECTED, SpoolEntry, SpoolError, irregularity};
 use crate::clock::Timestamp;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-/// The most files of one listing, the oldest of the folder. Bounds the memory for a folder of millions (about 100 bytes a
-/// file) and the time of one round.
+/// The most files of one listing. Bounds the memory for a folder of millions (about 120 bytes a file). If there are more,
+/// the owner with the most loses its youngest from the list, so that nobody's files keep another's out.
 pub const MAX_LISTED: usize = 200_000;
 
 /// The most files listed beyond that before the oldest are selected.
@@ -20,13 +20,30 @@ const SELECTION_SLACK: usize = MAX_LISTED / 4;
 /// of a file server differs.
 const SURELY_BEFORE_SCAN: Duration = Duration::from_secs(60);
 
+/// Names of one kind of a listing that are not read: enough for whoever looks after them.
+const MAX_NAMED: usize = 10_000;
+
+/// The number of files between two calls of `tick`: a millisecond's work.
+const TICK_FILES: usize = 1_000;
+
 /// The result of a scan.
 #[derive(Debug, Default)]
 pub struct SpoolListing {
-    /// Files to read, in the order of the spool; at most [`MAX_LISTED`], the oldest.
-    pub files: Vec<SpoolEntry>,
-    /// Files that are not read, with the reason; at most [`MAX_LISTED`].
+    /// Files to read, by the uid of their owner; at most [`MAX_LISTED`] in all.
+    pub owners: BTreeMap<u32, OwnerFiles>,
+    /// Files that are not read whatever their content, with the reason; at most `MAX_NAMED`.
     pub irregular: Vec<(OsString, &'static str)>,
+    /// Files whose names do not say a format, with their owners; at most `MAX_NAMED`.
+    pub unknown: Vec<(OsString, u32)>,
+    /// The number of all files whose names do not say a format.
+    pub unknown_files: u64,
+}
+
+/// The files of one owner.
+#[derive(Debug, Default)]
+pub struct OwnerFiles {
+    /// Files to read, in the order of the spool: the oldest, if not all are listed.
+    pub files: Vec<SpoolEntry>,
     /// The number of all files to read, listed or not.
     pub waiting_files: u64,
     /// The size of all of them.
@@ -38,64 +55,145 @@ impl SpoolListing {
     ///
     /// A scan takes time: it may miss a file that arrives meanwhile and yet find one that arrives later. Therefore a
     /// second scan follows, and the files that it finds in the range of the first are merged in. Then no file is listed
-    /// ahead of one that was in the folder before it. No second scan is needed if all files have been there for long.
-    pub(super) fn read(dir: &Path, now: Timestamp) -> Result<SpoolListing, SpoolError> {
+    /// ahead of one of its owner that was in the folder before it. No second scan is needed if all files have been there
+    /// for long.
+    pub(super) fn read(
+        dir: &Path,
+        now: Timestamp,
+        tick: &mut dyn FnMut(),
+    ) -> Result<SpoolListing, SpoolError> {
         let long_ago = now.minus(SURELY_BEFORE_SCAN).0.saturating_mul(1_000_000);
-        let mut listing = SpoolListing::scan(dir, |_| true)?;
-        if listing.files.iter().all(|e| e.changed < long_ago) {
+        let mut listing = SpoolListing::scan(dir, tick, |_| true, |_| true)?;
+        if listing.files().all(|e| e.changed < long_ago) {
             return Ok(listing);
         }
-        let Some(last) = listing.files.last() else { return Ok(listing) };
-        let known: HashSet<&OsStr> = listing.files.iter().map(|e| e.name.as_os_str()).collect();
-        let is_missed = |e: &SpoolEntry| e.order() <= last.order() && !known.contains(e.name.as_os_str());
-        let missed = SpoolListing::scan(dir, is_missed)?.files;
-        if !missed.is_empty() {
-            listing.files.extend(missed);
-            listing.sort();
+        let known: HashSet<&OsStr> = listing.files().map(|e| e.name.as_os_str()).collect();
+        let is_missed = |e: &SpoolEntry| {
+            let last = listing.owners.get(&e.owner).and_then(|owner| owner.files.last());
+            last.is_some_and(|last| e.order() <= last.order())
+        };
+        let missed = SpoolListing::scan(dir, tick, |name| !known.contains(name), is_missed)?;
+        for (uid, missed) in missed.owners.into_iter().filter(|(_, missed)| !missed.files.is_empty()) {
+            let owner = listing.owners.entry(uid).or_default();
+            owner.files.extend(missed.files);
+            owner.sort();
         }
         Ok(listing)
     }
 
-    /// Scans once, and lists the files for which `is_wanted` holds.
-    fn scan(dir: &Path, is_wanted: impl Fn(&SpoolEntry) -> bool) -> Result<SpoolListing, SpoolError> {
+    /// All listed files.
+    pub fn files(&self) -> impl Iterator<Item = &SpoolEntry> {
+        self.owners.values().flat_map(|owner| &owner.files)
+    }
+
+    /// Whether every file to read is listed.
+    pub fn is_complete(&self) -> bool {
+        self.owners.values().all(|owner| owner.files.len() as u64 >= owner.waiting_files)
+    }
+
+    /// Scans once, and lists the files for whose names and entries this holds.
+    fn scan(
+        dir: &Path,
+        tick: &mut dyn FnMut(),
+        is_wanted_name: impl Fn(&OsStr) -> bool,
+        is_wanted: impl Fn(&SpoolEntry) -> bool,
+    ) -> Result<SpoolListing, SpoolError> {
         let mut listing = SpoolListing::default();
-        for item in fs::read_dir(dir).map_err(|e| SpoolError::new(dir, "read files", e))? {
+        let mut listed = 0;
+        for (n, item) in fs::read_dir(dir).map_err(|e| SpoolError::new(dir, "read files", e))?.enumerate() {
+            if n % TICK_FILES == 0 {
+                tick();
+            }
             let item = item.map_err(|e| SpoolError::new(dir, "read files", e))?;
             let name = item.file_name();
-            if !is_finished_name(&name) || name == REJECTED {
+            if !is_finished_name(&name) || name == REJECTED || !is_wanted_name(&name) {
                 continue;
             }
             // An error means that the file is gone: a producer may rename or delete its files at any time.
             let Ok(meta) = item.metadata() else { continue };
             if let Some(reason) = irregularity(&meta) {
-                if listing.irregular.len() < MAX_LISTED {
+                if listing.irregular.len() < MAX_NAMED {
                     listing.irregular.push((name, reason));
                 }
                 continue;
             }
-            listing.waiting_files += 1;
-            listing.waiting_bytes += meta.len();
             let entry = SpoolEntry::new(name, &meta);
+            if entry.format().is_none() {
+                listing.unknown_files += 1;
+                if listing.unknown.len() < MAX_NAMED {
+                    listing.unknown.push((entry.name, entry.owner));
+                }
+                continue;
+            }
+            let owner = listing.owners.entry(entry.owner).or_default();
+            owner.waiting_files += 1;
+            owner.waiting_bytes += entry.size;
             if is_wanted(&entry) {
-                listing.files.push(entry);
-                if listing.files.len() >= MAX_LISTED + SELECTION_SLACK {
-                    listing.keep_oldest();
+                owner.files.push(entry);
+                listed += 1;
+                if listed >= MAX_LISTED + SELECTION_SLACK {
+                    listed = listing.keep_oldest(MAX_LISTED);
                 }
             }
         }
-        if listing.files.len() > MAX_LISTED {
-            listing.keep_oldest();
-        }
-        listing.sort();
+        listing.keep_oldest(MAX_LISTED);
+        listing.owners.values_mut().for_each(OwnerFiles::sort);
         Ok(listing)
     }
 
-    fn keep_oldest(&mut self) {
-        self.files.select_nth_unstable_by(MAX_LISTED, |a, b| a.order().cmp(&b.order()));
-        self.files.truncate(MAX_LISTED);
+    /// Drops the youngest files of those owners who have the most, until `limit` are left. Returns how many are listed.
+    fn keep_oldest(&mut self, limit: usize) -> usize {
+        let mut counts: Vec<usize> = self.owners.values().map(|owner| owner.files.len()).collect();
+        counts.sort_unstable();
+        let share = fair_share(&counts, limit);
+        self.owners.values_mut().for_each(|owner| owner.keep_oldest(share));
+        counts.iter().map(|count| (*count).min(share)).sum()
+    }
+}
+
+impl OwnerFiles {
+    fn keep_oldest(&mut self, most: usize) {
+        if self.files.len() > most {
+            self.files.select_nth_unstable_by(most, |a, b| a.order().cmp(&b.order()));
+            self.files.truncate(most);
+        }
     }
 
     fn sort(&mut self) {
         self.files.sort_unstable_by(|a, b| a.order().cmp(&b.order()));
+    }
+}
+
+/// The most that each may have, so that all together have `limit` at most and nobody gives up any for one who has more.
+/// `counts` is what each has, sorted.
+fn fair_share(counts: &[usize], limit: usize) -> usize {
+    let mut left = limit;
+    for (n, count) in counts.iter().enumerate() {
+        let share = left / (counts.len() - n);
+        if *count > share {
+            return share;
+        }
+        left -= count;
+    }
+    usize::MAX
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_have_the_most_share_what_the_others_leave() {
+        for (counts, limit, share) in [
+            (vec![], 10, usize::MAX),
+            (vec![3, 7], 10, usize::MAX),
+            (vec![11], 10, 10),
+            (vec![3, 8], 10, 7),
+            (vec![1, 90, 100], 11, 5),
+            (vec![1, 2, 100, 100], 11, 4),
+            (vec![1, 1, 1], 2, 0),
+        ] {
+            assert_eq!(fair_share(&counts, limit), share, "{counts:?} of {limit}");
+        }
     }
 }

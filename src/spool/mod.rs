@@ -4,30 +4,44 @@
 //! name is only ever joined to the path of the folder itself. A file leaves the folder in two ways: it is removed after
 //! all its events are durable in the outbox, or it is moved to `rejected/` with a reason. No file is deleted unread.
 
-mod document;
 mod drop;
 mod entry;
-mod lines;
+mod error;
+mod folder_lock;
+mod in_hand;
+mod lease;
+mod left_files;
 mod listing;
 mod names;
 mod rejected;
+mod rejection_writer;
 mod removing;
+mod text;
+mod text_buffer;
+mod value;
+mod values;
 mod watch;
 
-pub use document::{Document, Form, ItemPositions, utf8_text};
 pub use drop::drop_file;
 pub use entry::{FileIdentity, FileKey, SpoolEntry};
-pub use lines::{Line, Lines};
-pub use listing::{MAX_LISTED, SpoolListing};
+pub use error::{OpenError, SpoolError};
+pub use in_hand::InHand;
+pub use lease::Lease;
+pub use left_files::{LeftFile, WhyLeft, left_files, let_agent_read};
+pub use listing::{MAX_LISTED, OwnerFiles, SpoolListing};
 pub use names::{Format, format_of, shell_quoted};
 pub(crate) use names::{is_finished_name, is_reason_name};
-pub use rejected::{RejectedFile, RejectedFolder, Rejection};
-pub use removing::Removal;
+pub use rejected::{RejectedFile, RejectedFolder, Rejection, RestOfFile};
+pub use rejection_writer::{MAX_PARTS, PartKind, RejectedUsage, RejectionWriter};
+pub use removing::{KeptFile, QUIET_BEFORE_UNLINK, Removal};
+pub use text::{GZIP_MAGIC, Text, unpacked};
+pub use value::{EventPlace, MakeEvent, ReadLimits, fits};
+pub use values::{ReadEnd, ReadPosition, ReadStep, RejectedPart, Values};
 pub use watch::Watcher;
 
 use crate::clock::Timestamp;
 use entry::{identity, nanoseconds};
-use flate2::read::MultiGzDecoder;
+use folder_lock::FolderLock;
 use nix::libc;
 use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
@@ -35,73 +49,13 @@ use nix::unistd::{AccessFlags, access};
 use removing::{Claim, REMOVING, RemovingFolder};
 use std::ffi::OsStr;
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
-use std::io::{self, BufReader, Read};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The name of the folder for rejected files in the spool.
 pub const REJECTED: &str = "rejected";
-/// The size of a read: an ordinary line comes in one.
-const READ_BUFFER: usize = 64 << 10;
-
-/// An error of the spool folder, naming the path, the operation and the fix.
-#[derive(Debug, thiserror::Error)]
-pub enum SpoolError {
-    /// The folder does not exist.
-    #[error("there is no spool folder {}: create it, or set spool.dir", printable(path))]
-    Missing {
-        /// The folder.
-        path: PathBuf,
-    },
-    /// The agent lacks a permission.
-    #[error(
-        "cannot {operation} in the spool {}: permission denied; its owner must be the agent's user (see packaging/tmpfiles.d)",
-        printable(path)
-    )]
-    Denied {
-        /// The folder or file.
-        path: PathBuf,
-        /// The operation that failed.
-        operation: &'static str,
-    },
-    /// Any other error of the system.
-    #[error("cannot {operation} in the spool {}: {source}", printable(path))]
-    Io {
-        /// The folder or file.
-        path: PathBuf,
-        /// The operation that failed.
-        operation: &'static str,
-        /// The error of the system.
-        source: io::Error,
-    },
-}
-
-impl SpoolError {
-    pub(crate) fn new(path: &Path, operation: &'static str, source: io::Error) -> SpoolError {
-        let path = path.to_owned();
-        match source.kind() {
-            io::ErrorKind::PermissionDenied => SpoolError::Denied { path, operation },
-            _ => SpoolError::Io { path, operation, source },
-        }
-    }
-
-    /// Whether the disk or the quota is full.
-    pub fn is_full(&self) -> bool {
-        use io::ErrorKind::{QuotaExceeded, StorageFull};
-        matches!(self, SpoolError::Io { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
-    }
-}
-
-/// The reason that a file could not be opened for reading.
-#[derive(Debug)]
-pub enum OpenError {
-    /// The file is not the one that was listed any more; the next scan decides.
-    Changed,
-    /// The permission is missing. Holds the uid of the file's owner.
-    Unreadable(u32),
-    /// Any other error.
-    Error(SpoolError),
-}
 
 /// The spool folder of an agent.
 #[derive(Debug, Clone)]
@@ -110,14 +64,29 @@ pub struct Spool {
     /// Device and inode of the folder that was opened: another folder may have its name later.
     folder_id: (u64, u64),
     removing: RemovingFolder,
+    lock: Arc<FolderLock>,
 }
 
 impl Spool {
-    /// Opens the folder, creates `rejected` and `.removing` in it, and puts back files that a crash left half removed.
+    /// Opens the folder, creates `rejected` and `.removing` in it, and puts back files that a crash left half removed. When
+    /// this returns `Ok`, no other agent takes files from the folder.
     ///
     /// # Errors
-    /// The folder is missing, or the agent may not read or write it.
+    /// The folder is missing, is another agent's, or this agent may not read or write it.
     pub fn open(dir: &Path) -> Result<Spool, SpoolError> {
+        Spool::open_beside(dir, None)
+    }
+
+    /// Opens the folder that has this one's name now.
+    ///
+    /// # Errors
+    /// See [`Spool::open`].
+    pub fn reopen(&self) -> Result<Spool, SpoolError> {
+        Spool::open_beside(&self.dir, Some(&self.lock))
+    }
+
+    /// Opens the folder; `held` is the lock that this process holds already, of this folder or of another.
+    fn open_beside(dir: &Path, held: Option<&Arc<FolderLock>>) -> Result<Spool, SpoolError> {
         let folder_id = match fs::metadata(dir) {
             Ok(meta) if meta.is_dir() => (meta.dev(), meta.ino()),
             Ok(_) => {
@@ -138,13 +107,20 @@ impl Spool {
             let path = dir.join(name);
             match DirBuilder::new().mode(mode).create(&path) {
                 Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists && is_own_folder(&path) => {}
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => match foreign_folder(&path) {
+                    None => {}
+                    Some(what) => return Err(SpoolError::NotOwn { path, what }),
+                },
                 Err(e) => return Err(SpoolError::new(&path, "create a folder", e)),
             }
         }
         let removing = RemovingFolder::of_spool(dir);
+        let lock = match held.filter(|held| held.is_of(removing.dir())) {
+            Some(held) => held.clone(),
+            None => Arc::new(FolderLock::take(dir, removing.dir())?),
+        };
         removing.put_back_all()?;
-        Ok(Spool { dir: dir.to_owned(), folder_id, removing })
+        Ok(Spool { dir: dir.to_owned(), folder_id, removing, lock })
     }
 
     /// The path of the folder.
@@ -155,7 +131,7 @@ impl Spool {
     /// Whether the folder that was opened still has its name, and still contains `rejected` and `.removing`.
     pub fn is_whole(&self) -> bool {
         fs::metadata(&self.dir).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.folder_id)
-            && [REJECTED, REMOVING].iter().all(|name| is_own_folder(&self.dir.join(name)))
+            && [REJECTED, REMOVING].iter().all(|name| foreign_folder(&self.dir.join(name)).is_none())
     }
 
     /// The time of the folder's file system, as it stamps files: nanoseconds since 1970. No file gets an earlier stamp from
@@ -178,18 +154,29 @@ impl Spool {
         RejectedFolder::of_spool(&self.dir)
     }
 
-    /// Lists the files of the folder.
+    /// The note of the file that is being read.
+    pub fn in_hand(&self) -> InHand {
+        InHand::open(self.removing.dir())
+    }
+
+    /// Lists the files of the folder. `tick` is called every few milliseconds: a folder of millions takes seconds.
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub fn list(&self, now: Timestamp) -> Result<SpoolListing, SpoolError> {
-        SpoolListing::read(&self.dir, now)
+    pub fn list(&self, now: Timestamp, tick: &mut dyn FnMut()) -> Result<SpoolListing, SpoolError> {
+        SpoolListing::read(&self.dir, now, tick)
     }
 
-    /// The entry of one file as it is now; `None` if there is none or it is irregular.
+    /// The entry of one file as it is now; `None` if there is none, or it is none that is read.
     pub fn entry(&self, name: &OsStr) -> Option<SpoolEntry> {
+        format_of(name)?;
         let meta = fs::symlink_metadata(self.dir.join(name)).ok()?;
         irregularity(&meta).is_none().then(|| SpoolEntry::new(name.to_owned(), &meta))
+    }
+
+    /// The bytes that a file takes on the disk: it may be longer than that. 0 if it is gone.
+    pub fn size_on_disk(&self, entry: &SpoolEntry) -> u64 {
+        fs::symlink_metadata(self.dir.join(&entry.name)).map_or(0, |meta| rejected::size_on_disk(&meta))
     }
 
     /// The keys of all files, rejected ones included.
@@ -201,52 +188,70 @@ impl Spool {
             .filter_map(|item| Some(identity(&item.ok()?.metadata().ok()?).key()))
     }
 
-    /// Opens a file for reading: the one that was listed, in the version that was listed.
+    /// Opens a file for reading: the one that was listed, in the version that was listed. Returns also whether it is
+    /// certain that nobody had it open for writing.
     ///
     /// # Errors
     /// [`OpenError`] has the cases.
-    pub fn open_file(&self, entry: &SpoolEntry) -> Result<File, OpenError> {
+    pub fn open_file(&self, entry: &SpoolEntry) -> Result<(File, bool), OpenError> {
         let path = self.dir.join(&entry.name);
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY)
-            .open(&path)
-            .map_err(|e| match e.kind() {
-                io::ErrorKind::NotFound => OpenError::Changed,
-                io::ErrorKind::PermissionDenied => {
-                    OpenError::Unreadable(fs::symlink_metadata(&path).map_or(0, |m| m.uid()))
-                }
-                _ if e.raw_os_error() == Some(libc::ELOOP) => OpenError::Changed,
-                _ => OpenError::Error(SpoolError::new(&path, "open a file", e)),
-            })?;
+        let file = open_to_read(&path).map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => OpenError::Changed,
+            io::ErrorKind::PermissionDenied => OpenError::Unreadable,
+            _ if e.raw_os_error() == Some(libc::ELOOP) => OpenError::Changed,
+            _ => OpenError::Error(SpoolError::new(&path, "open a file", e)),
+        })?;
+        // The lease comes before the comparison: what was written before it was granted shows in the version.
+        let lease = Lease::probe(&file);
         let meta =
             file.metadata().map_err(|e| OpenError::Error(SpoolError::new(&path, "examine a file", e)))?;
-        if irregularity(&meta).is_some() || SpoolEntry::new(entry.name.clone(), &meta) != *entry {
+        if irregularity(&meta).is_some() {
             return Err(OpenError::Changed);
         }
-        Ok(file)
+        if lease == Lease::OpenForWriting {
+            return Err(OpenError::OpenForWriting);
+        }
+        if SpoolEntry::new(entry.name.clone(), &meta) != *entry {
+            return Err(OpenError::Changed);
+        }
+        Ok((file, lease == Lease::Free))
     }
 
-    /// Removes a file all of whose events are durable: the file that was read, and no other.
+    /// Removes a file all of whose events are durable: the file that was read, and no other. It is kept instead if the
+    /// kernel does not tell whether somebody has it open.
     ///
     /// # Errors
     /// The system refuses; the file is still in the folder, or half removed and put back at the next start.
     pub fn remove(&self, read: &SpoolEntry) -> Result<Removal, SpoolError> {
         let error = |e| SpoolError::new(&self.dir.join(&read.name), "remove a file", e);
         match self.removing.claim(read).map_err(error)? {
-            Claim::Claimed(path) => fs::remove_file(path).map(|()| Removal::Removed).map_err(error),
+            Claim::Claimed { path, is_free: true } => {
+                fs::remove_file(path).map(|()| Removal::Removed).map_err(error)
+            }
+            Claim::Claimed { path, is_free: false } => {
+                let kept_as = path.file_name().unwrap_or(&read.name).to_owned();
+                Ok(Removal::Kept(KeptFile { entry: read.clone(), kept_as }))
+            }
             Claim::Lost(removal) => Ok(removal),
         }
     }
+
+    /// Looks at a file that was kept: puts it back into the spool if it was written to, and else unlinks it if `is_quiet`
+    /// says that it has been still for long enough.
+    ///
+    /// # Errors
+    /// The system refuses; the file is still kept.
+    pub fn check_kept(&self, kept: &KeptFile, is_quiet: bool) -> Result<Removal, SpoolError> {
+        let error = |e| SpoolError::new(&self.dir.join(&kept.entry.name), "remove a file", e);
+        self.removing.check_kept(kept, is_quiet).map_err(error)
+    }
 }
 
-/// A reader of a file's text, unpacked where it is packed.
-pub fn unpacked(file: File, gz: bool) -> Box<dyn Read + Send> {
-    if gz {
-        Box::new(MultiGzDecoder::new(BufReader::with_capacity(READ_BUFFER, file)))
-    } else {
-        Box::new(file)
-    }
+/// Opens a file whose name a producer chose: without following a link, waiting for the other end of a pipe, or taking a
+/// terminal.
+fn open_to_read(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
 }
 
 /// The reason not to read a file, or `None` for a regular file with one name.
@@ -265,11 +270,23 @@ fn irregularity(meta: &Metadata) -> Option<&'static str> {
     }
 }
 
-/// Whether the path is a folder of the agent's user. A producer may have created a folder or link of that name first, and
-/// must not see the files that the agent puts there. An agent of root may find the folder of the service's user.
-fn is_own_folder(path: &Path) -> bool {
+/// What stands at the path instead of a folder of the agent's user; `None`: such a folder. A producer may have created a
+/// folder or link of that name first, and must not see the files that the agent puts there. An agent of root may find the
+/// folder of the service's user.
+fn foreign_folder(path: &Path) -> Option<String> {
     let us = nix::unistd::geteuid();
-    fs::symlink_metadata(path).is_ok_and(|m| m.is_dir() && (us.is_root() || m.uid() == us.as_raw()))
+    match fs::symlink_metadata(path) {
+        Ok(meta) if !meta.is_dir() => Some(irregularity(&meta).unwrap_or("a file").to_owned()),
+        Ok(meta) if us.is_root() || meta.uid() == us.as_raw() => None,
+        Ok(meta) => Some(format!("a folder of {}", user_name(meta.uid()))),
+        Err(e) => Some(format!("not accessible ({e})")),
+    }
+}
+
+/// The name of a user, or the uid of one without a name.
+pub fn user_name(uid: u32) -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid)).ok().flatten();
+    user.map_or_else(|| uid.to_string(), |user| printable(user.name))
 }
 
 /// A path as text for one line of the log, with control characters escaped: producers choose names, and a name may

@@ -11,7 +11,7 @@ use std::path::Path;
 pub(super) const WHY: &str = ".why";
 /// The longest stem of a name in `rejected/`. The file system allows 255 bytes; place, time, number, ending and `.why`
 /// need up to 80 of them.
-const MAX_STEM: usize = 255 - 80;
+pub(super) const MAX_STEM: usize = 255 - 80;
 
 /// The layout of the events in a file, as its name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,21 +4,23 @@
 //! rejection after a crash is recognised: nothing in the folder is overwritten, and nothing is rejected twice.
 
 use super::names::{
-    WHY, candidate_names, is_finished_name, is_reason_name, rename_to_first_free, rename_to_free_name,
-    stem_and_ending,
+    WHY, candidate_names, is_finished_name, is_reason_name, rename_to_first_free, stem_and_ending,
 };
-use super::removing::Claim;
-use super::{FileIdentity, REJECTED, Spool, SpoolEntry, SpoolError};
+use super::{FileIdentity, REJECTED, SpoolEntry, SpoolError};
 use crate::clock::Timestamp;
 use crate::event::Flaw;
 use crate::reason::Code;
+use nix::libc;
 use serde::{Deserialize, Serialize};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+/// The most that is read of a reason: names have at most 255 bytes, and the text is one sentence or two.
+const MAX_REASON: u64 = 16 << 10;
 
 /// The content of `NAME.why`. It quotes nothing of the event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,29 +43,54 @@ pub struct Rejection {
     pub inode: u64,
     /// The file's modification time, nanoseconds since 1970.
     pub modified: i64,
+    /// The uid of the owner of the file in the spool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<u32>,
     /// Whether the document ended too early. It goes back to the spool if it is written to.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub incomplete: bool,
+    /// Set if the rejected file holds all parts of a file that are not rejected one by one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rest: Option<RestOfFile>,
+}
+
+/// The parts of a file that are rejected in one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestOfFile {
+    /// The number of parts.
+    pub parts: u64,
+    /// The place of the last one.
+    pub until: u64,
+    /// The bytes of all of them. What a crash left behind these is no part.
+    pub bytes: u64,
 }
 
 impl Rejection {
-    fn new(name: &OsStr, identity: &FileIdentity, place: u64, flaw: &Flaw, when: Timestamp) -> Rejection {
+    pub(super) fn new(
+        entry: &SpoolEntry,
+        identity: &FileIdentity,
+        place: u64,
+        flaw: &Flaw,
+        when: Timestamp,
+    ) -> Rejection {
         Rejection {
             code: flaw.code,
             text: flaw.text.clone(),
             line: flaw.line,
             column: flaw.column,
             when,
-            file: super::printable(name),
+            file: super::printable(&entry.name),
             place,
             inode: identity.inode,
             modified: identity.modified,
+            owner: Some(entry.owner),
             incomplete: flaw.incomplete,
+            rest: None,
         }
     }
 
     /// Whether both are about the same part of the same file.
-    fn is_about_the_same(&self, other: &Rejection) -> bool {
+    pub(super) fn is_about_the_same(&self, other: &Rejection) -> bool {
         (self.place, self.inode, self.modified) == (other.place, other.inode, other.modified)
     }
 }
@@ -77,6 +104,12 @@ pub struct RejectedFile {
     pub why: Option<Rejection>,
     /// The size in bytes.
     pub size: u64,
+    /// The bytes that it takes on the disk: a file may be longer than that.
+    pub on_disk: u64,
+    /// The modification time, nanoseconds since 1970.
+    pub modified: i64,
+    /// The uid of the owner. A part belongs to the agent: its reason names the owner of the file.
+    pub owner: u32,
 }
 
 /// The folder `rejected/` of a spool.
@@ -96,120 +129,95 @@ impl RejectedFolder {
         RejectedFolder::new(spool_dir.join(REJECTED))
     }
 
-    /// Rejects a whole file of the spool: the file that was read, and no other. Returns its name in the folder, where its
-    /// reason already is. The move is durable after [`RejectedFolder::sync`]; before that, a power failure leaves the file
-    /// in one of the two folders. `None`: the file was replaced or written to since, and must be read again.
-    ///
-    /// # Errors
-    /// The system refuses; the file is still in the spool.
-    pub fn reject_file(
-        &self,
-        spool: &Spool,
-        entry: &SpoolEntry,
-        flaw: &Flaw,
-        now: Timestamp,
-    ) -> Result<Option<OsString>, SpoolError> {
-        let error = |e| SpoolError::new(&spool.dir().join(&entry.name), "reject a file", e);
-        let rejection = Rejection::new(&entry.name, &entry.identity, 0, flaw, now);
-        // Without room for the reason the file must not move, since a move wakes the intake again.
-        self.write_temporary_reason(&rejection).map_err(error)?;
-        let Claim::Claimed(claimed) = spool.removing.claim(entry).map_err(error)? else { return Ok(None) };
-        let name = self.move_in(&claimed, entry, &rejection);
-        if name.is_err() {
-            // If this fails as well, the next start puts the file back.
-            let _ = spool.removing.put_back(&claimed, &entry.name);
-        }
-        name.map(Some).map_err(error)
+    /// Flushes the names in the folder to the disk before it returns.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        File::open(&self.dir)?.sync_all()
     }
 
-    fn move_in(&self, claimed: &Path, entry: &SpoolEntry, rejection: &Rejection) -> io::Result<OsString> {
-        let (stem, ending) = stem_and_ending(&entry.name);
-        for name in rejected_names(stem, "", ending, rejection.modified) {
-            if !self.reserve(&name, rejection)? {
-                continue;
-            }
-            match rename_to_free_name(claimed, &self.dir.join(&name)) {
-                Ok(()) => return Ok(name),
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                Err(e) => {
-                    let _ = fs::remove_file(self.reason_path(&name));
-                    return Err(e);
-                }
-            }
-        }
-        Ok(entry.name.clone())
-    }
-
-    /// Rejects one line or element of a file; `first_seen` is the file's identity in the outbox. The copy is durable after
-    /// [`RejectedFolder::sync`].
-    ///
-    /// # Errors
-    /// The system refuses.
-    pub fn reject_part(
-        &self,
-        entry: &SpoolEntry,
-        first_seen: &FileIdentity,
-        place: u64,
-        content: &[u8],
-        flaw: &Flaw,
-        now: Timestamp,
-    ) -> Result<(), SpoolError> {
-        let error = |e| SpoolError::new(&self.dir, "reject a part of a file", e);
-        let rejection = Rejection::new(&entry.name, first_seen, place, flaw, now);
-        let (stem, ending) = stem_and_ending(&entry.name);
-        let ending = ending.strip_suffix(".gz").unwrap_or(ending);
-        for name in rejected_names(stem, &format!(".{place}"), ending, rejection.modified) {
-            if !self.reserve(&name, &rejection).map_err(error)? {
-                continue;
-            }
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o640)
-                .open(self.dir.join(&name))
-                .map_err(error)?;
-            return file.write_all(content).and_then(|()| file.write_all(b"\n")).map_err(error);
-        }
-        Ok(())
-    }
-
-    /// Flushes all rejected files to the disk before it returns.
-    ///
-    /// # Errors
-    /// The system refuses.
-    pub fn sync(&self) -> io::Result<()> {
-        let folder = File::open(&self.dir)?;
-        #[cfg(target_os = "linux")]
-        nix::unistd::syncfs(&folder)?;
-        folder.sync_all()
-    }
-
-    /// Reserves a name by writing the reason for it. Returns false if the name belongs to another rejection.
-    fn reserve(&self, name: &OsStr, rejection: &Rejection) -> io::Result<bool> {
+    /// Reserves a name by writing the reason for it. Returns that reason's file, which is to be flushed; `None`: the name
+    /// belongs to another rejection.
+    pub(super) fn reserve(&self, name: &OsStr, rejection: &Rejection) -> io::Result<Option<File>> {
         let path = self.reason_path(name);
-        match fs::read(&path) {
-            Ok(text) => {
-                let existing = serde_json::from_slice::<Rejection>(&text);
-                return Ok(existing.is_ok_and(|existing| existing.is_about_the_same(rejection)));
+        match open_regular(&path) {
+            Ok(file) => {
+                let existing = serde_json::from_reader::<_, Rejection>(file.take(MAX_REASON));
+                return match existing.is_ok_and(|existing| existing.is_about_the_same(rejection)) {
+                    true => open_regular(&path).map(Some),
+                    false => Ok(None),
+                };
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
         }
         if fs::symlink_metadata(self.dir.join(name)).is_ok() {
-            return Ok(false);
+            return Ok(None);
         }
-        fs::rename(self.write_temporary_reason(rejection)?, &path)?;
-        Ok(true)
+        self.write_reason(name, rejection).map(Some)
+    }
+
+    /// Writes the reason of a name. Returns its file, which is to be flushed.
+    pub(super) fn write_reason(&self, name: &OsStr, rejection: &Rejection) -> io::Result<File> {
+        let (temporary, file) = self.write_temporary_reason(rejection)?;
+        fs::rename(temporary, self.reason_path(name))?;
+        Ok(file)
     }
 
     /// Writes a reason under a temporary name. Returns its path.
-    fn write_temporary_reason(&self, rejection: &Rejection) -> io::Result<PathBuf> {
+    pub(super) fn write_temporary_reason(&self, rejection: &Rejection) -> io::Result<(PathBuf, File)> {
         let path = self.dir.join(".why.tmp");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&path)?;
-        serde_json::to_writer(&mut file, rejection)?;
-        file.write_all(b"\n")?;
-        Ok(path)
+        let mut text = serde_json::to_vec(rejection)?;
+        text.push(b'\n');
+        file.write_all(&text)?;
+        Ok((path, file))
+    }
+
+    /// Creates the file of a name that is reserved; what a crash left of it goes.
+    pub(super) fn create(&self, name: &OsStr) -> io::Result<File> {
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(self.dir.join(name))
+    }
+
+    pub(super) fn remove_reason(&self, name: &OsStr) {
+        // A reason without its file does no harm.
+        let _ = fs::remove_file(self.reason_path(name));
+    }
+
+    /// The path of the folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The rejected files, one after another, in no order.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn files(&self) -> io::Result<impl Iterator<Item = RejectedFile> + '_> {
+        self.files_named(b"")
+    }
+
+    /// The rejected files whose names begin so.
+    pub(super) fn files_named<'a>(
+        &'a self,
+        stem: &'a [u8],
+    ) -> io::Result<impl Iterator<Item = RejectedFile> + 'a> {
+        let items = fs::read_dir(&self.dir)?.filter_map(Result::ok);
+        Ok(items.filter_map(move |item| {
+            let name = item.file_name();
+            if !name.as_bytes().starts_with(stem) || is_reason_name(&name) || !is_finished_name(&name) {
+                return None;
+            }
+            let meta = item.metadata().ok().filter(|meta| meta.is_file())?;
+            let modified = super::identity(&meta).modified;
+            let on_disk = size_on_disk(&meta);
+            Some(RejectedFile {
+                why: self.why(&name),
+                size: meta.len(),
+                on_disk,
+                modified,
+                owner: meta.uid(),
+                name,
+            })
+        }))
     }
 
     /// The rejected files, in the order of their names.
@@ -217,33 +225,14 @@ impl RejectedFolder {
     /// # Errors
     /// The folder cannot be read.
     pub fn list(&self) -> io::Result<Vec<RejectedFile>> {
-        let mut files = Vec::new();
-        for item in fs::read_dir(&self.dir)? {
-            let item = item?;
-            let name = item.file_name();
-            let Ok(meta) = item.metadata() else { continue };
-            if is_reason_name(&name) || !is_finished_name(&name) || !meta.is_file() {
-                continue;
-            }
-            files.push(RejectedFile { why: self.why(&name), size: meta.len(), name });
-        }
+        let mut files: Vec<RejectedFile> = self.files()?.collect();
         files.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(files)
     }
 
-    /// The number of rejected files.
-    pub fn count_files(&self) -> u64 {
-        let Ok(items) = fs::read_dir(&self.dir) else { return 0 };
-        items
-            .filter_map(Result::ok)
-            .map(|item| item.file_name())
-            .filter(|name| is_finished_name(name) && !is_reason_name(name))
-            .count() as u64
-    }
-
     /// The reason of a rejected file.
     pub fn why(&self, name: &OsStr) -> Option<Rejection> {
-        serde_json::from_slice(&fs::read(self.reason_path(name)).ok()?).ok()
+        serde_json::from_reader(open_regular(&self.reason_path(name)).ok()?.take(MAX_REASON)).ok()
     }
 
     /// Puts a file back into the spool and deletes its reason. The file gets another name if its own is taken. Returns the
@@ -265,38 +254,13 @@ impl RejectedFolder {
         Ok(free)
     }
 
-    /// Puts back the files that were rejected because they ended too early and that were written to since. Returns their
-    /// names.
-    pub fn put_back_grown(&self) -> Vec<OsString> {
-        let grown = |r: &RejectedFile| {
-            let why = r.why.as_ref()?;
-            let meta = fs::symlink_metadata(self.dir.join(&r.name)).ok()?;
-            let is_written_to = super::identity(&meta).modified != why.modified;
-            (why.incomplete && is_written_to).then(|| r.name.clone())
-        };
-        let files = self.list().unwrap_or_default();
-        files.iter().filter_map(grown).filter_map(|name| self.put_back(&name).ok()).collect()
-    }
-
-    /// Deletes the files that were rejected before `before`. Returns their number.
-    pub fn expire(&self, before: Timestamp) -> u64 {
-        let is_old = |r: &RejectedFile| r.why.as_ref().is_some_and(|why| why.when < before);
-        let files = self.list().unwrap_or_default();
-        let mut deleted = 0;
-        for name in files.iter().filter(|r| is_old(r)).map(|r| &r.name) {
-            deleted += u64::from(self.remove(name).is_ok());
-        }
-        deleted
-    }
-
     /// Deletes a rejected file and its reason.
     ///
     /// # Errors
     /// The system refuses; the file is still there.
     pub fn remove(&self, name: &OsStr) -> io::Result<()> {
         fs::remove_file(self.dir.join(name))?;
-        // A reason without its file does no harm.
-        let _ = fs::remove_file(self.reason_path(name));
+        self.remove_reason(name);
         Ok(())
     }
 
@@ -312,9 +276,24 @@ impl RejectedFolder {
     }
 }
 
+/// The bytes that a file takes: a file may be longer than what is on the disk.
+pub fn size_on_disk(meta: &fs::Metadata) -> u64 {
+    meta.blocks() * 512
+}
+
+/// Opens a file of the folder for reading, and nothing else: whoever may write there could have put anything in its place.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
 /// `stem.place.ending`, then names with the file's modification time. The time keeps the search for a free name short: a
 /// program that always uses one name may have many rejected files.
-fn rejected_names<'a>(
+pub(super) fn rejected_names<'a>(
     stem: &'a [u8],
     place: &str,
     ending: &'a str,

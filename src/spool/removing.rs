@@ -1,36 +1,67 @@
 //! The folder `.removing`, through which a file leaves the spool.
 //!
 //! Linux cannot unlink or rename by descriptor, and a producer may have renamed another file over the name since the
-//! file was read. So the name is moved into this folder, which belongs to the agent alone, compared there, and only then
-//! unlinked or rejected. If it turns out to be another file, it goes back.
+//! file was read. So the name is moved into this folder, which belongs to the agent alone and where nobody else can open
+//! it by name. Only there can it be said that the file is the one that was read, that nobody has it open for writing, and
+//! that nobody will: then it is unlinked or rejected. Otherwise it goes back.
+//!
+//! Where the kernel does not tell who has a file open, the file is kept in this folder until it has been still for
+//! [`QUIET_BEFORE_UNLINK`], and goes back if it is written to meanwhile.
 
-use super::names::{
-    candidate_names, is_finished_name, rename_to_first_free, rename_to_free_name, stem_and_ending,
-};
-use super::{SpoolEntry, SpoolError};
-use std::ffi::OsStr;
+use super::folder_lock::LOCK;
+use super::in_hand::IN_HAND;
+use super::names::{candidate_names, is_finished_name, rename_to_first_free, stem_and_ending};
+use super::{FileIdentity, Lease, SpoolEntry, SpoolError, irregularity, open_to_read};
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// The name of the folder in the spool.
 pub(super) const REMOVING: &str = ".removing";
 
+/// How long a file of which the kernel does not tell whether it is open must be still before it is unlinked: longer than
+/// the pauses of programs that write as they have something to say.
+pub const QUIET_BEFORE_UNLINK: Duration = Duration::from_secs(600);
+
 /// The result of removing a file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removal {
     /// The file does not exist any more.
     Removed,
     /// Another file has taken its name; that one is left where it was.
     Replaced,
-    /// The file was written to after it was read; it is left where it was.
+    /// The file was written to after it was read, or may still be; it is where it was.
     Changed,
+    /// The file is out of the spool but may still be open: it is kept, to be looked at by [`super::Spool::check_kept`].
+    Kept(KeptFile),
+}
+
+/// A file whose events are all durable and that is kept in `.removing`, because somebody may still write to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptFile {
+    pub(super) entry: SpoolEntry,
+    /// Its name in `.removing`.
+    pub(super) kept_as: OsString,
+}
+
+impl KeptFile {
+    /// The file as it was read.
+    pub fn entry(&self) -> &SpoolEntry {
+        &self.entry
+    }
 }
 
 /// The result of [`RemovingFolder::claim`].
 pub(super) enum Claim {
-    /// The file is out of every producer's reach, at this path.
-    Claimed(PathBuf),
+    /// The file is out of every producer's reach.
+    Claimed {
+        /// Where it is now.
+        path: PathBuf,
+        /// Whether anybody can still write to it.
+        is_free: bool,
+    },
     /// The file cannot be claimed, and this is why.
     Lost(Removal),
 }
@@ -52,32 +83,55 @@ impl RemovingFolder {
     }
 
     /// Moves the file that was read, and no other, to where no producer reaches it. After a crash the next start puts it
-    /// back.
+    /// back. A file that is open for writing, or has a second name, stays.
     pub fn claim(&self, read: &SpoolEntry) -> io::Result<Claim> {
-        let (from, claimed) = (self.spool_dir.join(&read.name), self.dir.join(&read.name));
-        let entry_at =
-            |path: &Path| fs::symlink_metadata(path).map(|meta| SpoolEntry::new(read.name.clone(), &meta));
-        let lost = |now: &SpoolEntry| {
-            let is_same_file = now.identity.key() == read.identity.key();
+        let from = self.spool_dir.join(&read.name);
+        let lost = |now: &FileIdentity| {
+            let is_same_file = now.key() == read.identity.key();
             Claim::Lost(if is_same_file { Removal::Changed } else { Removal::Replaced })
         };
         // A producer may wait for its file to disappear; a file that is put back must not disappear first.
-        if let Ok(now) = entry_at(&from)
-            && !now.is_as_read(read)
+        if let Ok(meta) = fs::symlink_metadata(&from)
+            && !SpoolEntry::new(read.name.clone(), &meta).is_as_read(read)
         {
-            return Ok(lost(&now));
+            return Ok(lost(&super::identity(&meta)));
         }
-        if let Err(e) = rename_to_free_name(&from, &claimed) {
+        let path = match rename_to_first_free(&from, &self.dir, own_name_first(&read.name)) {
+            Ok(name) => self.dir.join(name),
             // The error is also NotFound if `.removing` is missing.
-            let is_gone = e.kind() == io::ErrorKind::NotFound && entry_at(&from).is_err();
-            return if is_gone { Ok(Claim::Lost(Removal::Removed)) } else { Err(e) };
+            Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&from).is_err() => {
+                return Ok(Claim::Lost(Removal::Removed));
+            }
+            Err(e) => return Err(e),
+        };
+        // The lease comes before the comparison: what was written before it was granted shows in the version.
+        let (lease, meta) = match open_to_read(&path) {
+            Ok(file) => (Lease::take(&file), file.metadata()?),
+            Err(_) => (Lease::Unavailable, fs::symlink_metadata(&path)?),
+        };
+        let is_as_read = SpoolEntry::new(read.name.clone(), &meta).is_as_read(read);
+        if is_as_read && irregularity(&meta).is_none() && lease != Lease::OpenForWriting {
+            return Ok(Claim::Claimed { path, is_free: lease == Lease::Free });
         }
-        let now = entry_at(&claimed)?;
-        if now.is_as_read(read) {
-            return Ok(Claim::Claimed(claimed));
+        self.put_back(&path, &read.name)?;
+        Ok(lost(&super::identity(&meta)))
+    }
+
+    /// Looks at a kept file: puts it back if it was written to, and else unlinks it if `is_quiet`.
+    pub fn check_kept(&self, kept: &KeptFile, is_quiet: bool) -> io::Result<Removal> {
+        let path = self.dir.join(&kept.kept_as);
+        let meta = match fs::symlink_metadata(&path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Removal::Removed),
+            meta => meta?,
+        };
+        let is_as_read = SpoolEntry::new(kept.entry.name.clone(), &meta).is_as_read(&kept.entry);
+        if !is_as_read || irregularity(&meta).is_some() {
+            return self.put_back(&path, &kept.entry.name).map(|()| Removal::Changed);
         }
-        self.put_back(&claimed, &read.name)?;
-        Ok(lost(&now))
+        if is_quiet {
+            return fs::remove_file(path).map(|()| Removal::Removed);
+        }
+        Ok(Removal::Kept(kept.clone()))
     }
 
     /// Puts back the files that a crash left between the two steps of a removal. The outbox knows which of them are
@@ -86,9 +140,10 @@ impl RemovingFolder {
         let error = |e| SpoolError::new(&self.dir, "put files back", e);
         for item in fs::read_dir(&self.dir).map_err(error)? {
             let item = item.map_err(error)?;
-            if is_finished_name(&item.file_name()) {
-                self.put_back(&item.path(), &item.file_name()).map_err(error)?;
-            } else {
+            let name = item.file_name();
+            if is_finished_name(&name) {
+                self.put_back(&item.path(), &name).map_err(error)?;
+            } else if name != LOCK && name != IN_HAND {
                 // A file of the spool never has such a name: this one was made to ask for the time.
                 fs::remove_file(item.path()).map_err(error)?;
             }
@@ -98,9 +153,12 @@ impl RemovingFolder {
 
     /// Puts a claimed file back under its name, or under a similar one if a producer has used that again.
     pub fn put_back(&self, claimed: &Path, name: &OsStr) -> io::Result<()> {
-        let (stem, ending) = stem_and_ending(name);
-        let others = candidate_names(stem, String::new(), ending).skip(1);
-        rename_to_first_free(claimed, &self.spool_dir, std::iter::once(name.to_owned()).chain(others))
-            .map(drop)
+        rename_to_first_free(claimed, &self.spool_dir, own_name_first(name)).map(drop)
     }
+}
+
+/// The name itself, and similar ones for the case that it is taken.
+fn own_name_first(name: &OsStr) -> impl Iterator<Item = OsString> {
+    let (stem, ending) = stem_and_ending(name);
+    std::iter::once(name.to_owned()).chain(candidate_names(stem, String::new(), ending).skip(1))
 }

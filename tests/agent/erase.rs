@@ -79,7 +79,7 @@ fn erase_leaves_nothing_of_a_person_and_everything_of_others() {
     agent.receiver.set_faults(Faults { offline: true, ..Faults::default() });
     agent.drop_file("c.jsonl", some(2_000, &mut who));
     agent.drop_file("ana@acme.dev.json", event("named", "x@acme.dev", 1).to_string());
-    agent.drop_file("refused.json", r#"{"type":"track","properties":{"email":"ana@acme.dev"}} half"#);
+    agent.drop_file("refused.json", r#"{"type":"track","properties":{"email":"ana@acme.dev"}, half"#);
     agent.drop_file(
         "invited.json",
         json!({"type": "track", "event": "Invited", "messageId": "invited",

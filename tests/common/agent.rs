@@ -628,7 +628,8 @@ impl TestAgent {
     pub fn files_in_spool(&self) -> usize {
         let folders = [self.spool(), self.spool().join(".removing")];
         let entries = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
-        entries.filter(|entry| !entry.as_ref().is_ok_and(|entry| entry.path().is_dir())).count()
+        let is_file = |entry: &fs::DirEntry| !entry.path().is_dir() && entry.file_name() != ".lock";
+        entries.filter(|entry| entry.as_ref().is_ok_and(is_file)).count()
     }
 }
 

@@ -49,6 +49,7 @@ pub fn new_event(id: &str, json: &str, file: &str) -> NewEvent {
         message_id,
         file: file.into(),
         place: 1,
+        owner: Some(0),
         spooled_at,
         body: json.to_owned(),
         disposition,

@@ -4,9 +4,13 @@ mod flood;
 mod irregular;
 mod kinds;
 mod moved;
+mod neighbours;
+mod owners;
 mod private;
+mod tools;
 mod unheard;
 mod unsettled;
+mod writers;
 
 use crate::common::agent::TestAgent;
 use crate::machine::{needs, needs_root};
@@ -19,7 +23,7 @@ use std::path::{Path, PathBuf};
 
 pub const FAULTS: &[Fault] = &[
     Fault { name: "15", title: "a million files at start", alone: true, run: flood::at_start },
-    Fault { name: "15-rejected", title: "ten thousand bad files", alone: true, run: flood::bad_ones },
+    Fault { name: "15-rejected", title: "thousands of bad files", alone: true, run: flood::bad_ones },
     Fault { name: "16", title: "the watcher's queue overflows", alone: true, run: unheard::overflow },
     Fault { name: "16-fuse", title: "FUSE, where no events come", alone: false, run: unheard::fuse },
     Fault { name: "16-bind", title: "a bind mount", alone: false, run: unheard::bind_mount },
@@ -47,6 +51,17 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "19-large", title: "large documents", alone: true, run: kinds::large },
     Fault { name: "20", title: "gzip bombs", alone: true, run: kinds::bombs },
     Fault { name: "21", title: "unreadable files", alone: false, run: private::for_hours },
+    Fault { name: "39", title: "one user's worst beside another", alone: true, run: owners::side_by_side },
+    Fault { name: "39-crowd", title: "a crowd beside a trickle", alone: true, run: neighbours::crowded },
+    Fault { name: "40", title: "writers that pause", alone: false, run: writers::pausing },
+    Fault { name: "40-tools", title: "tools that write their own way", alone: false, run: tools::writers },
+    Fault { name: "40-copies", title: "copies of one time", alone: false, run: tools::copies },
+    Fault {
+        name: "40-no-lease",
+        title: "writers nobody knows of",
+        alone: false,
+        run: writers::without_leases,
+    },
 ];
 
 /// The program with a spool that is scanned often.

@@ -31,7 +31,7 @@ const WINGS: [&str; 3] = ["mapping", "koala", "outbox"];
 
 /// The longest main road that a reader manages in an evening.
 const ROAD_FILES: usize = 26;
-const ROAD_LINES: usize = 5_300;
+const ROAD_LINES: usize = 5_400;
 
 /// A source file: its path below `src`, its module path, and its code without comments and unit tests.
 struct Source {
@@ -267,7 +267,7 @@ fn each_kind_of_operation_has_one_room() {
         ("prepare_cached", vec!["outbox"]),
         ("reqwest::Client", vec!["koala"]),
         ("SystemTime::now", vec!["clock", "telemetry"]),
-        ("unsafe ", vec![]),
+        ("unsafe ", vec!["spool"]),
     ] {
         for source in sources() {
             if source.code.contains(operation) {

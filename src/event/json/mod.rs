@@ -3,6 +3,7 @@
 //! Values are not parsed into `serde_json::Value`, which rounds long numbers and loses member order and spelling.
 
 mod scan;
+mod scanner;
 
 use memchr::memchr;
 use scan::{compact_into, members};
@@ -10,9 +11,10 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
-pub(crate) use scan::{compact, pretty};
-pub(super) use scan::{deeper_than, value_end};
+pub(crate) use scan::{compact, compact_len, deeper_than, find_members, pretty, value_end};
+pub(crate) use scanner::{Scanned, ValueScanner};
 
 /// The white space of JSON.
 pub(super) const WHITESPACE: [char; 4] = [' ', '\n', '\r', '\t'];
@@ -79,6 +81,11 @@ impl fmt::Display for JsonType {
 pub struct Raw<'a>(&'a str);
 
 impl<'a> Raw<'a> {
+    /// A text that is known to be valid JSON without white space around it.
+    pub(crate) fn of_valid(json: &'a str) -> Raw<'a> {
+        Raw(json)
+    }
+
     /// The JSON text.
     #[inline]
     pub fn get(self) -> &'a str {
@@ -146,7 +153,9 @@ impl<'a> Object<'a> {
     /// The object as JSON without insignificant white space.
     pub fn compact(&self) -> String {
         let mut out = ObjectWriter::with_capacity(self.max_compact_len());
-        self.0.iter().for_each(|m| out.member_with_key(m.key, m.value.get()));
+        for m in &self.0 {
+            out.member_with_key(m.key, m.value.get());
+        }
         out.finish()
     }
 
@@ -253,10 +262,21 @@ impl ObjectWriter {
 
     /// Writes a member whose name is already JSON, with its quotes.
     pub fn member_with_key(&mut self, key: &str, json: &str) {
-        self.separate();
-        self.0.push_str(key);
-        self.0.push(':');
+        self.placed_member(key, json);
+    }
+
+    /// As [`ObjectWriter::member_with_key`]; returns where the value stands.
+    pub fn placed_member(&mut self, key: &str, json: &str) -> Range<usize> {
+        self.begin_with_key(key);
+        let start = self.0.len();
         compact_into(&mut self.0, json);
+        start..self.0.len()
+    }
+
+    /// Writes a member whose name is already JSON, and whose value has no insignificant white space.
+    pub fn compact_member_with_key(&mut self, key: &str, json: &str) {
+        self.begin_with_key(key);
+        self.0.push_str(json);
     }
 
     pub fn finish(mut self) -> String {
@@ -270,6 +290,12 @@ impl ObjectWriter {
         self.0.push('"');
         self.0.push_str(name);
         self.0.push_str("\":");
+    }
+
+    fn begin_with_key(&mut self, key: &str) {
+        self.separate();
+        self.0.push_str(key);
+        self.0.push(':');
     }
 
     #[inline]

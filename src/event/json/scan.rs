@@ -15,13 +15,22 @@ pub(super) fn compact_into(out: &mut String, json: &str) {
         return out.push_str(trimmed(json));
     }
     let mut from = 0;
-    for (at, byte) in outside_strings(json) {
-        if matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {
+    for (at, byte) in outside_strings(json.as_bytes()) {
+        if is_white(byte) {
             out.push_str(&json[from..at]);
             from = at + 1;
         }
     }
     out.push_str(&json[from..]);
+}
+
+/// The length of `json` without insignificant white space.
+pub(crate) fn compact_len(json: &str) -> usize {
+    json.len() - outside_strings(json.as_bytes()).filter(|(_, byte)| is_white(*byte)).count()
+}
+
+fn is_white(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\n' | b'\r' | b'\t')
 }
 
 /// `text` without the white space around it. Usually there is none, and two bytes show it.
@@ -40,7 +49,7 @@ pub(crate) fn pretty(json: &str) -> String {
     let bytes = json.as_bytes();
     let mut out = String::with_capacity(json.len() * 2);
     let (mut from, mut depth) = (0, 0usize);
-    for (at, byte) in outside_strings(&json) {
+    for (at, byte) in outside_strings(json.as_bytes()) {
         let (breaks_before, breaks_after) = match byte {
             b'{' | b'[' => {
                 depth += 1;
@@ -72,13 +81,13 @@ pub(crate) fn pretty(json: &str) -> String {
 }
 
 /// The position of the first bracket that nests the text deeper than `max`, if any does.
-pub(in crate::event) fn deeper_than(max: usize, text: &str) -> Option<usize> {
+pub(crate) fn deeper_than(max: usize, text: &str) -> Option<usize> {
     // Few texts have more than `max` brackets at all, so most are not scanned.
     if opening_brackets(text) <= max {
         return None;
     }
     let mut depth = 0usize;
-    for (at, byte) in outside_strings(text) {
+    for (at, byte) in outside_strings(text.as_bytes()) {
         match byte {
             b'{' | b'[' => depth += 1,
             b'}' | b']' => depth = depth.saturating_sub(1),
@@ -99,7 +108,7 @@ fn opening_brackets(text: &str) -> usize {
 }
 
 /// The end of the value that `text` begins with: before a comma or closing bracket around it, or the end of the text.
-pub(in crate::event) fn value_end(text: &str) -> usize {
+pub(crate) fn value_end(text: &[u8]) -> usize {
     let mut depth = 0usize;
     for (at, byte) in outside_strings(text) {
         match byte {
@@ -110,6 +119,19 @@ pub(in crate::event) fn value_end(text: &str) -> usize {
         }
     }
     text.len()
+}
+
+/// The values of the members with these names, as written: the last of duplicates, as in `JSON.parse`. Nothing is collected,
+/// however many members the object has.
+pub(crate) fn find_members<'a, const N: usize>(object: &'a str, names: [&str; N]) -> [Option<&'a str>; N] {
+    let mut found = [None; N];
+    for (key, value) in members(object) {
+        let name = super::to_text(key);
+        if let Some(n) = names.iter().position(|wanted| *wanted == name) {
+            found[n] = Some(value);
+        }
+    }
+    found
 }
 
 /// The members of a valid JSON object: each name, with its quotes, and each value as written.
@@ -146,7 +168,7 @@ fn ends_scalar(byte: u8) -> bool {
 /// The position after the bracket that closes an array or object whose content begins `inside`.
 fn after_closing(inside: &str) -> usize {
     let mut depth = 1usize;
-    for (at, byte) in outside_strings(inside) {
+    for (at, byte) in outside_strings(inside.as_bytes()) {
         match byte {
             b'{' | b'[' => depth += 1,
             b'}' | b']' => depth -= 1,
@@ -160,8 +182,7 @@ fn after_closing(inside: &str) -> usize {
 }
 
 /// The bytes outside strings, opening quotes included, each with its position.
-fn outside_strings(text: &str) -> impl Iterator<Item = (usize, u8)> {
-    let bytes = text.as_bytes();
+fn outside_strings(bytes: &[u8]) -> impl Iterator<Item = (usize, u8)> {
     let mut next = 0;
     std::iter::from_fn(move || {
         let at = next;

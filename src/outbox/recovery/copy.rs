@@ -2,7 +2,7 @@
 
 use super::pages::{Pages, StoredRow};
 use crate::outbox::ack_log::AckLog;
-use crate::outbox::counters::DUPLICATES;
+use crate::outbox::counters::{self, DUPLICATES};
 use crate::outbox::dedup::{DedupIndex, hash_id_text};
 use crate::outbox::meta::{PERSON_KEY, RETRY_AFTER_DEADLINE, RETRY_REQUESTS, SUPPRESSED};
 use crate::outbox::row::State;
@@ -55,8 +55,8 @@ impl RowKind {
         use Value::{Integer, Null, Text};
         // A rowid's own column is stored as NULL.
         match (row.rowid, row.columns.as_slice()) {
-            (Some(_), columns @ [Null, ..]) if columns.len() == 14 => Some(RowKind::Pending),
-            (Some(_), columns @ [Null, ..]) if columns.len() == 15 => Some(RowKind::Settled),
+            (Some(_), columns @ [Null, ..]) if columns.len() == 15 => Some(RowKind::Pending),
+            (Some(_), columns @ [Null, ..]) if columns.len() == 16 => Some(RowKind::Settled),
             (Some(_), [Null, Text(_), Integer(_), Text(_)]) => Some(RowKind::Bodies),
             (Some(_), [Null, Integer(_), Text(seqs)]) if serde_json::from_str::<Vec<i64>>(seqs).is_ok() => {
                 Some(RowKind::Acks)
@@ -110,7 +110,7 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
                                      AND seq NOT IN (SELECT event_seq FROM pending WHERE event_seq IS NOT NULL);",
     )?;
     store.acks = AckLog::load(&store.db.conn)?;
-    store.acks.compact_all(&store.db.conn, &store.retention)?;
+    store.compact_acks()?;
     index_ids(store, "settled", "seq")?;
     index_ids(store, "pending", "coalesce(event_seq, seq)")?;
     store.db.conn.execute_batch(
@@ -118,6 +118,7 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
                                HAVING count(*) > 0;
          INSERT INTO counters SELECT state, code, count(*) FROM settled GROUP BY state, code;",
     )?;
+    counters::recount_pending_bytes(&store.db.conn)?;
     store.counters.add_duplicates(duplicates);
     let number = |sql: &str| store.db.conn.query_row(sql, [], |r| r.get::<_, i64>(0));
     let pending = number("SELECT count(DISTINCT coalesce(event_seq, seq)) FROM pending")?;

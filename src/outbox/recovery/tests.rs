@@ -73,6 +73,13 @@ fn the_events_of_a_log_without_its_database_are_recovered() {
     fs::remove_file(dir.path().join("outbox.db")).unwrap();
     let (events, incident) = open_and_read(dir.path());
     assert!(!events.is_empty());
+    let reader = Reader::open(&config(dir.path()).path).unwrap();
+    let shown = reader.events().show(&events[0].0).unwrap().unwrap();
+    assert_eq!(shown.row.owner, event(0).owner);
+    let outbox = Outbox::open(&config(dir.path()), clock()).unwrap();
+    let bytes: usize = events.iter().filter_map(|(_, body)| body.as_ref()).map(|body| 250 + body.len()).sum();
+    assert_eq!(outbox.writer.stats().pending_bytes(1001), bytes as u64);
+    outbox.close();
     assert!(incident.unwrap().contains("the database is gone, and its write-ahead log is not"));
     for (id, body) in events {
         let n: usize = id.trim_start_matches("event-").parse().unwrap();

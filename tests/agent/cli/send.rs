@@ -31,7 +31,7 @@ fn send_stores_events_as_they_came_each_with_an_id() {
     assert_eq!(
         *content,
         format!(
-            "{{\"type\":\"track\", \"n\": 9007199254740993,  \"messageId\":null,\"event\":\"a\\nb\",\"messageId\":\"{id}\"}}\n"
+            "{{\"type\":\"track\",\"n\":9007199254740993,\"messageId\":null,\"event\":\"a\\nb\",\"messageId\":\"{id}\"}}\n"
         )
     );
     let mode = fs::metadata(setup.spool().join(name)).unwrap().permissions().mode();
@@ -86,13 +86,14 @@ fn send_names_the_line_of_a_bad_event_and_stores_nothing() {
             65,
             "stdin:2:3: an event is an object but this is a number (not_an_event)",
         ),
-        (long, 65, "stdin:2:1: the event is larger than spool.max_event_bytes, 32 KiB (too_large)"),
+        (long, 65, "stdin:2:1: the event is larger than spool.max_event_bytes, 32 KiB: leave out"),
         (
             "{\"messageId\":\"m\",\"a\":1}\n{\"messageId\":\"m\",\"a\":2}\n".into(),
             65,
             "stdin:2:1: an earlier event",
         ),
-        ("x\n".repeat(12), 65, "… and 2 more"),
+        ("7\n".repeat(12), 65, "… and 2 more"),
+        ("x\n".repeat(12), 65, "stdin:1:1: a value is missing here, or a text lacks its quotes (not_json)"),
         (String::new(), 65, "there is no event in the input"),
     ] {
         let ran = setup.run_with(&["send"], &input);

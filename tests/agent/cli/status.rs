@@ -5,7 +5,7 @@ use crate::common::setup::{Setup, assert_says};
 use koala_agent::clock::Timestamp;
 use koala_agent::event::Flaw;
 use koala_agent::reason::{Code, Reason};
-use koala_agent::spool::Spool;
+use koala_agent::spool::{RejectionWriter, Spool};
 use koala_agent::status::{DestinationState, DestinationStatus, IntakeState, IntakeStatus, Status};
 use serde_json::{Value, json};
 use std::fs;
@@ -238,6 +238,7 @@ fn list_filters_and_shows_the_newest_first() {
             "event",
             "file",
             "message_id",
+            "owner",
             "person",
             "place",
             "reason",
@@ -273,7 +274,7 @@ fn rejected_files_are_listed_with_their_reasons() {
     let flaw =
         Flaw { code: Code::NotJson, text: "trailing comma".into(), line: 1, column: 23, incomplete: false };
     let now = Timestamp::parse("2026-01-02T03:04:05Z").unwrap();
-    spool.rejected_folder().reject_file(&spool, &entry, &flaw, now).unwrap();
+    RejectionWriter::new(spool.rejected_folder()).reject_file(&spool, &entry, &flaw, now).unwrap();
     assert_says(
         &setup.run(&["list", "--rejected"]).out,
         &["2026-01-02T03:04:05Z", "bad.json", "1:23", "not_json: trailing comma"],
@@ -300,6 +301,7 @@ fn show_prints_the_history_and_the_request_of_an_event() {
     let setup = Setup::with_events();
     let shown = setup.run(&["show", "behind", "--json"]).json();
     assert_eq!((&shown["state"], &shown["file"]), (&json!("pending"), &json!("a.jsonl")));
+    assert_eq!(shown["owner"], 0);
     assert_says(
         shown["next"]["text"].as_str().unwrap(),
         &["after 1 older event of the same person", "agent runs again"],

@@ -3,7 +3,7 @@
 //! Only root can run them all; as another user these facts cannot be tried.
 
 use crate::common::events::new_event;
-use crate::common::setup::{Ran, Setup, assert_says, run_command};
+use crate::common::setup::{Ran, Setup, assert_says, names_in, run_command};
 use koala_agent::outbox::Settled;
 use koala_agent::status::Status;
 use nix::unistd::Uid;
@@ -144,4 +144,107 @@ fn a_producer_without_access_to_the_outbox_reads_the_status_file() {
         assert_eq!(ran.code, code, "{ran:?}");
     }
     outbox.close();
+}
+
+/// A named user who is in no group of the setup.
+const PRODUCER: &str = "nobody";
+
+#[test]
+fn check_tries_a_drop_as_a_producer_and_names_what_prevents_it() {
+    let Some((setup, program)) = setup() else { return };
+    let check = |user: &str| {
+        run_command(
+            Command::new(&program).env_clear().arg("--config").arg(setup.config_file()).args([
+                "check",
+                "--offline",
+                "--producer",
+                user,
+            ]),
+            "",
+        )
+    };
+    let (spool, home) = (setup.spool(), setup.path(""));
+    let closed = format!("chmod o+x {}", home.display()).trim_end_matches('/').to_owned();
+    let daemon = nix::unistd::Group::from_name("daemon").unwrap().unwrap().gid.as_raw();
+    for (mode, group, home_mode, pieces) in [
+        (
+            0o3733,
+            SERVICE,
+            0o755,
+            &["ok    producer       nobody can drop files, and the agent can read them"][..],
+        ),
+        (
+            0o1733,
+            SERVICE,
+            0o755,
+            &["FAIL  producer", "the agent cannot read them", "chgrp 64201", "chmod g+r"],
+        ),
+        (0o3730, SERVICE, 0o755, &["FAIL  producer", "nobody may not put files into", "the mode 3730"]),
+        (0o3730, daemon, 0o755, &["FAIL  producer", "usermod -aG daemon nobody"]),
+        (
+            0o3733,
+            SERVICE,
+            0o700,
+            &["FAIL  producer", "nobody cannot reach", "the owner of that folder", &closed],
+        ),
+    ] {
+        chown(&spool, Some(SERVICE), Some(group)).unwrap();
+        fs::set_permissions(&spool, Permissions::from_mode(mode)).unwrap();
+        fs::set_permissions(&home, Permissions::from_mode(home_mode)).unwrap();
+        let ran = check(PRODUCER);
+        assert_says(&ran.out, pieces);
+        assert_eq!(names_in(&spool), [""; 0], "{mode:o}: what was tried is gone");
+    }
+    let ran = check("no-such-user");
+    assert_eq!(ran.code, 66, "{ran:?}");
+    fs::set_permissions(&home, Permissions::from_mode(0o755)).unwrap();
+    let ran = by(SERVICE, &setup, &program, &["check", "--producer", PRODUCER], "");
+    assert_eq!(ran.code, 77, "only root can become a producer: {ran:?}");
+}
+
+#[test]
+fn files_that_cannot_be_read_are_named_with_what_their_owner_runs() {
+    let Some((setup, program)) = setup() else { return };
+    let spool = setup.spool();
+    let drop_as = |name: &str, mode: u32| {
+        let path = spool.join(name);
+        fs::write(&path, ANA).unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+        chown(&path, Some(STRANGER), Some(STRANGER)).unwrap();
+        path.display().to_string()
+    };
+    assert_eq!(
+        by(0, &setup, &program, &["list", "--unreadable"], "").out,
+        "every file in the spool can be read\n"
+    );
+    let private = drop_as("it's private.json", 0o600).replace('\'', "'\\''");
+    let begun = drop_as("up.jsonl.part", 0o644);
+    drop_as("fine.json", 0o644);
+    for user in [0, SERVICE] {
+        let ran = by(user, &setup, &program, &["list", "--unreadable"], "");
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert_says(
+            &ran.out,
+            &[
+                "it's private.json, a file of 64202\n",
+                "the agent's user may not read it: its mode is 0600",
+                &format!("chgrp 64201 '{private}' && chmod g+r '{private}'"),
+                "its name says no format",
+                &format!("mv -nT {begun} {}", begun.trim_end_matches(".part")),
+            ],
+        );
+        assert!(!ran.out.contains("fine.json") && !ran.out.contains("sudo"));
+        let rows = by(user, &setup, &program, &["list", "--unreadable", "--json"], "").lines();
+        assert_eq!(rows.len(), 2);
+        assert!(rows.iter().all(|row| row["owner"] == STRANGER && row["owner_name"] == "64202"));
+        let ran = by(user, &setup, &program, &["check", "--offline"], "");
+        assert_says(
+            &ran.out,
+            &["FAIL  files", "private.json, a file of 64202", "as 64202: chgrp", "list --unreadable"],
+        );
+        assert_eq!(ran.code, 1);
+    }
+    let ran = by(STRANGER, &setup, &program, &["list", "--unreadable"], "");
+    assert_eq!(ran.code, 77);
+    assert_says(&ran.err, &["sudo "]);
 }

@@ -25,8 +25,8 @@ pub struct Outbox {
     /// The rows by messageId.
     pub rows: BTreeMap<String, Row>,
     pub duplicates: u64,
-    /// Files of which the outbox has noted how far they are taken.
-    pub noted_files: u64,
+    /// The inodes of the files of which the outbox has noted how far they are read.
+    pub noted_files: Vec<u64>,
 }
 
 impl Outbox {
@@ -38,7 +38,15 @@ impl Outbox {
         db.execute_batch("BEGIN").unwrap();
         let rows = rows(&db)?;
         let number = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap() as u64;
-        let counters = counted(&db, "SELECT state, code, events FROM counters WHERE events > 0");
+        let counters =
+            counted(&db, "SELECT state, code, events FROM counters WHERE events > 0 AND state <> 'owner'");
+        let bytes_counted =
+            counted(&db, "SELECT '', code, events FROM counters WHERE events > 0 AND state = 'owner'");
+        let bytes = counted(
+            &db,
+            "SELECT '', CAST(owner AS TEXT), sum(octet_length(body) + 250) FROM pending GROUP BY owner",
+        );
+        prop_assert_eq!(&bytes_counted, &bytes, "the counted bytes of each owner and the rows");
         let mut counted_rows: BTreeMap<(String, String), u64> = BTreeMap::new();
         let mut by_state: BTreeMap<(String, String), u64> = BTreeMap::new();
         for row in rows.values() {
@@ -62,7 +70,10 @@ impl Outbox {
         let strays = "SELECT (SELECT count(*) FROM attempts WHERE seq NOT IN (SELECT seq FROM outbox_events))
                            + (SELECT count(*) FROM bodies WHERE seq NOT IN (SELECT seq FROM settled))";
         prop_assert_eq!(number(strays), 0, "attempts and bodies of no event");
-        Ok(Outbox { rows, duplicates, noted_files: number("SELECT count(*) FROM spool_files") })
+        let mut noted = db.prepare("SELECT inode FROM spool_files").unwrap();
+        let inodes = noted.query_map([], |row| row.get::<_, i64>(0)).unwrap();
+        let noted_files = inodes.map(|inode| inode.unwrap() as u64).collect();
+        Ok(Outbox { rows, duplicates, noted_files })
     }
 
     pub fn pending_ids(&self) -> BTreeSet<&str> {

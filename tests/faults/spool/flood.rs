@@ -62,7 +62,7 @@ fn flood(files: u64) -> (Figures, u64) {
 
 /// Bad files of one name and of many: each is rejected under a name of its own, and to keep them costs little.
 pub fn bad_ones(scale: &Scale) -> Outcome {
-    let files = scale.of(500, 10_000);
+    let files = scale.of(500, 9_000);
     let mut agent = super::brisk();
     agent.start();
     for n in 0..files {
@@ -80,6 +80,8 @@ pub fn bad_ones(scale: &Scale) -> Outcome {
     let of_one_name =
         rejected(&agent).iter().filter(|name| name.to_string_lossy().starts_with("day")).count();
     assert_eq!((of_one_name, rejected(&agent).len() as u64), (3, files + 3));
-    assert_eq!(agent.log_lines_with(&[" rejected ("]), files as usize + 3);
+    // Ten lines, then one a minute.
+    let lines = agent.log_lines_with(&[" rejected ("]);
+    assert!((10..20).contains(&lines), "{lines} lines");
     agent.balance().note(format!("{calls} system calls in 3 s to keep them")).into()
 }

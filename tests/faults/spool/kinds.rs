@@ -64,8 +64,7 @@ pub fn texts(_: &Scale) -> Outcome {
         let (text, at) = broken(event(r#""a":"?","#), "?", control);
         cases.push(("json", text, Rejected(Code::NotJson, at + 1)));
     }
-    let garbage = event("") + "x";
-    cases.push(("json", garbage.clone().into(), Rejected(Code::NotJson, garbage.len())));
+    cases.push(("json", format!("x{}", event("")).into(), Rejected(Code::NotJson, 1)));
     cases.push(("json", Vec::new(), Rejected(Code::NotJson, 1)));
     cases.push(("json", vec![b' '; 100], Rejected(Code::NotJson, 101)));
     let wide: Vec<u8> = "\u{feff}{}".encode_utf16().flat_map(u16::to_le_bytes).collect();

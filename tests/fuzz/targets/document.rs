@@ -2,44 +2,37 @@
 
 #![no_main]
 
-use koala_agent::item::Disposition;
 use koala_agent::agent::disposition;
+use koala_agent::item::Disposition;
 use koala_agent::clock::Timestamp;
-use koala_agent::event::{Event, Flaw, MessageId, merge_envelope};
+use koala_agent::event::{Event, Flaw, MessageId};
 use koala_agent::koala::batch::Batch;
 use koala_agent::mapping::Mappings;
-use koala_agent::reason::Code;
-use koala_agent::spool::{Document, Form, ItemPositions, utf8_text};
+use koala_agent::spool::{Format, ReadEnd, ReadLimits, ReadPosition, ReadStep, Text, Values};
 use libfuzzer_sys::fuzz_target;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::io::Cursor;
+
+const LIMITS: ReadLimits = ReadLimits { max_value: 1 << 20, max_event: 32 << 10, max_over_lines: 32 << 10 };
 
 fuzz_target!(|bytes: &[u8]| {
-    let text = match utf8_text(bytes) {
-        Ok(text) => text,
-        Err(flaw) => return placed(&flaw, bytes),
-    };
-    let document = match Document::parse(text) {
-        Ok(document) => document,
-        Err(flaw) => return placed(&flaw, text.as_bytes()),
-    };
-    let mut places = ItemPositions::new(text);
-    for item in document.items {
-        match Event::parse(item) {
-            Ok(event) => {
-                agrees(&event, item);
-                let merged = match document.form {
-                    Form::Envelope => merge_envelope(&event, document.context, document.integrations),
-                    Form::Single | Form::Array => event.raw().to_owned(),
-                };
-                judge(&merged);
+    let text = Text::new(Box::new(Cursor::new(bytes.to_vec())), false);
+    let mut values =
+        Values::new(text, Some(bytes.len() as u64), Format::Document, LIMITS, ReadPosition::default());
+    loop {
+        let step = values.next_step(|event, _| {
+            agrees(event, event.raw());
+            judge(event.raw());
+            Ok(())
+        });
+        match step {
+            ReadStep::Event(()) | ReadStep::NoEvent(_) => {}
+            ReadStep::Reject(part) | ReadStep::RejectUnlessGrowing(part) => placed(&part.flaw, bytes),
+            ReadStep::End(ReadEnd::Unusable(flaw) | ReadEnd::UnusableRest(flaw)) => {
+                return placed(&flaw, bytes);
             }
-            Err(flaw) => {
-                let whole = serde_json::from_str::<Value>(item).ok();
-                let refused = matches!(flaw.code, Code::NotAnEvent | Code::TooDeep);
-                assert!(whole.is_none() || refused, "JSON is called none: {flaw}");
-                placed(&places.locate(item, flaw), text.as_bytes());
-            }
+            ReadStep::End(_) => return,
         }
     }
 });

@@ -1,87 +1,89 @@
-//! The lines of a file, packed or not: however the bytes come, the same lines, and reading goes on at any of them.
+//! Any bytes as a file of lines or as a document, packed or not: however they come, the same steps, in bounded work, and
+//! reading goes on behind any of them.
 
 #![no_main]
 
 use flate2::Compression;
 use flate2::read::GzEncoder;
-use koala_agent::spool::{Line, Lines, unpacked};
+use koala_agent::spool::{Format, ReadEnd, ReadLimits, ReadPosition, ReadStep, Text, Values};
 use libfuzzer_sys::fuzz_target;
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read};
 
-/// The longest line here.
-const MAX_LINE: u64 = 4096;
+const LIMITS: ReadLimits = ReadLimits { max_value: 4096, max_event: 200, max_over_lines: 300 };
 /// A packed file of these is a bomb, and the rest of it is not unpacked.
-const MAX_LINES: usize = 100_000;
+const MAX_STEPS: usize = 100_000;
 
 fuzz_target!(|bytes: &[u8]| {
-    let [mode, step, rest @ ..] = bytes else { return };
-    match mode % 3 {
-        0 => whole(rest, usize::from(*step)),
+    let [mode, size, rest @ ..] = bytes else { return };
+    let format = if mode & 1 == 0 { Format::Lines } else { Format::Document };
+    match mode >> 1 & 3 {
+        0 | 1 => whole(rest, usize::from(*size), format),
         // Any bytes as a packed file.
-        1 => drop(read(Lines::new(unpacked(file(rest), true), MAX_LINE))),
+        2 => drop(read(values(rest.to_vec(), true, usize::MAX, format, ReadPosition::default()))),
         // A packed file that was cut.
         _ => {
             let mut packed = Vec::new();
             GzEncoder::new(rest, Compression::fast()).read_to_end(&mut packed).unwrap();
-            packed.truncate(packed.len() * (1 + usize::from(*step)) / 256);
-            let (lines, error) = read(Lines::new(unpacked(file(&packed), true), MAX_LINE));
-            let endless = lines.last() == Some(&Line::TooLong);
-            assert!(*step == 255 || endless || error.is_some(), "a cut file is read as whole");
+            packed.truncate(packed.len() * usize::from(*size) / 256);
+            let steps = read(values(packed, true, usize::MAX, format, ReadPosition::default()));
+            let last = steps.last().map(|(step, _)| step.as_str());
+            assert!(last != Some("complete"), "a cut file is read as whole");
         }
     }
 });
 
-fn whole(bytes: &[u8], step: usize) {
-    let (lines, error) = read(Lines::new(bytes, MAX_LINE));
-    assert!(error.is_none());
-    assert_eq!(read(Lines::new(Slow { bytes, step: step.max(1) }, MAX_LINE)).0, lines);
-    if lines.last() == Some(&Line::TooLong) {
-        return;
-    }
-    // Goes on after line number `step`, as after a crash.
-    let mut first = Lines::new(bytes, MAX_LINE);
-    for _ in 0..step.min(lines.len()) {
-        first.next_line().unwrap();
-    }
-    let mut second = Lines::new(bytes, MAX_LINE);
-    assert!(second.skip_towards(first.position, first.place).unwrap());
-    assert_eq!(read(second).0, lines[step.min(lines.len())..]);
+fn whole(bytes: &[u8], size: usize, format: Format) {
+    let none = ReadPosition::default();
+    let steps = read(values(bytes.to_vec(), false, usize::MAX, format, none));
+    let slowly = read(values(bytes.to_vec(), false, size.max(1), format, none));
+    assert!(steps.iter().map(|(step, _)| step).eq(slowly.iter().map(|(step, _)| step)));
+    // Goes on after step number `size`, as after a crash: with what follows, or once more with the array it was in.
+    let Some((_, from)) = steps.get(size).filter(|_| size + 1 < steps.len()) else { return };
+    let again = read(values(bytes.to_vec(), false, usize::MAX, format, *from));
+    assert!(again.len() >= steps.len() - size - 1);
+    let tail = &steps[steps.len() - again.len()..];
+    assert!(again.iter().map(|(step, _)| step).eq(tail.iter().map(|(step, _)| step)));
 }
 
-/// The lines up to the end or to an error.
-fn read(mut source: Lines<impl Read>) -> (Vec<Line>, Option<io::Error>) {
-    let mut lines = Vec::new();
-    while lines.len() < MAX_LINES {
-        match source.next_line() {
-            Ok(Line::End) => break,
-            Ok(Line::TooLong) => {
-                lines.push(Line::TooLong);
+/// The steps in short, each with the position after it, up to the end.
+fn read(mut values: Values) -> Vec<(String, ReadPosition)> {
+    let mut steps = Vec::new();
+    for _ in 0..MAX_STEPS {
+        let step = match values.next_step(|event, place| Ok(format!("{place:?} {}", event.raw()))) {
+            ReadStep::NoEvent(_) => continue,
+            ReadStep::Event(event) => event,
+            ReadStep::Reject(part) => format!("reject {part:?}"),
+            ReadStep::RejectUnlessGrowing(part) => format!("cut {part:?}"),
+            ReadStep::End(end) => {
+                let end = match end {
+                    ReadEnd::Complete => "complete".to_owned(),
+                    other => format!("{other:?}"),
+                };
+                steps.push((end, values.position()));
                 break;
             }
-            Ok(line) => lines.push(line),
-            Err(error) => return (lines, Some(error)),
-        }
+        };
+        assert!(values.memory() <= 3 * 65_536 + LIMITS.max_value as usize);
+        steps.push((step, values.position()));
     }
-    (lines, None)
+    steps
+}
+
+fn values(bytes: Vec<u8>, is_packed: bool, step: usize, format: Format, from: ReadPosition) -> Values {
+    let size = bytes.len() as u64;
+    let text = Text::new(Box::new(Slow { bytes: io::Cursor::new(bytes), step }), is_packed);
+    Values::new(text, Some(size), format, LIMITS, from)
 }
 
 /// A source that gives little at once.
-struct Slow<'a> {
-    bytes: &'a [u8],
+struct Slow {
+    bytes: io::Cursor<Vec<u8>>,
     step: usize,
 }
 
-impl Read for Slow<'_> {
+impl Read for Slow {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let some = self.step.min(buffer.len());
         self.bytes.read(&mut buffer[..some])
     }
-}
-
-fn file(bytes: &[u8]) -> File {
-    let mut file = tempfile::tempfile().unwrap();
-    file.write_all(bytes).unwrap();
-    file.rewind().unwrap();
-    file
 }
