@@ -129,11 +129,11 @@ impl Ledger {
         )
     }
 
-    /// A text that is no JSON, under the next number.
+    /// A text that is no JSON from its first value on, under the next number: a value before the fault would be an event.
     pub fn broken(&mut self) -> String {
         let n = self.next();
         self.broken.insert(n);
-        format!(r#"{{"type":"track","properties":{{"n":{n}}}}}}}"#)
+        format!(r#"{{"type":"track","properties":{{"n":{n}}},}}"#)
     }
 
     /// How many events are to become that.
