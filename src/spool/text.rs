@@ -17,6 +17,13 @@ const MAX_PACKED: usize = 1 << 20;
 /// The first bytes of a packed member (RFC 1952, section 2.3.1).
 pub const GZIP_MAGIC: [u8; 2] = [0x1f, 0x8b];
 
+/// The number of zeros with which the bytes begin. Whole blocks are compared at once: a file may have gigabytes of them.
+pub(super) fn leading_zeros(bytes: &[u8]) -> usize {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let blocks = bytes.chunks_exact(ZEROS.len()).take_while(|block| *block == ZEROS).count() * ZEROS.len();
+    blocks + bytes[blocks..].iter().take_while(|byte| **byte == 0).count()
+}
+
 /// A file as it is, but for zeros at its end that are not on the disk: whoever allocates room for a file and then writes
 /// less leaves as many of them as it likes.
 pub struct PlainFile {
@@ -44,7 +51,7 @@ impl PlainFile {
 impl Read for PlainFile {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let n = self.file.read(into)?;
-        let is_zero = n > 0 && into[..n].iter().all(|byte| *byte == 0);
+        let is_zero = n > 0 && leading_zeros(&into[..n]) == n;
         // A file without any text is not padding behind text.
         if is_zero && self.has_text && self.is_empty_from_here()? {
             return Ok(0);
@@ -115,7 +122,7 @@ impl<R: Read> Unpacked<R> {
         let head = loop {
             let bytes = packed.fill_buf()?;
             // The first member has to stand at the beginning.
-            let zeros = bytes.iter().take_while(|byte| **byte == 0 && self.has_member).count();
+            let zeros = if self.has_member { leading_zeros(bytes) } else { 0 };
             match bytes.get(zeros) {
                 Some(_) => {
                     packed.consume(zeros);
@@ -181,7 +188,7 @@ impl Text {
         if is_packed { Text::Packed(Box::new(Unpacked::new(source))) } else { Text::Plain(source) }
     }
 
-    /// Whether other bytes than zeros followed the last gzip member.
+    /// Whether bytes that are neither packed text nor padding follow the packed text. Known at the end.
     pub fn has_trailing_bytes(&self) -> bool {
         matches!(self, Text::Packed(unpacked) if unpacked.has_trailing_bytes())
     }

@@ -13,7 +13,7 @@
 //! Only the usual case is tried that way: a line that parses alone is parsed once, and the scanner never sees it.
 
 use super::names::Format;
-use super::text::{READ_BUFFER, Text};
+use super::text::{READ_BUFFER, Text, leading_zeros};
 use super::text_buffer::TextBuffer;
 use super::value::{Common, EventPlace, Judged, MakeEvent, ReadLimits, invalid_flaw, judge, judge_object};
 use crate::config::Bytes;
@@ -317,11 +317,13 @@ impl Values {
     /// Passes over white space and zeros.
     fn pass_blanks(&mut self) -> Option<ReadEnd> {
         let rest = self.text.rest();
-        let text = &rest[..rest.iter().take_while(|byte| is_blank(**byte)).count()];
+        let mut length = leading_zeros(rest);
+        length += rest[length..].iter().take_while(|byte| is_blank(**byte)).count();
+        let text = &rest[..length];
         // Behind a value, zeros are the padding of a file for which more room was allocated.
         let counted = |text: &[u8]| match self.place {
             0 => text.len() as u64,
-            _ => text.iter().filter(|byte| **byte != 0).count() as u64,
+            _ => (text.len() - memchr::memchr_iter(0, text).count()) as u64,
         };
         let mut ends_line = false;
         let (mut blanks, mut most, mut from) = (self.blanks, 0, 0);
@@ -332,7 +334,6 @@ impl Values {
             }
         }
         blanks += counted(&text[from..]);
-        let length = text.len();
         self.is_line_start |= ends_line;
         self.blanks = blanks;
         self.text.consume(length);
@@ -504,9 +505,9 @@ impl Values {
     }
 
     fn reject_value<T>(&mut self, length: usize, place: u64, flaw: Flaw) -> Flow<T> {
-        let part = self.part(length, place, flaw);
+        let (part, is_first) = (self.part(length, place, flaw), !self.has_value);
         self.end_value(place);
-        if self.format == Format::Document && place == 1 {
+        if self.format == Format::Document && is_first {
             self.first_flawed = Some(part);
             return Flow::Again;
         }

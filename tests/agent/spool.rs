@@ -156,7 +156,9 @@ fn a_name_without_a_known_ending_is_left_alone_and_counted() {
     agent.drop_file("good.json", event("good"));
     agent.until_held(1);
     agent.until_status("they are counted", |status| status.spool.unknown_files == 3);
-    assert_eq!(left(&agent), ["notes.txt", "up.jsonl.H23ad4E1", "up.jsonl.filepart"]);
+    agent.until("they are left", |agent| {
+        left(agent) == ["notes.txt", "up.jsonl.H23ad4E1", "up.jsonl.filepart"]
+    });
     agent.until_status("they do not wait", |status| status.spool.waiting_files == 0);
     fs::rename(agent.spool().join("up.jsonl.filepart"), agent.spool().join("up.jsonl")).unwrap();
     agent.until_held(2);

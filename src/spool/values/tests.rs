@@ -116,7 +116,10 @@ fn a_file_of_lines_is_a_stream_of_values() {
         (format!("oops\nmore\n{A}\n"), "reject 1, event 3, complete"),
         (format!("{A} oops\n{A}\n"), "event 1, reject 2, event 3, complete"),
         (format!("{A}\n{long}\n{A}"), "event 1, reject 2, event 3, complete"),
-        (format!("{{\"a\":[\n{}]}}\n{A}", "1,\n".repeat(30)), "reject 1, event 33, complete"),
+        (
+            format!("{{\"batch\":[\n{} {A}]}}\n{A}", format!(" {A},\n").repeat(5)),
+            "reject 1, event 8, complete",
+        ),
         (format!("{A}\n{{\"batch\":[{A}],\"context\":{long}}}\n{A}"), "event 1, reject 2, event 3, complete"),
     ] {
         assert_eq!(short(&text, Format::Lines), want, "{text:?}");
@@ -328,6 +331,7 @@ fn fragment() -> impl Strategy<Value = String> {
         r#"{"batch":[{"a":1}, {"b":2}],"context":{"c":3}}"#,
         "{\"batch\":[{\"a\":1},\n\"x\"]}",
         r#"[{"a":1},{"b":2}]"#,
+        "{\"batch\":[\n {\"over\":\"several lines\"},\n {\"more\":\"than it may have\"}\n]}",
         "\"text\"",
         " 7 ",
         "{\"cut\":",
