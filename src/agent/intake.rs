@@ -788,14 +788,11 @@ impl Intake {
     }
 
     fn tidy_rejected(&mut self) {
-        let (now, spool) = (self.agent.clock.moment(), &self.config.spool);
-        let time = self.agent.writer.stats().retention_time();
-        let expired_before = time.minus(self.config.outbox.keep_failed);
-        let (interval, max_rejected) = (spool.scan_interval, spool.max_rejected);
+        let now = self.agent.clock.moment();
+        let retention_time = self.agent.writer.stats().retention_time();
+        let (spool, keep_failed) = (&self.config.spool, self.config.outbox.keep_failed);
         let sign_of_life = || self.agent.heartbeat.tick();
-        if let Some(count) =
-            self.rejections.tidy(now.mono, expired_before, interval, max_rejected, sign_of_life)
-        {
+        if let Some(count) = self.rejections.tidy(now, retention_time, spool, keep_failed, sign_of_life) {
             self.report.rejected(count);
         }
     }

@@ -4,7 +4,7 @@
 use super::append_batch::{AppendBatch, SourceFile};
 use super::log_limit::LogLimiter;
 use crate::clock::{Moment, Mono, Timestamp};
-use crate::config::Bytes;
+use crate::config::{Bytes, SpoolConfig};
 use crate::event::Flaw;
 use crate::outbox::ReusedId;
 use crate::reason::{Code, Reason};
@@ -267,25 +267,26 @@ impl Rejections {
         self.writer.sync().map_err(|e| SpoolError::new(spool.dir(), "reject events", e))
     }
 
-    /// If it is time, puts files back into the spool that have grown whole, deletes those rejected before
-    /// `expired_before`, and counts the others; all of them may have at most `max_bytes`. `sign_of_life` is called for each
-    /// file. Returns how many files are then in `rejected/`. The next time comes after `max_interval` at most, unless the
-    /// search takes long.
+    /// If it is time, puts files back into the spool that have grown whole, deletes those whose time is up, and counts the
+    /// others. `retention_time` is the time by which events expire. `sign_of_life` is called for each file. Returns how many
+    /// files are then in `rejected/`. The next time comes after `spool.scan_interval` at most, unless the search takes long.
     pub fn tidy(
         &mut self,
-        now: Mono,
-        expired_before: Timestamp,
-        max_interval: Duration,
-        max_bytes: u64,
+        now: Moment,
+        retention_time: Timestamp,
+        spool: &SpoolConfig,
+        keep_failed: Duration,
         mut sign_of_life: impl FnMut(),
     ) -> Option<u64> {
-        self.usage.max_bytes = max_bytes;
-        while let Some((_, count)) = self.limiter.overdue(now) {
+        self.usage.max_bytes = spool.max_rejected;
+        while let Some((_, count)) = self.limiter.overdue(now.mono) {
             tracing::warn!("{count} more rejections; koala-agent list --rejected shows them");
         }
-        if now < self.tidy_at {
+        if now.mono < self.tidy_at {
             return None;
         }
+        // A clock that was set back dates rejections at once, and the outbox notices it up to a second later.
+        let expired_before = retention_time.min(now.wall).minus(keep_failed);
         let began = Instant::now();
         self.usage.of_owner.clear();
         for file in self.folder.files().into_iter().flatten() {
@@ -307,7 +308,8 @@ impl Rejections {
             let owner = why.and_then(|why| why.owner).unwrap_or(file.owner);
             self.usage.add(owner, RejectedUsage::of_file(file.on_disk));
         }
-        self.tidy_at = now + TIDY_INTERVAL.min(max_interval).max(began.elapsed() * TIDY_SHARE);
+        let interval = TIDY_INTERVAL.min(spool.scan_interval);
+        self.tidy_at = now.mono + interval.max(began.elapsed() * TIDY_SHARE);
         Some(self.count())
     }
 }
@@ -336,6 +338,33 @@ mod tests {
         ] {
             let wait = rejections.wait_for_rest(&file(size), second(at), second(60));
             assert_eq!(wait, want.map(second), "at {at} s");
+        }
+    }
+
+    #[test]
+    fn no_step_of_the_clock_makes_a_rejected_file_older() {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let began = Timestamp(1_800_000_000_000);
+        let after = |days: i64| Timestamp(began.0 + days * DAY.as_millis() as i64);
+        for (rejected, wall, retention_time, is_kept) in [
+            (0, 89, 89, true),
+            (0, 91, 91, false),
+            // The outbox has not noticed the step yet, then it has.
+            (-3_650, -3_650, 1, true),
+            (-3_650, -3_650, -3_650, true),
+            (1, 400, 1, true),
+        ] {
+            let spool_dir = tempfile::tempdir().unwrap();
+            std::fs::write(spool_dir.path().join("bad.json"), "{").unwrap();
+            let spool = Spool::open(spool_dir.path()).unwrap();
+            let entry = spool.entry("bad.json".as_ref()).unwrap();
+            let mut rejections = Rejections::new(spool.rejected_folder());
+            let at = |days| Moment { wall: after(days), mono: Mono::ZERO };
+            let flaw = Flaw::at("", 0, Code::NotJson, "bad");
+            assert!(rejections.reject_file(&spool, &entry, &flaw, at(rejected)).unwrap());
+            let count =
+                rejections.tidy(at(wall), after(retention_time), &SpoolConfig::default(), 90 * DAY, || {});
+            assert_eq!(count, Some(u64::from(is_kept)), "rejected on day {rejected}, looked at on day {wall}");
         }
     }
 
