@@ -48,6 +48,20 @@ impl Timestamp {
         humantime::parse_rfc3339_weak(text).ok().map(Timestamp::from_system)
     }
 
+    /// Parses a date in one of the three forms of HTTP (RFC 9110, 5.6.7). The zone may have any of the usual names of UTC,
+    /// which many libraries write in place of GMT.
+    pub fn parse_http_date(text: &str) -> Option<Timestamp> {
+        let text = text.trim();
+        let zones = [" UTC", " UT", " Z", " +0000", " -0000"];
+        let in_gmt = zones.iter().find_map(|zone| text.strip_suffix(zone)).map(|rest| format!("{rest} GMT"));
+        httpdate::parse_http_date(in_gmt.as_deref().unwrap_or(text)).ok().map(Timestamp::from_system)
+    }
+
+    /// The date as HTTP writes it, to the second.
+    pub fn to_http_date(self) -> String {
+        httpdate::fmt_http_date(self.system())
+    }
+
     /// RFC 3339 in UTC with milliseconds, as Segment's own clients write it.
     pub fn to_millis_string(self) -> String {
         humantime::format_rfc3339_millis(self.system()).to_string()
@@ -188,6 +202,27 @@ mod tests {
         assert_eq!(Timestamp::parse(&t.to_millis_string()), Some(t));
         assert_eq!(Timestamp(i64::MAX).plus(Duration::MAX).to_string(), "9999-12-31T23:59:59Z");
         assert_eq!(Timestamp(-5).to_string(), "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn dates_of_http_are_read_in_all_forms_and_written_in_the_first() {
+        let at = Timestamp(784_111_777_000);
+        assert_eq!(at.to_http_date(), "Sun, 06 Nov 1994 08:49:37 GMT");
+        for text in [
+            "Sun, 06 Nov 1994 08:49:37 GMT",
+            " Sun, 06 Nov 1994 08:49:37 UTC",
+            "Sun, 06 Nov 1994 08:49:37 +0000",
+            "Sunday, 06-Nov-94 08:49:37 GMT",
+            "Sun Nov  6 08:49:37 1994",
+        ] {
+            assert_eq!(Timestamp::parse_http_date(text), Some(at), "{text}");
+        }
+        for text in
+            ["", "today", "Sun, 06 Nov 1994 08:49:37 CET", "Sun, 06 Nov 1994 09:49:37 +0100", "784111777"]
+        {
+            assert_eq!(Timestamp::parse_http_date(text), None, "{text}");
+        }
+        assert_eq!(Timestamp(i64::MAX).to_http_date(), "Fri, 31 Dec 9999 23:59:59 GMT");
     }
 
     #[test]

@@ -369,7 +369,7 @@ impl Scheduler {
                 self.send_again(&in_flight);
                 reason
             }
-            Verdict::Doubtful(reason) | Verdict::TooLarge(reason) => {
+            Verdict::Doubtful(reason) | Verdict::Conflict(reason) | Verdict::TooLarge(reason) => {
                 let mut reason = self.refused(&in_flight, reason, is_canary, is_current, now);
                 let count = in_flight.seqs.len();
                 if count > 1 {

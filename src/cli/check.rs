@@ -414,7 +414,10 @@ fn check_receiver(context: &CommandContext, config: &Config, report: &mut Report
             let text = format!("{code}: {text}; it refuses even an empty request as too large");
             return report.fail_with("receiver", text, &remedy);
         }
-        Verdict::Trouble { reason, .. } | Verdict::Closed(reason) | Verdict::Doubtful(reason) => reason,
+        Verdict::Trouble { reason, .. }
+        | Verdict::Closed(reason)
+        | Verdict::Doubtful(reason)
+        | Verdict::Conflict(reason) => reason,
     };
     // No event was sent, so a refusal is not about an event.
     let code = if code == Code::Refused { Code::RefusesAll } else { code };

@@ -1,7 +1,7 @@
 //! The HTTP client for the receiver, the only code that sends requests to it.
 
 use super::verdict::{ReceiverResponse, Verdict, classify, excerpt};
-use crate::clock::{Clock, Mono};
+use crate::clock::{Clock, Mono, Timestamp};
 use crate::config::{self, PublicKey};
 use crate::item::Endpoint;
 use crate::reason::{Code, Reason};
@@ -9,7 +9,7 @@ use http_body_util::BodyExt;
 use hyper::Version;
 use hyper::body::Body;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 use reqwest::{NoProxy, Proxy, RequestBuilder, Response, Url, redirect};
 use std::error::Error as StdError;
 use std::fmt;
@@ -142,7 +142,8 @@ impl Client {
         self.send(|http| http.post(url).header(CONTENT_TYPE, "application/json").body(body)).await
     }
 
-    /// Asks the receiver whether it accepts the key, without sending an event.
+    /// Asks the receiver whether it accepts the key, without sending an event, under the limits of any request. Accepted:
+    /// the receiver is well.
     pub async fn auth(&self) -> Verdict {
         let url = self.urls.auth.clone();
         self.send(|http| http.get(url)).await
@@ -196,12 +197,11 @@ impl Client {
         if let Some(failure) = failure.filter(|_| head.status.is_success()) {
             return Err(failure);
         }
-        let header = |name| header(&head.headers, name).map(|text| self.key.redact(&text));
         Ok(ReceiverResponse {
             status: head.status.as_u16(),
-            retry_after: header(RETRY_AFTER),
-            content_type: header(CONTENT_TYPE),
-            location: header(LOCATION),
+            date: header_values(&head.headers, DATE).find_map(|text| Timestamp::parse_http_date(&text)),
+            location: header_values(&head.headers, LOCATION).next().map(|text| self.key.redact(&text)),
+            retry_after: header_values(&head.headers, RETRY_AFTER).collect(),
             body: self.key.redact(&String::from_utf8_lossy(&body)),
         })
     }
@@ -317,8 +317,8 @@ fn proxy_of(config: &config::KoalaConfig) -> Option<String> {
     proxy.filter(|address| !address.is_empty() && !config.is_loopback())
 }
 
-fn header(headers: &HeaderMap, name: HeaderName) -> Option<String> {
-    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+fn header_values(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = String> {
+    headers.get_all(name).into_iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
 /// The error and all its causes. An [`std::io::Error`] hides the error that it wraps from `source`, so it is unwrapped.

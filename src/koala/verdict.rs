@@ -17,10 +17,10 @@ const AT_SIGNS: [&str; 4] = ["@", "%40", "\\u0040", "&#64;"];
 pub struct ReceiverResponse {
     /// The status code.
     pub status: u16,
-    /// The `Retry-After` header.
-    pub retry_after: Option<String>,
-    /// The `Content-Type` header.
-    pub content_type: Option<String>,
+    /// The values of all `Retry-After` headers: a proxy may add one.
+    pub retry_after: Vec<String>,
+    /// The time of the `Date` header.
+    pub date: Option<Timestamp>,
     /// The `Location` header.
     pub location: Option<String>,
     /// The beginning of the body, with the key redacted.
@@ -43,19 +43,24 @@ pub enum Verdict {
     Closed(Reason),
     /// Either one of these events is invalid, or the receiver refuses all events.
     Doubtful(Reason),
+    /// The receiver says that it has something of the request already: 409. An event sent alone is accepted by that where
+    /// the receiver accepts others; a request with several is split first.
+    Conflict(Reason),
     /// The request is larger than the receiver accepts.
     TooLarge(Reason),
 }
 
-/// The verdict on a response, by the table in the README.
+/// The verdict on a response, by the table in the README. `now` stands in for a missing `Date`.
+///
+/// The content type decides nothing: receivers send `text/html` without a body, and portals send pages as anything.
 pub fn classify(response: &ReceiverResponse, now: Timestamp) -> Verdict {
     let closed = |code| Verdict::Closed(explained(code, response));
     let trouble = |code| Verdict::Trouble {
         reason: explained(code, response),
-        retry_after: response.retry_after.as_deref().and_then(|text| parse_retry_after(text, now)),
+        retry_after: longest_retry_after(&response.retry_after, response.date.unwrap_or(now)),
     };
     match response.status {
-        200..=299 if is_html(response) => Verdict::Closed(Reason::new(
+        200..=299 if is_page(&response.body) => Verdict::Closed(Reason::new(
             Code::NotTheReceiver,
             format!(
                 "something other than Koala answered {} with a web page: a captive portal or a proxy is in between",
@@ -67,6 +72,7 @@ pub fn classify(response: &ReceiverResponse, now: Timestamp) -> Verdict {
         401 | 403 => closed(Code::KeyRefused),
         404 | 405 | 410 => closed(Code::NotFound),
         407 => closed(Code::Proxy),
+        409 => Verdict::Conflict(explained(Code::Refused, response)),
         413 => Verdict::TooLarge(explained(Code::TooLarge, response)),
         429 => trouble(Code::RateLimited),
         408 | 425 | 500..=599 => trouble(Code::Http5xx),
@@ -118,24 +124,35 @@ pub(super) fn excerpt(text: &str) -> String {
     excerpt
 }
 
-fn is_html(response: &ReceiverResponse) -> bool {
-    let content_type = response.content_type.as_deref().unwrap_or_default().trim_start().to_ascii_lowercase();
-    let body: String = response.body.trim_start().chars().take(9).collect::<String>().to_ascii_lowercase();
-    content_type.starts_with("text/html")
-        || content_type.starts_with("application/xhtml")
-        || body.starts_with("<!doctype")
-        || body.starts_with("<html")
+/// Whether a body is a web page (or any XML), which no receiver of events answers: its first character past byte order
+/// marks and white space is `<`. In UTF-16, read as if it were UTF-8, the marks are replacement characters and every
+/// second byte is a NUL.
+pub(super) fn is_page(body: &str) -> bool {
+    body.trim_start_matches(|c: char| c.is_whitespace() || ['\u{feff}', '\u{fffd}', '\0'].contains(&c))
+        .starts_with('<')
 }
 
-/// Parses both forms of `Retry-After` (RFC 9110, 10.2.3), capped; `None` for an invalid or past one.
-fn parse_retry_after(text: &str, now: Timestamp) -> Option<Duration> {
+/// The longest of several `Retry-After`, so that nobody who asks is asked too early.
+fn longest_retry_after(values: &[String], date: Timestamp) -> Option<Duration> {
+    values.iter().filter_map(|text| parse_retry_after(text, date)).max()
+}
+
+/// Parses a `Retry-After` (RFC 9110, 10.2.3), capped; `None` for an invalid or past one. A date counts from `date`, the
+/// answer's own: the receiver's clock may differ from this machine's.
+fn parse_retry_after(text: &str, date: Timestamp) -> Option<Duration> {
     let text = text.trim();
-    let wait = if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) {
-        text.parse().map_or(MAX_RETRY_AFTER, Duration::from_secs)
-    } else {
-        Timestamp::from_system(httpdate::parse_http_date(text).ok()?).since(now)
-    };
+    let wait = parse_seconds(text).or_else(|| Some(Timestamp::parse_http_date(text)?.since(date)))?;
     (!wait.is_zero()).then(|| wait.min(MAX_RETRY_AFTER))
+}
+
+/// A number of seconds, rounded up: the standard has no fractions, but servers send them.
+fn parse_seconds(text: &str) -> Option<Duration> {
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
+    if whole.is_empty() || !(whole.bytes().chain(fraction.bytes())).all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let seconds = whole.parse().unwrap_or(u64::MAX);
+    Some(Duration::from_secs(seconds.saturating_add(u64::from(fraction.bytes().any(|b| b != b'0')))))
 }
 
 #[cfg(test)]
@@ -156,6 +173,7 @@ mod tests {
                 Verdict::Trouble { reason, .. } => ("trouble", Some(reason.code)),
                 Verdict::Closed(reason) => ("closed", Some(reason.code)),
                 Verdict::Doubtful(reason) => ("doubtful", Some(reason.code)),
+                Verdict::Conflict(reason) => ("conflict", Some(reason.code)),
                 Verdict::TooLarge(reason) => ("too large", Some(reason.code)),
             };
             let want = match status {
@@ -166,6 +184,7 @@ mod tests {
                 401 | 403 => ("closed", Some(Code::KeyRefused)),
                 404 | 405 | 410 => ("closed", Some(Code::NotFound)),
                 407 => ("closed", Some(Code::Proxy)),
+                409 => ("conflict", Some(Code::Refused)),
                 413 => ("too large", Some(Code::TooLarge)),
                 _ => ("doubtful", Some(Code::Refused)),
             };
@@ -200,46 +219,121 @@ mod tests {
     }
 
     #[test]
-    fn retry_after_is_read_in_both_forms_and_capped() {
+    fn retry_after_is_read_in_every_usual_form_and_capped() {
         for (text, seconds) in [
             ("7", Some(7)),
             (" 120 ", Some(120)),
+            ("007", Some(7)),
             ("0", None),
             ("-1", None),
+            ("-0.5", None),
             ("1000000000", Some(3600)),
             ("99999999999999999999999", Some(3600)),
+            ("99999999999999999999999.5", Some(3600)),
+            ("6.5", Some(7)),
+            ("6.000", Some(6)),
+            ("6.0001", Some(7)),
+            ("6.", Some(6)),
+            ("0.001", Some(1)),
+            ("0.0", None),
+            ("3599.5", Some(3600)),
+            ("3600.5", Some(3600)),
             ("Sun, 06 Nov 1994 08:49:47 GMT", Some(10)),
+            ("Sun, 06 Nov 1994 08:49:47 UTC", Some(10)),
+            ("Sun, 06 Nov 1994 08:49:47 +0000", Some(10)),
             ("Sunday, 06-Nov-94 08:49:47 GMT", Some(10)),
+            ("Sun Nov  6 08:49:47 1994", Some(10)),
             ("Sun, 06 Nov 1994 08:49:37 GMT", None),
+            ("Sun, 06 Nov 1994 08:49:27 GMT", None),
+            ("Sun, 06 Nov 1994 09:49:47 +0100", None),
             ("Mon, 07 Nov 1994 08:49:37 GMT", Some(3600)),
+            ("Thu, 01 Jan 1970 00:00:00 GMT", None),
             ("soon", None),
-            ("1.5", None),
+            ("1e9", None),
+            ("1.5.2", None),
+            (".5", None),
+            (".", None),
+            ("inf", None),
+            ("+7", None),
+            ("7s", None),
+            ("٧", None),
             ("", None),
         ] {
             assert_eq!(parse_retry_after(text, NOW), seconds.map(Duration::from_secs), "{text:?}");
         }
     }
 
+    /// The pause that a 503 with these headers asks for, at a clock that shows [`NOW`].
+    fn pause(retry_after: &[&str], date: Option<Timestamp>) -> Option<Duration> {
+        let retry_after = retry_after.iter().map(|&text| text.to_owned()).collect();
+        let response = ReceiverResponse { status: 503, retry_after, date, ..ReceiverResponse::default() };
+        match classify(&response, NOW) {
+            Verdict::Trouble { retry_after, .. } => retry_after,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
-    fn a_web_page_is_not_acceptance() {
-        for (content_type, body) in [
-            (Some("text/html; charset=utf-8"), ""),
-            (Some("Text/HTML"), "ok"),
-            (None, "\n <!DOCTYPE html><title>Log in</title>"),
-            (None, "<html>"),
+    fn a_retry_after_date_counts_from_the_answers_own_date() {
+        let at = "Sun, 06 Nov 1994 08:49:47 GMT";
+        let years = |years: u64| Duration::from_secs(years * 365 * 86_400);
+        for (date, seconds) in [
+            (None, Some(10)),
+            (Some(NOW), Some(10)),
+            (Some(Timestamp(NOW.0 - 50_000)), Some(60)),
+            (Some(Timestamp(NOW.0 + 10_000)), None),
+            (Some(NOW.plus(years(10))), None),
+            (Some(NOW.minus(years(10))), Some(3600)),
         ] {
-            let response = ReceiverResponse {
-                status: 200,
-                content_type: content_type.map(str::to_owned),
-                body: body.to_owned(),
-                ..ReceiverResponse::default()
-            };
+            assert_eq!(pause(&[at], date), seconds.map(Duration::from_secs), "{date:?}");
+        }
+        assert_eq!(pause(&["7"], Some(NOW.plus(years(10)))), Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn of_several_retry_after_the_longest_is_obeyed() {
+        assert_eq!(pause(&["7", "120", "soon"], None), Some(Duration::from_secs(120)));
+        assert_eq!(
+            pause(&["soon", "Sun, 06 Nov 1994 08:49:47 GMT", "7"], None),
+            Some(Duration::from_secs(10))
+        );
+        assert_eq!(pause(&["soon", "0"], None), None);
+        assert_eq!(pause(&[], None), None);
+    }
+
+    #[test]
+    fn a_page_is_not_acceptance_and_anything_else_is() {
+        for body in [
+            "\n <!DOCTYPE html><title>Log in</title>",
+            "<html>",
+            "<!-- login -->",
+            "<?xml version=\"1.0\"?><html/>",
+            "<script>location='/login'</script>",
+            "\u{feff}<html>",
+            "\u{feff}\r\n\t <html>",
+            " \u{feff}\u{a0}<html>",
+            &String::from_utf8_lossy(b"\xff\xfe<\0h\0t\0m\0l\0"),
+            &String::from_utf8_lossy(b"\xfe\xff\0<\0h\0t\0m\0l"),
+        ] {
+            let response =
+                ReceiverResponse { status: 200, body: body.to_owned(), ..ReceiverResponse::default() };
             let Verdict::Closed(reason) = classify(&response, NOW) else { panic!("{body}") };
             assert_eq!(reason.code, Code::NotTheReceiver);
         }
-        let json =
-            ReceiverResponse { status: 200, body: r#"{"ok":true}"#.into(), ..ReceiverResponse::default() };
-        assert_eq!(classify(&json, NOW), Verdict::Accepted);
+        for body in [
+            "",
+            " \r\n",
+            "ok",
+            r#"{"ok":true}"#,
+            r#"{"page":"<html>"}"#,
+            "\u{feff}{}",
+            "1 < 2",
+            "\u{1f}\u{fffd}\u{8}",
+        ] {
+            let response =
+                ReceiverResponse { status: 200, body: body.to_owned(), ..ReceiverResponse::default() };
+            assert_eq!(classify(&response, NOW), Verdict::Accepted, "{body}");
+        }
     }
 
     #[test]

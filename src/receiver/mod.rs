@@ -90,7 +90,7 @@ pub struct ReceiverOptions {
     pub faults: Faults,
     /// The seed for drawing shares, which makes a run repeatable; `None`: a random one.
     pub seed: Option<u64>,
-    /// The clock for arrival times and the latency.
+    /// The clock for arrival times and the `Date` of answers; a latency passes on the machine's.
     pub clock: Clock,
     /// Called with each [`Notice`] in the task of the request, so it must be quick.
     pub on_notice: Option<Box<dyn Fn(Notice) + Send + Sync>>,
@@ -233,8 +233,11 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, stop: CancellationTo
                     // Small answers must not wait for the acknowledgement of the one before.
                     let _ = stream.set_nodelay(true);
                     let shared = shared.clone();
-                    let service = service_fn(move |request| serve::answer(shared.clone(), request));
-                    let connection = http1::Builder::new().max_buf_size(MAX_HEAD).serve_connection(TokioIo::new(stream), service);
+                    let service = service_fn(move |request| serve::answer_dated(shared.clone(), request));
+                    let mut http = http1::Builder::new();
+                    // The date is of the receiver's own clock.
+                    http.max_buf_size(MAX_HEAD).auto_date_header(false);
+                    let connection = http.serve_connection(TokioIo::new(stream), service);
                     // The sender alone needs to know how a connection ends.
                     tokio::spawn(end_connections.clone().run_until_cancelled_owned(connections.watch(connection)));
                 }

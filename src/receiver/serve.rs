@@ -6,7 +6,7 @@ use super::store::{BatchCounts, ReceivedRequest, RequestClass};
 use super::{Notice, Shared};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HOST, HeaderMap, HeaderValue, ORIGIN, USER_AGENT};
+use hyper::header::{ALLOW, CONTENT_TYPE, DATE, HOST, HeaderMap, HeaderValue, ORIGIN, USER_AGENT};
 use hyper::http::uri::Authority;
 use hyper::{Method, Response, StatusCode};
 use serde::Serialize;
@@ -23,8 +23,20 @@ pub(super) struct BreakConnection;
 
 type HttpResponse = Response<Full<Bytes>>;
 
-/// Answers one request, or breaks its connection.
-pub(super) async fn answer(
+/// Answers one request with the date of the receiver's clock, or breaks its connection.
+pub(super) async fn answer_dated(
+    shared: Arc<Shared>,
+    request: hyper::Request<Incoming>,
+) -> Result<HttpResponse, BreakConnection> {
+    let clock = shared.clock.clone();
+    let mut answer = answer(shared, request).await?;
+    if let Ok(date) = HeaderValue::from_str(&clock.now().to_http_date()) {
+        answer.headers_mut().insert(DATE, date);
+    }
+    Ok(answer)
+}
+
+async fn answer(
     shared: Arc<Shared>,
     request: hyper::Request<Incoming>,
 ) -> Result<HttpResponse, BreakConnection> {
@@ -149,7 +161,7 @@ async fn decide(
         record.message_ids = batch.items.iter().map(|item| item.message_id.to_string()).collect();
     }
     if faults.latency_ms > 0 {
-        shared.clock.sleep_until(shared.clock.mono() + faults.latency()).await;
+        tokio::time::sleep(faults.latency()).await;
     }
     let refusal = faults.refusal(&mut shared.rng(), body.len(), &record.message_ids);
     if let Some(refusal) = refusal {

@@ -57,7 +57,7 @@ pub struct TestAgent {
     pub setup: Setup,
     pub receiver: Receiver,
     pub ledger: Ledger,
-    /// The agent's clock; moved by [`TestAgent::advance`] and [`TestAgent::step_clock`].
+    /// The agent's clock and the receiver's; moved by [`TestAgent::advance`] and [`TestAgent::step_clock`].
     pub clock: Clock,
     mode: Mode,
     running: Option<Running>,
@@ -148,7 +148,7 @@ impl TestAgent {
 
     fn new(mode: Mode, mut setup: Setup, clock: Clock, runtime: &mut Builder, faults: Faults) -> TestAgent {
         let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
-        let receiver = start_receiver(&runtime, "127.0.0.1:0".parse().unwrap(), faults);
+        let receiver = start_receiver(&runtime, "127.0.0.1:0".parse().unwrap(), faults, &clock);
         setup.set(&format!("koala.endpoint = \"{}\"", receiver.endpoint()));
         setup.unset("koala.public_key_file");
         setup.set(&format!("koala.public_key = \"{KEY}\""));
@@ -359,7 +359,8 @@ fn has_journal(error: &rusqlite::Error) -> bool {
 impl TestAgent {
     /// The receiver goes, and takes along what it held. Its port is kept from others for as long as it is held.
     pub fn take_receiver_away(&mut self) -> TcpSocket {
-        let other = start_receiver(&self.runtime, "127.0.0.1:0".parse().unwrap(), Faults::default());
+        let other =
+            start_receiver(&self.runtime, "127.0.0.1:0".parse().unwrap(), Faults::default(), &self.clock);
         let gone = std::mem::replace(&mut self.receiver, other);
         let at = gone.addr();
         self.runtime.block_on(gone.stop());
@@ -376,7 +377,7 @@ impl TestAgent {
 
     /// A receiver beside the agent's own.
     pub fn another_receiver(&self, at: SocketAddr) -> Receiver {
-        start_receiver(&self.runtime, at, Faults::default())
+        start_receiver(&self.runtime, at, Faults::default(), &self.clock)
     }
 
     /// Lets the tasks of this process go on for so long.
@@ -677,8 +678,9 @@ impl TestAgent {
     }
 }
 
-fn start_receiver(runtime: &Runtime, at: SocketAddr, faults: Faults) -> Receiver {
-    let options = ReceiverOptions { faults, seed: Some(1), ..ReceiverOptions::default() };
+fn start_receiver(runtime: &Runtime, at: SocketAddr, faults: Faults, clock: &Clock) -> Receiver {
+    let options =
+        ReceiverOptions { faults, seed: Some(1), clock: clock.clone(), ..ReceiverOptions::default() };
     runtime.block_on(Receiver::start(at, options)).unwrap()
 }
 

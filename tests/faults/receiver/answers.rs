@@ -26,6 +26,8 @@ pub fn pauses(scale: &Scale) -> Outcome {
     for status in [429, 503] {
         for (wish, pause) in [
             ("7", 7),
+            ("6.5", 7),
+            ("6.000", 6),
             ("date", 1_000),
             ("far date", 3600),
             ("0", 0),

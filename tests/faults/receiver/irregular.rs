@@ -49,6 +49,11 @@ fn treatments() -> Vec<(&'static str, Then, Treatment)> {
         ("201", Known, answer("HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\n{}")),
         ("202", Known, answer("HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n")),
         ("204", Known, answer("HTTP/1.1 204 No Content\r\n\r\n")),
+        (
+            "204 that calls itself a page",
+            Known,
+            answer("HTTP/1.1 204 No Content\r\nContent-Type: text/html\r\n\r\n"),
+        ),
         // Any 2xx that is not a page is acceptance, whatever its body says.
         (
             "200 that tells of an error",

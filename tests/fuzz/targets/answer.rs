@@ -35,7 +35,10 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(retry_after.is_none_or(|wait| Duration::ZERO < wait && wait <= MAX_RETRY_AFTER));
             reason
         }
-        Verdict::Closed(reason) | Verdict::Doubtful(reason) | Verdict::TooLarge(reason) => reason,
+        Verdict::Closed(reason)
+        | Verdict::Doubtful(reason)
+        | Verdict::Conflict(reason)
+        | Verdict::TooLarge(reason) => reason,
     };
     assert!(!reason.text.contains(KEY), "the key: {reason}");
     assert!(!reason.text.replace("…@…", "").contains('@'), "an email: {reason}");
