@@ -201,6 +201,23 @@ impl fmt::Display for Person {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OrderingKey(pub i64);
 
+/// Names the mappings by which ordering keys were computed: one number for equal mappings in every process, as long as
+/// the agent's version is the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Keying(pub i64);
+
+impl Keying {
+    /// The name of what is described by this text.
+    pub fn of(description: &str) -> Keying {
+        let mut hash = Sha256::new_with_prefix(b"koala-agent keying\0");
+        // Another version may read the same mapping in another way.
+        hash.update(env!("CARGO_PKG_VERSION"));
+        hash.update(description);
+        let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = hash.finalize().into();
+        Keying(i64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,6 +19,7 @@ mod heartbeat;
 mod intake;
 mod isolation;
 mod kept_files;
+mod key_renewal;
 mod limiter;
 mod log_limit;
 mod new_event;

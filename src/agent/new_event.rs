@@ -5,7 +5,7 @@ use super::append_batch::SourceFile;
 use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::event::{Event, Flaw, MessageId};
-use crate::item::{Disposition, Person};
+use crate::item::{Disposition, Keying, Person};
 use crate::mapping::{Mapped, Mappings};
 use crate::outbox::{Addressee, NewEvent, NewItem};
 use crate::reason::{Code, Reason};
@@ -82,7 +82,7 @@ pub fn disposition(
     spooled_at: Timestamp,
 ) -> Disposition<Vec<NewItem>> {
     let items: Vec<NewItem> = match mappings.persons(event, message_id, spooled_at) {
-        Ok(mapped) => mapped.into_iter().map(new_item).collect(),
+        Ok(mapped) => mapped.into_iter().map(|mapped| new_item(mapped, mappings.keying())).collect(),
         Err(reason) => return Disposition::Skip(reason),
     };
     if items.iter().any(|item| matches!(item.disposition, Disposition::Send(_))) {
@@ -103,8 +103,12 @@ pub fn disposition(
         .unwrap_or_else(|| Disposition::Skip(Reason::new(Code::NoMapping, "no mapping selects the event")))
 }
 
-fn new_item(mapped: Mapped<Person>) -> NewItem {
-    let addressee =
-        |person: Person| Addressee { ordering_key: person.ordering_key(), person: person.into_string() };
+fn new_item(mapped: Mapped<Person>, keying: Keying) -> NewItem {
+    let addressee = |person| addressee(person, keying);
     NewItem { mapping: mapped.mapping, disposition: mapped.disposition.map(addressee) }
+}
+
+/// The person as the outbox stores it.
+pub fn addressee(person: Person, keying: Keying) -> Addressee {
+    Addressee { ordering_key: person.ordering_key(), keying, person: person.into_string() }
 }

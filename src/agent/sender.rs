@@ -11,6 +11,7 @@ use super::batcher::{BatchJob, Batcher, BuiltBatch, BuiltRequest};
 use super::destination::Destination;
 use super::error::Fatal;
 use super::heartbeat::Heartbeat;
+use super::key_renewal;
 use super::scheduler::{AnswerEffects, BatchPlan, InFlight, NextAction, Scheduler};
 use super::state_reporter::StateReporter;
 use crate::clock::{Clock, Moment, Timestamp};
@@ -64,6 +65,10 @@ pub struct Sender {
     /// The client, or why there is none.
     client: Result<Client, Reason>,
     mappings: Arc<Mappings>,
+    /// Nothing is sent until every ordering key is known to be by the mappings in force.
+    is_held: bool,
+    /// Ordering keys are being renewed; the search does not go on meanwhile.
+    is_renewing: bool,
     writer: Writer,
     batcher: Batcher,
     clock: Clock,
@@ -104,6 +109,8 @@ impl Sender {
         Sender {
             client,
             mappings,
+            is_held: false,
+            is_renewing: false,
             writer,
             batcher,
             clock,
@@ -130,13 +137,17 @@ impl Sender {
         mut commands: mpsc::UnboundedReceiver<SenderCommand>,
         stopping: CancellationToken,
     ) -> Result<(), Fatal> {
-        self.restart_search()?;
+        // The mappings may have changed since the last run, or the agent crashed while it renewed the ordering keys.
+        self.hold()?;
         self.publish();
         loop {
             self.heartbeat.tick();
+            if self.is_held && self.requests.is_empty() && self.commits.is_empty() {
+                self.renew_keys()?;
+            }
             let now = self.clock.moment();
             let mut is_searching = false;
-            let wait = if self.client.is_err() || *self.stalled_commits.borrow() > 0 {
+            let wait = if self.is_held || self.client.is_err() || *self.stalled_commits.borrow() > 0 {
                 None
             } else {
                 match self.scheduler.next(now) {
@@ -144,6 +155,7 @@ impl Sender {
                         self.start(plan)?;
                         continue;
                     }
+                    NextAction::Discover if self.is_renewing => None,
                     NextAction::Discover => {
                         self.discover()?;
                         is_searching = true;
@@ -204,7 +216,12 @@ impl Sender {
                 self.scheduler.destination.set_concurrency(concurrency);
                 self.retry_now()?;
             }
-            SenderCommand::Mappings(mappings) => self.mappings = mappings,
+            SenderCommand::Mappings(mappings) => {
+                if *mappings != *self.mappings {
+                    self.mappings = mappings;
+                    self.hold()?;
+                }
+            }
         }
         Ok(())
     }
@@ -226,10 +243,39 @@ impl Sender {
         Ok(())
     }
 
+    /// Sends nothing until the requests in flight are answered and every ordering key is by the mappings in force.
+    fn hold(&mut self) -> Result<(), Fatal> {
+        self.is_held = true;
+        // What is being built is recognized by its mappings, and not sent.
+        self.mappings = Arc::new((*self.mappings).clone());
+        self.restart_search()
+    }
+
+    /// Makes a step in the renewal of ordering keys. When there is nothing left to do, what waits is searched for anew.
+    fn renew_keys(&mut self) -> Result<(), Fatal> {
+        if let Some(step) = key_renewal::next_step(self.batcher.queue(), &self.mappings, &self.delivered)? {
+            self.is_renewing = true;
+            let settlement = Settlement { renewal: Some(step), ..Settlement::default() };
+            let (writer, stalled_commits) = (self.writer.clone(), self.stalled_commits.clone());
+            self.commits.spawn(async move {
+                commit(&writer, settlement, &stalled_commits).await?;
+                Ok((Vec::new(), Vec::new()))
+            });
+        } else if std::mem::take(&mut self.is_held) {
+            let mut destination =
+                Destination::new(Concurrency::Auto, None, self.clock.moment(), fastrand::Rng::new());
+            std::mem::swap(&mut destination, &mut self.scheduler.destination);
+            self.scheduler = Scheduler::new(destination, fastrand::Rng::new());
+            self.batcher.refresh()?;
+            self.restart_search()?;
+        }
+        Ok(())
+    }
+
     /// Adds events that were stored right behind all known ones; any others are left to the search.
     fn add_stored(&mut self, waiting: Enqueued) {
         let is_next = self.stored_to.replace(waiting.to).is_none_or(|to| to == waiting.from);
-        if !is_next || !self.scheduler.knows_all() {
+        if !is_next || waiting.is_stale || !self.scheduler.knows_all() {
             return self.scheduler.set_exhausted(false);
         }
         for (seq, key) in waiting.items {
@@ -252,6 +298,14 @@ impl Sender {
                 self.scheduler.discovered(seq, key);
             }
         }
+        if let (_, Some(stale)) = self.batcher.queue().keying()? {
+            self.scheduler.set_exhausted(false);
+            // Items that are known already may be in flight.
+            if stale.start <= self.searched_to.max(self.known_to) {
+                return self.hold();
+            }
+            return self.renew_keys();
+        }
         if self.searched_to >= self.known_to {
             self.delivered = BTreeSet::new();
         }
@@ -271,9 +325,12 @@ impl Sender {
     /// Sends a request, unless something has changed since it was planned.
     fn send(&mut self, built: BuiltBatch) {
         let BuiltBatch { plan, mappings, gone, settled, request } = built;
+        if !Arc::ptr_eq(&mappings, &self.mappings) {
+            // It was planned before everything was held, by a scheduler that is gone or will be.
+            return;
+        }
         self.scheduler.remove_gone(plan, &gone);
-        let is_current = Arc::ptr_eq(&mappings, &self.mappings) && self.scheduler.is_current(plan);
-        let may_send = is_current && *self.stalled_commits.borrow() == 0;
+        let may_send = self.scheduler.is_current(plan) && *self.stalled_commits.borrow() == 0;
         let Some(client) = self.client.as_ref().ok().filter(|_| may_send).cloned() else {
             return self.scheduler.nothing_sent(plan);
         };
@@ -318,6 +375,11 @@ impl Sender {
     fn committed(&mut self, committed: Result<CommitResult, JoinError>) -> Result<(), Fatal> {
         // The task of a commit is not aborted, so it has panicked.
         let (keys, seqs) = committed.map_err(|_| Fatal::Defect("sender"))?.map_err(Fatal::Outbox)?;
+        if keys.is_empty() {
+            // A step in the renewal of ordering keys.
+            self.is_renewing = false;
+            return Ok(());
+        }
         self.scheduler.settled(&keys, &seqs);
         if self.searched_to < self.known_to {
             // Their rows may still be there when the search arrives at them.

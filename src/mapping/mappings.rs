@@ -5,7 +5,7 @@ use super::{DraftItem, HashKey, Mapping};
 use crate::clock::Timestamp;
 use crate::event::json::Object;
 use crate::event::{Event, MessageId};
-use crate::item::{Disposition, Item, Person};
+use crate::item::{Disposition, Item, Keying, Person};
 use crate::reason::{Code, Reason};
 use std::sync::Arc;
 
@@ -30,6 +30,7 @@ pub struct Mappings {
     list: Vec<Mapping>,
     hash_key: Option<HashKey>,
     consent_categories: Vec<String>,
+    keying: Keying,
 }
 
 impl Mappings {
@@ -39,7 +40,8 @@ impl Mappings {
     }
 
     fn from_list(list: Vec<Mapping>) -> Mappings {
-        Mappings { list, hash_key: None, consent_categories: Vec::new() }
+        let keying = keying_of(&list, None);
+        Mappings { list, hash_key: None, consent_categories: Vec::new(), keying }
     }
 
     /// Checks definitions and makes mappings of them.
@@ -52,12 +54,18 @@ impl Mappings {
 
     /// Sets the key for `@hash`.
     pub fn with_hash_key(self, key: HashKey) -> Mappings {
-        Mappings { hash_key: Some(key), ..self }
+        let keying = keying_of(&self.list, Some(&key));
+        Mappings { hash_key: Some(key), keying, ..self }
     }
 
     /// Sets the consent categories: an event is skipped if its person has refused one of them.
     pub fn with_consent(self, categories: Vec<String>) -> Mappings {
         Mappings { consent_categories: categories, ..self }
+    }
+
+    /// Names the mappings, as far as they decide whom an event is about.
+    pub fn keying(&self) -> Keying {
+        self.keying
     }
 
     /// The mappings in order.
@@ -162,6 +170,12 @@ impl Mappings {
             None => Ok(()),
         }
     }
+}
+
+fn keying_of(list: &[Mapping], hash_key: Option<&HashKey>) -> Keying {
+    // The key itself is a secret; a hash by it tells keys apart.
+    let hash_key = hash_key.map(|key| key.hash("keying"));
+    Keying::of(&format!("{list:?}{hash_key:?}"))
 }
 
 /// Whether the event's `integrations` turn this destination off: only `false` does, and its own name overrides `All`.

@@ -35,6 +35,8 @@ pub struct Enqueued {
     pub to: i64,
     /// In the order of the spool.
     pub items: Vec<(i64, OrderingKey)>,
+    /// Some were mapped by other mappings than those in force, so the ordering keys are to be renewed first.
+    pub is_stale: bool,
 }
 
 /// An event whose id an earlier event of other content has.
@@ -104,6 +106,9 @@ impl<'a> Append<'a> {
         store.counters.merge(earlier);
         store.counters.add_duplicates(duplicates as i64);
         enqueued.to = store.next_seq;
+        if enqueued.is_stale {
+            store.keying.add_stale(&store.db.conn, enqueued.from..enqueued.to)?;
+        }
         Ok(Appended::Stored { stored: events.len() as u64 - duplicates, duplicates, enqueued })
     }
 
@@ -186,7 +191,8 @@ impl<'a> Append<'a> {
         let mut item_seq = seq;
         for item in items {
             let event_items = EventItems { conn: &self.store.db.conn, seq };
-            let Some(Addressee { ordering_key, person }) = event_items.settle_unless_sent(item, self.now)?
+            let Some(Addressee { ordering_key, keying, person }) =
+                event_items.settle_unless_sent(item, self.now)?
             else {
                 continue;
             };
@@ -214,6 +220,7 @@ impl<'a> Append<'a> {
                     event.body
                 ])?;
             self.store.counters.add_row(event.owner, event.body.len() as i64);
+            self.enqueued.is_stale |= self.store.keying.is_stale(*keying);
             self.enqueued.items.push((item_seq, *ordering_key));
             item_seq += 1;
         }

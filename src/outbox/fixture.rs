@@ -5,7 +5,7 @@ use super::{Addressee, NewEvent, NewItem, recovery};
 use crate::clock::Timestamp;
 use crate::config::{ConfigOptions, Environment, load};
 use crate::event::{Digest, MessageId};
-use crate::item::{Disposition, OrderingKey};
+use crate::item::{Disposition, Keying, OrderingKey};
 use std::path::Path;
 
 /// The configuration of an outbox in that folder.
@@ -57,6 +57,10 @@ pub(crate) fn event(id: String, body: String) -> NewEvent {
 pub(crate) fn to_send(ordering_key: OrderingKey, person: &str) -> Disposition<Vec<NewItem>> {
     Disposition::Send(vec![NewItem {
         mapping: "Track Calls".into(),
-        disposition: Disposition::Send(Addressee { ordering_key, person: person.to_owned() }),
+        disposition: Disposition::Send(Addressee {
+            ordering_key,
+            keying: Keying::default(),
+            person: person.to_owned(),
+        }),
     }])
 }

@@ -23,6 +23,12 @@ pub(super) const IDS_MERGED: &str = "ids_merged";
 pub(super) const PERSON_KEY: &str = "person_key";
 /// Begins the name of the fact that a person is suppressed; the person's keyed hash ends it, and the value is the time.
 pub(super) const SUPPRESSED: &str = "suppressed ";
+/// The mappings by which ordering keys are computed.
+pub(super) const KEYING: &str = "keying";
+/// The first item whose ordering key may be by other mappings.
+pub(super) const STALE_KEYS_FROM: &str = "stale_keys_from";
+/// The first item after those.
+pub(super) const STALE_KEYS_TO: &str = "stale_keys_to";
 /// Zeros that stand in the database for a moment, to overwrite its free space.
 pub(super) const FILLER: &str = "filler";
 /// The state of the clock of retention.

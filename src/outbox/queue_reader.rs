@@ -1,12 +1,14 @@
 //! The sender's view of the queue: which items wait, and their events.
 
 use super::ack_log::each_ack;
+use super::keying;
 use super::{OutboxError, OutboxStats, PendingItem, Reader};
 use crate::clock::{Mono, Timestamp};
 use crate::event::MessageId;
-use crate::item::OrderingKey;
+use crate::item::{Keying, OrderingKey};
 use rusqlite::{OptionalExtension, Row, params};
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,8 +56,8 @@ impl QueueReader {
         Ok(QueueReader { reader, stats, snapshot: None })
     }
 
-    /// The numbers and ordering keys of up to `limit` pending items after `after`, in the order of the spool. Items in
-    /// [`QueueReader::acked`] are among them.
+    /// The numbers and ordering keys of up to `limit` pending items after `after`, in the order of the spool, and before
+    /// the first whose key may be stale. Items in [`QueueReader::acked`] are among them.
     ///
     /// # Errors
     /// SQLite's.
@@ -64,11 +66,59 @@ impl QueueReader {
         let read = || {
             self.reader
                 .connection()
-                .prepare_cached("SELECT seq, ordering_key FROM pending WHERE seq > ? ORDER BY seq LIMIT ?")?
+                .prepare_cached(
+                    "SELECT seq, ordering_key FROM pending
+                      WHERE seq > ?1
+                        AND seq < coalesce((SELECT value FROM meta WHERE name = 'stale_keys_from'), 1 << 62)
+                      ORDER BY seq LIMIT ?2",
+                )?
                 .query_map(params![after, limit as i64], |r| Ok((r.get(0)?, OrderingKey(r.get(1)?))))?
                 .collect::<Result<Vec<_>, rusqlite::Error>>()
         };
         read().map_err(|e| self.reader.error("look for pending events", e))
+    }
+
+    /// The mappings by which keys are computed, if an agent has named any, and the range of the items whose keys may be
+    /// stale. The items that a search before this did not return for that are still in it.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn keying(&mut self) -> Result<(Option<Keying>, Option<Range<i64>>), OutboxError> {
+        self.release()?;
+        let read = |conn| Ok((keying::keying(conn)?, keying::stale(conn)?));
+        read(self.reader.connection()).map_err(|e| self.reader.error("look for stale keys", e))
+    }
+
+    /// Reads up to `limit` of these items, oldest first, each with its ordering key. Returns the first item that was not
+    /// read.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn read_keys(
+        &mut self,
+        items: &Range<i64>,
+        limit: usize,
+        mut each: impl FnMut(&PendingItem<'_>, OrderingKey),
+    ) -> Result<i64, OutboxError> {
+        self.release()?;
+        let mut read = || {
+            let mut statement = self.reader.connection().prepare_cached(
+                "SELECT seq, event_seq IS NULL, mapping, message_id, spooled_at, body, ordering_key
+                   FROM pending WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT ?",
+            )?;
+            let mut rows = statement.query(params![items.start, items.end, limit as i64])?;
+            let (mut read, mut next) = (0, items.end);
+            while let Some(row) = rows.next()? {
+                let item = pending_item(row)?;
+                read += 1;
+                if read == limit {
+                    next = item.seq + 1;
+                }
+                each(&item, OrderingKey(row.get(6)?));
+            }
+            Ok(next)
+        };
+        read().map_err(|e| self.reader.error("read pending events", e))
     }
 
     /// Events that are delivered and whose rows may still stand in `pending`.

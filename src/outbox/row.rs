@@ -2,7 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::event::{Digest, MessageId};
-use crate::item::{Disposition, OrderingKey};
+use crate::item::{Disposition, Keying, OrderingKey};
 use crate::reason::Reason;
 use serde::Serialize;
 use std::sync::Arc;
@@ -108,6 +108,8 @@ pub struct NewItem {
 pub struct Addressee {
     /// Items of one ordering key are sent in order, one request at a time.
     pub ordering_key: OrderingKey,
+    /// The mappings by which the ordering key was computed.
+    pub keying: Keying,
     /// The name by which people know the addressee: an email, a profile id, a domain.
     pub person: String,
 }

@@ -9,6 +9,7 @@ use super::ack_log::AckLog;
 use super::counters::{CounterChanges, PendingBytes};
 use super::database::Database;
 use super::dedup::DedupIndex;
+use super::keying::{KeyRenewal, KeyingState};
 use super::meta::{self, LAST_SEQ};
 use super::retention::{PersonKey, Retention};
 use super::suppression::Suppression;
@@ -23,6 +24,7 @@ pub(super) struct Store {
     /// The bytes that each owner's events take in `pending`, as of the last commit.
     pub(super) pending_bytes: PendingBytes,
     pub(super) acks: AckLog,
+    pub(super) keying: KeyingState,
     pub(super) dedup: DedupIndex,
     pub(super) retention: Retention,
     /// The lowest number that no event has had.
@@ -49,6 +51,7 @@ impl Store {
             pending_bytes,
             counters: CounterChanges::default(),
             acks: AckLog::default(),
+            keying: KeyingState::default(),
             dedup: DedupIndex::default(),
             retention: Retention { config: config.clone(), person_key },
             next_seq: 1,
@@ -97,6 +100,7 @@ impl Store {
         if self.loaded_version != Some(version) {
             let next_seq = self.cached(NEXT_SEQ)?.query_row([], |r| r.get(0))?;
             self.acks = AckLog::load(&self.db.conn)?;
+            self.keying = KeyingState::load(&self.db.conn)?;
             // An ack must never be taken for one of a later event.
             self.next_seq = self.next_seq.max(next_seq).max(self.acks.next_seq());
             self.dedup.load(&self.db.conn)?;
@@ -105,6 +109,11 @@ impl Store {
             self.loaded_version = Some(version);
         }
         Ok(())
+    }
+
+    /// Makes a step in the renewal of ordering keys.
+    pub(super) fn renew_keys(&mut self, step: &KeyRenewal) -> Result<(), rusqlite::Error> {
+        self.keying.renew(&self.db.conn, step, self.next_seq)
     }
 
     /// Compacts at least `rows` rows and ids, and more of them the more this transaction has added.

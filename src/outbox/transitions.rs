@@ -164,7 +164,8 @@ impl Transitions<'_> {
         let mut n = 0;
         for item in undelivered {
             let event_items = EventItems { conn: &self.store.db.conn, seq };
-            let Some(Addressee { ordering_key, person }) = event_items.settle_unless_sent(item, self.now)?
+            let Some(Addressee { ordering_key, keying, person }) =
+                event_items.settle_unless_sent(item, self.now)?
             else {
                 continue;
             };
@@ -179,6 +180,9 @@ impl Transitions<'_> {
                        FROM settled s JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?1",
                 )?
                 .execute(params![seq, item_seq, ordering_key.0, person, &*item.mapping, event_seq])?;
+            if self.store.keying.is_stale(*keying) {
+                self.store.keying.add_stale(&self.store.db.conn, item_seq..item_seq + 1)?;
+            }
             let (owner, bytes) = self
                 .store
                 .cached("SELECT owner, octet_length(body) FROM pending WHERE seq = ?")?
@@ -286,7 +290,7 @@ fn settled_state(store: &Store, seq: i64) -> Result<Option<(State, &'static str)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::item::OrderingKey;
+    use crate::item::{Keying, OrderingKey};
     use crate::outbox::append::Append;
     use crate::outbox::fixture::{self, numbered_event};
     use crate::outbox::{Appended, NewEvent};
@@ -314,7 +318,11 @@ mod tests {
         assert!(matches!(appended, Appended::Stored { stored: 2, .. }));
         let items = ["Pages", "Accounts"].map(|mapping| NewItem {
             mapping: mapping.into(),
-            disposition: Disposition::Send(Addressee { ordering_key: OrderingKey(1), person: "p".into() }),
+            disposition: Disposition::Send(Addressee {
+                ordering_key: OrderingKey(1),
+                keying: Keying::default(),
+                person: "p".into(),
+            }),
         });
         let requeue = |store: &mut Store| Transitions { store, now: NOW }.requeue(1, &items);
         assert!(store.transaction(requeue).unwrap());

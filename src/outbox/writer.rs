@@ -1,6 +1,7 @@
 //! The handle to the thread that writes.
 
 use super::append::Appended;
+use super::keying::KeyRenewal;
 use super::row::{NewEvent, Settled};
 use super::spool_progress::FileProgress;
 use super::{OutboxError, OutboxStats};
@@ -87,6 +88,8 @@ pub struct Settlement {
     /// [`OutboxStats::external_commits`] before the delivered items were read, if each was alone of its event: if it
     /// has not changed, they need not be read again.
     pub read_version: Option<u64>,
+    /// A step in the renewal of ordering keys.
+    pub renewal: Option<KeyRenewal>,
     /// No caller waits for this settlement; it may be delayed a few milliseconds to share a commit.
     pub may_wait: bool,
 }

@@ -310,6 +310,9 @@ impl WriterThread {
 }
 
 fn settle(store: &mut Store, settlement: &Settlement, now: Timestamp) -> Result<(), rusqlite::Error> {
+    if let Some(step) = &settlement.renewal {
+        store.renew_keys(step)?;
+    }
     let is_read_version = settlement.read_version == Some(store.external_commits);
     let mut transitions = Transitions { store, now };
     for (items, reason) in &settlement.attempts {

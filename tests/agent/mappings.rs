@@ -4,7 +4,7 @@ use crate::common::agent::TestAgent;
 use crate::common::events::track;
 use crate::common::kills::Kill;
 use koala_agent::outbox::Reader;
-use koala_agent::receiver::{Faults, HeldKind, Receiver};
+use koala_agent::receiver::{Faults, HeldItem, HeldKind, Receiver};
 use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -291,6 +291,95 @@ fn pending_items_of_a_renamed_or_removed_mapping_are_skipped() {
     assert_eq!(item("Companies"), "skipped no_mapping");
     assert_eq!(count(&agent, "delivered"), 1);
     assert_eq!(held(&agent.receiver), once(["m-1-lead"]));
+    agent.stop();
+}
+
+/// Two mappings of tracks; `odd` is the field in which that of the odd ones finds the person.
+fn odd_and_even(odd: &str) -> String {
+    let mapping = |name: &str, email: &str| {
+        format!(
+            "\n[[mapping]]\nname = \"{name}\"\npreset = \"Track Calls\"\ntrigger = 'event = \"{name}\"'\n\
+             fields = {{ email = {{ \"@path\" = \"$.properties.{email}\" }} }}\n"
+        )
+    };
+    mapping("Odd", odd) + &mapping("Even", "email")
+}
+
+/// So many tracks by Ana, who has another name in the odd ones, with their numbers.
+fn ana(count: usize) -> String {
+    let line = |n: usize| {
+        let name = if n % 2 == 1 { "Odd" } else { "Even" };
+        format!(
+            r#"{{"type":"track","messageId":"m-{n:05}","event":"{name}","properties":{{"alias":"ana@home.dev","email":"ana@acme.dev"}}}}"#
+        )
+    };
+    (0..count).map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// The ids at the receiver from the first odd one on that was sent as Ana's, in the order of acceptance.
+fn held_as_one_person(agent: &TestAgent) -> Vec<String> {
+    let is_odd = |id: &str| id.ends_with(['1', '3', '5', '7', '9']);
+    let held = agent.receiver.events();
+    let is_first =
+        |held: &HeldItem| is_odd(&held.message_id) && held.top("email") == Some("\"ana@acme.dev\"");
+    let first = held.iter().position(is_first).expect("the mappings have changed before the last event");
+    held[first..].iter().map(|held| held.message_id.to_string()).collect()
+}
+
+#[test]
+fn two_keys_that_become_one_by_a_change_of_mappings_are_sent_in_order() {
+    let mut agent = with(&odd_and_even("alias"), Faults { latency_ms: 50, ..Faults::default() });
+    agent.drop_file("1.ndjson", ana(800));
+    agent.until("some are delivered", |agent| agent.receiver.stats().held > 100);
+    agent.set_tables(&odd_and_even("email"));
+    agent.reload(agent.config());
+    agent.until_held(800);
+    let ids = held_as_one_person(&agent);
+    assert!(ids.is_sorted(), "{ids:?}");
+    assert!(ids.len() > 400, "{} were left when the mappings changed", ids.len());
+    assert_eq!(agent.receiver.stats().repeats, 0);
+    agent.stop();
+}
+
+#[test]
+fn a_change_of_mappings_goes_on_after_a_crash_amid_it() {
+    const EVENTS: usize = 20_000;
+    let mut agent = program(&odd_and_even("alias"), Faults { offline: true, ..Faults::default() });
+    agent.start();
+    agent.drop_file("1.ndjson", ana(EVENTS));
+    agent
+        .until("all are stored", |agent| agent.outbox().exists() && count(agent, "pending") == EVENTS as i64);
+    agent.set_tables(&odd_and_even("email"));
+    agent.signal(Signal::SIGHUP);
+    let stale = |agent: &TestAgent| -> Option<i64> {
+        let sql = "SELECT value FROM meta WHERE name = 'stale_keys_from'";
+        agent.database().query_row(sql, [], |r| r.get(0)).ok()
+    };
+    while stale(&agent).is_none_or(|from| from == 1) {}
+    agent.kill();
+    assert!(stale(&agent).is_some_and(|from| 1 < from && from < EVENTS as i64), "{:?}", stale(&agent));
+    agent.receiver.set_faults(Faults::default());
+    agent.start();
+    agent.until_held(EVENTS);
+    assert_eq!(stale(&agent), None);
+    let ids = held_as_one_person(&agent);
+    assert!(ids.len() >= EVENTS - 1 && ids.is_sorted(), "{} of {ids:?}", ids.len());
+    agent.stop();
+}
+
+#[test]
+fn an_event_that_is_retried_under_mappings_that_are_not_in_force_yet_is_sent_under_those_that_are() {
+    let mut agent =
+        with(&odd_and_even("alias"), Faults { poison: Some("m-00001".into()), ..Faults::default() });
+    agent.drop_file("1.ndjson", ana(4));
+    agent.until_status("one has failed", |status| status.outbox.failed == 1);
+    agent.receiver.set_faults(Faults::default());
+    agent.set_tables(&odd_and_even("email"));
+    command(&agent, &["retry", "m-00001"]);
+    agent.until_held(4);
+    let held = agent.receiver.events();
+    let last = held.last().unwrap();
+    assert_eq!((&*last.message_id, last.top("email")), ("m-00001", Some("\"ana@home.dev\"")));
     agent.stop();
 }
 

@@ -22,7 +22,7 @@ impl HashKey {
     }
 
     /// The HMAC-SHA-256 of `text` in hexadecimal.
-    pub(super) fn hash(&self, text: &str) -> Result<String, String> {
+    pub(in crate::mapping) fn hash(&self, text: &str) -> Result<String, String> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.0).map_err(|e| format!("@hash: {e}"))?;
         mac.update(text.as_bytes());
         Ok(mac.finalize().into_bytes().iter().map(|b| format!("{b:02x}")).collect())
