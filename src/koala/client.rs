@@ -1,17 +1,15 @@
 //! The HTTP client for the receiver, the only code that sends requests to it.
 
-use super::verdict::{ReceiverResponse, Verdict, classify, excerpt};
+use super::failure::{RequestFailure, SystemResolver, innermost};
+use super::verdict::{ReceiverResponse, Verdict, classify};
 use crate::clock::{Clock, Mono, Timestamp};
 use crate::config::{self, PublicKey};
 use crate::item::Endpoint;
-use crate::reason::{Code, Reason};
 use http_body_util::BodyExt;
 use hyper::Version;
 use hyper::body::Body;
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{CONTENT_TYPE, DATE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 use reqwest::{NoProxy, Proxy, RequestBuilder, Response, Url, redirect};
-use std::error::Error as StdError;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -112,15 +110,6 @@ struct Connections {
     is_spent: bool,
 }
 
-/// The reason why there is no complete response.
-#[derive(Debug, thiserror::Error)]
-enum RequestFailure {
-    #[error(transparent)]
-    Http(reqwest::Error),
-    #[error("the response was cut off")]
-    CutOff,
-}
-
 impl Client {
     /// Creates a client; `None` while no key is configured.
     ///
@@ -180,12 +169,14 @@ impl Client {
         match response {
             Ok(response) => classify(&response, self.clock.now()),
             Err(failure) => {
-                let was_connected = !matches!(&failure, RequestFailure::Http(error) if error.is_connect());
                 // Without TLS the connection is HTTP/1.1 and ends with the request.
-                if was_connected && self.endpoint.scheme() == "https" {
+                if !failure.is_connect() && self.endpoint.scheme() == "https" {
                     self.mark_spent(since);
                 }
-                self.unreachable(&failure)
+                let is_proxied = proxy_of(&self.config).is_some();
+                let mut reason = failure.reason(&self.endpoint, is_proxied, |text| self.key.redact(text));
+                reason.text = self.key.redact(&reason.text);
+                Verdict::Trouble { reason, retry_after: None }
             }
         }
     }
@@ -204,49 +195,6 @@ impl Client {
             retry_after: header_values(&head.headers, RETRY_AFTER).collect(),
             body: self.key.redact(&String::from_utf8_lossy(&body)),
         })
-    }
-
-    /// The verdict if there is no complete response.
-    fn unreachable(&self, failure: &RequestFailure) -> Verdict {
-        let host = self.endpoint.host_str().unwrap_or_default();
-        let (is_timeout, is_connect) = match failure {
-            RequestFailure::Http(error) => (error.is_timeout(), error.is_connect()),
-            RequestFailure::CutOff => (false, false),
-        };
-        // A receiver that closes an HTTP/2 connection can send a message of any length.
-        let cause_text = excerpt(&self.key.redact(&without_number(innermost(failure))));
-        let mut reason = if is_timeout {
-            Reason::new(Code::Timeout, format!("{host} did not answer in time"))
-        } else if cause::<ResolveError>(failure).is_some() {
-            Reason::new(Code::Dns, cause_text)
-        } else if let Some(error) = cause::<rustls::Error>(failure) {
-            Reason::new(Code::Tls, self.tls_text(error))
-        } else if is_connect && proxy_of(&self.config).is_some() {
-            Reason::quoting(
-                Code::Proxy,
-                format!("the proxy lets no connection through to {host}"),
-                &cause_text,
-            )
-        } else if is_connect {
-            Reason::new(Code::Connect, format!("no connection to {}: {cause_text}", self.address()))
-        } else {
-            Reason::quoting(Code::Connect, format!("the connection to {} broke", self.address()), &cause_text)
-        };
-        reason.text = self.key.redact(&reason.text);
-        Verdict::Trouble { reason, retry_after: None }
-    }
-
-    fn tls_text(&self, error: &rustls::Error) -> String {
-        if matches!(error, rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) {
-            return format!("{} does not speak TLS", self.address());
-        }
-        let host = self.endpoint.host_str().unwrap_or_default();
-        format!("no trusted TLS connection with {host}: {}", tls_problem(error))
-    }
-
-    fn address(&self) -> String {
-        let host = self.endpoint.host_str().unwrap_or_default();
-        self.endpoint.port_or_known_default().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"))
     }
 }
 
@@ -319,78 +267,4 @@ fn proxy_of(config: &config::KoalaConfig) -> Option<String> {
 
 fn header_values(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = String> {
     headers.get_all(name).into_iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
-}
-
-/// The error and all its causes. An [`std::io::Error`] hides the error that it wraps from `source`, so it is unwrapped.
-fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| {
-        let error: &'a (dyn StdError + 'static) = *error;
-        let wrapped = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        wrapped.map(|inner| inner as &(dyn StdError + 'static)).or_else(|| error.source())
-    })
-}
-
-fn cause<'a, E: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a E> {
-    causes(error).find_map(|cause| cause.downcast_ref())
-}
-
-/// The problem of a TLS connection, in plain words for common problems.
-fn tls_problem(error: &rustls::Error) -> String {
-    use rustls::CertificateError::*;
-    use rustls::Error;
-    match error {
-        Error::InvalidCertificate(UnknownIssuer) => {
-            "its certificate is signed by an authority that is not trusted here; set koala.ca_file to trust it"
-                .into()
-        }
-        Error::InvalidCertificate(Expired | ExpiredContext { .. }) => "its certificate has expired".into(),
-        Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. }) => {
-            "its certificate is not valid yet; is this machine's clock right?".into()
-        }
-        Error::InvalidCertificate(NotValidForName | NotValidForNameContext { .. }) => {
-            "its certificate is for another name".into()
-        }
-        other => other.to_string(),
-    }
-}
-
-/// The last cause, which says what happened; the others only name the layers above it.
-fn innermost(error: &(dyn StdError + 'static)) -> String {
-    causes(error).last().map_or_else(String::new, ToString::to_string)
-}
-
-/// A message of the system without its number, such as ` (os error 111)`.
-fn without_number(mut text: String) -> String {
-    if let Some(at) = text.find(" (os error ") {
-        text.truncate(at);
-    }
-    text
-}
-
-/// The system's resolver, with an error type that identifies a failed lookup.
-#[derive(Debug)]
-struct SystemResolver;
-
-#[derive(Debug, thiserror::Error)]
-#[error("the name {name} cannot be resolved: {text}")]
-struct ResolveError {
-    /// The host name of the receiver or of the proxy.
-    name: String,
-    text: String,
-}
-
-impl Resolve for SystemResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        Box::pin(async move {
-            match tokio::net::lookup_host((name.as_str(), 0)).await {
-                Ok(addresses) => Ok(Box::new(addresses.collect::<Vec<_>>().into_iter()) as Addrs),
-                Err(e) => {
-                    let text = without_number(e.to_string());
-                    let text = text.trim_start_matches("failed to lookup address information: ").to_owned();
-                    let error = ResolveError { name: name.as_str().to_owned(), text };
-                    Err(Box::new(error) as Box<dyn StdError + Send + Sync>)
-                }
-            }
-        })
-    }
 }

@@ -2,6 +2,7 @@
 
 pub mod batch;
 mod client;
+mod failure;
 mod verdict;
 
 pub use client::{Client, ClientError, USER_AGENT};
