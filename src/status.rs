@@ -58,22 +58,22 @@ pub struct AgentStatus {
     pub log_lines_dropped: u64,
 }
 
-/// The status of the spool folder.
+/// The status of the spool folder. The numbers of files are not known before the first scan.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SpoolStatus {
     /// The folder.
     pub dir: PathBuf,
     /// Files that have not been ingested yet.
-    pub waiting_files: u64,
+    pub waiting_files: Option<u64>,
     /// The size of those files.
-    pub waiting_bytes: u64,
+    pub waiting_bytes: Option<u64>,
     /// Files that the agent may not read.
-    pub unreadable_files: u64,
+    pub unreadable_files: Option<u64>,
     /// Files whose names do not say a format; they are left alone.
     #[serde(default)]
-    pub unknown_files: u64,
+    pub unknown_files: Option<u64>,
     /// Files in `rejected/`.
-    pub rejected_files: u64,
+    pub rejected_files: Option<u64>,
     /// Duplicate events that were dropped.
     pub duplicates: u64,
     /// The time of the last scan.
@@ -140,8 +140,8 @@ pub struct OutboxStatus {
     pub bytes: u64,
     /// The size at which the intake is blocked.
     pub max_bytes: u64,
-    /// Free bytes of the file system of the database.
-    pub disk_free: u64,
+    /// Free bytes of the file system of the database; `None`: the system does not say.
+    pub disk_free: Option<u64>,
     /// Bytes of the write-ahead log.
     #[serde(default)]
     pub log_bytes: u64,
@@ -191,7 +191,7 @@ pub struct DestinationStatus {
     pub reason: Option<Reason>,
     /// The time of the next try.
     pub retry_at: Option<Timestamp>,
-    /// The time of the last delivery.
+    /// The time of the last delivery, also by an earlier run.
     pub last_delivery: Option<Timestamp>,
 }
 

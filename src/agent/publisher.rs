@@ -229,7 +229,7 @@ impl Publisher {
                 oldest_pending_seconds: counts.oldest_pending.map(|at| now.since(at).as_secs()),
                 bytes: self.stats.bytes(),
                 max_bytes: config.outbox.max_bytes,
-                disk_free: disk::space_of(&config.outbox.path).map_or(0, |disk| disk.free),
+                disk_free: disk::space_of(&config.outbox.path).map(|disk| disk.free),
                 log_bytes: self.stats.wal_bytes(),
                 log_held_by: self.stats.wal_held_by(),
                 incident,
@@ -244,7 +244,10 @@ impl Publisher {
                     events,
                 })
                 .collect(),
-            destination: self.destination.borrow().clone(),
+            destination: status::DestinationStatus {
+                last_delivery: counts.last_delivery,
+                ..self.destination.borrow().clone()
+            },
         })
     }
 }
@@ -266,13 +269,15 @@ fn headline(status: &Status) -> String {
         Online => "online".to_owned(),
         Backoff => format!("receiver {}", backoff_word(status.destination.reason.as_ref())),
         Refused => "receiver refuses events".to_owned(),
-        Unknown => "nothing sent yet".to_owned(),
+        Unknown if status.destination.last_delivery.is_none() => "nothing delivered yet".to_owned(),
+        Unknown => "no delivery since the start".to_owned(),
     };
     if let Some(reason) = &status.destination.reason {
         line.push_str(&format!(" ({})", reason.text));
     }
     line.push_str(&format!("; {} pending, {} delivered", status.outbox.pending, status.outbox.delivered));
-    for (n, what) in [(status.outbox.failed, "failed"), (status.spool.rejected_files, "files rejected")] {
+    let rejected = status.spool.rejected_files.unwrap_or(0);
+    for (n, what) in [(status.outbox.failed, "failed"), (rejected, "files rejected")] {
         if n > 0 {
             line.push_str(&format!(", {n} {what}"));
         }

@@ -138,10 +138,10 @@ impl ScanReport {
         let (files, bytes) = (waiting(|owner| owner.waiting_files), waiting(|owner| owner.waiting_bytes));
         let unreadable = self.unreadable.len() as u64;
         self.update(|snapshot| {
-            snapshot.spool.waiting_files = files.saturating_sub(removing.0);
-            snapshot.spool.waiting_bytes = bytes.saturating_sub(removing.1);
-            snapshot.spool.unreadable_files = unreadable;
-            snapshot.spool.unknown_files = listing.unknown_files;
+            snapshot.spool.waiting_files = Some(files.saturating_sub(removing.0));
+            snapshot.spool.waiting_bytes = Some(bytes.saturating_sub(removing.1));
+            snapshot.spool.unreadable_files = Some(unreadable);
+            snapshot.spool.unknown_files = Some(listing.unknown_files);
             snapshot.spool.scanned_at = Some(now.wall);
             snapshot.spool.owners = owners;
         });
@@ -202,7 +202,9 @@ impl ScanReport {
             *bytes = bytes.saturating_sub(entry.size);
         };
         self.update(|SpoolSnapshot { spool, .. }| {
-            less(&mut spool.waiting_files, &mut spool.waiting_bytes);
+            if let (Some(files), Some(bytes)) = (&mut spool.waiting_files, &mut spool.waiting_bytes) {
+                less(files, bytes);
+            }
             if let Some(owner) = spool.owners.iter_mut().find(|owner| owner.uid == entry.owner) {
                 less(&mut owner.waiting_files, &mut owner.waiting_bytes);
             }
@@ -245,11 +247,11 @@ impl ScanReport {
 
     fn update_unreadable(&self) {
         let unreadable = self.unreadable.len() as u64;
-        self.update(|snapshot| snapshot.spool.unreadable_files = unreadable);
+        self.update(|snapshot| snapshot.spool.unreadable_files = Some(unreadable));
     }
 
     pub fn rejected(&self, count: u64) {
-        self.update(|snapshot| snapshot.spool.rejected_files = count);
+        self.update(|snapshot| snapshot.spool.rejected_files = Some(count));
     }
 
     /// Notes why no files are ingested for now; `None`: they are.
@@ -307,7 +309,8 @@ mod tests {
             let spool = &snapshot.lock().unwrap().spool;
             let owner = &spool.owners[0];
             (
-                [spool.waiting_files, spool.waiting_bytes, spool.unreadable_files, spool.unknown_files],
+                [spool.waiting_files, spool.waiting_bytes, spool.unreadable_files, spool.unknown_files]
+                    .map(Option::unwrap),
                 [owner.waiting_files, owner.unreadable_files],
                 spool.scanned_at,
             )

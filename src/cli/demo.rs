@@ -108,7 +108,7 @@ async fn demo(context: &CommandContext) -> Result<ExitCode, CliError> {
     print_step("2. The agent stores each event in the outbox, on disk, then removes the file.")?;
     let is_stored = |s: &Status| {
         (s.outbox.pending, s.outbox.skipped) == (DELIVERABLE as u64, 2)
-            && (s.spool.duplicates, s.spool.rejected_files) == (1, 1)
+            && (s.spool.duplicates, s.spool.rejected_files) == (1, Some(1))
     };
     let stored = wait_for(&agent, is_stored).await?;
     let (pending, duplicates) = (stored.outbox.pending, stored.spool.duplicates);
@@ -156,7 +156,7 @@ async fn demo(context: &CommandContext) -> Result<ExitCode, CliError> {
     let is_exact = stats.held == DELIVERABLE
         && stats.repeats == 0
         && done.spool.duplicates == 1
-        && done.spool.rejected_files == 1;
+        && done.spool.rejected_files == Some(1);
     agent.stop().await?;
     receiver.stop().await;
     if !is_exact {

@@ -239,7 +239,7 @@ fn unknown_id(config: &Config, id: &str) -> CliError {
         );
     }
     let status = Status::read(&config.status_file);
-    if status.is_some_and(|status| status.spool.waiting_files > 0 || !is_publisher_alive(&status)) {
+    if status.is_some_and(|status| status.spool.waiting_files != Some(0) || !is_publisher_alive(&status)) {
         hint("the event may still be in a file that waits in the spool");
     }
     CliError::new(ExitCode::NotFound, format!("no event has the messageId {id}"))

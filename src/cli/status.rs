@@ -48,7 +48,7 @@ pub fn run(context: &CommandContext, args: &StatusArgs) -> Result<ExitCode, CliE
     let status = current_status(&config, context.clock.now());
     let left = match status.spool.unreadable_files {
         // Only the agent's user, whom root can become, sees which file it is.
-        1.. if !args.json && may_change(context, &config, "see it").is_ok() => {
+        Some(1..) if !args.json && may_change(context, &config, "see it").is_ok() => {
             become_service(&config).ok().and_then(|()| unreadable::first(&config))
         }
         _ => None,
@@ -133,7 +133,7 @@ fn unknown_destination(config: &Config) -> DestinationStatus {
 /// Reads the current counts. Returns whether this user may read them.
 fn read_outbox(status: &mut Status, config: &Config) -> bool {
     let path = &config.outbox.path;
-    status.outbox.disk_free = disk::space_of(path).map_or(0, |disk| disk.free);
+    status.outbox.disk_free = disk::space_of(path).map(|disk| disk.free);
     let read = || {
         let reader = Reader::open(path)?;
         Ok((reader.counts()?, reader.bytes()?, reader.incident(status.now)?, reader.clock_step(status.now)?))
@@ -159,6 +159,7 @@ fn read_outbox(status: &mut Status, config: &Config) -> bool {
     status.outbox.oldest_pending = counts.oldest_pending;
     status.outbox.bytes = bytes;
     status.spool.duplicates = counts.duplicates;
+    status.destination.last_delivery = counts.last_delivery;
     let reasons = counts.reasons.into_iter();
     status.reasons = reasons
         .map(|(state, code, events)| ReasonCount { state: state.as_str().to_owned(), code, events })
@@ -179,10 +180,10 @@ fn correct_for_stopped_agent(status: &mut Status, config: &Config, published_at:
         status.destination = unknown_destination(config);
     }
     if let Some((files, bytes)) = count_files(&config.spool.dir) {
-        (status.spool.waiting_files, status.spool.waiting_bytes) = (files, bytes);
+        (status.spool.waiting_files, status.spool.waiting_bytes) = (Some(files), Some(bytes));
     }
     if let Some((files, _)) = count_files(&config.spool.dir.join(REJECTED)) {
-        status.spool.rejected_files = files;
+        status.spool.rejected_files = Some(files);
     }
     status.spool.dir.clone_from(&config.spool.dir);
     let path = config.spool.dir.clone();
@@ -193,7 +194,7 @@ fn correct_for_stopped_agent(status: &mut Status, config: &Config, published_at:
     let is_created_before = published_at.is_some() || config.scope == Scope::System;
     if is_created_before && fs::metadata(&path).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
         let reason = Reason::new(Code::Unreadable, SpoolError::Missing { path }.to_string());
-        (status.spool.waiting_files, status.spool.waiting_bytes) = (0, 0);
+        (status.spool.waiting_files, status.spool.waiting_bytes) = (Some(0), Some(0));
         status.intake = IntakeStatus { state: IntakeState::Blocked, reason: Some(reason) };
     }
 }

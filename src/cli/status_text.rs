@@ -79,19 +79,23 @@ fn spool(status: &Status, lines: &mut LabelledLines) {
     lines.add("spool", escaped(&spool.dir.display().to_string()));
     let mut text = match spool.waiting_files {
         _ if is_missing(&spool.dir) => "there is no such folder".to_owned(),
-        0 => "no files waiting".to_owned(),
-        files => format!("{} waiting ({})", counted(files, "file"), Bytes(spool.waiting_bytes)),
+        None => "the number of waiting files is not known yet".to_owned(),
+        Some(0) => "no files waiting".to_owned(),
+        Some(files) => {
+            let bytes = spool.waiting_bytes.unwrap_or(0);
+            format!("{} waiting ({})", counted(files, "file"), Bytes(bytes))
+        }
     };
-    if spool.unreadable_files > 0 {
-        let unreadable = format!("{} of them unreadable", grouped(spool.unreadable_files));
+    if let Some(unreadable @ 1..) = spool.unreadable_files {
+        let unreadable = format!("{} of them unreadable", grouped(unreadable));
         text += &format!(", {}", styled(BAD, unreadable));
     }
-    if spool.rejected_files > 0 {
-        let rejected = format!("{} rejected", grouped(spool.rejected_files));
+    if let Some(rejected @ 1..) = spool.rejected_files {
+        let rejected = format!("{} rejected", grouped(rejected));
         text += &format!("; {}", styled(BAD, rejected));
     }
-    if spool.unknown_files > 0 {
-        text += &format!("; {} with unknown names, left alone", grouped(spool.unknown_files));
+    if let Some(unknown @ 1..) = spool.unknown_files {
+        text += &format!("; {} with unknown names, left alone", grouped(unknown));
     }
     if spool.duplicates > 0 {
         text += &format!("; {} dropped", counted(spool.duplicates, "duplicate event"));
@@ -154,12 +158,11 @@ fn intake(status: &Status, lines: &mut LabelledLines) {
 fn outbox(status: &Status, lines: &mut LabelledLines) {
     let outbox = &status.outbox;
     lines.add("outbox", escaped(&outbox.path.display().to_string()));
-    lines.add_below(format_args!(
-        "{} of {} used; {} free on its disk",
-        Bytes(outbox.bytes),
-        Bytes(outbox.max_bytes),
-        Bytes(outbox.disk_free)
-    ));
+    let free = match outbox.disk_free {
+        Some(free) => format!("{} free on its disk", Bytes(free)),
+        None => "the free space on its disk is not known".to_owned(),
+    };
+    lines.add_below(format_args!("{} of {} used; {free}", Bytes(outbox.bytes), Bytes(outbox.max_bytes)));
     if !outbox.log_held_by.is_empty() {
         let pids: Vec<_> = outbox.log_held_by.iter().map(ToString::to_string).collect();
         lines.add_below(format_args!(
@@ -279,11 +282,11 @@ fn next_steps(status: &Status, config: &Config, unreadable: Option<Remedy>) -> V
     if let [pid, ..] = status.outbox.log_held_by.as_slice() {
         steps.push(Remedy::run(format!("let process {pid} end its transaction"), format!("ps {pid}")));
     }
-    if status.spool.unreadable_files > 0 {
+    if status.spool.unreadable_files > Some(0) {
         steps.extend(unreadable);
         steps.extend(remedy(Code::Unreadable, config));
     }
-    if status.spool.rejected_files > 0 {
+    if status.spool.rejected_files > Some(0) {
         let command = agent_command(config, "list --rejected");
         steps.push(Remedy::run("see which files were rejected, and why", command));
     }

@@ -146,7 +146,7 @@ impl Waiter {
 }
 
 fn failed_or_rejected(status: &Status) -> u64 {
-    status.outbox.failed + status.spool.rejected_files
+    status.outbox.failed + status.spool.rejected_files.unwrap_or(0)
 }
 
 /// A message for each rejected piece of the spool file, where this user may see them.

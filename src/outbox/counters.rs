@@ -8,6 +8,9 @@ use std::collections::BTreeMap;
 
 /// The counter of duplicates, which have no rows.
 pub(super) const DUPLICATES: &str = "duplicate";
+/// When the receiver last accepted an event, in milliseconds since 1970. It stands here and not in `meta`: another table
+/// would cost each commit another page.
+const LAST_DELIVERY: &str = "last_delivery";
 /// The counters of bytes by owner, with the uid as their code.
 const OWNER: &str = "owner";
 /// The bytes of disk that a row of `pending` takes beside its body: its other columns and the index of its id. Without
@@ -25,6 +28,8 @@ pub struct Counts {
     pub duplicates: u64,
     /// When the oldest pending event was stored.
     pub oldest_pending: Option<Timestamp>,
+    /// When the receiver last accepted an event.
+    pub last_delivery: Option<Timestamp>,
 }
 
 impl Counts {
@@ -54,6 +59,7 @@ impl Counts {
                     }
                 }
                 None if name == DUPLICATES => counts.duplicates = events,
+                None if name == LAST_DELIVERY => counts.last_delivery = Some(Timestamp(events as i64)),
                 None => {}
             }
         }
@@ -70,9 +76,15 @@ impl Counts {
 pub(super) struct CounterChanges {
     events: BTreeMap<(&'static str, &'static str), i64>,
     pending_bytes: BTreeMap<u32, i64>,
+    last_delivery: Option<Timestamp>,
 }
 
 impl CounterChanges {
+    /// Notes that the receiver has accepted an event.
+    pub(super) fn delivered(&mut self, now: Timestamp) {
+        self.last_delivery = Some(now);
+    }
+
     pub(super) fn add(&mut self, state: State, code: &'static str, events: i64) {
         self.add_named(state.as_str(), code, events);
     }
@@ -114,6 +126,7 @@ impl CounterChanges {
         for (owner, bytes) in other.pending_bytes {
             self.add_pending_bytes(Some(owner), bytes);
         }
+        self.last_delivery = other.last_delivery.or(self.last_delivery);
     }
 
     pub(super) fn clear(&mut self) {
@@ -122,7 +135,12 @@ impl CounterChanges {
 
     /// Writes the changes. Returns those of the bytes by owner.
     pub(super) fn write(&mut self, conn: &Connection) -> Result<BTreeMap<u32, i64>, rusqlite::Error> {
-        let CounterChanges { events, pending_bytes } = std::mem::take(self);
+        let CounterChanges { events, pending_bytes, last_delivery } = std::mem::take(self);
+        if let Some(at) = last_delivery {
+            let sql = "INSERT INTO counters (state, code, events) VALUES (?, '', ?)
+                       ON CONFLICT DO UPDATE SET events = excluded.events";
+            conn.prepare_cached(sql)?.execute(params![LAST_DELIVERY, at.0.max(0)])?;
+        }
         let owners = pending_bytes.iter().map(|(owner, bytes)| (OWNER, owner.to_string(), *bytes));
         let events = events.into_iter().map(|((name, code), events)| (name, code.to_owned(), events));
         for (name, code, events) in events.chain(owners) {

@@ -116,8 +116,8 @@ CREATE VIEW unindexed AS
      WHERE s.seq > coalesce((SELECT value FROM meta WHERE name = 'ids_indexed'), 0);
 
 -- The number of events by state and reason code, kept in the transactions that change it. In rows with the state
--- 'owner', the code is a uid and the number is that of the bytes that this owner's events take in `pending`: in this
--- table, because a table of its own would cost each commit another page.
+-- 'owner', the code is a uid and the number is that of the bytes that this owner's events take in `pending`; in the row
+-- 'last_delivery', it is a time. They are in this table, because another one would cost each commit another page.
 CREATE TABLE counters (
     state  TEXT NOT NULL,
     code   TEXT NOT NULL,

@@ -35,6 +35,9 @@ impl Transitions<'_> {
     ) -> Result<(), rusqlite::Error> {
         for (seq, settled) in items {
             debug_assert!(State::Pending.may_become(settled.state()));
+            if *settled == Settled::Delivered {
+                self.store.counters.delivered(self.now);
+            }
             if is_read_version && *settled == Settled::Delivered {
                 self.acknowledge(*seq);
             } else if let Some(row) = self.pending_row(*seq)? {

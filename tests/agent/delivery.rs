@@ -37,7 +37,7 @@ fn a_rejected_file_shows_in_the_published_status_at_once() {
     let until_published = |agent: &mut TestAgent, fact: &str, rejected| {
         agent.until_within(SOON, fact, |agent| {
             let spool = Status::read(&agent.config().status_file).unwrap().spool;
-            (spool.rejected_files, spool.waiting_files) == (rejected, 0)
+            (spool.rejected_files, spool.waiting_files) == (Some(rejected), Some(0))
         });
     };
     until_published(&mut agent, "nothing waits", 0);
@@ -46,4 +46,34 @@ fn a_rejected_file_shows_in_the_published_status_at_once() {
     agent.drop_file("reused.json", track("m-1", "bob@acme.dev"));
     until_published(&mut agent, "two are rejected", 2);
     agent.stop();
+}
+
+#[test]
+fn a_restart_forgets_no_delivery_and_shows_no_count_before_it_has_counted() {
+    let mut agent = TestAgent::in_process(Faults::default());
+    agent.start();
+    let text = agent.run(&["status"]).out;
+    assert!(text.contains("nothing delivered yet"), "{text}");
+    agent.drop_track("m-1", "ana@acme.dev");
+    agent.drop_file("broken.json", "7");
+    agent.until_status("it is delivered", |status| status.outbox.delivered == 1);
+    agent.until_status("one is rejected", |status| status.spool.rejected_files == Some(1));
+    // A published time is exact to the second.
+    let last_delivery = |status: &Status| status.destination.last_delivery.map(|at| at.to_string());
+    let last = last_delivery(&agent.status());
+    assert!(last.is_some());
+    agent.stop();
+    agent.receiver.set_faults(Faults { offline: true, ..Faults::default() });
+    agent.start();
+    agent.until("the rejected file is counted again", |agent| {
+        let published = Status::read(&agent.config().status_file).unwrap();
+        assert_eq!(last_delivery(&published), last);
+        let rejected = published.spool.rejected_files;
+        assert!(matches!(rejected, None | Some(1)), "{rejected:?}");
+        rejected.is_some()
+    });
+    let text = agent.run(&["status"]).out;
+    assert!(text.contains("no delivery since 20") && text.contains("last delivery 20"), "{text}");
+    agent.stop();
+    assert_eq!(last_delivery(&agent.status()), last);
 }

@@ -87,7 +87,7 @@ fn erase_leaves_nothing_of_a_person_and_everything_of_others() {
         .to_string(),
     );
     agent.until("the rest waits", |agent| {
-        agent.status().outbox.pending == 1_002 && agent.status().spool.rejected_files == 1
+        agent.status().outbox.pending == 1_002 && agent.status().spool.rejected_files == Some(1)
     });
     assert!(!kept(&agent).is_empty());
 

@@ -116,7 +116,7 @@ fn of_ten_thousands_of_bad_lines_a_hundred_are_rejected_one_by_one() {
             .unwrap();
     assert_eq!((why["code"].as_str(), why["line"].as_u64()), (Some("not_json"), Some(102)));
     assert_eq!(why["rest"]["parts"].as_u64(), Some(50_001 - 100));
-    agent.until_status("they are counted", |status| status.spool.rejected_files == 101);
+    agent.until_status("they are counted", |status| status.spool.rejected_files == Some(101));
     agent.stop();
 }
 

@@ -64,7 +64,7 @@ fn an_unfinished_file_holds_back_files_of_its_owner_only() {
     agent.set("spool.settle = \"1h\"");
     agent.start();
     let open = begin_of(&agent, ANA, "open.jsonl", SystemTime::UNIX_EPOCH);
-    agent.until_status("it is seen", |status| status.spool.waiting_files == 1);
+    agent.until_status("it is seen", |status| status.spool.waiting_files == Some(1));
     drop_of(&agent, ANA, "behind.json", event("behind"));
     for n in 0..5 {
         drop_of(&agent, BEN, &format!("{n}.json"), event(&format!("ben-{n}")));
@@ -116,7 +116,7 @@ fn a_full_outbox_does_not_hide_the_files_that_wait_for_it() {
     for n in 0..3 {
         agent.drop_file(format!("{n}.json"), event("any"));
     }
-    agent.until_status("they are counted", |status| status.spool.waiting_files == 3);
+    agent.until_status("they are counted", |status| status.spool.waiting_files == Some(3));
     agent.stop();
 }
 
@@ -191,7 +191,7 @@ fn an_events_owner_is_in_the_view_in_the_lists_and_in_the_reason_of_a_reused_id(
     agent.drop_file("mine.json", event("m-2"));
     agent.until_held(2);
     agent.drop_file("second.json", track("m-1", "bob@acme.dev"));
-    agent.until_status("the second is rejected", |status| status.spool.rejected_files == 1);
+    agent.until_status("the second is rejected", |status| status.spool.rejected_files == Some(1));
     agent.until_status("all is delivered", |status| status.outbox.pending == 0);
     agent.stop();
 

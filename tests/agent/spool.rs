@@ -155,11 +155,11 @@ fn a_name_without_a_known_ending_is_left_alone_and_counted() {
     }
     agent.drop_file("good.json", event("good"));
     agent.until_held(1);
-    agent.until_status("they are counted", |status| status.spool.unknown_files == 3);
+    agent.until_status("they are counted", |status| status.spool.unknown_files == Some(3));
     agent.until("they are left", |agent| {
         left(agent) == ["notes.txt", "up.jsonl.H23ad4E1", "up.jsonl.filepart"]
     });
-    agent.until_status("they do not wait", |status| status.spool.waiting_files == 0);
+    agent.until_status("they do not wait", |status| status.spool.waiting_files == Some(0));
     fs::rename(agent.spool().join("up.jsonl.filepart"), agent.spool().join("up.jsonl")).unwrap();
     agent.until_held(2);
     agent.until("it is removed", |agent| left(agent) == ["notes.txt", "up.jsonl.H23ad4E1"]);
@@ -220,7 +220,7 @@ fn bad_input_is_rejected_with_line_and_column() {
     agent.until_held(5);
     until_taken(&mut agent);
     assert_eq!(rejected(&agent), want);
-    agent.until_status("they are counted", |status| status.spool.rejected_files == want.len() as u64);
+    agent.until_status("they are counted", |status| status.spool.rejected_files == Some(want.len() as u64));
     agent.stop();
 }
 

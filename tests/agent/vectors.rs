@@ -58,7 +58,7 @@ fn the_agent_sends_every_vector_as_the_mapping_makes_it() {
                 );
             }
         }
-        assert_eq!(agent.status().spool.rejected_files, 0, "{name}");
+        assert_eq!(agent.status().spool.rejected_files, Some(0), "{name}");
         agent.stop();
     }
 }

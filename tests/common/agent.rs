@@ -612,7 +612,7 @@ impl TestAgent {
     /// Waits until nothing is pending and no file waits.
     pub fn until_settled(&mut self) {
         self.until_status("all is settled", |status| {
-            status.outbox.pending == 0 && status.spool.waiting_files == 0
+            status.outbox.pending == 0 && status.spool.waiting_files == Some(0)
         });
     }
 

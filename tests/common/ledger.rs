@@ -145,12 +145,12 @@ impl Ledger {
     pub fn agrees_with(&self, status: &Status) -> bool {
         let (outbox, spool) = (&status.outbox, &status.spool);
         let waiting = (outbox.pending, spool.waiting_files, spool.waiting_bytes, outbox.discarded);
-        waiting == (0, 0, 0, 0)
+        waiting == (0, Some(0), Some(0), 0)
             && outbox.delivered == self.count(|expected| expected == Expected::Delivered)
             && outbox.skipped == self.count(|expected| matches!(expected, Expected::Skipped(_)))
             && outbox.failed
                 == self.count(|expected| matches!(expected, Expected::Invalid | Expected::Refused))
-            && (spool.duplicates, spool.rejected_files) == (self.duplicates, self.rejects.len() as u64)
+            && (spool.duplicates, spool.rejected_files) == (self.duplicates, Some(self.rejects.len() as u64))
     }
 
     /// Each person's events came to the receiver in the order of the spool. Those that were put back by hand are left

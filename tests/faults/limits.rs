@@ -118,7 +118,7 @@ pub fn file_size(_: &Scale) -> Outcome {
             && reason.is_some_and(|r| r.code == Code::DiskFull && r.text.contains("raise LimitFSIZE="))
     });
     assert_eq!((agent.exit_status(), agent.pid()), (None, pid), "{}", agent.log());
-    assert!(agent.status().spool.waiting_files > 0);
+    assert!(agent.status().spool.waiting_files > Some(0));
     limit(&agent, "--fsize=unlimited");
     online(&agent);
     agent.end().into()

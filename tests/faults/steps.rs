@@ -109,11 +109,11 @@ fn settle(by: i64) -> Figures {
     let mut file = File::create(wait.agent.spool().join("young.json")).unwrap();
     file.write_all(track("young", "ana@acme.dev").as_bytes()).unwrap();
     wait.dropped.insert("young".into());
-    wait.agent.until_status("it is seen", |status| status.spool.waiting_files == 1);
+    wait.agent.until_status("it is seen", |status| status.spool.waiting_files == Some(1));
     wait.step(by);
     if by < 0 {
         wait.agent.sleep(ROUNDS);
-        assert_eq!(wait.agent.status().spool.waiting_files, 1, "it was not left to settle");
+        assert_eq!(wait.agent.status().spool.waiting_files, Some(1), "it was not left to settle");
     }
     wait.agent.pass(2 * SECOND, SECOND);
     let figures = wait.end();
@@ -126,14 +126,14 @@ fn incomplete_after(by: i64) -> Figures {
     let mut wait = Wait::looking();
     wait.agent.drop_file("cut.json", r#"{"messageId":"cut","#);
     wait.dropped.insert("cut".into());
-    wait.agent.until_status("it is seen", |status| status.spool.waiting_files == 1);
+    wait.agent.until_status("it is seen", |status| status.spool.waiting_files == Some(1));
     wait.agent.sleep(ROUNDS);
     wait.step(by);
     wait.agent.pass(59 * SECOND, SECOND);
     wait.agent.sleep(ROUNDS);
-    assert_eq!(wait.agent.status().spool.rejected_files, 0, "it was not left to grow whole");
+    assert_eq!(wait.agent.status().spool.rejected_files, Some(0), "it was not left to grow whole");
     wait.agent.pass(2 * SECOND, SECOND);
-    wait.agent.until_status("it is rejected", |status| status.spool.rejected_files == 1);
+    wait.agent.until_status("it is rejected", |status| status.spool.rejected_files == Some(1));
     wait.end()
 }
 
@@ -220,7 +220,7 @@ impl Wait {
     fn kept(agent: &TestAgent) -> [u64; 4] {
         let status = agent.status();
         let outbox = status.outbox;
-        [outbox.delivered, outbox.skipped, outbox.failed, status.spool.rejected_files]
+        [outbox.delivered, outbox.skipped, outbox.failed, status.spool.rejected_files.unwrap()]
     }
 
     /// Nothing is forgotten by the next maintenance, which comes every half minute.
@@ -252,7 +252,7 @@ impl Wait {
         let all = self.dropped.len();
         self.agent.until("all has come in its time", |agent| {
             let status = agent.status();
-            agent.receiver.stats().held + status.spool.rejected_files as usize >= all
+            agent.receiver.stats().held + status.spool.rejected_files.unwrap_or(0) as usize >= all
                 && status.outbox.pending == 0
         });
         self.agent.stop();

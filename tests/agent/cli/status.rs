@@ -42,6 +42,9 @@ fn the_status_before_the_first_run_is_all_zeros() {
         (&status["outbox"]["pending"], &status["outbox"]["oldest_pending"]),
         (&json!(0), &Value::Null)
     );
+    let spool = &status["spool"];
+    let unknown = ["unreadable_files", "unknown_files", "scanned_at"].map(|name| &spool[name]);
+    assert_eq!(unknown, [&Value::Null; 3], "no scan has counted them");
     let text = setup.run(&["status"]);
     assert_eq!(text.code, 0);
     let config = setup.config_file().display().to_string();
@@ -125,8 +128,8 @@ fn the_status_says_why_events_wait_and_what_to_do() {
     let outbox = setup.open_outbox();
     let now = Timestamp::from_system(std::time::SystemTime::now());
     published(&setup, |status| {
-        status.spool.rejected_files = 3;
-        status.spool.unreadable_files = 1;
+        status.spool.rejected_files = Some(3);
+        status.spool.unreadable_files = Some(1);
         status.intake = IntakeStatus {
             state: IntakeState::Blocked,
             reason: Some(Reason::new(Code::MaxBytes, "the outbox has reached its limit")),

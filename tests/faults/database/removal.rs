@@ -122,7 +122,7 @@ fn round(name: &str, then: Then, strike: Strike, load: bool) -> Figures {
     until(&mut agent, &format!("{name}: what remained delivered"), |agent| wanted.is_subset(&held(agent)));
     until(&mut agent, &format!("{name}: all acknowledged"), |agent| {
         let status = agent.status();
-        status.outbox.pending == 0 && status.spool.waiting_files == 0
+        status.outbox.pending == 0 && status.spool.waiting_files == Some(0)
     });
     agent.stop();
     let pending = in_it.len();

@@ -92,7 +92,7 @@ impl DamageRounds {
             agent.drop_lines(60, 40);
         }
         agent.until_status("the rest is pending", |status| status.outbox.pending == Self::PENDING);
-        agent.until_status("the rest is taken", |status| status.spool.waiting_files == 0);
+        agent.until_status("the rest is taken", |status| status.spool.waiting_files == Some(0));
         agent.kill();
         drop(reader);
         let state = agent.state();
@@ -177,7 +177,7 @@ impl DamageRounds {
         until(&mut self.agent, "all that was readable delivered", |agent| wanted.is_subset(&held(agent)));
         until(&mut self.agent, "all acknowledged", |agent| {
             let status = agent.status();
-            status.outbox.pending == 0 && status.spool.waiting_files == 0
+            status.outbox.pending == 0 && status.spool.waiting_files == Some(0)
         });
         let held = held(&self.agent);
         let again: Vec<_> = held.iter().filter(|n| delivered.contains(n) || failed.contains(n)).collect();

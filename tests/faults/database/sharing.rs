@@ -35,7 +35,7 @@ pub fn snapshot(scale: &Scale) -> Outcome {
         }
         stored += text.len() as u64;
         agent.drop_next("ndjson", text.as_bytes());
-        agent.until_status("taken", |status| status.spool.waiting_files == 0);
+        agent.until_status("taken", |status| status.spool.waiting_files == Some(0));
         most = fs::metadata(&log).unwrap().len().max(most);
         named |= names_reader(&agent);
     }

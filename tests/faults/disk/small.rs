@@ -20,10 +20,10 @@ pub fn state(scale: &Scale) -> Outcome {
             let text = long_lines(&mut agent, EVENTS_A_FILE);
             agent.drop_next("ndjson", text.as_bytes());
         }
-        agent.until_status("the intake is blocked", |s| is_blocked(s) && s.outbox.disk_free < 1 << 20);
+        agent.until_status("the intake is blocked", |s| is_blocked(s) && s.outbox.disk_free < Some(1 << 20));
         stays_calm(&mut agent, Duration::from_secs(3));
         let full = agent.status();
-        assert!(is_blocked(&full) && full.spool.waiting_files > 0, "{full:?}");
+        assert!(is_blocked(&full) && full.spool.waiting_files > Some(0), "{full:?}");
         log_says(&agent, "the intake is blocked");
         mount.remount("size=20m");
         agent.until_status("it takes more with more room", |s| s.outbox.pending > full.outbox.pending);
@@ -81,7 +81,7 @@ pub fn rejects(_: &Scale) -> Outcome {
         mount.fill();
         stays_calm(&mut agent, Duration::from_secs(2));
         mount.relieve();
-        agent.until_status("it is rejected", |s| s.spool.rejected_files == 1);
+        agent.until_status("it is rejected", |s| s.spool.rejected_files == Some(1));
         agent.end()
     })
 }
@@ -120,7 +120,7 @@ pub fn max_bytes(scale: &Scale) -> Outcome {
     });
     stays_calm(&mut agent, Duration::from_secs(2));
     let full = agent.status();
-    assert!(full.spool.waiting_files > 0 && full.outbox.bytes >= 6 << 20, "{full:?}");
+    assert!(full.spool.waiting_files > Some(0) && full.outbox.bytes >= 6 << 20, "{full:?}");
     let large = file_size(&agent);
     online(&agent);
     agent.until_delivered();

@@ -69,12 +69,12 @@ pub fn bad_ones(scale: &Scale) -> Outcome {
         let event = agent.ledger.event(0).replace("\"type\"", "type");
         agent.drop_file(format!("bad-{n}.json"), event.as_bytes());
     }
-    agent.until_status("they are rejected", |status| status.spool.rejected_files == files);
+    agent.until_status("they are rejected", |status| status.spool.rejected_files == Some(files));
     let calls = Calls::during(&agent, Duration::from_secs(3)).unwrap().total();
     for n in 1..=3 {
         let event = agent.ledger.event(0).replace("\"type\"", "type");
         agent.drop_file("day.json", event.as_bytes());
-        agent.until_status("it is rejected", |status| status.spool.rejected_files == files + n);
+        agent.until_status("it is rejected", |status| status.spool.rejected_files == Some(files + n));
     }
     agent.stop();
     let of_one_name =

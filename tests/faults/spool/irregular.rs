@@ -51,7 +51,7 @@ pub fn files(scale: &Scale) -> Outcome {
     agent.until_within(SOON, "the good ones", |agent| agent.receiver.stats().held >= all);
     let took = began.elapsed();
     agent.until_status("the large ones are rejected", |status| {
-        (status.spool.rejected_files, status.spool.unreadable_files) == (2, 1)
+        (status.spool.rejected_files, status.spool.unreadable_files) == (Some(2), Some(1))
     });
     let time = Duration::from_secs(scale.of(3, 30));
     let calls = Calls::during(&agent, time).unwrap();
@@ -196,7 +196,7 @@ pub fn swapped(scale: &Scale) -> Outcome {
         }
     }
     agent.until_delivered();
-    agent.until_status("all is taken", |status| status.spool.waiting_files == 0);
+    agent.until_status("all is taken", |status| status.spool.waiting_files == Some(0));
     // No removal is still under way.
     agent.until("the odd ones are where they were", |_| {
         left.iter().all(|(path, _)| fs::symlink_metadata(path).is_ok())

@@ -37,7 +37,7 @@ pub fn deleted(_: &Scale) -> Outcome {
     for whole in [true, false, true] {
         agent.drop_events(20, 5);
         agent.until_delivered();
-        agent.until_status("all is gone", |status| status.spool.waiting_files == 0);
+        agent.until_status("all is gone", |status| status.spool.waiting_files == Some(0));
         let spool = agent.spool();
         if whole {
             // Files that are not finished: with them it takes longer to delete than the agent to notice it.
@@ -52,7 +52,7 @@ pub fn deleted(_: &Scale) -> Outcome {
             fs::remove_dir_all(spool.join("rejected")).unwrap();
         }
         agent.drop_file("bad.json", b"{bad");
-        agent.until_status("the bad one is rejected", |status| status.spool.rejected_files == 1);
+        agent.until_status("the bad one is rejected", |status| status.spool.rejected_files == Some(1));
     }
     agent.end().into()
 }

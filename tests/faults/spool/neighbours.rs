@@ -74,7 +74,7 @@ pub fn crowded(scale: &Scale) -> Outcome {
     let names = agent.log_lines_with(&["its name says no format"]);
     assert!(names <= 12, "{names} lines of one kind");
     agent.until_status("all is taken but what is no event", |status| {
-        status.spool.waiting_files == 0 && status.outbox.pending == 0
+        status.spool.waiting_files == Some(0) && status.outbox.pending == 0
     });
     agent.stop();
     let note = format!("{in_time} of 10 arrived while the other's files waited, {} MiB", memory >> 20);

@@ -295,7 +295,9 @@ fn unnamed(agent: &TestAgent, name: &str, worst: &Producer) -> Option<String> {
     let (text, json) = (agent.run(&["status"]).out, agent.status());
     let is_named = json.spool.owners.iter().any(|owner| owner.uid == WORST);
     // What is only left alone or set aside is not in the way of others' files.
-    if worst.waiting() > 0 && json.spool.waiting_files > 0 && !(is_named && text.contains(&WORST.to_string()))
+    if worst.waiting() > 0
+        && json.spool.waiting_files > Some(0)
+        && !(is_named && text.contains(&WORST.to_string()))
     {
         return Some(format!("status does not name the owner of the waiting files:\n{text}"));
     }

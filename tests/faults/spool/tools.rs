@@ -221,7 +221,7 @@ pub fn copies(scale: &Scale) -> Outcome {
     for round in 0..rounds {
         copy(&agent, round).unwrap();
         agent.until_status("it is taken", |status| {
-            status.spool.waiting_files == 0 && status.outbox.pending == 0
+            status.spool.waiting_files == Some(0) && status.outbox.pending == 0
         });
         agent.until("it is gone", |agent| agent.files_in_spool() == 0);
     }

@@ -39,7 +39,7 @@ fn lines(ledger: &mut Ledger, events: u64) -> String {
 /// balances the ledger.
 fn ended(mut agent: TestAgent, gone: &HashSet<u64>) -> Figures {
     agent.until_status("all is taken and acknowledged", |status| {
-        status.spool.waiting_files == 0 && status.outbox.pending == 0
+        status.spool.waiting_files == Some(0) && status.outbox.pending == 0
     });
     agent.stop();
     let mut arrived = HashSet::new();
