@@ -36,6 +36,9 @@ pub struct Status {
     /// The last step of the wall clock, for a week.
     #[serde(default)]
     pub clock_step: Option<Incident>,
+    /// By how many seconds the wall clock is ahead of the receiver's (negative: behind), if by more than five minutes.
+    #[serde(default)]
+    pub clock_ahead_seconds: Option<i64>,
     /// Settled events by state and reason.
     pub reasons: Vec<ReasonCount>,
     /// The destination of the events.

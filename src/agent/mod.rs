@@ -42,7 +42,7 @@ pub use new_event::disposition;
 
 use crate::clock::Clock;
 use crate::config::{Config, KoalaConfig};
-use crate::koala::{Client, ClientError};
+use crate::koala::{Client, ClientError, ReceiverClock};
 use crate::outbox::{Enqueued, Outbox, OutboxError, Reader, Writer};
 use crate::reason::{Code, Reason};
 use crate::spool::Spool;
@@ -72,6 +72,7 @@ pub struct Agent {
     publisher: Arc<Publisher>,
     publisher_thread: PublisherThread,
     heartbeats: Heartbeats,
+    receiver_clock: ReceiverClock,
     alarm: watch::Receiver<Option<Arc<OutboxError>>>,
 }
 
@@ -83,7 +84,8 @@ impl Agent {
     pub async fn start(config: Config, clock: Clock) -> Result<Agent, StartError> {
         let outbox = Outbox::open(&config.outbox, clock.clone())?;
         let spool = Spool::open(&config.spool.dir)?;
-        let client = new_client(&config.koala, &clock)?;
+        let receiver_clock = ReceiverClock::default();
+        let client = new_client(&config.koala, &clock, &receiver_clock)?;
         let shared_config = Arc::new(Mutex::new(config.clone()));
         let snapshot = Arc::new(Mutex::new(SpoolSnapshot::new(spool.dir())));
         let (reporter, reported) = StateReporter::new(config.koala.endpoint.clone());
@@ -94,6 +96,7 @@ impl Agent {
             outbox.writer.clone(),
             snapshot.clone(),
             reported.destination,
+            receiver_clock.clone(),
         ));
         publisher.publish_first().inspect_err(|e| {
             if let StartError::Outbox(e) = e {
@@ -134,6 +137,7 @@ impl Agent {
             publisher,
             publisher_thread,
             heartbeats,
+            receiver_clock,
         })
     }
 
@@ -178,7 +182,7 @@ impl Agent {
     /// # Errors
     /// The settings of the receiver cannot be used; then the old settings stay in force.
     pub fn reload(&self, config: Config) -> Result<(), ClientError> {
-        let client = new_client(&config.koala, &self.clock)?;
+        let client = new_client(&config.koala, &self.clock, &self.receiver_clock)?;
         let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
         for (key, before, after) in [
             ("spool.dir", &current.spool.dir, &config.spool.dir),
@@ -251,9 +255,14 @@ impl Agent {
 }
 
 /// A client for the receiver; without a key the reason why there is none.
-fn new_client(config: &KoalaConfig, clock: &Clock) -> Result<Result<Client, Reason>, ClientError> {
+fn new_client(
+    config: &KoalaConfig,
+    clock: &Clock,
+    receiver_clock: &ReceiverClock,
+) -> Result<Result<Client, Reason>, ClientError> {
     let why = || Reason::new(Code::NoKey, config.missing_key().unwrap_or_default());
-    Ok(Client::new(config, clock.clone())?.ok_or_else(why))
+    let client = Client::new(config, clock.clone())?;
+    Ok(client.map(|client| client.with_receiver_clock(receiver_clock.clone())).ok_or_else(why))
 }
 
 /// Tells the sender which events were stored.

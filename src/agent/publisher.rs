@@ -8,6 +8,7 @@ use super::summary::Summary;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::disk;
+use crate::koala::ReceiverClock;
 use crate::outbox::{OutboxError, OutboxStats, Reader, State, Writer};
 use crate::status::{self, SCHEMA, Status};
 use crate::telemetry::lines_dropped;
@@ -47,6 +48,7 @@ pub struct Publisher {
     stats: Arc<OutboxStats>,
     snapshot: Arc<Mutex<SpoolSnapshot>>,
     destination: watch::Receiver<status::DestinationStatus>,
+    receiver_clock: ReceiverClock,
     started_at: Timestamp,
     config_watch: Mutex<ConfigWatch>,
 }
@@ -68,6 +70,8 @@ struct Polls {
     summary: Summary,
     unchanged: u32,
     is_failing: bool,
+    /// Whether the log has told last that the clock is wrong.
+    is_clock_wrong: bool,
 }
 
 impl Publisher {
@@ -78,6 +82,7 @@ impl Publisher {
         writer: Writer,
         snapshot: Arc<Mutex<SpoolSnapshot>>,
         destination: watch::Receiver<status::DestinationStatus>,
+        receiver_clock: ReceiverClock,
     ) -> Publisher {
         let (started_at, stats) = (clock.now(), writer.stats());
         let reader = Mutex::new(reader);
@@ -89,6 +94,7 @@ impl Publisher {
             stats,
             snapshot,
             destination,
+            receiver_clock,
             started_at,
             config_watch: Mutex::default(),
         }
@@ -128,7 +134,8 @@ impl Publisher {
 
     fn run(&self, changed: &Receiver<()>) {
         let summary = Summary::new(self.clock.mono());
-        let mut polls = Polls { published: None, summary, unchanged: 0, is_failing: false };
+        let mut polls =
+            Polls { published: None, summary, unchanged: 0, is_failing: false, is_clock_wrong: false };
         let mut version = None;
         loop {
             let wait = if polls.unchanged < QUIET_POLLS { POLL_INTERVAL } else { QUIET_POLL_INTERVAL };
@@ -158,6 +165,10 @@ impl Publisher {
         let (now, throughput) = (self.clock.mono(), self.stats.throughput());
         if let Some(line) = polls.summary.due(now, throughput, status.outbox.pending) {
             tracing::info!("{line}");
+        }
+        let is_clock_wrong = status.clock_ahead_seconds.is_some();
+        if std::mem::replace(&mut polls.is_clock_wrong, is_clock_wrong) != is_clock_wrong {
+            log_clock(status.clock_ahead_seconds);
         }
         let before = polls.published.as_ref();
         let has_changed = !before.is_some_and(|(before, _)| is_unchanged(before, &status));
@@ -235,6 +246,7 @@ impl Publisher {
                 incident,
             },
             clock_step,
+            clock_ahead_seconds: self.receiver_clock.seconds_ahead(),
             reasons: counts
                 .reasons
                 .into_iter()
@@ -260,6 +272,23 @@ fn is_unchanged(before: &Status, after: &Status) -> bool {
     after.outbox.disk_free = before.outbox.disk_free;
     after.outbox.log_bytes = before.outbox.log_bytes;
     *before == after
+}
+
+fn log_clock(seconds_ahead: Option<i64>) {
+    match seconds_ahead {
+        Some(seconds) => {
+            let difference = match seconds.unsigned_abs() {
+                seconds @ 172_800.. => format!("{} days", seconds / 86_400),
+                seconds => format!("{} minutes", seconds / 60),
+            };
+            let direction = if seconds > 0 { "ahead of" } else { "behind" };
+            tracing::warn!(
+                "this machine's clock is {difference} {direction} the receiver's: if it is not right, events get wrong \
+                 times; set the clock, or have it set: timedatectl set-ntp true"
+            );
+        }
+        None => tracing::info!("this machine's clock and the receiver's agree again"),
+    }
 }
 
 /// The line of `systemctl status`.

@@ -5,8 +5,11 @@ use super::output::{self, BAD, DIM, GOOD, counted, escaped, indented, styled, te
 use super::permission::{become_service, may_change, my_name};
 use super::preview::BROWSER_INTEGRATION_WARNING;
 use super::producer::{self, DropTrial};
-use super::remedy::{Remedy, damaged_outbox_remedy, full_outbox_remedy, remedy, spool_remedy, start_remedy};
+use super::remedy::{
+    Remedy, clock_remedy, damaged_outbox_remedy, full_outbox_remedy, remedy, spool_remedy, start_remedy,
+};
 use super::status::existing_folder;
+use super::status_text::clock_text;
 use super::{CliError, CommandContext, ExitCode, unreadable};
 use crate::clock::Timestamp;
 use crate::config::{self, Bytes, Config, ConfigError, Scope};
@@ -380,7 +383,7 @@ fn check_disk(config: &Config, report: &mut Report) {
 }
 
 fn check_clock(now: Timestamp, newest_event: Option<Timestamp>, report: &mut Report) {
-    let remedy = Remedy::run("set the clock, or have it set", "timedatectl set-ntp true");
+    let remedy = clock_remedy();
     if Timestamp::parse(EARLIEST_TIME).is_some_and(|earliest| now < earliest) {
         report.fail_with("clock", format!("wrong: {now}"), &remedy);
     } else if let Some(newest) = newest_event.filter(|newest| *newest > now) {
@@ -403,6 +406,9 @@ fn check_receiver(context: &CommandContext, config: &Config, report: &mut Report
         Ok(runtime) => runtime.block_on(client.auth()),
         Err(error) => return report.fail("receiver", format!("cannot be asked: {error}")),
     };
+    if let Some(ahead) = client.receiver_clock().seconds_ahead() {
+        report.fail_with("clock", clock_text(ahead), &clock_remedy());
+    }
     let Reason { code, text, .. } = match verdict {
         Verdict::Accepted => return report.ok("receiver", format!("{endpoint} accepts the key")),
         Verdict::TooLarge(Reason { code, text, .. }) => {

@@ -86,6 +86,11 @@ pub fn reload_remedy(config: &Config) -> Remedy {
     }
 }
 
+/// The remedy for a wrong clock.
+pub fn clock_remedy() -> Remedy {
+    Remedy::run("set the clock, or have it set", "timedatectl set-ntp true")
+}
+
 /// The remedy for an agent that is not running.
 pub fn start_remedy(config: &Config) -> Remedy {
     Remedy::run("start the agent", start_command(config))

@@ -113,6 +113,7 @@ fn never_started(config: &Config) -> Status {
         intake: IntakeStatus { state: IntakeState::Open, reason: None },
         outbox: crate::status::OutboxStatus { max_bytes: config.outbox.max_bytes, ..Default::default() },
         clock_step: None,
+        clock_ahead_seconds: None,
         reasons: Vec::new(),
         destination: unknown_destination(config),
     }
@@ -175,6 +176,7 @@ pub fn existing_folder(file: &Path) -> &Path {
 /// While no agent runs, the settings are those of the configuration file, and the files are counted here.
 fn correct_for_stopped_agent(status: &mut Status, config: &Config, published_at: Option<Timestamp>) {
     status.agent.since = published_at;
+    status.clock_ahead_seconds = None;
     status.outbox.max_bytes = config.outbox.max_bytes;
     if status.destination.endpoint != config.koala.endpoint {
         status.destination = unknown_destination(config);

@@ -2,8 +2,10 @@
 
 use super::context::agent_command;
 use super::output::{BAD, BOLD, DIM, GOOD, LabelledLines, WAITING, counted, escaped, grouped, styled};
-use super::remedy::{Remedy, full_outbox_remedy, meaning, reload_remedy, remedy, spool_remedy, start_remedy};
-use super::time::{next_try_text, time_and_age};
+use super::remedy::{
+    Remedy, clock_remedy, full_outbox_remedy, meaning, reload_remedy, remedy, spool_remedy, start_remedy,
+};
+use super::time::{duration_text, next_try_text, time_and_age};
 use crate::config::{Bytes, Config};
 use crate::reason::Code;
 use crate::spool::{shell_quoted, user_name};
@@ -11,6 +13,7 @@ use crate::status::{DestinationState, IntakeState, OutboxStatus, Status};
 use nix::unistd::Uid;
 use std::io::ErrorKind;
 use std::path::Path;
+use std::time::Duration;
 
 /// The status for a terminal of that width, or for a pipe. `unreadable`: the first file that the agent cannot read, and
 /// what its owner can do, where this user may see that.
@@ -32,6 +35,9 @@ pub fn render(
         lines.add("clock", time_and_age(step.at, status.now));
         lines.add_below(styled(BAD, escaped(&step.text)));
     }
+    if let Some(ahead) = status.clock_ahead_seconds {
+        lines.add("clock", styled(BAD, clock_text(ahead)));
+    }
     events(status, &mut lines);
     destination(status, &mut lines);
     let mut text = format!("{}\n{lines}", headline(status));
@@ -43,6 +49,13 @@ pub fn render(
         text += &format!("  - {}\n", remedy.render(4, width));
     }
     text
+}
+
+/// A clock that differs from the receiver's by so many seconds.
+pub fn clock_text(seconds_ahead: i64) -> String {
+    let direction = if seconds_ahead > 0 { "ahead of" } else { "behind" };
+    let difference = duration_text(Duration::from_secs(seconds_ahead.unsigned_abs()));
+    format!("{difference} {direction} the receiver's: if it is not right, events get wrong times")
 }
 
 fn headline(status: &Status) -> String {
@@ -267,6 +280,9 @@ fn next_steps(status: &Status, config: &Config, unreadable: Option<Remedy>) -> V
         steps.push(full_outbox_remedy(status.outbox.pending, config));
     }
     steps.extend(status.destination.reason.as_ref().and_then(|reason| remedy(reason.code, config)));
+    if status.clock_ahead_seconds.is_some() {
+        steps.push(clock_remedy());
+    }
     if let Some(files) = status.outbox.incident.as_ref().and_then(|incident| incident.files.as_ref()) {
         let mut command = String::from("rm");
         for suffix in ["", "-wal", "-shm"] {

@@ -1,8 +1,9 @@
 //! The HTTP client for the receiver, the only code that sends requests to it.
 
 use super::failure::{RequestFailure, SystemResolver, innermost};
-use super::verdict::{ReceiverResponse, Verdict, classify};
-use crate::clock::{Clock, Mono, Timestamp};
+use super::receiver_clock::ReceiverClock;
+use super::verdict::{ReceiverResponse, Verdict, classify, is_page};
+use crate::clock::{Clock, Moment, Mono, Timestamp};
 use crate::config::{self, PublicKey};
 use crate::item::Endpoint;
 use http_body_util::BodyExt;
@@ -61,6 +62,7 @@ pub struct Client {
     key: PublicKey,
     clock: Clock,
     connections: Arc<Mutex<Connections>>,
+    receiver_clock: ReceiverClock,
 }
 
 /// The URLs of all requests. Each contains the key, so `Debug` does not show them.
@@ -122,7 +124,19 @@ impl Client {
         let connections = Connections { http: new_pool(config)?, since: clock.mono(), is_spent: false };
         let connections = Arc::new(Mutex::new(connections));
         let urls = Arc::new(RequestUrls::new(&endpoint, &key));
-        Ok(Some(Client { config: Arc::new(config.clone()), endpoint, urls, key, clock, connections }))
+        let config = Arc::new(config.clone());
+        let receiver_clock = ReceiverClock::default();
+        Ok(Some(Client { config, endpoint, urls, key, clock, connections, receiver_clock }))
+    }
+
+    /// The client, which notes the dates of answers there.
+    pub fn with_receiver_clock(self, receiver_clock: ReceiverClock) -> Client {
+        Client { receiver_clock, ..self }
+    }
+
+    /// The comparison with the receiver's clock.
+    pub fn receiver_clock(&self) -> &ReceiverClock {
+        &self.receiver_clock
     }
 
     /// Sends a batch and returns the verdict on the response.
@@ -161,8 +175,9 @@ impl Client {
 
     async fn send(&self, request: impl FnOnce(&reqwest::Client) -> RequestBuilder) -> Verdict {
         let (http, since) = self.pool();
+        let sent = self.clock.moment();
         let response = match request(&http).send().await {
-            Ok(response) => self.read(response).await,
+            Ok(response) => self.read(response, sent).await,
             // The URL contains the key.
             Err(error) => Err(RequestFailure::Http(error.without_url())),
         };
@@ -181,19 +196,26 @@ impl Client {
         }
     }
 
-    async fn read(&self, response: Response) -> Result<ReceiverResponse, RequestFailure> {
+    async fn read(&self, response: Response, sent: Moment) -> Result<ReceiverResponse, RequestFailure> {
+        let answered = self.clock.moment();
         let (head, body) = hyper::Response::<reqwest::Body>::from(response).into_parts();
         let (body, failure) = read_beginning(body, head.version).await;
         // Only an accepted request needs the whole body; any other status decides the verdict together with its headers.
         if let Some(failure) = failure.filter(|_| head.status.is_success()) {
             return Err(failure);
         }
+        let body = self.key.redact(&String::from_utf8_lossy(&body));
+        let date = header_values(&head.headers, DATE).find_map(|text| Timestamp::parse_http_date(&text));
+        // The clock of a portal is nobody's concern.
+        if let Some(date) = date.filter(|_| !is_page(&body)) {
+            self.receiver_clock.note(date, sent, answered);
+        }
         Ok(ReceiverResponse {
             status: head.status.as_u16(),
-            date: header_values(&head.headers, DATE).find_map(|text| Timestamp::parse_http_date(&text)),
+            date,
             location: header_values(&head.headers, LOCATION).next().map(|text| self.key.redact(&text)),
             retry_after: header_values(&head.headers, RETRY_AFTER).collect(),
-            body: self.key.redact(&String::from_utf8_lossy(&body)),
+            body,
         })
     }
 }

@@ -3,7 +3,9 @@
 pub mod batch;
 mod client;
 mod failure;
+mod receiver_clock;
 mod verdict;
 
 pub use client::{Client, ClientError, USER_AGENT};
+pub use receiver_clock::ReceiverClock;
 pub use verdict::{MAX_RETRY_AFTER, Verdict};

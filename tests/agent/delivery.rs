@@ -3,7 +3,8 @@
 use crate::common::agent::TestAgent;
 use crate::common::events::track;
 use crate::common::setup::names_in;
-use koala_agent::receiver::Faults;
+use koala_agent::clock::Clock;
+use koala_agent::receiver::{Faults, Receiver, ReceiverOptions};
 use koala_agent::status::Status;
 use std::time::Duration;
 
@@ -46,6 +47,38 @@ fn a_rejected_file_shows_in_the_published_status_at_once() {
     agent.drop_file("reused.json", track("m-1", "bob@acme.dev"));
     until_published(&mut agent, "two are rejected", 2);
     agent.stop();
+}
+
+#[test]
+fn a_clock_that_differs_from_the_receivers_is_told_until_they_agree() {
+    let mut agent = TestAgent::program(Faults::default());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let now = agent.clock.now();
+    let clock = Clock::manual(now.plus(Duration::from_secs(10 * 365 * 86_400)));
+    let options = ReceiverOptions { clock: clock.clone(), ..ReceiverOptions::default() };
+    let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
+    agent.set(&format!("koala.endpoint = \"{}\"", receiver.endpoint()));
+    agent.start_and_wait();
+    assert_eq!(agent.status().clock_ahead_seconds, None);
+    agent.drop_track("m-1", "ana@acme.dev");
+    agent.until_status("it is told", |status| {
+        status.clock_ahead_seconds.is_some_and(|ahead| ahead < -300_000_000)
+    });
+    agent.drop_track("m-2", "ana@acme.dev");
+    agent.until("both are delivered", |_| receiver.stats().held == 2);
+    let text = agent.run(&["status"]).out;
+    assert!(text.contains("clock") && text.contains("behind the receiver's"), "{text}");
+    assert!(text.contains("set the clock, or have it set: timedatectl set-ntp true"), "{text}");
+    clock.step(now);
+    agent.drop_track("m-3", "ana@acme.dev");
+    agent.until_status("they agree", |status| status.clock_ahead_seconds.is_none());
+    agent.until("the log tells it", |agent| agent.log_lines_with(&["info", "clock", "agree again"]) == 1);
+    let told =
+        agent.log_lines_with(&["warning", "3649 days behind the receiver's", "timedatectl set-ntp true"]);
+    assert_eq!(told, 1, "{}", agent.log());
+    assert!(!agent.run(&["status"]).out.contains("the receiver's"));
+    agent.stop();
+    runtime.block_on(receiver.stop());
 }
 
 #[test]

@@ -1,9 +1,11 @@
 //! Usage, configuration and check.
 
 use crate::common::setup::{Setup, assert_says, run_command};
+use koala_agent::clock::Clock;
 use koala_agent::receiver::{Receiver, ReceiverOptions};
 use std::fs;
 use std::process::Command;
+use std::time::Duration;
 
 #[test]
 fn usage_and_configuration_have_their_exit_codes() {
@@ -109,6 +111,30 @@ fn check_asks_the_receiver_about_the_key() {
         assert_says(&ran.out, &[said]);
         assert!(!ran.out.contains(key));
     }
+    runtime.block_on(receiver.stop());
+}
+
+#[test]
+fn check_compares_the_clock_with_the_receivers() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let now = Clock::system().now();
+    let clock = Clock::manual(now.plus(Duration::from_secs(10 * 365 * 86_400)));
+    let options = ReceiverOptions { clock: clock.clone(), ..ReceiverOptions::default() };
+    let receiver = runtime.block_on(Receiver::start("127.0.0.1:0".parse().unwrap(), options)).unwrap();
+    let mut setup = Setup::new();
+    setup.set(&format!("koala.endpoint = \"{}\"", receiver.endpoint()));
+    write_key(&setup, "pk_good");
+    let _agent = setup.open_outbox();
+    let ran = setup.run(&["check"]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert_says(
+        &ran.out,
+        &["FAIL  clock", " behind the receiver's", "timedatectl set-ntp true", "accepts the key"],
+    );
+    clock.step(now);
+    let ran = setup.run(&["check"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_says(&ran.out, &["ok    clock"]);
     runtime.block_on(receiver.stop());
 }
 
