@@ -19,7 +19,7 @@ use crate::config::{Concurrency, Config};
 use crate::item::OrderingKey;
 use crate::koala::{Client, Verdict};
 use crate::mapping::Mappings;
-use crate::outbox::{Enqueued, OutboxError, Settled, Settlement, Writer};
+use crate::outbox::{Enqueued, OutboxError, Settlement, Writer};
 use crate::reason::Reason;
 use crate::status::{self, DestinationState};
 use std::collections::BTreeSet;
@@ -57,6 +57,15 @@ pub enum SenderCommand {
     Mappings(Arc<Mappings>),
 }
 
+/// The answer to a request.
+struct Answered {
+    in_flight: InFlight,
+    /// See [`Settlement::read_version`].
+    read_version: Option<u64>,
+    verdict: Verdict,
+    status: Option<u16>,
+}
+
 /// Events that a commit has settled, and their ordering keys.
 type CommitResult = Result<(Vec<OrderingKey>, Vec<i64>), Arc<OutboxError>>;
 
@@ -81,7 +90,7 @@ pub struct Sender {
     known_to: i64,
     /// Delivered events whose rows the present search may still find.
     delivered: BTreeSet<i64>,
-    requests: JoinSet<(InFlight, Option<u64>, Verdict)>,
+    requests: JoinSet<Answered>,
     commits: JoinSet<CommitResult>,
     /// The number of commits that the outbox refuses for now. Nothing is sent that could not be noted as delivered.
     stalled_commits: watch::Sender<usize>,
@@ -181,8 +190,7 @@ impl Sender {
                 }
                 Some(answered) = self.requests.join_next() => {
                     // The task of a request is not aborted while this loop runs, so it has panicked.
-                    let (in_flight, read_version, verdict) = answered.map_err(|_| Fatal::Defect("sender"))?;
-                    self.answered(in_flight, read_version, verdict);
+                    self.answered(answered.map_err(|_| Fatal::Defect("sender"))?);
                 }
                 Some(committed) = self.commits.join_next() => self.committed(committed)?,
                 command = commands.recv() => match command {
@@ -337,17 +345,20 @@ impl Sender {
         if !settled.is_empty() {
             let unsent: Vec<i64> = settled.iter().map(|(seq, _)| *seq).collect();
             let keys = self.scheduler.settled_unsent(plan, &unsent);
-            self.settle(settled, keys, None);
+            self.settle(keys, settled.into());
         } else if let Some(BuiltRequest { endpoint, body, seqs, read_version }) = request {
             let in_flight = self.scheduler.sent(plan, seqs, body.len(), self.clock.mono());
-            self.requests.spawn(async move { (in_flight, read_version, client.batch(endpoint, body).await) });
+            self.requests.spawn(async move {
+                let (verdict, status) = client.batch_with_status(endpoint, body).await;
+                Answered { in_flight, read_version, verdict, status }
+            });
         } else {
             self.scheduler.nothing_sent(plan);
         }
     }
 
-    /// `read_version`: see [`Settlement::read_version`].
-    fn answered(&mut self, in_flight: InFlight, read_version: Option<u64>, verdict: Verdict) {
+    fn answered(&mut self, answered: Answered) {
+        let Answered { in_flight, read_version, verdict, status } = answered;
         let effects = self.scheduler.answered(in_flight, verdict, self.clock.moment());
         self.publish();
         let AnswerEffects { rows, keys, noted } = effects;
@@ -357,16 +368,16 @@ impl Sender {
             drop(self.writer.settle(Settlement { attempts, ..Settlement::default() }));
             return;
         }
-        self.settle(rows, keys, read_version);
+        self.settle(keys, Settlement { rows, read_version, status, ..Settlement::default() });
     }
 
     /// Settles rows. Nothing of these ordering keys is sent until that is durable.
-    fn settle(&mut self, rows: Vec<(i64, Settled)>, keys: Vec<OrderingKey>, read_version: Option<u64>) {
+    fn settle(&mut self, keys: Vec<OrderingKey>, settlement: Settlement) {
         let (writer, stalled_commits) = (self.writer.clone(), self.stalled_commits.clone());
-        let may_wait = !self.scheduler.awaits(&keys, rows.len());
+        let may_wait = !self.scheduler.awaits(&keys, settlement.rows.len());
         self.commits.spawn(async move {
-            let seqs = rows.iter().map(|(seq, _)| *seq).collect();
-            let settlement = Settlement { rows, read_version, may_wait, ..Settlement::default() };
+            let seqs = settlement.rows.iter().map(|(seq, _)| *seq).collect();
+            let settlement = Settlement { may_wait, ..settlement };
             commit(&writer, settlement, &stalled_commits).await?;
             Ok((keys, seqs))
         });
@@ -392,8 +403,8 @@ impl Sender {
         self.batcher.queue().release()?;
         let finish_requests = async {
             while let Some(answered) = self.requests.join_next().await {
-                if let Ok((in_flight, read_version, verdict)) = answered {
-                    self.answered(in_flight, read_version, verdict);
+                if let Ok(answered) = answered {
+                    self.answered(answered);
                 }
             }
         };

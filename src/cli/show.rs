@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::event::{Event, MessageId, json::pretty};
 use crate::item::Disposition;
-use crate::outbox::{Attempt, Detail, Listed, Reader, State};
+use crate::outbox::{Acceptance, Attempt, Detail, Listed, Reader, State};
 use crate::reason::{Code, Reason};
 use crate::spool::{Format, REJECTED, format_of, user_name};
 use crate::status::{DestinationState, Status};
@@ -46,7 +46,7 @@ struct ShownEvent {
     row: Listed,
     /// The modification time of the event's file.
     spooled_at: Timestamp,
-    /// The answers that did not accept the event.
+    /// The answers, the one that accepted the event last.
     history: Vec<Attempt>,
     /// When a pending event is sent.
     next: Option<NextAttempt>,
@@ -94,12 +94,22 @@ pub fn run(context: &CommandContext, args: &ShowArgs) -> Result<ExitCode, CliErr
 }
 
 fn shown_event(config: &Config, detail: Detail, next: Option<NextAttempt>) -> ShownEvent {
-    let Detail { row, spooled_at, body, attempts } = detail;
+    let Detail { row, spooled_at, body, attempts: mut history, acceptance } = detail;
+    history.extend(acceptance.map(accepted));
     let id = MessageId::from_stored(row.message_id.clone());
     let event = body.as_deref().and_then(|body| Event::parse(body).ok());
     let preview = event.map(|event| EventPreview::of(&config.mappings, &event, &id, spooled_at));
     let body = body.and_then(|body| RawValue::from_string(body).ok());
-    ShownEvent { row, spooled_at, history: attempts, next, preview, body }
+    ShownEvent { row, spooled_at, history, next, preview, body }
+}
+
+/// The answer that accepted the event, as the history has it.
+fn accepted(acceptance: Acceptance) -> Attempt {
+    let text = match acceptance.status {
+        Some(status) => format!("the receiver answered {status}"),
+        None => "the receiver accepted the event".to_owned(),
+    };
+    Attempt { at: acceptance.at, code: "accepted".to_owned(), text }
 }
 
 /// `ahead` is the number of older events of the same person, and whether it is exact.

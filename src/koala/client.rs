@@ -141,6 +141,11 @@ impl Client {
 
     /// Sends a batch and returns the verdict on the response.
     pub async fn batch(&self, endpoint: Endpoint, body: String) -> Verdict {
+        self.batch_with_status(endpoint, body).await.0
+    }
+
+    /// Sends a batch and returns the verdict on the response and its status, if there was a whole one.
+    pub async fn batch_with_status(&self, endpoint: Endpoint, body: String) -> (Verdict, Option<u16>) {
         let url = self.urls.batch(endpoint).clone();
         self.send(|http| http.post(url).header(CONTENT_TYPE, "application/json").body(body)).await
     }
@@ -149,7 +154,7 @@ impl Client {
     /// the receiver is well.
     pub async fn auth(&self) -> Verdict {
         let url = self.urls.auth.clone();
-        self.send(|http| http.get(url)).await
+        self.send(|http| http.get(url)).await.0
     }
 
     /// The pool for the next request and the time of its creation. A pool that is spent or too old is replaced.
@@ -173,7 +178,7 @@ impl Client {
         connections.is_spent |= connections.since == since;
     }
 
-    async fn send(&self, request: impl FnOnce(&reqwest::Client) -> RequestBuilder) -> Verdict {
+    async fn send(&self, request: impl FnOnce(&reqwest::Client) -> RequestBuilder) -> (Verdict, Option<u16>) {
         let (http, since) = self.pool();
         let sent = self.clock.moment();
         let response = match request(&http).send().await {
@@ -182,7 +187,7 @@ impl Client {
             Err(error) => Err(RequestFailure::Http(error.without_url())),
         };
         match response {
-            Ok(response) => classify(&response, self.clock.now()),
+            Ok(response) => (classify(&response, self.clock.now()), Some(response.status)),
             Err(failure) => {
                 // Without TLS the connection is HTTP/1.1 and ends with the request.
                 if !failure.is_connect() && self.endpoint.scheme() == "https" {
@@ -191,7 +196,7 @@ impl Client {
                 let is_proxied = proxy_of(&self.config).is_some();
                 let mut reason = failure.reason(&self.endpoint, is_proxied, |text| self.key.redact(text));
                 reason.text = self.key.redact(&reason.text);
-                Verdict::Trouble { reason, retry_after: None }
+                (Verdict::Trouble { reason, retry_after: None }, None)
             }
         }
     }

@@ -4,16 +4,17 @@
 //! move each row at once would rewrite a page or two for it. So a commit appends their numbers to the table `acks`, a
 //! few bytes each, and the rows move later in the order of the queue, each page once.
 
-use super::ack_map::AckMap;
+use super::ack_map::{Ack, AckMap};
 use super::counters::CounterChanges;
 use super::retention::Retention;
 use super::row::Settled;
 use crate::clock::Timestamp;
 use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, ToSql, params};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Acks in memory, some five bytes each, while older events still wait: as many as the sender reads ahead, so that a
+/// Acks in memory, some seven bytes each, while older events still wait: as many as the sender reads ahead, so that a
 /// queue of that size is compacted once.
 const MAX_ACKS: usize = 1_500_000;
 /// Time after its delivery that a row, with the event's body, may stay in `pending` while older events wait.
@@ -44,10 +45,10 @@ struct CompactionPass {
 impl AckLog {
     pub(super) fn load(conn: &Connection) -> Result<AckLog, rusqlite::Error> {
         let mut log = AckLog::default();
-        each_ack(conn, |seq, at| {
+        each_ack(conn, |seq, ack| {
             log.stored += 1;
-            log.oldest = Some(log.oldest.map_or(at, |oldest| oldest.min(at)));
-            log.acks.insert(seq, at);
+            log.oldest = Some(log.oldest.map_or(ack.at, |oldest| oldest.min(ack.at)));
+            log.acks.insert(seq, ack);
         })?;
         Ok(log)
     }
@@ -76,27 +77,33 @@ impl AckLog {
     }
 
     /// Records that a pending event is delivered. Returns whether it was not before.
-    pub(super) fn add(&mut self, seq: i64, now: Timestamp) -> bool {
-        let is_new = self.acks.insert(seq, now);
+    pub(super) fn add(&mut self, seq: i64, ack: Ack) -> bool {
+        let is_new = self.acks.insert(seq, ack);
         if is_new {
             self.new.push(seq);
         }
         is_new
     }
 
-    /// Appends the acks of this transaction whose rows have not moved to the table.
+    /// Appends the acks of this transaction whose rows have not moved to the table: a row for each status, which is one as
+    /// a rule.
     pub(super) fn append(&mut self, conn: &Connection) -> Result<(), rusqlite::Error> {
         let mut new = std::mem::take(&mut self.new);
-        new.retain(|seq| self.contains(*seq));
         new.sort_unstable();
-        let Some(now) = new.first().and_then(|first| self.acks.get(*first)) else {
-            return Ok(());
-        };
-        let seqs =
-            serde_json::to_string(&new).map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
-        conn.prepare_cached("INSERT INTO acks (at, seqs) VALUES (?, ?)")?.execute(params![now.0, seqs])?;
-        self.stored += new.len();
-        self.oldest.get_or_insert(now);
+        let mut by_status: BTreeMap<Option<u16>, (Timestamp, Vec<i64>)> = BTreeMap::new();
+        for seq in new {
+            if let Some(ack) = self.acks.get(seq) {
+                by_status.entry(ack.status).or_insert_with(|| (ack.at, Vec::new())).1.push(seq);
+            }
+        }
+        for (status, (at, seqs)) in by_status {
+            let text = serde_json::to_string(&seqs)
+                .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
+            conn.prepare_cached("INSERT INTO acks (at, seqs, status) VALUES (?, ?, ?)")?
+                .execute(params![at.0, text, status])?;
+            self.stored += seqs.len();
+            self.oldest.get_or_insert(at);
+        }
         Ok(())
     }
 
@@ -208,8 +215,8 @@ impl AckLog {
         let mut attempts = conn.prepare_cached("SELECT coalesce(max(n), 0) FROM attempts WHERE seq = ?")?;
         let mut settled = conn.prepare_cached(
             "INSERT INTO settled (seq, person, message_id, type, event, digest, file, place, owner, spooled_at,
-                                  received_at, attempts, state, settled_at, code, reason)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'delivered', ?, '', '')",
+                                  received_at, attempts, state, settled_at, code, reason, status)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'delivered', ?, '', '', ?)",
         )?;
         let mut bodies = conn.prepare_cached(
             "INSERT INTO bodies (seq, state, settled_at, body) VALUES (?, 'delivered', ?, ?)",
@@ -217,7 +224,7 @@ impl AckLog {
         let mut rows = pending.query([from])?;
         while let Some(row) = rows.next()? {
             let seq: i64 = row.get(0)?;
-            let Some(at) = self.acks.get(seq).filter(|_| moved < limit) else {
+            let Some(Ack { at, status }) = self.acks.get(seq).filter(|_| moved < limit) else {
                 next = seq;
                 break;
             };
@@ -235,6 +242,7 @@ impl AckLog {
             let before: i64 = if has_attempts { attempts.query_row([seq], |r| r.get(0))? } else { 0 };
             settled.raw_bind_parameter(12, before + 1)?;
             settled.raw_bind_parameter(13, at.0)?;
+            settled.raw_bind_parameter(14, status)?;
             settled.raw_execute()?;
             if keeps_body {
                 bodies.execute([&seq as &dyn ToSql, &at.0, &unchanged(12)?])?;
@@ -253,19 +261,16 @@ impl AckLog {
     }
 }
 
-/// Calls `each` with every number in the table `acks`, and the time of its delivery.
-pub(super) fn each_ack(
-    conn: &Connection,
-    mut each: impl FnMut(i64, Timestamp),
-) -> Result<(), rusqlite::Error> {
-    let mut acks = conn.prepare_cached("SELECT at, seqs FROM acks ORDER BY n")?;
+/// Calls `each` with every number in the table `acks` and its ack.
+pub(super) fn each_ack(conn: &Connection, mut each: impl FnMut(i64, Ack)) -> Result<(), rusqlite::Error> {
+    let mut acks = conn.prepare_cached("SELECT at, seqs, status FROM acks ORDER BY n")?;
     let mut rows = acks.query([])?;
     while let Some(row) = rows.next()? {
-        let at = Timestamp(row.get(0)?);
+        let ack = Ack { at: Timestamp(row.get(0)?), status: row.get(2)? };
         let seqs: Vec<i64> = serde_json::from_str(row.get_ref(1)?.as_str()?).map_err(|e| {
             rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(e))
         })?;
-        seqs.into_iter().for_each(|seq| each(seq, at));
+        seqs.into_iter().for_each(|seq| each(seq, ack));
     }
     Ok(())
 }

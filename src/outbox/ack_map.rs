@@ -1,5 +1,4 @@
-//! A map from numbers that lie close together to times: some five bytes an entry, where a tree map takes
-//! sixteen and more.
+//! A map from numbers that lie close together to acks: some seven bytes an entry, where a tree map takes twenty and more.
 
 use crate::clock::Timestamp;
 use std::collections::BTreeMap;
@@ -7,7 +6,15 @@ use std::collections::BTreeMap;
 /// The numbers of one block, which are the bits of a word.
 const BLOCK: i64 = 64;
 
-/// A map from the numbers of delivered events to the times of their delivery.
+/// The acceptance of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ack {
+    pub(super) at: Timestamp,
+    /// The status of the answer, if it is known.
+    pub(super) status: Option<u16>,
+}
+
+/// A map from the numbers of delivered events to their acks.
 #[derive(Debug, Default)]
 pub(super) struct AckMap {
     blocks: BTreeMap<i64, Box<Block>>,
@@ -20,6 +27,8 @@ struct Block {
     present: u64,
     /// Seconds since 1970, as precise as a time of delivery needs to be.
     at: [u32; BLOCK as usize],
+    /// 0: not known.
+    status: [u16; BLOCK as usize],
 }
 
 impl AckMap {
@@ -31,25 +40,29 @@ impl AckMap {
         self.len == 0
     }
 
-    pub(super) fn get(&self, n: i64) -> Option<Timestamp> {
-        let block = self.blocks.get(&n.div_euclid(BLOCK))?;
-        (block.present & bit(n) != 0).then(|| Timestamp(i64::from(block.at[index_in_block(n)]) * 1_000))
+    pub(super) fn get(&self, n: i64) -> Option<Ack> {
+        let (block, index) = (self.blocks.get(&n.div_euclid(BLOCK))?, index_in_block(n));
+        (block.present & bit(n) != 0).then(|| Ack {
+            at: Timestamp(i64::from(block.at[index]) * 1_000),
+            status: Some(block.status[index]).filter(|status| *status != 0),
+        })
     }
 
-    /// Returns `false` if the number has a time, which it then keeps.
-    pub(super) fn insert(&mut self, n: i64, at: Timestamp) -> bool {
-        let empty = || Box::new(Block { present: 0, at: [0; BLOCK as usize] });
+    /// Returns `false` if the number has an ack, which it then keeps.
+    pub(super) fn insert(&mut self, n: i64, ack: Ack) -> bool {
+        let empty = || Box::new(Block { present: 0, at: [0; BLOCK as usize], status: [0; BLOCK as usize] });
         let block = self.blocks.entry(n.div_euclid(BLOCK)).or_insert_with(empty);
         let is_new = block.present & bit(n) == 0;
         if is_new {
             block.present |= bit(n);
-            block.at[index_in_block(n)] = (at.0 / 1_000).clamp(0, u32::MAX.into()) as u32;
+            block.at[index_in_block(n)] = (ack.at.0 / 1_000).clamp(0, u32::MAX.into()) as u32;
+            block.status[index_in_block(n)] = ack.status.unwrap_or(0);
             self.len += 1;
         }
         is_new
     }
 
-    /// The first number from `n` on that has a time.
+    /// The first number from `n` on that has an ack.
     pub(super) fn first_from(&self, n: i64) -> Option<i64> {
         let own = n.div_euclid(BLOCK);
         self.blocks.range(own..).find_map(|(block, times)| {
@@ -59,7 +72,7 @@ impl AckMap {
         })
     }
 
-    /// The last number that has a time.
+    /// The last number that has an ack.
     pub(super) fn last(&self) -> Option<i64> {
         let (block, times) = self.blocks.last_key_value()?;
         Some(block * BLOCK + i64::from(times.present.ilog2()))
@@ -96,6 +109,10 @@ fn bit(n: i64) -> u64 {
 mod tests {
     use super::*;
 
+    fn ack(ms: i64, status: Option<u16>) -> Ack {
+        Ack { at: Timestamp(ms), status }
+    }
+
     #[test]
     fn it_behaves_like_a_tree_map() {
         let mut rng = fastrand::Rng::with_seed(7);
@@ -108,7 +125,7 @@ mod tests {
                     times.remove(n, to);
                     map.retain(|k, _| !(n..to).contains(k));
                 }
-                _ => assert_eq!(times.insert(n, Timestamp(round * 1_000)), map.insert(n, 0).is_none()),
+                _ => assert_eq!(times.insert(n, ack(round * 1_000, None)), map.insert(n, 0).is_none()),
             }
             let m = rng.i64(-310..310);
             assert_eq!(times.get(m).is_some(), map.contains_key(&m));
@@ -119,9 +136,11 @@ mod tests {
     }
 
     #[test]
-    fn a_number_keeps_its_first_time() {
-        let mut times = AckMap::default();
-        assert!(times.insert(7, Timestamp(1_000)) && !times.insert(7, Timestamp(2_000)));
-        assert_eq!(times.get(7), Some(Timestamp(1_000)));
+    fn a_number_keeps_its_first_ack() {
+        let mut acks = AckMap::default();
+        assert!(acks.insert(7, ack(1_000, Some(204))) && !acks.insert(7, ack(2_000, None)));
+        assert!(acks.insert(8, ack(3_000, None)));
+        assert_eq!(acks.get(7), Some(ack(1_000, Some(204))));
+        assert_eq!(acks.get(8), Some(ack(3_000, None)));
     }
 }

@@ -54,7 +54,7 @@ impl Admin {
             store.compact_all()?;
             let mut requeued = 0;
             for (seq, items) in events {
-                requeued += u64::from(Transitions { store, now }.requeue(*seq, items)?);
+                requeued += u64::from(Transitions { store, now, status: None }.requeue(*seq, items)?);
             }
             meta::increment(&store.db.conn, RETRY_REQUESTS)?;
             Ok(requeued)
@@ -70,7 +70,7 @@ impl Admin {
         self.store.transaction(|store| {
             store.compact_all()?;
             let seq = store.dedup.find(&store.db.conn, &id)?;
-            seq.map(|seq| Transitions { store, now }.discard(seq)).transpose()
+            seq.map(|seq| Transitions { store, now, status: None }.discard(seq)).transpose()
         })
     }
 

@@ -140,15 +140,24 @@ pub struct EventPage {
     pub total: u64,
 }
 
-/// An answer other than acceptance.
+/// An answer.
 #[derive(Debug, Clone, Serialize)]
 pub struct Attempt {
     /// When the answer came.
     pub at: Timestamp,
-    /// The reason code that the answer stands for.
+    /// The reason code that the answer stands for; `show` writes `accepted` for the one that accepted the event.
     pub code: String,
     /// The reason in words.
     pub text: String,
+}
+
+/// The answer that accepted an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acceptance {
+    /// When it was noted.
+    pub at: Timestamp,
+    /// Its status, if it is known.
+    pub status: Option<u16>,
 }
 
 /// Everything about one event.
@@ -162,6 +171,8 @@ pub struct Detail {
     pub body: Option<String>,
     /// Answers other than acceptance, oldest first; the last sixteen.
     pub attempts: Vec<Attempt>,
+    /// The acceptance of a delivered event; of one with several items, that of the last.
+    pub acceptance: Option<Acceptance>,
 }
 
 /// A settled event whose body is still kept, so that it can be sent again.
@@ -312,7 +323,16 @@ impl EventQueries<'_> {
                     Ok(Attempt { at: Timestamp(r.get(0)?), code: r.get(1)?, text: r.get(2)? })
                 })?
                 .collect::<Result<_, _>>()?;
-            Ok(Some(Detail { row, spooled_at, body, attempts }))
+            let acceptance = self
+                .conn
+                .query_row(
+                    "SELECT settled_at, status FROM settled WHERE seq = ?1 AND state = 'delivered'
+                     UNION ALL SELECT at, status FROM acked WHERE seq = ?1 LIMIT 1",
+                    [seq],
+                    |r| Ok(Acceptance { at: Timestamp(r.get(0)?), status: r.get(1)? }),
+                )
+                .optional()?;
+            Ok(Some(Detail { row, spooled_at, body, attempts, acceptance }))
         };
         read().map_err(|e| self.error("look up an event", e))
     }

@@ -178,7 +178,7 @@ mod tests {
         let Appended::Stored { enqueued, .. } = append(store, events, at) else { panic!() };
         let rows: Vec<_> = enqueued.items.iter().map(|(seq, _)| (*seq, Settled::Delivered)).collect();
         let compacted = store.transaction(|store| {
-            Transitions { store, now: at }.settle(&rows, false)?;
+            Transitions { store, now: at, status: None }.settle(&rows, false)?;
             store.compact_acks()
         });
         compacted.unwrap();

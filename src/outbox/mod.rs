@@ -57,7 +57,9 @@ pub use admin::Admin;
 pub use append::{Appended, Enqueued, ReusedId};
 pub use counters::Counts;
 pub use error::OutboxError;
-pub use event_queries::{Attempt, Detail, EventFilter, EventPage, EventQueries, Listed, Retained};
+pub use event_queries::{
+    Acceptance, Attempt, Detail, EventFilter, EventPage, EventQueries, Listed, Retained,
+};
 pub use keying::KeyRenewal;
 pub use lock::holder;
 pub use queue_reader::{Gathered, QueueReader};

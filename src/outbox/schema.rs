@@ -15,7 +15,15 @@ const SCHEMA: &str = include_str!("schema.sql");
 const FIRST: i64 = 6;
 
 /// Entry `n` takes the schema from version `FIRST + n` to the next. Entries are never changed, only added.
-const MIGRATIONS: &[&str] = &[];
+const MIGRATIONS: &[&str] = &[
+    // The status of the answer that accepted an event.
+    "ALTER TABLE acks ADD COLUMN status INTEGER;
+     ALTER TABLE settled ADD COLUMN status INTEGER;
+     DROP VIEW acked;
+     CREATE VIEW acked AS
+         SELECT CAST(number.value AS INTEGER) AS seq, a.at AS at, a.status AS status
+           FROM acks a, json_each(a.seqs) number;",
+];
 
 /// Marks the file as an outbox for `file(1)`, and for a reader that was given the wrong database: "Koal".
 const APPLICATION_ID: i64 = 0x4b6f_616c;
@@ -136,6 +144,24 @@ mod tests {
     }
 
     #[test]
+    fn rows_of_the_first_version_outlive_the_migrations() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut conn, path) = database(dir.path());
+        migrate_by(&[], &mut conn, &path).unwrap();
+        conn.execute_batch(
+            "INSERT INTO settled VALUES (1, 'delivered', 'm-1', NULL, NULL, 'p', zeroblob(16), 'f', 0, NULL, 1, 2, 3, 1, '', '');
+             INSERT INTO acks (at, seqs) VALUES (4, '[2]')",
+        )
+        .unwrap();
+        migrate(&mut conn, &path).unwrap();
+        let row = |sql: &str| -> (i64, Option<u16>) {
+            conn.query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap()
+        };
+        assert_eq!(row("SELECT settled_at, status FROM settled"), (3, None));
+        assert_eq!(row("SELECT at, status FROM acked WHERE seq = 2"), (4, None));
+    }
+
+    #[test]
     fn a_migration_that_fails_changes_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let (mut conn, path) = database(dir.path());
@@ -151,7 +177,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut conn, path) = database(dir.path());
         migrate(&mut conn, &path).unwrap();
-        for version in [0, 1, 5, 7, 99] {
+        for version in [0, 1, 5, newest_of(MIGRATIONS) + 1, 99] {
             conn.pragma_update(None, "user_version", version).unwrap();
             let before = std::fs::read(&path).unwrap();
             let refusals = [

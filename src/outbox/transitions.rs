@@ -1,5 +1,6 @@
 //! How events leave `pending` and come back to it: each by a legal change of its state, and counted.
 
+use super::ack_map::Ack;
 use super::items::EventItems;
 use super::row::{Addressee, NewItem, Settled, State};
 use super::store::Store;
@@ -22,6 +23,8 @@ struct PendingRow {
 pub(super) struct Transitions<'a> {
     pub(super) store: &'a mut Store,
     pub(super) now: Timestamp,
+    /// The status of the answer that accepted the events that are delivered, if it is known.
+    pub(super) status: Option<u16>,
 }
 
 impl Transitions<'_> {
@@ -78,7 +81,7 @@ impl Transitions<'_> {
 
     /// Records the delivery of an event that is one item; compaction moves its row later.
     fn acknowledge(&mut self, seq: i64) {
-        if self.store.acks.add(seq, self.now) {
+        if self.store.acks.add(seq, Ack { at: self.now, status: self.status }) {
             self.store.counters.change_state((State::Pending, ""), (State::Delivered, ""));
         }
     }
@@ -92,11 +95,11 @@ impl Transitions<'_> {
         self.store
             .cached(
                 "INSERT INTO settled (seq, state, message_id, type, event, person, digest, file, place, owner,
-                                      spooled_at, received_at, settled_at, attempts, code, reason)
+                                      spooled_at, received_at, settled_at, attempts, code, reason, status)
                  SELECT coalesce(event_seq, seq), ?2, message_id, type, event, ?3, digest, file, place, owner,
                         spooled_at, received_at, ?4,
                         (SELECT coalesce(max(n), 0) FROM attempts a WHERE a.seq = coalesce(event_seq, p.seq)) + ?5,
-                        ?6, ?7
+                        ?6, ?7, ?8
                    FROM pending p WHERE seq = ?1",
             )?
             .execute(params![
@@ -106,7 +109,8 @@ impl Transitions<'_> {
                 self.now.0,
                 i64::from(state == State::Delivered),
                 code,
-                text
+                text,
+                self.status.filter(|_| state == State::Delivered)
             ])?;
         if keeps_body {
             self.store
@@ -327,7 +331,7 @@ mod tests {
                 person: "p".into(),
             }),
         });
-        let requeue = |store: &mut Store| Transitions { store, now: NOW }.requeue(1, &items);
+        let requeue = |store: &mut Store| Transitions { store, now: NOW, status: None }.requeue(1, &items);
         assert!(store.transaction(requeue).unwrap());
         // The second event stands right behind the first, so one item goes to the end.
         let item = |seq, mapping: &str| (seq, Some(1), mapping.to_owned());
@@ -335,7 +339,7 @@ mod tests {
         assert!(!store.transaction(requeue).unwrap(), "a pending event was requeued");
         for (seq, expected) in [(3, "pending"), (1, "delivered")] {
             let settle = |store: &mut Store| {
-                Transitions { store, now: NOW }.settle(&[(seq, Settled::Delivered)], false)
+                Transitions { store, now: NOW, status: None }.settle(&[(seq, Settled::Delivered)], false)
             };
             store.transaction(settle).unwrap();
             assert_eq!(state(&store, 1), expected);

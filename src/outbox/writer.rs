@@ -88,6 +88,8 @@ pub struct Settlement {
     /// [`OutboxStats::external_commits`] before the delivered items were read, if each was alone of its event: if it
     /// has not changed, they need not be read again.
     pub read_version: Option<u64>,
+    /// The status of the answer that accepted the delivered items.
+    pub status: Option<u16>,
     /// A step in the renewal of ordering keys.
     pub renewal: Option<KeyRenewal>,
     /// No caller waits for this settlement; it may be delayed a few milliseconds to share a commit.

@@ -314,7 +314,7 @@ fn settle(store: &mut Store, settlement: &Settlement, now: Timestamp) -> Result<
         store.renew_keys(step)?;
     }
     let is_read_version = settlement.read_version == Some(store.external_commits);
-    let mut transitions = Transitions { store, now };
+    let mut transitions = Transitions { store, now, status: settlement.status };
     for (items, reason) in &settlement.attempts {
         transitions.add_attempts(items, reason)?;
     }

@@ -110,3 +110,25 @@ fn a_restart_forgets_no_delivery_and_shows_no_count_before_it_has_counted() {
     agent.stop();
     assert_eq!(last_delivery(&agent.status()), last);
 }
+
+#[test]
+fn the_history_of_an_event_ends_with_the_answer_that_accepted_it() {
+    let mut agent = TestAgent::in_process(Faults { status: Some(503), ..Faults::default() });
+    agent.start();
+    agent.drop_track("m-1", "ana@acme.dev");
+    agent.until("it was answered", |agent| agent.receiver.stats().refused_requests > 0);
+    agent.receiver.set_faults(Faults::default());
+    agent.until_status("it is delivered", |status| status.outbox.delivered == 1);
+    let answers = |agent: &TestAgent| {
+        let shown = agent.run(&["show", "m-1", "--json"]).json();
+        let history = shown["history"].as_array().unwrap().clone();
+        let text = agent.run(&["show", "m-1"]).out;
+        assert!(text.contains("accepted: the receiver answered 204"), "{text}");
+        history.iter().map(|answer| (answer["code"].clone(), answer["text"].clone())).collect::<Vec<_>>()
+    };
+    let seen = answers(&agent);
+    assert_eq!(seen.first().unwrap().0, "http_5xx");
+    assert_eq!(*seen.last().unwrap(), ("accepted".into(), "the receiver answered 204".into()));
+    agent.stop();
+    assert_eq!(answers(&agent), seen, "its row has moved");
+}

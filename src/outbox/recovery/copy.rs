@@ -56,9 +56,12 @@ impl RowKind {
         // A rowid's own column is stored as NULL.
         match (row.rowid, row.columns.as_slice()) {
             (Some(_), columns @ [Null, ..]) if columns.len() == 15 => Some(RowKind::Pending),
-            (Some(_), columns @ [Null, ..]) if columns.len() == 16 => Some(RowKind::Settled),
+            // Rows from before a migration have fewer columns.
+            (Some(_), columns @ [Null, ..]) if matches!(columns.len(), 16 | 17) => Some(RowKind::Settled),
             (Some(_), [Null, Text(_), Integer(_), Text(_)]) => Some(RowKind::Bodies),
-            (Some(_), [Null, Integer(_), Text(seqs)]) if serde_json::from_str::<Vec<i64>>(seqs).is_ok() => {
+            (Some(_), [Null, Integer(_), Text(seqs)] | [Null, Integer(_), Text(seqs), Null | Integer(_)])
+                if serde_json::from_str::<Vec<i64>>(seqs).is_ok() =>
+            {
                 Some(RowKind::Acks)
             }
             (None, [Integer(_), Integer(_), Integer(_), Text(_), Text(_)]) => Some(RowKind::Attempts),
@@ -79,11 +82,11 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
     let (mut counted, mut duplicates) = (None::<i64>, 0);
     // Settled rows come first: an event that is found in both tables is settled.
     pages.each_row(|row| match RowKind::of(&row) {
-        Some(RowKind::Settled) => insert(store, "settled", &row),
-        Some(RowKind::Bodies) => insert(store, "bodies", &row),
-        Some(RowKind::Attempts) => insert(store, "attempts", &row),
-        Some(RowKind::SettledItems) => insert(store, "settled_items", &row),
-        Some(RowKind::Acks) => insert(store, "acks", &row),
+        Some(RowKind::Settled) => insert(store, "settled", row.padded(17)),
+        Some(RowKind::Bodies) => insert(store, "bodies", row),
+        Some(RowKind::Attempts) => insert(store, "attempts", row),
+        Some(RowKind::SettledItems) => insert(store, "settled_items", row),
+        Some(RowKind::Acks) => insert(store, "acks", row.padded(4)),
         Some(RowKind::Meta) => insert_meta(store, &row),
         Some(RowKind::Counters) => {
             if let [Value::Text(name), _, Value::Integer(events)] = row.columns.as_slice() {
@@ -98,7 +101,7 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
         Some(RowKind::Pending) | None => Ok(()),
     })?;
     pages.each_row(|row| match RowKind::of(&row) {
-        Some(RowKind::Pending) => insert(store, "pending", &row),
+        Some(RowKind::Pending) => insert(store, "pending", row),
         _ => Ok(()),
     })?;
     store.db.conn.execute_batch(
@@ -132,11 +135,11 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
 }
 
 /// Inserts a row, unless it breaks a rule of the table: then it is a damaged one.
-fn insert(store: &Store, table: &str, row: &StoredRow) -> Result<(), rusqlite::Error> {
+fn insert(store: &Store, table: &str, row: StoredRow) -> Result<(), rusqlite::Error> {
     let placeholders = vec!["?"; row.columns.len()].join(", ");
     let rowid = row.rowid.map(Value::Integer);
     let skip = usize::from(rowid.is_some());
-    let values = rowid.into_iter().chain(row.columns.iter().skip(skip).cloned());
+    let values = rowid.into_iter().chain(row.columns.into_iter().skip(skip));
     let inserted = store
         .cached(&format!("INSERT OR IGNORE INTO {table} VALUES ({placeholders})"))?
         .execute(params_from_iter(values));
