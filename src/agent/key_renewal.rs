@@ -24,13 +24,14 @@ pub fn next_step(
     mappings: &Mappings,
     delivered: &BTreeSet<i64>,
 ) -> Result<Option<KeyRenewal>, OutboxError> {
-    let (keying, stale) = queue.keying()?;
+    let keys = queue.keys()?;
+    let (keying, stale) = keys.keying()?;
     if keying != Some(mappings.keying()) {
         return Ok(Some(KeyRenewal::Begin(mappings.keying())));
     }
     let Some(stale) = stale else { return Ok(None) };
     let mut items = Vec::new();
-    let next = queue.read_keys(&stale, RENEWED_AT_ONCE, |item, key| {
+    let next = keys.read(&stale, RENEWED_AT_ONCE, |item, key| {
         let renewed = addressee_of(item, mappings).filter(|addressee| addressee.ordering_key != key);
         items.extend(
             renewed.filter(|_| !delivered.contains(&item.seq)).map(|addressee| (item.seq, addressee)),

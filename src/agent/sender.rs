@@ -306,7 +306,7 @@ impl Sender {
                 self.scheduler.discovered(seq, key);
             }
         }
-        if let (_, Some(stale)) = self.batcher.queue().keying()? {
+        if let (_, Some(stale)) = self.batcher.queue().keys()?.keying()? {
             self.scheduler.set_exhausted(false);
             // Items that are known already may be in flight.
             if stale.start <= self.searched_to.max(self.known_to) {

@@ -6,8 +6,9 @@
 //! events under mappings that were changed meanwhile, and a crash may come between any two steps.
 
 use super::meta::{self, KEYING, STALE_KEYS_FROM, STALE_KEYS_TO};
-use super::row::Addressee;
-use crate::item::Keying;
+use super::row::{Addressee, PendingItem};
+use super::{OutboxError, Reader};
+use crate::item::{Keying, OrderingKey};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::ops::Range;
 
@@ -95,13 +96,62 @@ impl KeyingState {
     }
 }
 
+/// Queries of the keys, over a connection that reads.
+#[derive(Debug)]
+pub struct KeyQueries<'a> {
+    pub(super) reader: &'a Reader,
+}
+
+impl KeyQueries<'_> {
+    /// The mappings by which keys are computed, if an agent has named any, and the range of the items whose keys may be
+    /// stale. The items that a search before this did not return for that are still in it.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn keying(&self) -> Result<(Option<Keying>, Option<Range<i64>>), OutboxError> {
+        let read = |conn| Ok((keying(conn)?, stale(conn)?));
+        read(self.reader.connection()).map_err(|e| self.reader.error("look for stale keys", e))
+    }
+
+    /// Reads up to `limit` of these items, oldest first, each with its ordering key. Returns the first item that was not
+    /// read.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn read(
+        &self,
+        items: &Range<i64>,
+        limit: usize,
+        mut each: impl FnMut(&PendingItem<'_>, OrderingKey),
+    ) -> Result<i64, OutboxError> {
+        let mut read = || {
+            let mut statement = self.reader.connection().prepare_cached(
+                "SELECT seq, event_seq IS NULL, mapping, message_id, spooled_at, body, ordering_key
+                   FROM pending WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT ?",
+            )?;
+            let mut rows = statement.query(params![items.start, items.end, limit as i64])?;
+            let (mut read, mut next) = (0, items.end);
+            while let Some(row) = rows.next()? {
+                let item = PendingItem::from_row(row)?;
+                read += 1;
+                if read == limit {
+                    next = item.seq + 1;
+                }
+                each(&item, OrderingKey(row.get(6)?));
+            }
+            Ok(next)
+        };
+        read().map_err(|e| self.reader.error("read pending events", e))
+    }
+}
+
 /// The mappings by which keys are computed; `None`: no agent of this outbox has named any yet.
-pub(super) fn keying(conn: &Connection) -> Result<Option<Keying>, rusqlite::Error> {
+fn keying(conn: &Connection) -> Result<Option<Keying>, rusqlite::Error> {
     Ok(meta::get(conn, KEYING)?.map(Keying))
 }
 
 /// The range of items that may have stale keys, if there are any.
-pub(super) fn stale(conn: &Connection) -> Result<Option<Range<i64>>, rusqlite::Error> {
+fn stale(conn: &Connection) -> Result<Option<Range<i64>>, rusqlite::Error> {
     let sql = "SELECT f.value, t.value FROM meta f, meta t WHERE f.name = ? AND t.name = ?";
     conn.prepare_cached(sql)?
         .query_row([STALE_KEYS_FROM, STALE_KEYS_TO], |r| Ok(r.get(0)?..r.get(1)?))
@@ -112,7 +162,7 @@ pub(super) fn stale(conn: &Connection) -> Result<Option<Range<i64>>, rusqlite::E
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
-    use crate::item::{Disposition, OrderingKey};
+    use crate::item::Disposition;
     use crate::outbox::append::{Append, Appended};
     use crate::outbox::fixture::{self, event};
     use crate::outbox::store::Store;

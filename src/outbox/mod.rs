@@ -60,7 +60,7 @@ pub use error::OutboxError;
 pub use event_queries::{
     Acceptance, Attempt, Detail, EventFilter, EventPage, EventQueries, Listed, Retained,
 };
-pub use keying::KeyRenewal;
+pub use keying::{KeyQueries, KeyRenewal};
 pub use lock::holder;
 pub use queue_reader::{Gathered, QueueReader};
 pub use reader::Reader;

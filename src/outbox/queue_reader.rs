@@ -1,14 +1,12 @@
 //! The sender's view of the queue: which items wait, and their events.
 
 use super::ack_log::each_ack;
-use super::keying;
+use super::keying::KeyQueries;
 use super::{OutboxError, OutboxStats, PendingItem, Reader};
-use crate::clock::{Mono, Timestamp};
-use crate::event::MessageId;
-use crate::item::{Keying, OrderingKey};
-use rusqlite::{OptionalExtension, Row, params};
+use crate::clock::Mono;
+use crate::item::OrderingKey;
+use rusqlite::{OptionalExtension, params};
 use std::collections::BTreeSet;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,47 +76,13 @@ impl QueueReader {
         read().map_err(|e| self.reader.error("look for pending events", e))
     }
 
-    /// The mappings by which keys are computed, if an agent has named any, and the range of the items whose keys may be
-    /// stale. The items that a search before this did not return for that are still in it.
+    /// The queries by which ordering keys are renewed.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn keying(&mut self) -> Result<(Option<Keying>, Option<Range<i64>>), OutboxError> {
+    pub fn keys(&mut self) -> Result<KeyQueries<'_>, OutboxError> {
         self.release()?;
-        let read = |conn| Ok((keying::keying(conn)?, keying::stale(conn)?));
-        read(self.reader.connection()).map_err(|e| self.reader.error("look for stale keys", e))
-    }
-
-    /// Reads up to `limit` of these items, oldest first, each with its ordering key. Returns the first item that was not
-    /// read.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn read_keys(
-        &mut self,
-        items: &Range<i64>,
-        limit: usize,
-        mut each: impl FnMut(&PendingItem<'_>, OrderingKey),
-    ) -> Result<i64, OutboxError> {
-        self.release()?;
-        let mut read = || {
-            let mut statement = self.reader.connection().prepare_cached(
-                "SELECT seq, event_seq IS NULL, mapping, message_id, spooled_at, body, ordering_key
-                   FROM pending WHERE seq >= ? AND seq < ? ORDER BY seq LIMIT ?",
-            )?;
-            let mut rows = statement.query(params![items.start, items.end, limit as i64])?;
-            let (mut read, mut next) = (0, items.end);
-            while let Some(row) = rows.next()? {
-                let item = pending_item(row)?;
-                read += 1;
-                if read == limit {
-                    next = item.seq + 1;
-                }
-                each(&item, OrderingKey(row.get(6)?));
-            }
-            Ok(next)
-        };
-        read().map_err(|e| self.reader.error("read pending events", e))
+        Ok(KeyQueries { reader: &self.reader })
     }
 
     /// Events that are delivered and whose rows may still stand in `pending`.
@@ -152,7 +116,7 @@ impl QueueReader {
             )?;
             let mut gone = Vec::new();
             for seq in seqs {
-                match statement.query_row([seq], |row| Ok(each(&pending_item(row)?))).optional()? {
+                match statement.query_row([seq], |row| Ok(each(&PendingItem::from_row(row)?))).optional()? {
                     Some(true) => {}
                     Some(false) => break,
                     None => gone.push(*seq),
@@ -197,15 +161,4 @@ impl QueueReader {
         }
         Ok(())
     }
-}
-
-fn pending_item<'a>(row: &'a Row<'_>) -> Result<PendingItem<'a>, rusqlite::Error> {
-    Ok(PendingItem {
-        seq: row.get(0)?,
-        is_alone: row.get(1)?,
-        mapping: row.get_ref(2)?.as_str()?,
-        message_id: MessageId::from_stored(row.get(3)?),
-        spooled_at: Timestamp(row.get(4)?),
-        body: row.get_ref(5)?.as_str()?,
-    })
 }

@@ -4,6 +4,7 @@ use crate::clock::Timestamp;
 use crate::event::{Digest, MessageId};
 use crate::item::{Disposition, Keying, OrderingKey};
 use crate::reason::Reason;
+use rusqlite::Row;
 use serde::Serialize;
 use std::sync::Arc;
 
@@ -154,6 +155,21 @@ pub struct PendingItem<'a> {
     pub spooled_at: Timestamp,
     /// The event's text as it came.
     pub body: &'a str,
+}
+
+impl<'a> PendingItem<'a> {
+    /// The item of a row whose first columns are these: seq, whether the item is alone, mapping, message_id, spooled_at,
+    /// body.
+    pub(super) fn from_row(row: &'a Row<'_>) -> Result<PendingItem<'a>, rusqlite::Error> {
+        Ok(PendingItem {
+            seq: row.get(0)?,
+            is_alone: row.get(1)?,
+            mapping: row.get_ref(2)?.as_str()?,
+            message_id: MessageId::from_stored(row.get(3)?),
+            spooled_at: Timestamp(row.get(4)?),
+            body: row.get_ref(5)?.as_str()?,
+        })
+    }
 }
 
 #[cfg(test)]
