@@ -43,6 +43,24 @@ pub struct Status {
     pub reasons: Vec<ReasonCount>,
     /// The destination of the events.
     pub destination: DestinationStatus,
+    /// The persons that have waited longest, at most five; only for who may read the outbox, and never published.
+    #[serde(default)]
+    pub longest_waiting: Vec<WaitingPerson>,
+}
+
+/// A person whose events have waited for over a minute.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WaitingPerson {
+    /// The person, as `list` shows it.
+    pub person: String,
+    /// When the person's oldest pending event was stored.
+    pub since: Timestamp,
+    /// Its age.
+    pub seconds: u64,
+    /// The reason that its last answer gave.
+    pub reason: Option<Reason>,
+    /// The uid of the owner of its file.
+    pub owner: Option<u32>,
 }
 
 /// The status of the daemon.

@@ -260,6 +260,7 @@ impl Publisher {
                 last_delivery: counts.last_delivery,
                 ..self.destination.borrow().clone()
             },
+            longest_waiting: Vec::new(),
         })
     }
 }

@@ -6,12 +6,12 @@ use super::{CliError, CommandContext, ExitCode, output, status_text, unreadable}
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Scope};
 use crate::disk;
-use crate::outbox::{OutboxError, Reader, State, holder};
+use crate::outbox::{OutboxError, Reader, State, WaitingEvent, holder};
 use crate::reason::{Code, NO_KEY, Reason};
 use crate::spool::{REJECTED, SpoolError, is_finished_name, is_reason_name};
 use crate::status::{
     AgentStatus, DestinationState, DestinationStatus, Incident, IntakeState, IntakeStatus, ReasonCount,
-    SCHEMA, SpoolStatus, Status,
+    SCHEMA, SpoolStatus, Status, WaitingPerson,
 };
 use clap::Args;
 use nix::errno::Errno;
@@ -24,6 +24,10 @@ use std::time::Duration;
 
 /// The most files of a folder that are counted while no agent runs; counting them takes 20 ms.
 const MAX_COUNTED: usize = 10_000;
+/// Persons that have waited longest who are named.
+const MAX_WAITING: usize = 5;
+/// Nobody is named who has waited for less: events that go on wait as well.
+const MIN_WAIT: Duration = Duration::from_secs(60);
 /// The start of a process and the time in a status file come from two clocks, each exact to a second.
 const CLOCK_SLACK: Duration = Duration::from_secs(2);
 
@@ -116,6 +120,7 @@ fn never_started(config: &Config) -> Status {
         clock_ahead_seconds: None,
         reasons: Vec::new(),
         destination: unknown_destination(config),
+        longest_waiting: Vec::new(),
     }
 }
 
@@ -137,9 +142,12 @@ fn read_outbox(status: &mut Status, config: &Config) -> bool {
     status.outbox.disk_free = disk::space_of(path).map(|disk| disk.free);
     let read = || {
         let reader = Reader::open(path)?;
-        Ok((reader.counts()?, reader.bytes()?, reader.incident(status.now)?, reader.clock_step(status.now)?))
+        let (counts, bytes) = (reader.counts()?, reader.bytes()?);
+        let (incident, clock_step) = (reader.incident(status.now)?, reader.clock_step(status.now)?);
+        let waiting = reader.events().longest_waiting(status.now.minus(MIN_WAIT), MAX_WAITING)?;
+        Ok((counts, bytes, incident, clock_step, waiting))
     };
-    let (counts, bytes, incident, clock_step) = match read() {
+    let (counts, bytes, incident, clock_step, waiting) = match read() {
         Ok(read) => read,
         Err(e) => {
             let e: OutboxError = e;
@@ -150,6 +158,7 @@ fn read_outbox(status: &mut Status, config: &Config) -> bool {
             return false;
         }
     };
+    status.longest_waiting = waiting.into_iter().map(|event| waiting_person(event, status.now)).collect();
     status.outbox.incident = incident;
     status.clock_step = clock_step;
     status.outbox.pending = counts.of(State::Pending);
@@ -166,6 +175,12 @@ fn read_outbox(status: &mut Status, config: &Config) -> bool {
         .map(|(state, code, events)| ReasonCount { state: state.as_str().to_owned(), code, events })
         .collect();
     true
+}
+
+fn waiting_person(event: WaitingEvent, now: Timestamp) -> WaitingPerson {
+    let WaitingEvent { person, received_at: since, reason, owner } = event;
+    let reason = reason.and_then(|(code, text)| Some(Reason::new(Code::parse(&code)?, text)));
+    WaitingPerson { person, since, seconds: now.since(since).as_secs(), reason, owner }
 }
 
 /// The folder of a file, or the nearest folder above it that exists.

@@ -39,6 +39,7 @@ pub fn render(
         lines.add("clock", styled(BAD, clock_text(ahead)));
     }
     events(status, &mut lines);
+    longest_waiting(status, &mut lines);
     destination(status, &mut lines);
     let mut text = format!("{}\n{lines}", headline(status));
     let remedies = next_steps(status, config, unreadable.map(|(_, remedy)| remedy));
@@ -222,6 +223,26 @@ fn events(status: &Status, lines: &mut LabelledLines) {
             escaped(&reason.code),
             meaning.map(|meaning| format!(" ({meaning})")).unwrap_or_default()
         ));
+    }
+}
+
+fn longest_waiting(status: &Status, lines: &mut LabelledLines) {
+    for (n, waiting) in status.longest_waiting.iter().enumerate() {
+        let mut text = format!(
+            "{}: {}",
+            escaped(&waiting.person),
+            styled(WAITING, duration_text(Duration::from_secs(waiting.seconds)))
+        );
+        if let Some(owner) = waiting.owner {
+            text += &format!(", file of {}", escaped(&user_name(owner)));
+        }
+        if let Some(reason) = &waiting.reason {
+            text += &format!("; {}", escaped(&reason.to_string()));
+        }
+        match n {
+            0 => lines.add("waiting", text),
+            _ => lines.add_below(text),
+        }
     }
 }
 

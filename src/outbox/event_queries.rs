@@ -1,6 +1,7 @@
 //! The queries of the commands: which events there are, and everything about one.
 
 use super::OutboxError;
+use super::ack_log::each_ack;
 use super::dedup::hash_id_text;
 use super::retention::PersonKey;
 use super::row::State;
@@ -9,10 +10,20 @@ use crate::event::MessageId;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
 use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// Pending rows that are read to count the older events of a person: a fraction of a second, however many there are.
 const MAX_READ_AHEAD: u64 = 100_000;
+
+/// Rows that are read to find the persons that have waited longest: some ten milliseconds. The first rows of the queue are
+/// the oldest, and behind those the events that were answered are the ones that do not go on.
+const OLDEST: &str = "SELECT seq, ordering_key FROM (SELECT seq, ordering_key FROM pending ORDER BY seq LIMIT 1000)
+    UNION
+    SELECT p.seq, p.ordering_key
+      FROM (SELECT DISTINCT seq FROM attempts WHERE seq >= (SELECT min(seq) FROM pending) ORDER BY seq LIMIT 5000) a
+      JOIN pending p ON p.seq = a.seq
+     ORDER BY 1";
 
 /// Finds the event of the messageId `?2`, whose hash is `?1`.
 const SEQ_OF_ID: &str = "SELECT seq FROM recent_ids WHERE id = ?1 UNION ALL SELECT seq FROM ids WHERE id = ?1
@@ -149,6 +160,19 @@ pub struct Attempt {
     pub code: String,
     /// The reason in words.
     pub text: String,
+}
+
+/// The oldest pending event of a person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingEvent {
+    /// The person.
+    pub person: String,
+    /// When the event was stored.
+    pub received_at: Timestamp,
+    /// The code and text of its last answer.
+    pub reason: Option<(String, String)>,
+    /// The uid of its file's owner.
+    pub owner: Option<u32>,
 }
 
 /// The answer that accepted an event.
@@ -335,6 +359,50 @@ impl EventQueries<'_> {
             Ok(Some(Detail { row, spooled_at, body, attempts, acceptance }))
         };
         read().map_err(|e| self.error("look up an event", e))
+    }
+
+    /// The oldest pending events of the up to `limit` persons that have waited longest, of those that wait since before
+    /// `since`. Where the queue is long, a person whose events were never answered may be missing.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn longest_waiting(&self, since: Timestamp, limit: usize) -> Result<Vec<WaitingEvent>, OutboxError> {
+        let read = || {
+            let mut oldest = self
+                .conn
+                .prepare(OLDEST)?
+                .query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?
+                .collect::<Result<BTreeMap<i64, i64>, rusqlite::Error>>()?;
+            each_ack(self.conn, |seq, _| {
+                oldest.remove(&seq);
+            })?;
+            let mut keys = BTreeSet::new();
+            oldest.retain(|_, key| keys.insert(*key));
+            let mut select = self.conn.prepare(
+                "SELECT p.person, p.received_at, p.owner, a.code, a.reason
+                   FROM pending p LEFT JOIN attempts a
+                     ON a.seq = coalesce(p.event_seq, p.seq)
+                    AND a.n = (SELECT max(n) FROM attempts WHERE seq = coalesce(p.event_seq, p.seq))
+                  WHERE p.seq = ? AND p.received_at < ?",
+            )?;
+            let mut waiting = Vec::new();
+            for seq in oldest.into_keys() {
+                let event = select.query_row([seq, since.0], |r| {
+                    Ok(WaitingEvent {
+                        person: r.get(0)?,
+                        received_at: Timestamp(r.get(1)?),
+                        owner: r.get(2)?,
+                        reason: r.get::<_, Option<String>>(3)?.zip(r.get(4)?),
+                    })
+                });
+                waiting.extend(event.optional()?);
+                if waiting.len() == limit {
+                    break;
+                }
+            }
+            Ok(waiting)
+        };
+        read().map_err(|e| self.error("look for those who have waited longest", e))
     }
 
     /// Counts the older events of the same person that a pending event waits for, among the next hundred thousand

@@ -58,7 +58,7 @@ pub use append::{Appended, Enqueued, ReusedId};
 pub use counters::Counts;
 pub use error::OutboxError;
 pub use event_queries::{
-    Acceptance, Attempt, Detail, EventFilter, EventPage, EventQueries, Listed, Retained,
+    Acceptance, Attempt, Detail, EventFilter, EventPage, EventQueries, Listed, Retained, WaitingEvent,
 };
 pub use keying::{KeyQueries, KeyRenewal};
 pub use lock::holder;

@@ -2,14 +2,16 @@
 
 use crate::common::events::new_event;
 use crate::common::setup::{Setup, assert_says};
-use koala_agent::clock::Timestamp;
+use koala_agent::clock::{Clock, Timestamp};
 use koala_agent::event::Flaw;
+use koala_agent::outbox::{NewEvent, Outbox, Settled, Settlement};
 use koala_agent::reason::{Code, Reason};
 use koala_agent::spool::{RejectionWriter, Spool};
 use koala_agent::status::{DestinationState, DestinationStatus, IntakeState, IntakeStatus, Status};
 use serde_json::{Value, json};
 use std::fs;
 use std::process::Stdio;
+use std::time::Duration;
 
 /// Publishes the status that an agent of this process would.
 fn published(setup: &Setup, change: impl FnOnce(&mut Status)) {
@@ -92,6 +94,46 @@ fn the_status_of_a_stopped_agent_counts_the_outbox() {
             "list --state failed",
         ],
     );
+}
+
+#[test]
+fn the_status_names_the_persons_that_have_waited_longest() {
+    let setup = Setup::new();
+    let now = Clock::system().now();
+    let clock = Clock::manual(now.minus(Duration::from_secs(7_500)));
+    let outbox = Outbox::open(&setup.config().outbox, clock.clone()).unwrap();
+    let event = |id: &str, person: &str| {
+        let json =
+            format!(r#"{{"type":"track","event":"Paid","properties":{{"email":"{person}@acme.dev"}}}}"#);
+        new_event(id, &json, "a.jsonl")
+    };
+    let append = |events: Vec<NewEvent>| outbox.writer.append(events, vec![]).block().unwrap();
+    append((0..14).map(|n| event(&format!("m-{n}"), &format!("p{}", n % 7))).collect());
+    let seq = |id: &str| setup.reader().events().show(id).unwrap().unwrap().row.seq;
+    let trouble = Reason::new(Code::Http5xx, "the receiver answered 500");
+    let settlement = Settlement {
+        rows: [1, 8, 2].map(|n| (seq(&format!("m-{n}")), Settled::Delivered)).to_vec(),
+        attempts: vec![(vec![seq("m-0")], trouble)],
+        ..Settlement::default()
+    };
+    outbox.writer.settle(settlement).block().unwrap();
+    clock.step(now);
+    append(vec![event("m-14", "fresh")]);
+    outbox.close();
+    let longest = &setup.run(&["status", "--json"]).json()["longest_waiting"];
+    let persons: Vec<&Value> = longest.as_array().unwrap().iter().map(|waiting| &waiting["person"]).collect();
+    assert_eq!(persons, ["p0@acme.dev", "p3@acme.dev", "p4@acme.dev", "p5@acme.dev", "p6@acme.dev"]);
+    assert!(longest[0]["seconds"].as_u64().unwrap() >= 7_500, "{longest}");
+    assert_eq!(
+        (&longest[0]["reason"], &longest[0]["owner"], &longest[1]["reason"]),
+        (&json!({"code": "http_5xx", "text": "the receiver answered 500"}), &json!(0), &Value::Null)
+    );
+    let text = setup.run(&["status"]).out;
+    assert_says(
+        &text,
+        &["waiting", "p0@acme.dev: 2 h 5 min, file of root; http_5xx: the receiver answered 500"],
+    );
+    assert!(!text.contains("fresh"), "{text}");
 }
 
 #[test]
