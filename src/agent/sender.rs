@@ -66,8 +66,8 @@ struct Answered {
     status: Option<u16>,
 }
 
-/// Events that a commit has settled, and their ordering keys.
-type CommitResult = Result<(Vec<OrderingKey>, Vec<i64>), Arc<OutboxError>>;
+/// Events that a commit has settled, and their ordering keys; `None`: it was a step in the renewal of ordering keys.
+type CommitResult = Result<Option<(Vec<OrderingKey>, Vec<i64>)>, Arc<OutboxError>>;
 
 /// The sender's state; [`Sender::run`] is its loop.
 pub struct Sender {
@@ -267,7 +267,7 @@ impl Sender {
             let (writer, stalled_commits) = (self.writer.clone(), self.stalled_commits.clone());
             self.commits.spawn(async move {
                 commit(&writer, settlement, &stalled_commits).await?;
-                Ok((Vec::new(), Vec::new()))
+                Ok(None)
             });
         } else if std::mem::take(&mut self.is_held) {
             let mut destination =
@@ -379,18 +379,17 @@ impl Sender {
             let seqs = settlement.rows.iter().map(|(seq, _)| *seq).collect();
             let settlement = Settlement { may_wait, ..settlement };
             commit(&writer, settlement, &stalled_commits).await?;
-            Ok((keys, seqs))
+            Ok(Some((keys, seqs)))
         });
     }
 
     fn committed(&mut self, committed: Result<CommitResult, JoinError>) -> Result<(), Fatal> {
         // The task of a commit is not aborted, so it has panicked.
-        let (keys, seqs) = committed.map_err(|_| Fatal::Defect("sender"))?.map_err(Fatal::Outbox)?;
-        if keys.is_empty() {
-            // A step in the renewal of ordering keys.
+        let committed = committed.map_err(|_| Fatal::Defect("sender"))?.map_err(Fatal::Outbox)?;
+        let Some((keys, seqs)) = committed else {
             self.is_renewing = false;
             return Ok(());
-        }
+        };
         self.scheduler.settled(&keys, &seqs);
         if self.searched_to < self.known_to {
             // Their rows may still be there when the search arrives at them.
