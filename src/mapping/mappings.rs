@@ -172,12 +172,6 @@ impl Mappings {
     }
 }
 
-fn keying_of(list: &[Mapping], hash_key: Option<&HashKey>) -> Keying {
-    // The key itself is a secret; a hash by it tells keys apart.
-    let hash_key = hash_key.map(|key| key.hash("keying"));
-    Keying::of(&format!("{list:?}{hash_key:?}"))
-}
-
 /// Whether the event's `integrations` turn this destination off: only `false` does, and its own name overrides `All`.
 fn is_turned_off(event: &Event) -> bool {
     let Some(integrations) = event.get("integrations").and_then(Object::from_raw) else { return false };
@@ -203,4 +197,28 @@ fn refused_category<'a>(event: &Event, categories: &'a [String]) -> Option<&'a s
     let is_refused =
         |category: &&String| preferences.get(category).is_some_and(|value| value.get() == "false");
     categories.iter().find(is_refused).map(String::as_str)
+}
+
+fn keying_of(list: &[Mapping], hash_key: Option<&HashKey>) -> Keying {
+    // The key itself is a secret; a hash by it tells keys apart.
+    let hash_key = hash_key.map(|key| key.hash("keying"));
+    Keying::of(&format!("{list:?}{hash_key:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_mappings_have_one_name_and_others_another() {
+        let keying = |mappings: Mappings| mappings.keying();
+        let hashed = |key: &[u8]| keying(Mappings::presets().with_hash_key(HashKey::new(key).unwrap()));
+        let presets = keying(Mappings::presets());
+        assert_eq!(presets, keying(Mappings::presets()));
+        assert_eq!(presets, keying(Mappings::presets().with_consent(vec!["Advertising".to_owned()])));
+        assert_eq!(hashed(&[b'a'; 16]), hashed(&[b'a'; 16]));
+        let one = Mappings::from_list(Mappings::presets().list.into_iter().take(1).collect());
+        let others = [presets, keying(one), hashed(&[b'a'; 16]), hashed(&[b'b'; 16])];
+        assert!((1..others.len()).all(|n| !others[..n].contains(&others[n])), "{others:?}");
+    }
 }
