@@ -19,7 +19,7 @@ use crate::config::{Concurrency, Config};
 use crate::item::OrderingKey;
 use crate::koala::{Client, Verdict};
 use crate::mapping::Mappings;
-use crate::outbox::{Enqueued, OutboxError, Settlement, Writer};
+use crate::outbox::{Enqueued, KeyRenewal, OutboxError, Settlement, Writer};
 use crate::reason::Reason;
 use crate::status::{self, DestinationState};
 use std::collections::BTreeSet;
@@ -76,6 +76,8 @@ pub struct Sender {
     mappings: Arc<Mappings>,
     /// Nothing is sent until every ordering key is known to be by the mappings in force.
     is_held: bool,
+    /// The log has told that nothing is sent.
+    is_hold_logged: bool,
     /// Ordering keys are being renewed; the search does not go on meanwhile.
     is_renewing: bool,
     writer: Writer,
@@ -119,6 +121,7 @@ impl Sender {
             client,
             mappings,
             is_held: false,
+            is_hold_logged: false,
             is_renewing: false,
             writer,
             batcher,
@@ -263,6 +266,12 @@ impl Sender {
     fn renew_keys(&mut self) -> Result<(), Fatal> {
         if let Some(step) = key_renewal::next_step(self.batcher.queue(), &self.mappings, &self.delivered)? {
             self.is_renewing = true;
+            let is_renewed = matches!(step, KeyRenewal::Renewed { .. });
+            if self.is_held && is_renewed && !std::mem::replace(&mut self.is_hold_logged, true) {
+                tracing::info!(
+                    "the mappings have changed: nothing is sent until all waiting events are ordered by them"
+                );
+            }
             let settlement = Settlement { renewal: Some(step), ..Settlement::default() };
             let (writer, stalled_commits) = (self.writer.clone(), self.stalled_commits.clone());
             self.commits.spawn(async move {
@@ -270,6 +279,9 @@ impl Sender {
                 Ok(None)
             });
         } else if std::mem::take(&mut self.is_held) {
+            if std::mem::take(&mut self.is_hold_logged) {
+                tracing::info!("all waiting events are ordered by the mappings in force");
+            }
             let mut destination =
                 Destination::new(Concurrency::Auto, None, self.clock.moment(), fastrand::Rng::new());
             std::mem::swap(&mut destination, &mut self.scheduler.destination);

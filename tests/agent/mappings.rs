@@ -387,6 +387,8 @@ fn a_change_of_mappings_goes_on_after_a_crash_amid_it() {
     agent.start();
     agent.until_held(EVENTS);
     assert_eq!(stale(&agent), None);
+    agent.until("the log tells it", |agent| agent.log_lines_with(&["ordered by the mappings in force"]) == 1);
+    assert_eq!(agent.log_lines_with(&["the mappings have changed: nothing is sent"]), 2, "once in each run");
     let ids = held_as_one_person(&agent);
     assert!(ids.len() >= EVENTS - 1 && ids.is_sorted(), "{} of {ids:?}", ids.len());
     agent.stop();
