@@ -38,8 +38,10 @@ impl Outbox {
         db.execute_batch("BEGIN").unwrap();
         let rows = rows(&db)?;
         let number = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap() as u64;
-        let counters =
-            counted(&db, "SELECT state, code, events FROM counters WHERE events > 0 AND state <> 'owner'");
+        let counters = counted(
+            &db,
+            "SELECT state, code, events FROM counters WHERE events > 0 AND state NOT IN ('owner', 'last_delivery')",
+        );
         let bytes_counted =
             counted(&db, "SELECT '', code, events FROM counters WHERE events > 0 AND state = 'owner'");
         let bytes = counted(
