@@ -281,8 +281,8 @@ fn rejected_files_are_listed_with_their_reasons() {
     );
     let row = &setup.run(&["list", "--rejected", "--json"]).lines()[0];
     assert_eq!(
-        (&row["name"], &row["code"], &row["line"]),
-        (&json!("bad.json"), &json!("not_json"), &json!(1))
+        (&row["name"], &row["code"], &row["line"], &row["owner"]),
+        (&json!("bad.json"), &json!("not_json"), &json!(1), &json!(entry.owner))
     );
 
     setup.open_outbox().close();
