@@ -487,7 +487,9 @@ impl Intake {
     fn go_on(&mut self, reading: Reading, clock: &mut TurnClock) -> Result<TurnState, Interruption> {
         let Reading { source, reader, turns } = reading;
         if let Some(reader) = reader {
-            self.scanner.in_hand.take(source.entry.identity.key());
+            if matches!(source.entry.format(), Some((Format::Document, _))) {
+                self.scanner.in_hand.take(source.entry.identity.key());
+            }
             return self.read(source, reader, turns, clock);
         }
         match self.spool.open_file(&source.entry) {

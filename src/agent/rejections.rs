@@ -364,7 +364,11 @@ mod tests {
             assert!(rejections.reject_file(&spool, &entry, &flaw, at(rejected)).unwrap());
             let count =
                 rejections.tidy(at(wall), after(retention_time), &SpoolConfig::default(), 90 * DAY, || {});
-            assert_eq!(count, Some(u64::from(is_kept)), "rejected on day {rejected}, looked at on day {wall}");
+            assert_eq!(
+                count,
+                Some(u64::from(is_kept)),
+                "rejected on day {rejected}, looked at on day {wall}"
+            );
         }
     }
 

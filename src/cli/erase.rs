@@ -9,7 +9,9 @@ use crate::agent::Agent;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::outbox::{Admin, EventReference, State, holder};
-use crate::spool::{RejectedFolder, SpoolError, format_of, shell_quoted, unpacked};
+use crate::spool::{
+    QUIET_BEFORE_UNLINK, REMOVING, RejectedFolder, SpoolError, format_of, shell_quoted, unpacked,
+};
 use crate::subject::Subject;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
@@ -144,6 +146,7 @@ pub fn run(context: &CommandContext, args: &EraseArgs) -> Result<ExitCode, CliEr
             config.outbox.path.display()
         ));
     }
+    receipt.left.extend(kept_files_mentioning(&config, &subject)?);
     receipt.left.extend(damaged_outboxes(&config));
     output::print(&match args.json {
         true => serde_json::to_string_pretty(&receipt).map_err(std::io::Error::from)? + "\n",
@@ -166,9 +169,30 @@ impl WaitingFile {
     }
 }
 
-/// The spool files that mention the person.
+/// The files that mention the person and wait in the spool to be read.
 fn files_mentioning(config: &Config, subject: &Subject) -> Result<Vec<WaitingFile>, CliError> {
-    let dir = &config.spool.dir;
+    files_of_folder_mentioning(&config.spool.dir, config, subject)
+}
+
+/// A sentence for each file that mentions the person, is stored, and is kept because its writer may have it open still.
+fn kept_files_mentioning(config: &Config, subject: &Subject) -> Result<Vec<String>, CliError> {
+    let dir = config.spool.dir.join(REMOVING);
+    let files = files_of_folder_mentioning(&dir, config, subject)?;
+    let sentence = |file: &WaitingFile| {
+        format!(
+            "{} is kept until it has not been written to for {} minutes; run erase again then",
+            file.path.display(),
+            QUIET_BEFORE_UNLINK.as_secs() / 60
+        )
+    };
+    Ok(files.iter().map(sentence).collect())
+}
+
+fn files_of_folder_mentioning(
+    dir: &Path,
+    config: &Config,
+    subject: &Subject,
+) -> Result<Vec<WaitingFile>, CliError> {
     let error = |source| CliError::Input { name: format!("the spool {}", dir.display()), source };
     let mut files = Vec::new();
     let entries = match fs::read_dir(dir) {

@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::outbox::{EventFilter, EventReference, Listed, Reader, State};
 use crate::reason::Code;
-use crate::spool::{RejectedFile, RejectedFolder};
+use crate::spool::{RejectedFile, RejectedFolder, user_name};
 use crate::subject::Subject;
 use anstyle::Style;
 use clap::Args;
@@ -226,6 +226,8 @@ fn event_table(rows: &[Listed], now: Timestamp) -> String {
 struct RejectedRow {
     name: String,
     size: u64,
+    /// The uid of the owner of the file in the spool.
+    owner: u32,
     file: Option<String>,
     place: Option<u64>,
     when: Option<Timestamp>,
@@ -241,6 +243,7 @@ impl From<RejectedFile> for RejectedRow {
         RejectedRow {
             name: rejected.name.to_string_lossy().into_owned(),
             size: rejected.size,
+            owner: why.and_then(|why| why.owner).unwrap_or(rejected.owner),
             file: why.map(|why| why.file.clone()),
             place: why.map(|why| why.place),
             when: why.map(|why| why.when),
@@ -281,7 +284,7 @@ fn list_rejected(config: &Config, args: &ListArgs) -> Result<ExitCode, CliError>
         output::print("no rejected files\n")?;
         return Ok(ExitCode::Success);
     }
-    let columns = ["TIME", "NAME", "LINE:COL", "REASON"].map(|title| Column(title, None));
+    let columns = ["TIME", "NAME", "OWNER", "LINE:COL", "REASON"].map(|title| Column(title, None));
     let mut table = Table::new(columns.into());
     for file in &files {
         let when = file.when.map_or("-".to_owned(), |when| when.to_string());
@@ -291,7 +294,10 @@ fn list_rejected(config: &Config, args: &ListArgs) -> Result<ExitCode, CliError>
             (Some(code), Some(text)) => format!("{code}: {text}"),
             _ => "unknown: the file with the reason cannot be read".to_owned(),
         };
-        table.row([&when, &file.name, &place, &reason].map(|cell| (Style::new(), cell.as_str())).into());
+        let owner = user_name(file.owner);
+        table.row(
+            [&when, &file.name, &owner, &place, &reason].map(|cell| (Style::new(), cell.as_str())).into(),
+        );
     }
     output::print(&with_more(table.render(terminal_width()), more))?;
     hint(format_args!(

@@ -8,7 +8,7 @@ use crate::config::{Config, Scope};
 use crate::disk;
 use crate::outbox::{OutboxError, Reader, State, WaitingEvent, holder};
 use crate::reason::{Code, NO_KEY, Reason};
-use crate::spool::{REJECTED, SpoolError, is_finished_name, is_reason_name};
+use crate::spool::{REJECTED, SpoolError, format_of, is_finished_name, is_reason_name};
 use crate::status::{
     AgentStatus, DestinationState, DestinationStatus, Incident, IntakeState, IntakeStatus, ReasonCount,
     SCHEMA, SpoolStatus, Status, WaitingPerson,
@@ -196,11 +196,13 @@ fn correct_for_stopped_agent(status: &mut Status, config: &Config, published_at:
     if status.destination.endpoint != config.koala.endpoint {
         status.destination = unknown_destination(config);
     }
-    if let Some((files, bytes)) = count_files(&config.spool.dir) {
-        (status.spool.waiting_files, status.spool.waiting_bytes) = (Some(files), Some(bytes));
+    if let Some(files) = FileCount::of(&config.spool.dir) {
+        (status.spool.waiting_files, status.spool.waiting_bytes) =
+            (Some(files.known), Some(files.known_bytes));
+        status.spool.unknown_files = Some(files.unknown);
     }
-    if let Some((files, _)) = count_files(&config.spool.dir.join(REJECTED)) {
-        status.spool.rejected_files = Some(files);
+    if let Some(files) = FileCount::of(&config.spool.dir.join(REJECTED)) {
+        status.spool.rejected_files = Some(files.known + files.unknown);
     }
     status.spool.dir.clone_from(&config.spool.dir);
     let path = config.spool.dir.clone();
@@ -216,21 +218,39 @@ fn correct_for_stopped_agent(status: &mut Status, config: &Config, published_at:
     }
 }
 
-/// The number of finished files in a folder and their size; `None` if it cannot be read or holds too many files.
-fn count_files(dir: &Path) -> Option<(u64, u64)> {
-    let (mut files, mut bytes) = (0, 0);
-    for (n, item) in fs::read_dir(dir).ok()?.enumerate() {
-        if n == MAX_COUNTED {
-            return None;
+/// The finished files in a folder.
+#[derive(Default)]
+struct FileCount {
+    /// Those whose names say a format.
+    known: u64,
+    known_bytes: u64,
+    /// The others.
+    unknown: u64,
+}
+
+impl FileCount {
+    /// `None` if the folder cannot be read or holds too many files.
+    fn of(dir: &Path) -> Option<FileCount> {
+        let mut count = FileCount::default();
+        for (n, item) in fs::read_dir(dir).ok()?.enumerate() {
+            if n == MAX_COUNTED {
+                return None;
+            }
+            let Ok(item) = item else { continue };
+            let Ok(meta) = item.metadata() else { continue };
+            let name = item.file_name();
+            if !meta.is_file() || !is_finished_name(&name) || is_reason_name(&name) {
+                continue;
+            }
+            match format_of(&name) {
+                Some(_) => {
+                    (count.known, count.known_bytes) = (count.known + 1, count.known_bytes + meta.len())
+                }
+                None => count.unknown += 1,
+            }
         }
-        let Ok(item) = item else { continue };
-        let Ok(meta) = item.metadata() else { continue };
-        let name = item.file_name();
-        if meta.is_file() && is_finished_name(&name) && !is_reason_name(&name) {
-            (files, bytes) = (files + 1, bytes + meta.len());
-        }
+        Some(count)
     }
-    Some((files, bytes))
 }
 
 /// Whether the process that published a status still runs: a process has its pid, and started before the status was

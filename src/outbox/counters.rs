@@ -147,11 +147,13 @@ impl CounterChanges {
             if events == 0 {
                 continue;
             }
-            let mut update = conn
-                .prepare_cached("UPDATE counters SET events = events + ?3 WHERE state = ?1 AND code = ?2")?;
+            // A wrong count must not stop the events.
+            let mut update = conn.prepare_cached(
+                "UPDATE counters SET events = max(events + ?3, 0) WHERE state = ?1 AND code = ?2",
+            )?;
             if update.execute(params![name, code, events])? == 0 {
                 conn.prepare_cached("INSERT INTO counters (state, code, events) VALUES (?, ?, ?)")?
-                    .execute(params![name, code, events])?;
+                    .execute(params![name, code, events.max(0)])?;
             }
         }
         Ok(pending_bytes)
@@ -177,6 +179,17 @@ impl PendingBytes {
         Ok(bytes)
     }
 
+    /// Counts the bytes of each owner anew, from the rows.
+    pub(super) fn recount(conn: &Connection) -> Result<PendingBytes, rusqlite::Error> {
+        conn.prepare_cached("DELETE FROM counters WHERE state = ?")?.execute([OWNER])?;
+        conn.prepare_cached(
+            "INSERT INTO counters
+             SELECT ?, owner, sum(octet_length(body) + ?) FROM pending WHERE owner IS NOT NULL GROUP BY owner",
+        )?
+        .execute(params![OWNER, ROW_BYTES])?;
+        PendingBytes::load(conn)
+    }
+
     pub(super) fn apply(&mut self, changes: BTreeMap<u32, i64>) {
         for (owner, bytes) in changes {
             *self.0.entry(owner).or_default() += bytes;
@@ -191,15 +204,4 @@ impl PendingBytes {
     pub(super) fn of(&self, owner: u32) -> u64 {
         self.0.get(&owner).map_or(0, |bytes| u64::try_from(*bytes).unwrap_or(0))
     }
-}
-
-/// Counts the bytes of each owner in `pending` anew, from the rows.
-pub(super) fn recount_pending_bytes(conn: &Connection) -> Result<(), rusqlite::Error> {
-    conn.prepare_cached("DELETE FROM counters WHERE state = ?")?.execute([OWNER])?;
-    conn.prepare_cached(
-        "INSERT INTO counters
-         SELECT ?, owner, sum(octet_length(body) + ?) FROM pending WHERE owner IS NOT NULL GROUP BY owner",
-    )?
-    .execute(params![OWNER, ROW_BYTES])
-    .map(drop)
 }

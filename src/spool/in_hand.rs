@@ -4,7 +4,8 @@
 //! same file would end each next process too, and no other file of its owner would ever be read. So such a file is read
 //! last. It is never rejected for that alone: the cause may have been another.
 //!
-//! The note is written only for files that are large, packed or long in hand, so that ordinary files cost nothing.
+//! The note is written only for documents that are large, packed or long in hand, so that ordinary files cost nothing. A
+//! file of lines keeps its place in the order: of it one value at a time is in memory, and what was read of it is stored.
 
 use super::FileKey;
 use std::fs;

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// The name of the folder in the spool.
-pub(super) const REMOVING: &str = ".removing";
+pub const REMOVING: &str = ".removing";
 
 /// How long a file of which the kernel does not tell whether it is open must be still before it is unlinked: longer than
 /// the pauses of programs that write as they have something to say.

@@ -145,6 +145,23 @@ fn erase_without_an_agent_ingests_the_spool_and_sends_nothing() {
     assert_eq!(agent.receiver.stats().events, 1);
 }
 
+/// As where the system does not tell whether a file is open: its events are stored, and it is kept for a while.
+#[test]
+fn erase_tells_of_a_file_that_its_writer_may_have_open() {
+    let mut agent = TestAgent::program(Faults::default());
+    agent.start();
+    agent.until_status("it runs", |status| status.agent.running);
+    agent.stop();
+    let file = agent.spool().join(".removing/up.jsonl");
+    fs::write(&file, lines([event("a", ANA, 9)])).unwrap();
+    let (code, receipt) = erase(&agent, &["--email", ANA]);
+    let left = receipt["left"][0].as_str().unwrap();
+    assert_eq!(code, 75, "{receipt}");
+    assert!(left.starts_with(&*file.to_string_lossy()) && left.contains("for 10 minutes"), "{left}");
+    fs::remove_file(file).unwrap();
+    assert_eq!(erase(&agent, &["--email", ANA]).0, 0);
+}
+
 #[test]
 fn list_shows_everything_that_is_kept_about_a_person() {
     let mut agent = TestAgent::program(Faults { offline: true, ..Faults::default() });

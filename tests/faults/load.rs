@@ -137,7 +137,10 @@ impl Run {
         let (ledger, status) = (&self.agent.ledger, self.agent.status());
         assert!(ledger.agrees_with(&status), "stopped: {status:#?}");
         self.check_arrived(&self.agent.receiver.events());
-        assert_eq!(names_in(&self.agent.spool()), [".removing", "rejected"]);
+        assert_eq!(status.spool.unknown_files, Some(self.corpus.unknown.len() as u64));
+        let mut left = self.corpus.unknown.clone();
+        left.extend([".removing".to_owned(), "rejected".to_owned()]);
+        assert!(names_in(&self.agent.spool()).iter().eq(&left), "{left:?} is to be left");
         ledger.check_rejects(&self.agent.spool()).unwrap_or_else(|why| panic!("{why}"));
         let reasons = names_in(&self.agent.spool().join("rejected"));
         let reasons = reasons.iter().filter(|name| name.ends_with(".why")).count();

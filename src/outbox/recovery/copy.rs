@@ -2,7 +2,7 @@
 
 use super::pages::{Pages, StoredRow};
 use crate::outbox::ack_log::AckLog;
-use crate::outbox::counters::{self, DUPLICATES};
+use crate::outbox::counters::{DUPLICATES, PendingBytes};
 use crate::outbox::dedup::{DedupIndex, hash_id_text};
 use crate::outbox::meta::{PERSON_KEY, RETRY_AFTER_DEADLINE, RETRY_REQUESTS, SUPPRESSED};
 use crate::outbox::row::State;
@@ -114,6 +114,8 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
     )?;
     store.acks = AckLog::load(&store.db.conn)?;
     store.compact_acks()?;
+    // All is counted anew below: what these rows changed is no change of that.
+    store.counters.clear();
     index_ids(store, "settled", "seq")?;
     index_ids(store, "pending", "coalesce(event_seq, seq)")?;
     store.db.conn.execute_batch(
@@ -121,7 +123,7 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
                                HAVING count(*) > 0;
          INSERT INTO counters SELECT state, code, count(*) FROM settled GROUP BY state, code;",
     )?;
-    counters::recount_pending_bytes(&store.db.conn)?;
+    store.pending_bytes = PendingBytes::recount(&store.db.conn)?;
     store.counters.add_duplicates(duplicates);
     let number = |sql: &str| store.db.conn.query_row(sql, [], |r| r.get::<_, i64>(0));
     let pending = number("SELECT count(DISTINCT coalesce(event_seq, seq)) FROM pending")?;

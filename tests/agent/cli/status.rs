@@ -45,8 +45,8 @@ fn the_status_before_the_first_run_is_all_zeros() {
         (&json!(0), &Value::Null)
     );
     let spool = &status["spool"];
-    let unknown = ["unreadable_files", "unknown_files", "scanned_at"].map(|name| &spool[name]);
-    assert_eq!(unknown, [&Value::Null; 3], "no scan has counted them");
+    let unknown = ["unreadable_files", "scanned_at"].map(|name| &spool[name]);
+    assert_eq!(unknown, [&Value::Null; 2], "no scan has counted them");
     let text = setup.run(&["status"]);
     assert_eq!(text.code, 0);
     let config = setup.config_file().display().to_string();
@@ -326,8 +326,8 @@ fn rejected_files_are_listed_with_their_reasons() {
     );
     let row = &setup.run(&["list", "--rejected", "--json"]).lines()[0];
     assert_eq!(
-        (&row["name"], &row["code"], &row["line"]),
-        (&json!("bad.json"), &json!("not_json"), &json!(1))
+        (&row["name"], &row["code"], &row["line"], &row["owner"]),
+        (&json!("bad.json"), &json!("not_json"), &json!(1), &json!(entry.owner))
     );
 
     setup.open_outbox().close();

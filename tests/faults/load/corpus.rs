@@ -3,6 +3,7 @@
 use crate::common::events::gzip;
 use crate::common::ledger::{Dropped, Expected, Ledger, Reject};
 use koala_agent::reason::Code;
+use std::collections::BTreeSet;
 use std::time::{Duration, SystemTime};
 
 /// Events of one person, so that requests fill and ordering keys are many.
@@ -10,6 +11,8 @@ const EVENTS_A_PERSON: usize = 440;
 /// Single files between two packs, and the events of a pack.
 const SINGLES_A_PACK: usize = 200;
 const PACK: usize = 40;
+/// Parts of one file that are rejected one by one; what becomes of further ones is no matter of this load.
+const MOST_FLAWED: usize = koala_agent::spool::MAX_PARTS as usize;
 /// Deeper than an event may nest, and larger than it may be.
 const TOO_DEEP: usize = koala_agent::event::MAX_DEPTH + 1;
 const TOO_LARGE: usize = 33 << 10;
@@ -26,12 +29,18 @@ pub struct Corpus {
     pub files: Vec<File>,
     /// The expected results.
     pub ledger: Ledger,
+    /// Names that say no format: these files stay.
+    pub unknown: BTreeSet<String>,
     /// Pieces of every kind.
     pub pieces: u64,
     rng: fastrand::Rng,
     people: usize,
     /// Events whose ids may come again.
     known: Vec<Spec>,
+    /// The flawed parts of the present file.
+    flawed: usize,
+    /// Whether the line before may take in this one, unless that begins like an event.
+    is_after_broken: bool,
     began: SystemTime,
 }
 
@@ -88,7 +97,10 @@ impl Corpus {
             pieces: 0,
             rng: fastrand::Rng::with_seed(seed),
             people: (singles + lines).div_ceil(EVENTS_A_PERSON),
+            unknown: BTreeSet::new(),
             known: Vec::new(),
+            flawed: 0,
+            is_after_broken: false,
             began: SystemTime::now() - Duration::from_secs(3600),
         };
         for n in 0..singles {
@@ -113,6 +125,7 @@ impl Corpus {
     }
 
     fn single(&mut self) {
+        (self.flawed, self.is_after_broken) = (0, false);
         let piece = self.piece(Form::Single);
         let ending = piece.ending.unwrap_or(if self.rng.u8(..) < 16 { "json.gz" } else { "json" });
         let packed = piece.ending.is_none() && ending.ends_with("gz");
@@ -120,6 +133,8 @@ impl Corpus {
         if let (Some((code, column)), Some(file)) = (piece.flaw, self.files.last()) {
             let (position, content) = (Some((1, column)), file.bytes.clone());
             self.ledger.rejects.push(Reject { file: name, place: 0, code, position, content });
+        } else if ending == "txt" {
+            self.unknown.insert(name);
         }
     }
 
@@ -131,13 +146,16 @@ impl Corpus {
         };
         let mut bytes = open.to_vec();
         let mut flawed = Vec::new();
+        (self.flawed, self.is_after_broken) = (0, false);
         for place in 1..=events {
             if place > 1 {
                 bytes.extend(between);
             }
             let piece = self.piece(form);
             bytes.extend(&piece.bytes);
+            self.is_after_broken = matches!(piece.flaw, Some((Code::NotJson, _)));
             if let Some((code, column)) = piece.flaw {
+                self.flawed += 1;
                 // The first element stands on the second line. A reused id is the whole element's fault.
                 let line = match (form, code) {
                     (Form::Lines, _) => place,
@@ -175,10 +193,11 @@ impl Corpus {
         self.pieces += 1;
         // The members of an envelope would change the content of a known event.
         let repeats = form != Form::Envelope && !self.known.is_empty();
+        let may_flaw = self.flawed < MOST_FLAWED;
         match self.rng.u32(..1000) {
             0..50 if repeats => self.duplicate(),
-            50..60 => self.broken(form, n),
-            60..65 if repeats => {
+            50..60 if may_flaw => self.broken(form, n),
+            60..65 if repeats && may_flaw => {
                 let Some(&Spec { n: old, .. }) = self.rng.choice(&self.known) else { unreachable!() };
                 let id = Id::Of(old);
                 let spec = Spec { n, id, kind: Kind::Track, person: 0, dated: true };
@@ -238,7 +257,7 @@ impl Corpus {
             Form::Single => 11,
         };
         let head = format!("{{\"n\": {n}, ");
-        let (bytes, code, column) = match self.rng.usize(..kinds) {
+        let (bytes, code, column) = match self.rng.usize(usize::from(self.is_after_broken)..kinds) {
             0 => (format!("\"n {n}\"").into_bytes(), Code::NotAnEvent, 1),
             1 => (format!("{head}\"messageId\": {{}}}}").into(), Code::NotAnEvent, head.len() + 14),
             2 => {
@@ -259,9 +278,10 @@ impl Corpus {
             7 => (format!("{head}\"type\":").into(), Code::NotJson, head.len() + 8),
             8 => (Vec::new(), Code::NotJson, 1),
             special => {
-                let ending = if special == 9 { "json.gz" } else { "txt" };
+                let is_unpacked = special == 9;
                 let bytes = format!("{{\"n\":{n}}}").into();
-                return Piece { bytes, flaw: Some((Code::NotJson, 1)), ending: Some(ending) };
+                let flaw = is_unpacked.then_some((Code::NotJson, 1));
+                return Piece { bytes, flaw, ending: Some(if is_unpacked { "json.gz" } else { "txt" }) };
             }
         };
         Piece { bytes, flaw: Some((code, column)), ending: None }
