@@ -217,7 +217,7 @@ impl Wait {
     fn kept(agent: &TestAgent) -> [u64; 4] {
         let status = agent.status();
         let outbox = status.outbox;
-        [outbox.delivered, outbox.skipped, outbox.failed, status.spool.rejected_files.unwrap()]
+        [outbox.delivered, outbox.skipped, outbox.failed, status.spool.rejected_files.unwrap_or(0)]
     }
 
     /// Nothing is forgotten by the next maintenance, which comes every half minute.
