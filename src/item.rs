@@ -82,7 +82,7 @@ impl ItemKind {
 }
 
 /// An endpoint of the receiver for events.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Endpoint {
     /// Items about people.
     People,
@@ -91,6 +91,9 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
+    /// All endpoints.
+    pub const ALL: [Endpoint; 2] = [Endpoint::People, Endpoint::Accounts];
+
     /// The endpoint's path below the project's path.
     pub fn path(self) -> &'static str {
         match self {

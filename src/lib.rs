@@ -69,7 +69,8 @@
 //! - Two requests are never in flight for one person, and a person's events never overtake each other
 //!   (`agent::scheduler`).
 //! - Temporary trouble never changes the state of an event. An event fails only by its mapping, or if the receiver refuses
-//!   it and is proven to accept others (`agent::scheduler`).
+//!   it again and again while it is proven to accept others (`agent::suspicion`).
+//! - One person's trouble never stops another's events, until there is proof that it is everybody's (`agent::path`).
 //! - Nothing is sent while accepted events cannot be acknowledged (`agent::sender`).
 //! - The key never leaves [`config::PublicKey`] except into the address of a request.
 //!

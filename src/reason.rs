@@ -81,6 +81,8 @@ codes! {
     TooLarge = "too_large",
     /// The receiver refused this event, and accepted others.
     Refused = "refused",
+    /// The receiver refused this event, and it is not proven yet that the event is to blame.
+    Suspect = "suspect",
     /// The text is not JSON.
     NotJson = "not_json",
     /// The text is JSON, but not an event.
@@ -138,6 +140,16 @@ impl Reason {
         }
     }
 
+    /// The reason with more to its explanation.
+    #[must_use]
+    pub fn and(mut self, more: &str) -> Reason {
+        self.text.push_str(more);
+        if let Some(text) = &mut self.without_quote {
+            text.push_str(more);
+        }
+        self
+    }
+
     /// The reason for everybody to read: without the receiver's own words.
     pub fn public(&self) -> Reason {
         Reason::new(self.code, self.without_quote.as_ref().unwrap_or(&self.text))
@@ -160,6 +172,6 @@ mod tests {
             assert_eq!(Code::parse(code.as_str()), Some(code));
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
-        assert_eq!(Code::ALL.len(), 33);
+        assert_eq!(Code::ALL.len(), 34);
     }
 }

@@ -210,10 +210,28 @@ pub struct DestinationStatus {
     pub since: Option<Timestamp>,
     /// The reason of the state.
     pub reason: Option<Reason>,
+    /// The paths other than the people's whose state is one of their own.
+    #[serde(default)]
+    pub paths: Vec<PathStatus>,
     /// The time of the next try.
     pub retry_at: Option<Timestamp>,
     /// The time of the last delivery, also by an earlier run.
     pub last_delivery: Option<Timestamp>,
+}
+
+/// The status of one path of the destination.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// The path below the project's: `/accounts/batch`.
+    pub path: String,
+    /// The state.
+    pub state: DestinationState,
+    /// The time since which it has this state.
+    pub since: Timestamp,
+    /// The reason of the state.
+    pub reason: Option<Reason>,
+    /// The time of the next try.
+    pub retry_at: Option<Timestamp>,
 }
 
 /// The states of the destination.
@@ -241,7 +259,8 @@ impl Status {
     pub fn public(&self) -> Status {
         let mut status = self.clone();
         let reasons = [&mut status.intake.reason, &mut status.destination.reason];
-        reasons.into_iter().flatten().for_each(|reason| *reason = reason.public());
+        let of_paths = status.destination.paths.iter_mut().map(|path| &mut path.reason);
+        reasons.into_iter().chain(of_paths).flatten().for_each(|reason| *reason = reason.public());
         status
     }
 

@@ -1,58 +1,47 @@
-//! The state of the destination, and when it may be tried again. Pure: what decides takes the time and returns data.
+//! The state of the destination: of each of its paths, and of all it is reached by. Pure: what decides takes the time and
+//! returns data.
 //!
-//! ```text
-//!              accepted                    trouble
-//!   unknown ───────────▶ online ◀────────▶ backoff      one backoff for the destination as a whole
-//!      │                   │    accepted      │
-//!      └───────────────────┴──── refused ◀────┘         the key, the address, or everybody is refused
-//! ```
+//! A receiver that cannot be reached, or that asks for a pause, is everybody's trouble at once: the destination waits as a
+//! whole, and then one request finds out. Whatever else a receiver answers is one person's trouble first, and a path's by
+//! proof (`path`).
 
+use super::in_flight::InFlightCounts;
 use super::limiter::ConcurrencyLimiter;
+use super::path::{BACKOFF, Path};
+use super::suspicion::backoff;
 use crate::clock::{Moment, Mono, Timestamp};
 use crate::config::Concurrency;
+use crate::item::Endpoint;
 use crate::koala::MAX_RETRY_AFTER;
 use crate::reason::{Code, Reason};
 use crate::status::DestinationState;
 use std::time::Duration;
 
-/// The longest first wait after trouble. It is short, so that a tenth of failing requests does not become a standstill.
-const BACKOFF_BASE: Duration = Duration::from_millis(100);
-/// The longest wait after trouble: a receiver that is back is found within a minute.
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
-/// Minutes between probes of a receiver that refuses, which a person has to fix. The last number repeats.
-const REFUSED_MINUTES: [u64; 5] = [1, 2, 4, 8, 15];
-
-/// A wait drawn evenly from nothing to a bound that doubles with each failure (full jitter), so that many agents that
-/// lost one receiver do not all come back to it at once.
-pub fn backoff(failures: u32, rng: &mut fastrand::Rng) -> Duration {
-    BACKOFF_BASE.saturating_mul(1 << failures.min(16)).min(BACKOFF_MAX).mul_f64(rng.f64())
-}
-
-/// Whether a request may be sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
-    /// Yes, and this many may be in flight.
-    Open(usize),
-    /// Only one, to find out whether the receiver has recovered.
-    Probe,
-    /// Not before this moment.
-    ShutUntil(Mono),
-}
-
 /// The state of the destination.
 #[derive(Debug)]
 pub struct Destination {
-    state: DestinationState,
-    since: Timestamp,
-    reason: Option<Reason>,
-    until: Mono,
+    paths: [Path; 2],
+    pause: Option<Pause>,
+    /// Pauses so far, to tell which answers are older than the present one.
+    pause_count: u64,
     /// The end of the pause that the receiver asked for; nothing cuts it short.
     retry_after_deadline: Mono,
     failures: u32,
-    refusals: usize,
-    limiter: ConcurrencyLimiter,
+    /// Whether one request at a time is sent, because none was accepted since the start or the last pause.
+    is_narrow: bool,
+    /// Whether anything was ever accepted at this address with this key.
+    pub has_ever_accepted: bool,
+    pub(super) limiter: ConcurrencyLimiter,
     last_delivery: Option<Timestamp>,
-    rng: fastrand::Rng,
+    pub(super) rng: fastrand::Rng,
+}
+
+/// A wait of the destination as a whole.
+#[derive(Debug)]
+struct Pause {
+    until: Mono,
+    since: Timestamp,
+    reason: Reason,
 }
 
 impl Destination {
@@ -64,13 +53,13 @@ impl Destination {
         rng: fastrand::Rng,
     ) -> Destination {
         let mut destination = Destination {
-            state: DestinationState::Unknown,
-            since: now.wall,
-            reason: None,
-            until: Mono::ZERO,
+            paths: [Path::new(now.wall), Path::new(now.wall)],
+            pause: None,
+            pause_count: 0,
             retry_after_deadline: Mono::ZERO,
             failures: 0,
-            refusals: 0,
+            is_narrow: true,
+            has_ever_accepted: false,
             limiter: ConcurrencyLimiter::new(concurrency),
             last_delivery: None,
             rng,
@@ -80,86 +69,111 @@ impl Destination {
         if !pause.is_zero() {
             let reason =
                 Reason::new(Code::RateLimited, "the receiver asked for a pause before the last stop");
-            destination.trouble(reason, Some(pause), true, now);
+            destination.pause(reason, Some(pause), 0, now);
         }
         destination
     }
 
-    /// Whether a request may be sent now.
-    pub fn gate(&self, now: Mono) -> Gate {
-        match self.state {
-            DestinationState::Online => Gate::Open(self.limiter.limit()),
-            DestinationState::Unknown => Gate::Open(1),
-            DestinationState::Backoff | DestinationState::Refused if now < self.until => {
-                Gate::ShutUntil(self.until)
-            }
-            DestinationState::Backoff | DestinationState::Refused => Gate::Probe,
-        }
+    /// The state of a path, apart from a pause of the whole.
+    pub(super) fn path(&self, path: Endpoint) -> &Path {
+        &self.paths[path as usize]
     }
 
-    /// Notes an accepted request. If it was sent since the state last changed (`is_current`), the destination is online,
-    /// unless it has asked for a pause meanwhile. Returns whether the state has changed.
-    pub fn accepted(&mut self, is_current: bool, now: Moment) -> bool {
-        self.last_delivery = Some(now.wall);
-        if !is_current || now.mono < self.retry_after_deadline {
+    /// Like [`Destination::path`].
+    pub(super) fn path_mut(&mut self, path: Endpoint) -> &mut Path {
+        &mut self.paths[path as usize]
+    }
+
+    /// The end of the present pause, if that is in the future.
+    pub fn paused_until(&self, now: Mono) -> Option<Mono> {
+        self.pause.as_ref().map(|pause| pause.until).filter(|until| *until > now)
+    }
+
+    /// Pauses so far.
+    pub fn pause_count(&self) -> u64 {
+        self.pause_count
+    }
+
+    /// Whether one more request may be in flight beside those: see [`ConcurrencyLimiter::has_room`].
+    pub(super) fn has_room(&self, in_flight: &InFlightCounts, is_suspect: bool, now: Mono) -> bool {
+        let suspects = in_flight.suspects();
+        if self.is_narrow && in_flight.all() > 0 && !in_flight.is_silent(now) {
             return false;
         }
-        let has_changed = self.state != DestinationState::Online;
-        self.enter(DestinationState::Online, None, now);
-        (self.failures, self.refusals) = (0, 0);
-        has_changed
+        // A configured limit holds whatever the requests in flight do.
+        let untried =
+            if self.limiter.is_fixed() { in_flight.untried() } else { in_flight.untried_at_work(now) };
+        self.limiter.has_room(untried, suspects, is_suspect)
     }
 
-    /// Notes that the receiver failed or is unreachable: the next wait is twice as long. The trouble of a request that
-    /// was sent before the state last changed (not `is_current`) only adds the pause that the receiver asks for. Returns
-    /// whether a new wait has begun.
-    pub fn trouble(
-        &mut self,
-        reason: Reason,
-        retry_after: Option<Duration>,
-        is_current: bool,
-        now: Moment,
-    ) -> bool {
-        let is_waiting = matches!(self.state, DestinationState::Backoff | DestinationState::Refused);
-        let begins_wait = is_current || (retry_after.is_some() && !is_waiting);
-        match is_waiting && is_current {
+    /// Notes an accepted request. The destination goes on, unless it has asked for a pause meanwhile.
+    pub fn accepted(&mut self, now: Moment) {
+        self.last_delivery = Some(now.wall);
+        self.has_ever_accepted = true;
+        self.reached(now.mono);
+        if self.pause.is_none() {
+            (self.is_narrow, self.failures) = (false, 0);
+        }
+    }
+
+    /// Notes that the receiver was reached, whatever it answered.
+    pub fn reached(&mut self, now: Mono) {
+        if now >= self.retry_after_deadline {
+            self.pause = None;
+        }
+    }
+
+    /// Notes that the receiver is out of reach or asks for a pause: the next wait is twice as long. The trouble of a
+    /// request that was sent before the present pause (`pause_count` then) only adds the pause that it asks for.
+    pub fn pause(&mut self, reason: Reason, retry_after: Option<Duration>, pause_count: u64, now: Moment) {
+        let is_current = pause_count == self.pause_count;
+        match self.pause.is_some() && is_current {
             true => self.limiter.probe_failed(),
             false => self.limiter.trouble(),
-        }
-        if begins_wait {
-            self.until = now.mono + backoff(self.failures, &mut self.rng);
-            self.failures += 1;
-            self.enter(DestinationState::Backoff, Some(reason), now);
         }
         if let Some(pause) = retry_after {
             self.retry_after_deadline = self.retry_after_deadline.max(now.mono + pause);
         }
-        self.until = self.until.max(self.retry_after_deadline);
-        begins_wait
-    }
-
-    /// Notes that the receiver refuses, which a person has to fix.
-    pub fn refuse(&mut self, reason: Reason, now: Moment) {
-        let minutes = REFUSED_MINUTES[self.refusals.min(REFUSED_MINUTES.len() - 1)];
-        let wait = Duration::from_secs(60 * minutes).mul_f64(1.0 + 0.1 * self.rng.f64());
-        self.refusals += 1;
-        self.enter(DestinationState::Refused, Some(reason), now);
-        self.until = (now.mono + wait).max(self.retry_after_deadline);
-    }
-
-    /// Notes that the receiver answers, and that nothing more is known of it: one request at a time is sent.
-    pub fn reopen(&mut self, now: Moment) {
-        self.retry_now();
-        if now.mono >= self.retry_after_deadline {
-            self.enter(DestinationState::Unknown, None, now);
+        if is_current || (retry_after.is_some() && self.pause.is_none()) {
+            let until = now.mono + backoff(BACKOFF, self.failures, &mut self.rng);
+            let since = self.pause.take().map_or(now.wall, |pause| pause.since);
+            self.pause = Some(Pause { until, since, reason });
+            self.pause_count += 1;
+            self.failures += 1;
+            self.is_narrow = true;
+        }
+        if let Some(pause) = &mut self.pause {
+            pause.until = pause.until.max(self.retry_after_deadline);
         }
     }
 
-    /// Ends the present wait, on SIGHUP, `retry` and a new key. A person expects an answer now, so the waits after it
-    /// begin small again.
-    pub fn retry_now(&mut self) {
-        self.until = self.retry_after_deadline;
+    /// Notes what `/auth` says, for a path on which so many persons wait.
+    pub fn auth_answered(
+        &mut self,
+        path: Endpoint,
+        is_well: bool,
+        persons: usize,
+        has_untried: bool,
+        now: Mono,
+    ) {
+        self.paths[path as usize].auth_answered(is_well, persons, has_untried, now, &mut self.rng);
+    }
+
+    /// Ends the present wait and begins all rounds anew, on SIGHUP, `retry` and a new key. A person expects an answer
+    /// now, so the waits after it begin small again.
+    pub fn retry_now(&mut self, now: Mono) {
+        if let Some(pause) = &mut self.pause {
+            pause.until = self.retry_after_deadline;
+        }
         self.failures = 0;
+        self.paths.iter_mut().for_each(|path| path.retry_now(now));
+    }
+
+    /// Forgets what another receiver has shown.
+    pub fn receiver_replaced(&mut self, now: Moment) {
+        self.paths = [Path::new(now.wall), Path::new(now.wall)];
+        (self.is_narrow, self.has_ever_accepted) = (true, false);
+        self.pause_count += 1;
     }
 
     /// Sets how many requests may be in flight at once, and forgets what was measured.
@@ -167,48 +181,22 @@ impl Destination {
         self.limiter = ConcurrencyLimiter::new(concurrency);
     }
 
-    /// Notes the round-trip time of an accepted request, and how many were in flight when it was answered.
-    pub fn record_round_trip(&mut self, round_trip: Duration, in_flight: usize) {
-        self.limiter.accepted(round_trip, in_flight);
-    }
-
-    fn enter(&mut self, state: DestinationState, reason: Option<Reason>, now: Moment) {
-        if self.state != state {
-            self.since = now.wall;
-            self.state = state;
+    /// The state of a path, the time since which it has it, and the reason. A pause is a state of all paths.
+    pub fn state(&self, path: Endpoint) -> (DestinationState, Timestamp, Option<&Reason>) {
+        match &self.pause {
+            Some(pause) => (DestinationState::Backoff, pause.since, Some(&pause.reason)),
+            None => self.path(path).state(),
         }
-        self.reason = reason;
     }
 
-    /// The state.
-    pub fn state(&self) -> DestinationState {
-        self.state
+    /// The states of all paths.
+    pub fn states(&self) -> [DestinationState; 2] {
+        Endpoint::ALL.map(|path| self.state(path).0)
     }
 
-    /// When the state began.
-    pub fn since(&self) -> Timestamp {
-        self.since
-    }
-
-    /// The reason of the state.
-    pub fn reason(&self) -> Option<&Reason> {
-        self.reason.as_ref()
-    }
-
-    /// Whether the receiver refuses the key, the address or everybody.
-    pub fn refuses(&self) -> bool {
-        self.state == DestinationState::Refused
-    }
-
-    /// Whether the receiver refuses everybody's events.
-    pub fn refuses_all(&self) -> bool {
-        self.refuses() && self.reason.as_ref().is_some_and(|r| r.code == Code::RefusesAll)
-    }
-
-    /// When the receiver is tried again.
-    pub fn retry_at(&self, now: Moment) -> Option<Timestamp> {
-        matches!(self.state, DestinationState::Backoff | DestinationState::Refused)
-            .then(|| now.wall.plus(self.until.saturating_sub(now.mono)))
+    /// The end of the present pause, even if it is over.
+    pub fn pause_end(&self) -> Option<Mono> {
+        self.pause.as_ref().map(|pause| pause.until)
     }
 
     /// The end of the pause that the receiver asked for, if that is in the future.
@@ -224,7 +212,10 @@ impl Destination {
 
 #[cfg(test)]
 mod tests {
+    use super::super::in_flight::Lane;
+    use super::super::ordering_keys::Side;
     use super::*;
+    use crate::item::OrderingKey;
 
     fn at(seconds: u64) -> Moment {
         Moment { wall: Timestamp(1_000_000 * seconds as i64), mono: Duration::from_secs(seconds) }
@@ -234,71 +225,62 @@ mod tests {
         Destination::new(Concurrency::Fixed(8), retry_after_deadline, at(0), fastrand::Rng::with_seed(7))
     }
 
-    fn reason(code: Code) -> Reason {
-        Reason::new(code, "as the test says")
+    /// Whether there is room beside so many requests of untried persons.
+    fn has_room(d: &Destination, in_flight: i64) -> bool {
+        let mut counts = InFlightCounts::default();
+        let lane = Lane::Untried(Side::Oldest);
+        (0..in_flight).for_each(|n| counts.start(lane, OrderingKey(n), Mono::ZERO));
+        d.has_room(&counts, false, Mono::ZERO)
+    }
+
+    fn reason() -> Reason {
+        Reason::new(Code::Connect, "as the test says")
     }
 
     #[test]
-    fn waits_double_up_to_a_minute_and_are_drawn_from_nothing_to_that() {
-        let mut rng = fastrand::Rng::with_seed(1);
-        for (failures, most) in [(0, 0.1), (1, 0.2), (5, 3.2), (9, 51.2), (10, 60.0), (4_000_000, 60.0)] {
-            let waits: Vec<f64> = (0..1000).map(|_| backoff(failures, &mut rng).as_secs_f64()).collect();
-            let longest = waits.iter().copied().fold(0.0, f64::max);
-            let mean = waits.iter().sum::<f64>() / 1000.0;
-            assert!(longest <= most && longest > 0.95 * most, "{failures}: {longest}");
-            assert!((0.45..0.55).contains(&(mean / most)), "{failures}: {mean}");
-        }
-    }
-
-    #[test]
-    fn one_accepted_probe_opens_the_gate() {
+    fn one_request_at_a_time_is_sent_until_one_is_accepted() {
         let mut d = new(None);
-        assert_eq!(d.gate(Mono::ZERO), Gate::Open(1));
-        d.accepted(true, at(1));
-        assert_eq!((d.gate(at(1).mono), d.state()), (Gate::Open(8), DestinationState::Online));
-        d.trouble(reason(Code::Http5xx), None, true, at(2));
-        assert!(matches!(d.gate(at(2).mono), Gate::ShutUntil(_)));
-        assert_eq!(d.gate(at(3).mono), Gate::Probe);
-        d.accepted(false, at(3));
-        assert_eq!(d.state(), DestinationState::Backoff);
-        d.accepted(true, at(3));
-        assert_eq!(d.gate(at(3).mono), Gate::Open(8));
+        assert!(has_room(&d, 0) && !has_room(&d, 1));
+        d.accepted(at(1));
+        assert!(has_room(&d, 7) && !has_room(&d, 8));
+        d.pause(reason(), None, d.pause_count(), at(2));
+        assert!(d.paused_until(at(2).mono).is_some() && d.paused_until(at(3).mono).is_none());
+        assert_eq!(d.state(Endpoint::Accounts).0, DestinationState::Backoff);
+        assert!(!has_room(&d, 1));
+        d.accepted(at(3));
+        assert!(has_room(&d, 7));
+        assert_eq!(d.state(Endpoint::People).0, DestinationState::Unknown);
+    }
+
+    #[test]
+    fn what_was_sent_before_a_pause_makes_no_longer_one() {
+        let mut d = new(None);
+        for _ in 0..50 {
+            d.pause(reason(), None, 0, at(0));
+        }
+        assert_eq!((d.failures, d.pause_count()), (1, 1));
+        d.pause(reason(), Some(Duration::from_secs(20)), 0, at(0));
+        assert_eq!(d.paused_until(at(1).mono), Some(at(20).mono));
     }
 
     #[test]
     fn a_retry_now_does_not_shorten_the_pause_that_the_receiver_asked_for() {
         let mut d = new(None);
-        d.trouble(reason(Code::RateLimited), Some(Duration::from_secs(7)), true, at(0));
-        d.retry_now();
-        assert_eq!(d.gate(at(6).mono), Gate::ShutUntil(at(7).mono));
-        d.trouble(reason(Code::RateLimited), Some(Duration::from_secs(20)), false, at(6));
-        d.accepted(true, at(7));
-        assert_eq!(d.gate(at(25).mono), Gate::ShutUntil(at(26).mono));
-        assert_eq!(d.gate(at(26).mono), Gate::Probe);
+        d.pause(reason(), Some(Duration::from_secs(7)), 0, at(0));
+        d.retry_now(at(0).mono);
+        assert_eq!(d.paused_until(at(6).mono), Some(at(7).mono));
+        d.pause(reason(), Some(Duration::from_secs(20)), 0, at(6));
+        d.accepted(at(7));
+        assert_eq!(d.paused_until(at(25).mono), Some(at(26).mono));
+        assert_eq!(d.paused_until(at(26).mono), None);
     }
 
     #[test]
     fn a_pause_outlives_a_restart_and_is_capped_when_the_clock_was_set_back() {
         let d = new(Some(at(0).wall.plus(Duration::from_secs(30))));
-        assert_eq!(d.gate(at(0).mono), Gate::ShutUntil(at(30).mono));
+        assert_eq!(d.paused_until(at(0).mono), Some(at(30).mono));
         let d = new(Some(Timestamp(i64::MAX)));
-        assert_eq!(d.gate(at(0).mono), Gate::ShutUntil(at(3600).mono));
-        assert_eq!(new(Some(at(0).wall)).gate(Mono::ZERO), Gate::Open(1));
-    }
-
-    #[test]
-    fn a_receiver_that_refuses_is_probed_a_few_times_an_hour() {
-        let mut d = new(None);
-        let (mut now, mut probes) = (at(0), Vec::new());
-        while now.mono < at(3600).mono {
-            d.refuse(reason(Code::KeyRefused), now);
-            let Gate::ShutUntil(until) = d.gate(now.mono) else { panic!() };
-            probes.push((until - now.mono).as_secs_f64() / 60.0);
-            now = Moment { wall: now.wall.plus(until - now.mono), mono: until };
-        }
-        for (wait, minutes) in probes.iter().zip([1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]) {
-            assert!((minutes..=1.1 * minutes).contains(wait), "{probes:?}");
-        }
-        assert!(probes.len() <= 7, "{probes:?}");
+        assert_eq!(d.paused_until(at(0).mono), Some(at(3600).mono));
+        assert_eq!(new(Some(at(0).wall)).paused_until(Mono::ZERO), None);
     }
 }

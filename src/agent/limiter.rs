@@ -8,6 +8,8 @@ use std::time::Duration;
 
 /// The first limit. Slow answers alone do not take it lower; trouble does.
 const INITIAL_LIMIT: usize = 8;
+/// The requests of suspects that may be in flight beside the others.
+pub const SUSPECTS: usize = 32;
 /// A mean round trip this many times the best one says that requests queue up at the receiver.
 const SLOW_FACTOR: u32 = 2;
 /// The round-trip time that a busy machine adds by itself.
@@ -58,8 +60,27 @@ impl ConcurrencyLimiter {
     }
 
     /// The number of requests that may be in flight, at least one.
+    #[cfg(test)]
     pub fn limit(&self) -> usize {
         self.limit
+    }
+
+    /// Whether the limit is configured.
+    pub fn is_fixed(&self) -> bool {
+        self.is_fixed
+    }
+
+    /// Whether one more request may be in flight beside so many of untried persons and of suspects. Suspects have a width
+    /// of their own, so that those who hang take nothing from the others; a configured limit is for both, and they get
+    /// half of it.
+    pub fn has_room(&self, untried: usize, suspects: usize, is_suspect: bool) -> bool {
+        match (self.is_fixed, is_suspect) {
+            (true, _) if untried + suspects >= self.limit => false,
+            (true, true) => suspects < self.limit.div_ceil(2),
+            (true, false) => true,
+            (false, true) => suspects < SUSPECTS,
+            (false, false) => untried < self.limit,
+        }
     }
 
     /// Notes the round trip of an accepted request, and how many were in flight when it was answered.

@@ -1,8 +1,14 @@
-//! The ordering keys with pending events, and whether each is ready, busy or waiting. Pure bookkeeping.
+//! The persons with pending events, each under an ordering key, and who of them may be sent. Pure bookkeeping, all of it
+//! in logarithmic time.
+//!
+//! A person is busy, or ready: then either untried, in the order of their oldest events, or a suspect, in the order of the
+//! times before which they are not tried. Suspects need no alarm for the end of their waits: the first of them is due, or
+//! none is.
 
+use super::suspicion::{Evidence, Suspicion};
 use crate::clock::Mono;
-use crate::item::OrderingKey;
-use std::collections::hash_map::Entry;
+use crate::item::{Endpoint, OrderingKey};
+use crate::outbox::Settled;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// The memory of an event, and of an ordering key without its events. The tables may be half empty.
@@ -13,50 +19,62 @@ const KEY_BYTES: usize = 200;
 #[derive(Debug, Default)]
 pub struct OrderingKeys {
     queues: HashMap<OrderingKey, KeyQueue>,
-    /// The few ordering keys with failures or refusals.
-    records: HashMap<OrderingKey, FailureRecord>,
+    suspicions: HashMap<OrderingKey, Suspicion>,
     event_count: usize,
-    /// The oldest event of each ready ordering key.
-    ready: BTreeMap<i64, OrderingKey>,
-    waiting: BTreeSet<(Mono, OrderingKey)>,
+    /// The ready ordering keys by path; the last are those whose path is not known yet.
+    ready: [Ready; 3],
+}
+
+/// The ready ordering keys of a path, and the number of all.
+#[derive(Debug, Default)]
+struct Ready {
+    untried: BTreeMap<i64, OrderingKey>,
+    suspects: BTreeSet<(Mono, OrderingKey)>,
+    /// Those of the suspects whose refusals are complete, until the receiver shows itself well.
+    nearly_proven: BTreeSet<OrderingKey>,
+    /// All persons, and those of them that are suspects, the busy ones among them.
+    persons: usize,
+    suspect_count: usize,
 }
 
 /// The pending events of an ordering key.
 #[derive(Debug)]
 struct KeyQueue {
-    readiness: KeyReadiness,
+    /// A request is planned, in flight or being settled.
+    is_busy: bool,
+    /// Known as soon as a request of the ordering key was built.
+    path: Option<Endpoint>,
     /// The pending events, oldest first; empty only while the ordering key is busy.
     events: VecDeque<i64>,
 }
 
-/// Failures and refusals of an ordering key.
-#[derive(Debug, Default)]
-struct FailureRecord {
-    /// The number of oldest events that were refused together, so that at least one of them is to blame.
-    bisect_range: usize,
-    /// Failures since the ordering key's last acceptance.
-    failures: u32,
-    /// The number of accepted requests, of all ordering keys, at the last counted failure.
-    failed_at: u64,
+impl Side {
+    pub fn other(self) -> Side {
+        match self {
+            Side::Oldest => Side::Newest,
+            Side::Newest => Side::Oldest,
+        }
+    }
 }
 
+/// An end of the order in which untried persons stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum KeyReadiness {
-    /// The oldest event may be sent.
-    Ready,
-    /// A request is planned, in flight or being settled, or an isolation holds the ordering key.
-    Busy,
-    /// The ordering key waits after failures of its own.
-    Waiting,
+pub enum Side {
+    Oldest,
+    Newest,
+}
+
+fn place(path: Option<Endpoint>) -> usize {
+    path.map_or(2, |path| path as usize)
 }
 
 impl OrderingKeys {
     /// Adds a pending event. The events of an ordering key may come in any order, and more than once.
     pub fn discovered(&mut self, seq: i64, key: OrderingKey) {
-        let queue = self
-            .queues
-            .entry(key)
-            .or_insert_with(|| KeyQueue { readiness: KeyReadiness::Ready, events: VecDeque::new() });
+        let queue = self.queues.entry(key).or_insert_with(|| {
+            self.ready[place(None)].persons += 1;
+            KeyQueue { is_busy: false, path: None, events: VecDeque::new() }
+        });
         let oldest = queue.events.front().copied();
         match queue.events.back() {
             Some(newest) if *newest >= seq => match queue.events.binary_search(&seq) {
@@ -66,11 +84,12 @@ impl OrderingKeys {
             _ => queue.events.push_back(seq),
         }
         self.event_count += 1;
-        if queue.readiness == KeyReadiness::Ready && oldest.is_none_or(|oldest| seq < oldest) {
+        if !queue.is_busy && oldest.is_none_or(|oldest| seq < oldest) && !self.suspicions.contains_key(&key) {
+            let untried = &mut self.ready[place(queue.path)].untried;
             if let Some(oldest) = oldest {
-                self.ready.remove(&oldest);
+                untried.remove(&oldest);
             }
-            self.ready.insert(seq, key);
+            untried.insert(seq, key);
         }
     }
 
@@ -88,6 +107,11 @@ impl OrderingKeys {
         self.queues.get(&key).map_or(0, |queue| queue.events.len())
     }
 
+    /// The number of persons with pending events on a path, or on one that is not known yet.
+    pub fn persons(&self, path: Endpoint) -> usize {
+        self.ready[place(Some(path))].persons + self.ready[place(None)].persons
+    }
+
     /// Removes events of a busy ordering key that are not pending any more.
     pub fn remove_events(&mut self, key: OrderingKey, seqs: &[i64]) {
         let Some(queue) = self.queues.get_mut(&key) else { return };
@@ -102,106 +126,155 @@ impl OrderingKeys {
         }
     }
 
-    /// Makes the ordering keys ready whose wait is over.
-    pub fn wake(&mut self, now: Mono) {
-        while let Some(&(until, key)) = self.waiting.first().filter(|(until, _)| *until <= now) {
-            self.waiting.remove(&(until, key));
-            if self.queues.get(&key).is_some_and(|queue| queue.readiness == KeyReadiness::Waiting) {
-                self.set_ready(key);
+    /// The ready untried ordering key of these paths at that end of the order of oldest events.
+    pub fn untried(&self, paths: &[Option<Endpoint>], side: Side) -> Option<OrderingKey> {
+        let ends = paths.iter().filter_map(|path| {
+            let untried = &self.ready[place(*path)].untried;
+            match side {
+                Side::Oldest => untried.first_key_value(),
+                Side::Newest => untried.last_key_value(),
+            }
+        });
+        let end = match side {
+            Side::Oldest => ends.min_by_key(|(seq, _)| **seq),
+            Side::Newest => ends.max_by_key(|(seq, _)| **seq),
+        };
+        end.map(|(_, key)| *key)
+    }
+
+    /// The ready suspects of a path, each with the time before which it is not tried, the earliest first.
+    pub fn suspects(&self, path: Endpoint) -> impl Iterator<Item = (Mono, OrderingKey)> {
+        self.ready[place(Some(path))].suspects.iter().copied()
+    }
+
+    pub fn suspicion(&self, key: OrderingKey) -> Option<&Suspicion> {
+        self.suspicions.get(&key)
+    }
+
+    /// Whether all persons with pending events on a path are suspects.
+    pub fn are_all_suspects(&self, path: Endpoint) -> bool {
+        self.ready[place(Some(path))].suspect_count == self.persons(path)
+    }
+
+    /// The suspicion of a busy ordering key, which becomes a suspect if it is none.
+    pub fn suspect(&mut self, key: OrderingKey) -> &mut Suspicion {
+        let ready = &mut self.ready;
+        let path = self.queues.get(&key).and_then(|queue| queue.path);
+        self.suspicions.entry(key).or_insert_with(|| {
+            ready[place(path)].suspect_count += 1;
+            Suspicion::default()
+        })
+    }
+
+    /// Ends the suspicion of a busy ordering key.
+    pub fn clear(&mut self, key: OrderingKey) {
+        if self.suspicions.remove(&key).is_some() {
+            let path = self.queues.get(&key).and_then(|queue| queue.path);
+            self.ready[place(path)].suspect_count -= 1;
+        }
+    }
+
+    /// Whether any person is a suspect.
+    pub fn has_suspects(&self) -> bool {
+        !self.suspicions.is_empty()
+    }
+
+    /// Makes those suspects of a path busy, and ends their suspicions, against whose oldest event the proof is complete.
+    pub fn take_proven(&mut self, path: Endpoint, evidence: Evidence) -> Vec<(OrderingKey, i64, Settled)> {
+        let nearly = &self.ready[place(Some(path))].nearly_proven;
+        let proven: Vec<_> = nearly
+            .iter()
+            .filter_map(|key| {
+                self.suspicions.get(key)?.conclusion(evidence).map(|(seq, settled)| (*key, seq, settled))
+            })
+            .collect();
+        for (key, ..) in &proven {
+            self.set_busy(*key);
+            self.clear(*key);
+        }
+        proven
+    }
+
+    /// Lets a suspect be tried at once.
+    pub fn end_wait(&mut self, key: OrderingKey, now: Mono) {
+        let Some(suspicion) = self.suspicions.get_mut(&key) else { return };
+        let before = suspicion.until;
+        suspicion.until = before.min(now);
+        let Some(queue) = self.queues.get(&key) else { return };
+        let suspects = &mut self.ready[place(queue.path)].suspects;
+        if suspects.remove(&(before, key)) {
+            suspects.insert((before.min(now), key));
+        }
+    }
+
+    /// Lets all suspects be tried at once.
+    pub fn end_waits(&mut self, now: Mono) {
+        let suspects: Vec<OrderingKey> = self.suspicions.keys().copied().collect();
+        suspects.into_iter().for_each(|key| self.end_wait(key, now));
+    }
+
+    /// Ends all suspicions.
+    pub fn clear_all(&mut self) {
+        for ready in &mut self.ready {
+            ready.nearly_proven.clear();
+            ready.suspect_count = 0;
+        }
+        for (key, suspicion) in std::mem::take(&mut self.suspicions) {
+            let Some(queue) = self.queues.get(&key) else { continue };
+            let ready = &mut self.ready[place(queue.path)];
+            if ready.suspects.remove(&(suspicion.until, key))
+                && let Some(oldest) = queue.events.front()
+            {
+                ready.untried.insert(*oldest, key);
             }
         }
     }
 
-    /// When the next wait is over.
-    pub fn next_wake(&self) -> Option<Mono> {
-        self.waiting.first().map(|(until, _)| *until)
-    }
-
-    /// The ready ordering key with the oldest event.
-    pub fn oldest_ready(&self) -> Option<OrderingKey> {
-        self.ready.values().next().copied()
-    }
-
-    /// The ready ordering key with the oldest event after `seq`.
-    pub fn oldest_ready_after(&self, seq: i64) -> Option<OrderingKey> {
-        self.ready.range(seq + 1..).next().map(|(_, key)| *key)
-    }
-
-    /// The ready ordering key with the oldest event of those without a refused event; one without failures comes first.
-    pub fn canary(&self) -> Option<OrderingKey> {
-        let unrefused = || self.ready.values().filter(|key| self.bisect_range(**key) == 0);
-        let unfailed = |key: &&OrderingKey| self.records.get(*key).is_none_or(|record| record.failures == 0);
-        unrefused().find(unfailed).or_else(|| unrefused().next()).copied()
-    }
-
-    /// The number of the ordering key's oldest events that were refused together; 0: none were.
-    pub fn bisect_range(&self, key: OrderingKey) -> usize {
-        self.records.get(&key).map_or(0, |record| record.bisect_range)
-    }
-
-    /// Makes the ordering key busy. Returns its oldest event if it was ready.
-    pub fn set_busy(&mut self, key: OrderingKey) -> Option<i64> {
-        let queue = self.queues.get_mut(&key)?;
-        let was_ready = std::mem::replace(&mut queue.readiness, KeyReadiness::Busy) == KeyReadiness::Ready;
-        let oldest = queue.events.front().copied().filter(|_| was_ready)?;
-        self.ready.remove(&oldest);
-        Some(oldest)
-    }
-
-    /// Makes the ordering key ready; without a pending event it is forgotten.
-    pub fn set_ready(&mut self, key: OrderingKey) {
+    /// Makes a ready ordering key busy.
+    pub fn set_busy(&mut self, key: OrderingKey) {
         let Some(queue) = self.queues.get_mut(&key) else { return };
-        match queue.events.front() {
-            Some(oldest) => {
-                queue.readiness = KeyReadiness::Ready;
-                self.ready.insert(*oldest, key);
+        queue.is_busy = true;
+        let ready = &mut self.ready[place(queue.path)];
+        match self.suspicions.get(&key) {
+            Some(suspicion) => {
+                ready.suspects.remove(&(suspicion.until, key));
+                ready.nearly_proven.remove(&key);
             }
-            None => {
+            None => drop(queue.events.front().and_then(|oldest| ready.untried.remove(oldest))),
+        }
+    }
+
+    /// Notes the path of a busy ordering key.
+    pub fn set_path(&mut self, key: OrderingKey, path: Endpoint) {
+        let Some(queue) = self.queues.get_mut(&key).filter(|queue| queue.path != Some(path)) else { return };
+        let (before, after) = (place(queue.path.replace(path)), place(Some(path)));
+        let is_suspect = usize::from(self.suspicions.contains_key(&key));
+        self.ready[before].persons -= 1;
+        self.ready[before].suspect_count -= is_suspect;
+        self.ready[after].persons += 1;
+        self.ready[after].suspect_count += is_suspect;
+    }
+
+    /// Makes a busy ordering key ready; without a pending event it is forgotten.
+    pub fn set_ready(&mut self, key: OrderingKey) {
+        if self.pending_count(key) == 0 {
+            self.clear(key);
+        }
+        let Some(queue) = self.queues.get_mut(&key) else { return };
+        queue.is_busy = false;
+        let ready = &mut self.ready[place(queue.path)];
+        match (queue.events.front(), self.suspicions.get(&key)) {
+            (None, _) => {
+                ready.persons -= 1;
                 self.queues.remove(&key);
-                self.records.remove(&key);
             }
-        }
-    }
-
-    /// Makes the ordering key ready, and notes that its `count` oldest events were refused together.
-    pub fn set_bisect_range(&mut self, key: OrderingKey, count: usize) {
-        if self.queues.contains_key(&key) {
-            self.records.entry(key).or_default().bisect_range = count;
-        }
-        self.set_ready(key);
-    }
-
-    /// Notes that the `count` oldest events of the ordering key are settled, and forgets its failures.
-    pub fn forget_failures(&mut self, key: OrderingKey, count: usize) {
-        if let Entry::Occupied(mut entry) = self.records.entry(key) {
-            let record = entry.get_mut();
-            record.failures = 0;
-            record.bisect_range = record.bisect_range.saturating_sub(count);
-            if record.bisect_range == 0 {
-                entry.remove();
+            (Some(oldest), None) => drop(ready.untried.insert(*oldest, key)),
+            (Some(_), Some(suspicion)) => {
+                ready.suspects.insert((suspicion.until, key));
+                if suspicion.awaits_well() {
+                    ready.nearly_proven.insert(key);
+                }
             }
-        }
-    }
-
-    /// Counts a failure of the ordering key, unless no request of anybody was accepted since its last one: `accepted`
-    /// is their number. Returns the number of failures.
-    pub fn count_failure(&mut self, key: OrderingKey, accepted: u64) -> u32 {
-        if !self.queues.contains_key(&key) {
-            return 0;
-        }
-        let record = self.records.entry(key).or_default();
-        if record.failures == 0 || record.failed_at < accepted {
-            record.failures = record.failures.saturating_add(1);
-            record.failed_at = accepted;
-        }
-        record.failures
-    }
-
-    /// Has the ordering key wait by itself.
-    pub fn set_waiting(&mut self, key: OrderingKey, until: Mono) {
-        if let Some(queue) = self.queues.get_mut(&key) {
-            queue.readiness = KeyReadiness::Waiting;
-            self.waiting.insert((until, key));
         }
     }
 }

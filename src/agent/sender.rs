@@ -13,15 +13,15 @@ use super::error::Fatal;
 use super::heartbeat::Heartbeat;
 use super::key_renewal;
 use super::scheduler::{AnswerEffects, BatchPlan, InFlight, NextAction, Scheduler};
-use super::state_reporter::StateReporter;
-use crate::clock::{Clock, Moment, Timestamp};
+use super::state_reporter::{StateReporter, status_of};
+use crate::clock::{Clock, Timestamp};
 use crate::config::{Concurrency, Config};
 use crate::item::OrderingKey;
 use crate::koala::{Client, Verdict};
 use crate::mapping::Mappings;
 use crate::outbox::{Enqueued, KeyRenewal, OutboxError, Settlement, Writer};
 use crate::reason::Reason;
-use crate::status::{self, DestinationState};
+use crate::status::DestinationState;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -93,12 +93,18 @@ pub struct Sender {
     /// Delivered events whose rows the present search may still find.
     delivered: BTreeSet<i64>,
     requests: JoinSet<Answered>,
+    /// At most one request to `/auth`.
+    auth: JoinSet<Verdict>,
     commits: JoinSet<CommitResult>,
     /// The number of commits that the outbox refuses for now. Nothing is sent that could not be noted as delivered.
     stalled_commits: watch::Sender<usize>,
+    /// The receiver and key that accepted something, as the outbox has it.
+    accepted_by: Option<i64>,
     /// The receiver's deadline as the outbox has it.
     retry_after_deadline: Option<Timestamp>,
     reporter: StateReporter,
+    /// The states of the paths as they were reported last.
+    published: [DestinationState; 2],
     heartbeat: Heartbeat,
 }
 
@@ -113,7 +119,7 @@ impl Sender {
         reporter: StateReporter,
         heartbeat: Heartbeat,
     ) -> Sender {
-        let retry_after_deadline = writer.retry_after_deadline();
+        let (retry_after_deadline, accepted_by) = (writer.retry_after_deadline(), writer.accepted_by());
         let (concurrency, mappings) = (config.koala.concurrency, config.mappings.clone());
         let destination =
             Destination::new(concurrency, retry_after_deadline, clock.moment(), fastrand::Rng::new());
@@ -126,16 +132,19 @@ impl Sender {
             writer,
             batcher,
             clock,
-            scheduler: Scheduler::new(destination, fastrand::Rng::new()),
+            scheduler: Scheduler::new(destination),
             searched_to: 0,
             stored_to: None,
             known_to: 0,
             delivered: BTreeSet::new(),
             requests: JoinSet::new(),
+            auth: JoinSet::new(),
             commits: JoinSet::new(),
             stalled_commits: watch::Sender::new(0),
+            accepted_by,
             retry_after_deadline,
             reporter,
+            published: [DestinationState::Unknown; 2],
             heartbeat,
         }
     }
@@ -149,6 +158,7 @@ impl Sender {
         mut commands: mpsc::UnboundedReceiver<SenderCommand>,
         stopping: CancellationToken,
     ) -> Result<(), Fatal> {
+        self.scheduler.destination.has_ever_accepted = self.has_ever_accepted();
         // The mappings may have changed since the last run, or the agent crashed while it renewed the ordering keys.
         self.hold()?;
         self.publish();
@@ -173,9 +183,13 @@ impl Sender {
                         is_searching = true;
                         None
                     }
+                    NextAction::AskAuth => {
+                        self.ask_auth();
+                        continue;
+                    }
                     NextAction::Wait(until) => {
-                        // An isolation may just have ended because no canary is left.
-                        if self.scheduler.destination.state() != self.reporter.state() {
+                        // A path may just have been concluded because nobody is left to be tried.
+                        if self.scheduler.destination.states() != self.published {
                             self.publish();
                         }
                         if !self.scheduler.has_ready() {
@@ -194,6 +208,11 @@ impl Sender {
                 Some(answered) = self.requests.join_next() => {
                     // The task of a request is not aborted while this loop runs, so it has panicked.
                     self.answered(answered.map_err(|_| Fatal::Defect("sender"))?);
+                }
+                Some(answered) = self.auth.join_next() => {
+                    let verdict = answered.map_err(|_| Fatal::Defect("sender"))?;
+                    let effects = self.scheduler.auth_answered(verdict, self.clock.moment());
+                    self.apply(effects, None, None);
                 }
                 Some(committed) = self.commits.join_next() => self.committed(committed)?,
                 command = commands.recv() => match command {
@@ -223,8 +242,10 @@ impl Sender {
             SenderCommand::Client { client, endpoint, concurrency } => {
                 self.client = client;
                 self.reporter.move_to(endpoint);
-                self.scheduler.receiver_replaced();
+                self.auth = JoinSet::new();
+                self.scheduler.receiver_replaced(self.clock.moment());
                 self.scheduler.destination.set_concurrency(concurrency);
+                self.scheduler.destination.has_ever_accepted = self.has_ever_accepted();
                 self.retry_now()?;
             }
             SenderCommand::Mappings(mappings) => {
@@ -238,7 +259,7 @@ impl Sender {
     }
 
     fn retry_now(&mut self) -> Result<(), Fatal> {
-        self.scheduler.destination.retry_now();
+        self.scheduler.retry_now(self.clock.mono());
         self.restart_search()?;
         self.publish();
         Ok(())
@@ -282,10 +303,7 @@ impl Sender {
             if std::mem::take(&mut self.is_hold_logged) {
                 tracing::info!("all waiting events are ordered by the mappings in force");
             }
-            let mut destination =
-                Destination::new(Concurrency::Auto, None, self.clock.moment(), fastrand::Rng::new());
-            std::mem::swap(&mut destination, &mut self.scheduler.destination);
-            self.scheduler = Scheduler::new(destination, fastrand::Rng::new());
+            self.scheduler.forget_persons();
             self.batcher.refresh()?;
             self.restart_search()?;
         }
@@ -350,7 +368,7 @@ impl Sender {
             return;
         }
         self.scheduler.remove_gone(plan, &gone);
-        let may_send = self.scheduler.is_current(plan) && *self.stalled_commits.borrow() == 0;
+        let may_send = *self.stalled_commits.borrow() == 0;
         let Some(client) = self.client.as_ref().ok().filter(|_| may_send).cloned() else {
             return self.scheduler.nothing_sent(plan);
         };
@@ -358,10 +376,18 @@ impl Sender {
             let unsent: Vec<i64> = settled.iter().map(|(seq, _)| *seq).collect();
             let keys = self.scheduler.settled_unsent(plan, &unsent);
             self.settle(keys, settled.into());
-        } else if let Some(BuiltRequest { endpoint, body, seqs, read_version }) = request {
-            let in_flight = self.scheduler.sent(plan, seqs, body.len(), self.clock.mono());
+        } else if let Some(BuiltRequest { endpoint, body, seqs, read_version }) =
+            request.filter(|request| self.scheduler.may_send(plan, request.endpoint, self.clock.mono()))
+        {
+            let mut pool = client.pool();
+            if self.scheduler.needs_connection(plan, pool.number) {
+                client.mark_spent(pool.number);
+                pool = client.pool();
+            }
+            let (size, now) = (body.len(), self.clock.mono());
+            let in_flight = self.scheduler.sent(plan, endpoint, seqs, size, pool.number, now);
             self.requests.spawn(async move {
-                let (verdict, status) = client.batch_with_status(endpoint, body).await;
+                let (verdict, status) = client.batch_over(pool, endpoint, body).await;
                 Answered { in_flight, read_version, verdict, status }
             });
         } else {
@@ -371,16 +397,38 @@ impl Sender {
 
     fn answered(&mut self, answered: Answered) {
         let Answered { in_flight, read_version, verdict, status } = answered;
+        let had_accepted = self.scheduler.destination.has_ever_accepted;
         let effects = self.scheduler.answered(in_flight, verdict, self.clock.moment());
+        if self.scheduler.destination.has_ever_accepted && !had_accepted {
+            self.accepted_by = self.client.as_ref().ok().map(Client::identity);
+            self.accepted_by.into_iter().for_each(|receiver| self.writer.set_accepted_by(receiver));
+        }
+        self.apply(effects, read_version, status);
+    }
+
+    /// Asks `/auth` whether the receiver is well.
+    fn ask_auth(&mut self) {
+        if let Ok(client) = self.client.clone() {
+            self.auth.spawn(async move { client.auth().await });
+        }
+    }
+
+    /// Makes the changes that an answer asks for.
+    fn apply(&mut self, effects: AnswerEffects, read_version: Option<u64>, status: Option<u16>) {
         self.publish();
         let AnswerEffects { rows, keys, noted } = effects;
-        if rows.is_empty() {
-            let attempts = noted.into_iter().collect();
+        if let Some(attempts) = noted {
             // Nobody waits for the commit: if it is lost, a line of the events' history is missing.
-            drop(self.writer.settle(Settlement { attempts, ..Settlement::default() }));
-            return;
+            drop(self.writer.settle(Settlement { attempts: vec![attempts], ..Settlement::default() }));
         }
-        self.settle(keys, Settlement { rows, read_version, status, ..Settlement::default() });
+        if !rows.is_empty() {
+            self.settle(keys, Settlement { rows, read_version, status, ..Settlement::default() });
+        }
+    }
+
+    /// Whether the receiver in use has ever accepted anything with this key.
+    fn has_ever_accepted(&self) -> bool {
+        self.client.as_ref().is_ok_and(|client| self.accepted_by == Some(client.identity()))
     }
 
     /// Settles rows. Nothing of these ordering keys is sent until that is durable.
@@ -447,7 +495,8 @@ impl Sender {
             self.retry_after_deadline = retry_after_deadline;
             self.writer.set_retry_after_deadline(retry_after_deadline);
         }
-        let status = status_of(&self.scheduler.destination, self.client.as_ref().err(), now);
+        self.published = self.scheduler.destination.states();
+        let status = status_of(&self.scheduler, self.client.as_ref().err(), now);
         self.reporter.report(status, now.wall);
     }
 }
@@ -482,27 +531,4 @@ async fn commit(
         stalled_commits.send_modify(|n| *n -= 1);
     }
     committed
-}
-
-/// The destination as `status` shows it, without its kind and its address.
-fn status_of(
-    destination: &Destination,
-    no_client: Option<&Reason>,
-    now: Moment,
-) -> status::DestinationStatus {
-    let mut status = status::DestinationStatus {
-        kind: String::new(),
-        endpoint: String::new(),
-        state: destination.state(),
-        since: Some(destination.since()),
-        reason: destination.reason().cloned(),
-        retry_at: destination.retry_at(now),
-        last_delivery: destination.last_delivery(),
-    };
-    if let Some(reason) = no_client {
-        status.state = DestinationState::Unknown;
-        status.reason = Some(reason.clone());
-        status.retry_at = None;
-    }
-    status
 }

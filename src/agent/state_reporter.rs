@@ -1,8 +1,10 @@
 //! Reports the state of the destination: all of it for the status, and in the log what lasts longer than a moment.
 
-use crate::clock::Timestamp;
+use super::scheduler::{PathView, Scheduler};
+use crate::clock::{Moment, Timestamp};
+use crate::item::Endpoint;
 use crate::reason::{Code, Reason};
-use crate::status::{DestinationState, DestinationStatus};
+use crate::status::{DestinationState, DestinationStatus, PathStatus};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -37,17 +39,13 @@ impl StateReporter {
             state: DestinationState::Unknown,
             since: None,
             reason: None,
+            paths: Vec::new(),
             retry_at: None,
             last_delivery: None,
         });
         let (notify, changed) = channel();
         let reporter = StateReporter { destination, changed: notify, last_logged: LastLogged::default() };
         (reporter, Reported { destination: reported, changed })
-    }
-
-    /// The state that was reported last.
-    pub fn state(&self) -> DestinationState {
-        self.destination.borrow().state
     }
 
     /// Notes that the receiver has another address.
@@ -66,10 +64,50 @@ impl StateReporter {
                 // The publisher is gone when the agent ends.
                 let _ = changed.send(());
             }
+            for path in
+                new.paths.iter().filter(|new| current.paths.iter().all(|path| path.state != new.state))
+            {
+                log_path(&new.endpoint, path);
+                let _ = changed.send(());
+            }
             let has_changed = *current != new;
             *current = new;
             has_changed
         });
+    }
+}
+
+/// The destination as `status` shows it, without its kind and its address.
+pub fn status_of(scheduler: &Scheduler, no_client: Option<&Reason>, now: Moment) -> DestinationStatus {
+    let PathView { state, since, reason, retry_at } = scheduler.path_view(Endpoint::People, now);
+    let accounts = scheduler.path_view(Endpoint::Accounts, now);
+    let is_apart = accounts.reason.is_some() && accounts.reason != reason;
+    let mut status = DestinationStatus {
+        kind: String::new(),
+        endpoint: String::new(),
+        state,
+        since: Some(since),
+        reason: reason.cloned(),
+        paths: is_apart.then(|| path_status(Endpoint::Accounts, accounts)).into_iter().collect(),
+        retry_at,
+        last_delivery: scheduler.destination.last_delivery(),
+    };
+    if let Some(reason) = no_client {
+        status.state = DestinationState::Unknown;
+        status.reason = Some(reason.clone());
+        status.retry_at = None;
+        status.paths.clear();
+    }
+    status
+}
+
+fn path_status(path: Endpoint, view: PathView<'_>) -> PathStatus {
+    PathStatus {
+        path: format!("/{}", path.path()),
+        state: view.state,
+        since: view.since,
+        reason: view.reason.cloned(),
+        retry_at: view.retry_at,
     }
 }
 
@@ -96,6 +134,11 @@ fn log(destination: &DestinationStatus) {
         }
         DestinationState::Unknown => tracing::warn!("nothing is sent{why}"),
     }
+}
+
+fn log_path(endpoint: &str, path: &PathStatus) {
+    let why = path.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
+    tracing::warn!("{endpoint} takes no events at {}{why}: those are kept, and others go on", path.path);
 }
 
 /// The state and the reason that were logged last.
@@ -160,6 +203,7 @@ mod tests {
                 state,
                 since: Some(second(since)),
                 reason: code.map(|code| Reason::new(code, "")),
+                paths: Vec::new(),
                 retry_at: retry_at.map(second),
                 last_delivery: None,
             };

@@ -15,7 +15,7 @@ use crate::clock::Timestamp;
 use crate::config::{self, Bytes, Config, ConfigError, Scope};
 use crate::disk;
 use crate::event::Event;
-use crate::koala::{Client, Verdict};
+use crate::koala::Client;
 use crate::mapping::turns_off_only_browser;
 use crate::outbox::{EventFilter, OutboxError, Reader, State, holder};
 use crate::reason::{Code, Reason};
@@ -409,22 +409,17 @@ fn check_receiver(context: &CommandContext, config: &Config, report: &mut Report
     if let Some(ahead) = client.receiver_clock().seconds_ahead() {
         report.fail_with("clock", clock_text(ahead), &clock_remedy());
     }
-    let Reason { code, text, .. } = match verdict {
-        Verdict::Accepted => return report.ok("receiver", format!("{endpoint} accepts the key")),
-        Verdict::TooLarge(Reason { code, text, .. }) => {
-            // The request had no body, so no event is too large.
-            let file = config.path.display();
-            let remedy = Remedy::text(format!(
-                "check koala.endpoint in {file}, and the limits of any proxy on the way"
-            ));
-            let text = format!("{code}: {text}; it refuses even an empty request as too large");
-            return report.fail_with("receiver", text, &remedy);
-        }
-        Verdict::Trouble { reason, .. }
-        | Verdict::Closed(reason)
-        | Verdict::Doubtful(reason)
-        | Verdict::Conflict(reason) => reason,
+    let Some(Reason { code, text, .. }) = verdict.into_reason() else {
+        return report.ok("receiver", format!("{endpoint} accepts the key"));
     };
+    if code == Code::TooLarge {
+        // The request had no body, so no event is too large.
+        let file = config.path.display();
+        let remedy =
+            Remedy::text(format!("check koala.endpoint in {file}, and the limits of any proxy on the way"));
+        let text = format!("{code}: {text}; it refuses even an empty request as too large");
+        return report.fail_with("receiver", text, &remedy);
+    }
     // No event was sent, so a refusal is not about an event.
     let code = if code == Code::Refused { Code::RefusesAll } else { code };
     let text = format!("{code}: {text}");

@@ -139,7 +139,7 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
     let endpoint = &config.koala.endpoint;
     let key = &config.koala.key_source;
     Some(match code {
-        Code::Http5xx | Code::RateLimited => return None,
+        Code::Http5xx | Code::RateLimited | Code::Suspect => return None,
         Code::Dns => Remedy::text(format!(
             "check this machine's network, and the host name in koala.endpoint ({endpoint})"
         )),

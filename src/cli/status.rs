@@ -131,6 +131,7 @@ fn unknown_destination(config: &Config) -> DestinationStatus {
         state: DestinationState::Unknown,
         since: None,
         reason: None,
+        paths: Vec::new(),
         retry_at: None,
         last_delivery: None,
     }

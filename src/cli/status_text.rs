@@ -6,8 +6,9 @@ use super::remedy::{
     Remedy, clock_remedy, full_outbox_remedy, meaning, reload_remedy, remedy, spool_remedy, start_remedy,
 };
 use super::time::{duration_text, next_try_text, time_and_age};
+use crate::clock::Timestamp;
 use crate::config::{Bytes, Config};
-use crate::reason::Code;
+use crate::reason::{Code, Reason};
 use crate::spool::{shell_quoted, user_name};
 use crate::status::{DestinationState, IntakeState, OutboxStatus, Status};
 use nix::unistd::Uid;
@@ -248,35 +249,52 @@ fn longest_waiting(status: &Status, lines: &mut LabelledLines) {
 
 fn destination(status: &Status, lines: &mut LabelledLines) {
     let destination = &status.destination;
-    let code = destination.reason.as_ref().map(|reason| reason.code);
     let since = destination.since.map(|since| time_and_age(since, status.now));
     let since_when = since.map(|since| format!(" since {since}")).unwrap_or_default();
     lines.add("destination", escaped(&destination.endpoint));
     lines.add_below(match destination.state {
-        DestinationState::Online => format!("{}{since_when}", styled(GOOD, "online")),
-        DestinationState::Backoff => {
-            let state = match code {
-                Some(Code::Dns | Code::Connect | Code::Tls | Code::Timeout | Code::Proxy) => "unreachable",
-                _ => "failing",
-            };
-            format!("{}{since_when}", styled(WAITING, state))
-        }
-        DestinationState::Refused => {
-            format!("{}{since_when}; events wait, nothing is lost", styled(BAD, "refuses events"))
-        }
         DestinationState::Unknown if destination.last_delivery.is_none() => {
-            styled(DIM, "nothing delivered yet")
+            styled(DIM, "nothing delivered yet").to_string()
         }
-        DestinationState::Unknown => styled(DIM, format_args!("no delivery{since_when}")),
+        DestinationState::Unknown => styled(DIM, format_args!("no delivery{since_when}")).to_string(),
+        state => in_words(state, destination.reason.as_ref(), &since_when),
     });
+    let next_try = |at: Option<Timestamp>| {
+        at.filter(|_| status.agent.running).map(|at| next_try_text(at.since(status.now)))
+    };
     if let Some(reason) = &destination.reason {
         lines.add_below(escaped(&reason.to_string()));
     }
-    if let Some(at) = destination.retry_at.filter(|_| status.agent.running) {
-        lines.add_below(next_try_text(at.since(status.now)));
+    next_try(destination.retry_at).into_iter().for_each(|text| lines.add_below(text));
+    for path in &destination.paths {
+        let since = format!(" since {}", time_and_age(path.since, status.now));
+        lines.add_below(format_args!(
+            "{}: {}",
+            escaped(&path.path),
+            in_words(path.state, path.reason.as_ref(), &since)
+        ));
+        path.reason.iter().for_each(|reason| lines.add_below(escaped(&reason.to_string())));
+        next_try(path.retry_at).into_iter().for_each(|text| lines.add_below(text));
     }
     if let Some(last) = destination.last_delivery {
         lines.add_below(format_args!("last delivery {}", time_and_age(last, status.now)));
+    }
+}
+
+fn in_words(state: DestinationState, reason: Option<&Reason>, since: &str) -> String {
+    match state {
+        DestinationState::Online => format!("{}{since}", styled(GOOD, "online")),
+        DestinationState::Backoff => {
+            let state = match reason.map(|reason| reason.code) {
+                Some(Code::Dns | Code::Connect | Code::Tls | Code::Timeout | Code::Proxy) => "unreachable",
+                _ => "failing",
+            };
+            format!("{}{since}", styled(WAITING, state))
+        }
+        DestinationState::Refused => {
+            format!("{}{since}; events wait, nothing is lost", styled(BAD, "refuses events"))
+        }
+        DestinationState::Unknown => styled(DIM, "nothing sent yet").to_string(),
     }
 }
 

@@ -2,10 +2,12 @@
 
 pub mod batch;
 mod client;
+mod connections;
 mod failure;
 mod receiver_clock;
 mod verdict;
 
-pub use client::{Client, ClientError, USER_AGENT};
+pub use client::Client;
+pub use connections::{ClientError, Pool, USER_AGENT};
 pub use receiver_clock::ReceiverClock;
 pub use verdict::{MAX_RETRY_AFTER, Verdict};

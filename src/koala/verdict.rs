@@ -32,15 +32,19 @@ pub struct ReceiverResponse {
 pub enum Verdict {
     /// The receiver accepted every event of the request.
     Accepted,
-    /// The receiver cannot accept events for now: all events wait, at least as long as it asks.
-    Trouble {
+    /// The receiver cannot be reached, or asks for a pause: everybody's trouble, unless others are accepted.
+    Unavailable {
         /// The reason of the failure.
         reason: Reason,
         /// The receiver's `Retry-After`, at most [`MAX_RETRY_AFTER`].
         retry_after: Option<Duration>,
     },
-    /// The key, the address or the service is wrong: all events wait until a person acts.
+    /// The receiver failed with this request: one person's trouble first. It says nothing about an event.
+    Trouble(Reason),
+    /// The key, the address or the service is wrong, for this person at least. It says nothing about an event.
     Closed(Reason),
+    /// The key is refused, or a firewall dislikes one of these events: 403.
+    Forbidden(Reason),
     /// Either one of these events is invalid, or the receiver refuses all events.
     Doubtful(Reason),
     /// The receiver says that it has something of the request already: 409. An event sent alone is accepted by that where
@@ -50,15 +54,29 @@ pub enum Verdict {
     TooLarge(Reason),
 }
 
+impl Verdict {
+    /// Why the request was not accepted.
+    pub fn into_reason(self) -> Option<Reason> {
+        match self {
+            Verdict::Accepted => None,
+            Verdict::Unavailable { reason, .. }
+            | Verdict::Trouble(reason)
+            | Verdict::Closed(reason)
+            | Verdict::Forbidden(reason)
+            | Verdict::Doubtful(reason)
+            | Verdict::Conflict(reason)
+            | Verdict::TooLarge(reason) => Some(reason),
+        }
+    }
+}
+
 /// The verdict on a response, by the table in the README. `now` stands in for a missing `Date`.
 ///
 /// The content type decides nothing: receivers send `text/html` without a body, and portals send pages as anything.
 pub fn classify(response: &ReceiverResponse, now: Timestamp) -> Verdict {
     let closed = |code| Verdict::Closed(explained(code, response));
-    let trouble = |code| Verdict::Trouble {
-        reason: explained(code, response),
-        retry_after: longest_retry_after(&response.retry_after, response.date.unwrap_or(now)),
-    };
+    let retry_after = longest_retry_after(&response.retry_after, response.date.unwrap_or(now));
+    let unavailable = |code| Verdict::Unavailable { reason: explained(code, response), retry_after };
     match response.status {
         200..=299 if is_page(&response.body) => Verdict::Closed(Reason::new(
             Code::NotTheReceiver,
@@ -69,13 +87,15 @@ pub fn classify(response: &ReceiverResponse, now: Timestamp) -> Verdict {
         )),
         200..=299 => Verdict::Accepted,
         300..=399 => Verdict::Closed(redirect(response)),
-        401 | 403 => closed(Code::KeyRefused),
+        401 => closed(Code::KeyRefused),
+        403 => Verdict::Forbidden(explained(Code::KeyRefused, response)),
         404 | 405 | 410 => closed(Code::NotFound),
         407 => closed(Code::Proxy),
         409 => Verdict::Conflict(explained(Code::Refused, response)),
         413 => Verdict::TooLarge(explained(Code::TooLarge, response)),
-        429 => trouble(Code::RateLimited),
-        408 | 425 | 500..=599 => trouble(Code::Http5xx),
+        429 => unavailable(Code::RateLimited),
+        503 if retry_after.is_some() => unavailable(Code::Http5xx),
+        408 | 425 | 500..=599 => Verdict::Trouble(explained(Code::Http5xx, response)),
         _ => Verdict::Doubtful(explained(Code::Refused, response)),
     }
 }
@@ -170,8 +190,10 @@ mod tests {
         for status in 100..=999u16 {
             let (name, code) = match verdict(status) {
                 Verdict::Accepted => ("accepted", None),
-                Verdict::Trouble { reason, .. } => ("trouble", Some(reason.code)),
+                Verdict::Unavailable { reason, .. } => ("unavailable", Some(reason.code)),
+                Verdict::Trouble(reason) => ("trouble", Some(reason.code)),
                 Verdict::Closed(reason) => ("closed", Some(reason.code)),
+                Verdict::Forbidden(reason) => ("forbidden", Some(reason.code)),
                 Verdict::Doubtful(reason) => ("doubtful", Some(reason.code)),
                 Verdict::Conflict(reason) => ("conflict", Some(reason.code)),
                 Verdict::TooLarge(reason) => ("too large", Some(reason.code)),
@@ -179,9 +201,10 @@ mod tests {
             let want = match status {
                 200..=299 => ("accepted", None),
                 408 | 425 | 500..=599 => ("trouble", Some(Code::Http5xx)),
-                429 => ("trouble", Some(Code::RateLimited)),
+                429 => ("unavailable", Some(Code::RateLimited)),
                 300..=399 => ("closed", Some(Code::Redirect)),
-                401 | 403 => ("closed", Some(Code::KeyRefused)),
+                401 => ("closed", Some(Code::KeyRefused)),
+                403 => ("forbidden", Some(Code::KeyRefused)),
                 404 | 405 | 410 => ("closed", Some(Code::NotFound)),
                 407 => ("closed", Some(Code::Proxy)),
                 409 => ("conflict", Some(Code::Refused)),
@@ -263,12 +286,12 @@ mod tests {
         }
     }
 
-    /// The pause that a 503 with these headers asks for, at a clock that shows [`NOW`].
+    /// The pause that a 429 with these headers asks for, at a clock that shows [`NOW`].
     fn pause(retry_after: &[&str], date: Option<Timestamp>) -> Option<Duration> {
         let retry_after = retry_after.iter().map(|&text| text.to_owned()).collect();
-        let response = ReceiverResponse { status: 503, retry_after, date, ..ReceiverResponse::default() };
+        let response = ReceiverResponse { status: 429, retry_after, date, ..ReceiverResponse::default() };
         match classify(&response, NOW) {
-            Verdict::Trouble { retry_after, .. } => retry_after,
+            Verdict::Unavailable { retry_after, .. } => retry_after,
             other => panic!("{other:?}"),
         }
     }

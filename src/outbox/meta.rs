@@ -15,6 +15,8 @@ pub(super) const LAST_SEQ: &str = "last_seq";
 pub(super) const OPENED: &str = "opened";
 /// The receiver asked for no requests before this time; 0: it did not.
 pub(super) const RETRY_AFTER_DEADLINE: &str = "retry_after_deadline";
+/// A hash of the receiver's address and the key under which it last accepted an event.
+pub(super) const ACCEPTED_BY: &str = "accepted_by";
 /// The ids of all events up to this `seq` stand in `recent_ids` or `ids`.
 pub(super) const IDS_INDEXED: &str = "ids_indexed";
 /// The ids of all events up to this `seq` stand in `ids`.

@@ -21,6 +21,7 @@ pub struct Writer {
     retry_requests: watch::Receiver<i64>,
     alarm: Alarm,
     retry_after_deadline: Option<Timestamp>,
+    accepted_by: Option<i64>,
 }
 
 /// Raised once the outbox can be used no longer; nothing is committed from then on.
@@ -62,6 +63,7 @@ pub(super) enum WriterCommand {
     /// Waits for the next commit.
     Forget(Vec<FileIdentity>),
     RetryAfterDeadline(Option<Timestamp>),
+    AcceptedBy(i64),
     Configure(config::OutboxConfig),
     CheckForCommits,
     Stop,
@@ -72,7 +74,7 @@ impl WriterCommand {
     pub(super) fn may_wait(&self) -> bool {
         match self {
             WriterCommand::Settle { settlement, .. } => settlement.may_wait,
-            WriterCommand::Forget(_) => true,
+            WriterCommand::Forget(_) | WriterCommand::AcceptedBy(_) => true,
             _ => false,
         }
     }
@@ -131,8 +133,9 @@ impl Writer {
         retry_requests: watch::Receiver<i64>,
         alarm: Alarm,
         retry_after_deadline: Option<Timestamp>,
+        accepted_by: Option<i64>,
     ) -> Writer {
-        Writer { commands, stats, retry_requests, alarm, retry_after_deadline }
+        Writer { commands, stats, retry_requests, alarm, retry_after_deadline, accepted_by }
     }
 
     /// Adds events and stores how far their files are ingested, all or nothing. When the result is
@@ -168,6 +171,16 @@ impl Writer {
     /// The stored deadline as of the opening of the outbox.
     pub fn retry_after_deadline(&self) -> Option<Timestamp> {
         self.retry_after_deadline
+    }
+
+    /// Stores which receiver, with which key, has accepted an event.
+    pub fn set_accepted_by(&self, receiver: i64) {
+        self.send(WriterCommand::AcceptedBy(receiver));
+    }
+
+    /// The stored receiver as of the opening of the outbox.
+    pub fn accepted_by(&self) -> Option<i64> {
+        self.accepted_by
     }
 
     /// Checks for commits of other processes in a moment. The writer's loop makes at least one round after this.

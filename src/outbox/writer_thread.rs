@@ -7,7 +7,7 @@
 use super::append::{Append, Appended};
 use super::lock::Lock;
 use super::maintenance::{Maintenance, READER_TIMEOUT};
-use super::meta::{self, RETRY_AFTER_DEADLINE};
+use super::meta::{self, ACCEPTED_BY, RETRY_AFTER_DEADLINE};
 use super::reserve::ReserveFile;
 use super::spool_progress::FileProgress;
 use super::store::Store;
@@ -53,11 +53,12 @@ pub(super) fn start(
     let (commands, inbox) = mpsc::channel();
     let alarm = Alarm::new();
     let maintenance = Maintenance::start(&store.db, lock, reserve, clock.clone(), alarm.clone())?;
-    let deadline = meta::get(&store.db.conn, RETRY_AFTER_DEADLINE);
-    let deadline = deadline.map_err(|e| store.db.error("read its state", e))?.map(Timestamp);
+    let fact = |name| meta::get(&store.db.conn, name).map_err(|e| store.db.error("read its state", e));
+    let (deadline, accepted_by) = (fact(RETRY_AFTER_DEADLINE)?.map(Timestamp), fact(ACCEPTED_BY)?);
     let stats = maintenance.stats();
     stats.set_pending_bytes(&store.pending_bytes);
-    let writer = Writer::new(commands, stats.clone(), maintenance.retry_requests(), alarm.clone(), deadline);
+    let retry_requests = maintenance.retry_requests();
+    let writer = Writer::new(commands, stats.clone(), retry_requests, alarm.clone(), deadline, accepted_by);
     let thread = WriterThread {
         store,
         maintenance,
@@ -250,6 +251,9 @@ impl WriterThread {
                     WriterCommand::RetryAfterDeadline(at) => {
                         meta::set(&store.db.conn, RETRY_AFTER_DEADLINE, at.map_or(0, |t| t.0))?;
                     }
+                    WriterCommand::AcceptedBy(receiver) => {
+                        meta::set(&store.db.conn, ACCEPTED_BY, receiver)?;
+                    }
                     WriterCommand::Configure(_) | WriterCommand::CheckForCommits | WriterCommand::Stop => {}
                 }
             }
@@ -293,6 +297,7 @@ impl WriterThread {
                 WriterCommand::Configure(config) => self.store.retention.config = config,
                 WriterCommand::Forget(_)
                 | WriterCommand::RetryAfterDeadline(_)
+                | WriterCommand::AcceptedBy(_)
                 | WriterCommand::CheckForCommits
                 | WriterCommand::Stop => {}
             }

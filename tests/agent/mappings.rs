@@ -73,7 +73,7 @@ fn an_event_is_delivered_with_the_last_of_its_items() {
     assert_eq!(held(&agent.receiver), once(ids));
 }
 
-/// An agent with an event of which one of three items was refused; another person's event was the canary.
+/// An agent with an event of which one of three items was refused; another person's was accepted.
 fn refused_in_part() -> TestAgent {
     let mut agent = with(THREE, Faults { poison: Some("m-1-lead".into()), ..Faults::default() });
     agent.drop_file("1.json", track("m-1", "ana@acme.dev"));

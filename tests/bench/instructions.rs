@@ -12,7 +12,7 @@ use koala_agent::agent::scheduler::{NextAction, Scheduler};
 use koala_agent::clock::{Moment, Timestamp};
 use koala_agent::config::Concurrency;
 use koala_agent::event::Event;
-use koala_agent::item::{Disposition, Item, OrderingKey};
+use koala_agent::item::{Disposition, Endpoint, Item, OrderingKey};
 use koala_agent::koala::Verdict;
 use koala_agent::koala::batch::Batch;
 use koala_agent::mapping::Mappings;
@@ -130,9 +130,9 @@ fn item(mappings: &Mappings, text: &str) -> Item {
 /// Everything pending is found, sent and delivered.
 fn settle(events: usize) {
     let moment = Moment { wall: Timestamp(0), mono: Duration::ZERO };
-    let rng = || fastrand::Rng::with_seed(1);
-    let destination = Destination::new(Concurrency::Fixed(8), None, moment, rng());
-    let mut scheduler = Scheduler::new(destination, rng());
+    let rng = fastrand::Rng::with_seed(1);
+    let destination = Destination::new(Concurrency::Fixed(8), None, moment, rng);
+    let mut scheduler = Scheduler::new(destination);
     let mut found = 0;
     loop {
         match scheduler.next(moment) {
@@ -145,11 +145,13 @@ fn settle(events: usize) {
             }
             NextAction::Start(plan) => {
                 let seqs = scheduler.events(plan);
-                let in_flight = scheduler.sent(plan, seqs, 1_000, moment.mono);
+                assert!(scheduler.may_send(plan, Endpoint::People, moment.mono));
+                let in_flight = scheduler.sent(plan, Endpoint::People, seqs, 1_000, 0, moment.mono);
                 let outcome = scheduler.answered(in_flight, Verdict::Accepted, moment);
                 let seqs: Vec<i64> = outcome.rows.iter().map(|(seq, _)| *seq).collect();
                 scheduler.settled(&outcome.keys, &seqs);
             }
+            NextAction::AskAuth => panic!("the receiver accepts everything"),
             NextAction::Wait(_) => return assert_eq!(found, events),
         }
     }

@@ -5,6 +5,7 @@ mod away;
 mod irregular;
 mod names;
 mod order;
+mod persons;
 mod refusals;
 mod tls;
 
@@ -47,5 +48,7 @@ pub const FAULTS: &[Fault] = &[
         alone: false,
         run: order::through_all,
     },
+    Fault { name: "37", title: "bad persons in front of good ones", alone: false, run: persons::in_front },
+    Fault { name: "38", title: "one request in ten refused", alone: false, run: persons::one_in_ten },
     Fault { name: "32", title: "a name is lost, an address changes", alone: false, run: names::moving },
 ];

@@ -65,7 +65,8 @@ async fn send(endpoint: &str, lines: &str) -> Verdict {
 
 fn trouble(verdict: Verdict) -> (Reason, Option<Duration>) {
     match verdict {
-        Verdict::Trouble { reason, retry_after } => (reason, retry_after),
+        Verdict::Unavailable { reason, retry_after } => (reason, retry_after),
+        Verdict::Trouble(reason) => (reason, None),
         other => panic!("{other:?}"),
     }
 }
@@ -469,7 +470,9 @@ async fn connections_that_end_under_many_requests_let_none_be_processed_twice() 
         for (body, verdict) in bodies.iter().zip(verdicts) {
             match (times.get(body), verdict) {
                 (Some(1), Verdict::Accepted) => answered += 1,
-                (None | Some(1), Verdict::Trouble { reason, .. }) => assert_eq!(reason.code, Code::Connect),
+                (None | Some(1), Verdict::Trouble(reason) | Verdict::Unavailable { reason, .. }) => {
+                    assert_eq!(reason.code, Code::Connect)
+                }
                 (times, verdict) => panic!("{body} was processed {times:?} times: {verdict:?}"),
             }
         }

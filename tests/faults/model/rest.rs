@@ -188,11 +188,12 @@ fn fits(event: &Dropped, row: &Row, held: bool, discarded: bool, refused: impl F
     }
 }
 
-/// The receiver refused it alone, and took another after that.
+/// The receiver refused it alone seven times, and took another between the first and the last.
 fn is_proven(requests: &[ReceivedRequest], id: &str) -> bool {
-    let refused = requests
-        .iter()
-        .position(|request| matches!(request.status, Some(400 | 413)) && request.message_ids.iter().eq([id]));
+    let is_refusal = |request: &ReceivedRequest| {
+        matches!(request.status, Some(400 | 413)) && request.message_ids.iter().eq([id])
+    };
+    let refused: Vec<usize> = (0..requests.len()).filter(|at| is_refusal(&requests[*at])).collect();
     let taken = |request: &ReceivedRequest| request.why.is_none() && !request.message_ids.is_empty();
-    refused.is_some_and(|at| requests[at..].iter().any(taken))
+    refused.len() >= 7 && requests[refused[0]..refused[refused.len() - 1]].iter().any(taken)
 }

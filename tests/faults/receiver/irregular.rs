@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -272,19 +272,22 @@ pub fn without_end(scale: &Scale) -> Outcome {
 pub fn redirects(_: &Scale) -> Outcome {
     let mut agent = TestAgent::program(Faults::default());
     let other = Server::answering("HTTP/1.1 204 No Content\r\n\r\n");
-    let proxy = Proxy::before(agent.receiver.addr(), pass_on());
+    let to = format!("{}/web/projects/{KEY}/batch", other.endpoint());
+    let status = Arc::new(AtomicU16::new(0));
+    let now = status.clone();
+    let redirecting = treat(move |exchange| match now.load(Relaxed) {
+        0 => exchange.pass(),
+        status => {
+            exchange.request()?;
+            let answer = format!("HTTP/1.1 {status} Go\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
+            exchange.stream.write_all(answer.as_bytes())
+        }
+    });
+    let proxy = Proxy::before(agent.receiver.addr(), redirecting);
     agent.set(&format!("koala.endpoint = \"{}\"", proxy.endpoint()));
     agent.drop_lines(20, 5);
-    for status in [301, 302, 303, 307, 308] {
-        let to = format!("{}/web/projects/{KEY}/batch", other.endpoint());
-        let answer = format!("HTTP/1.1 {status} Go\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
-        proxy.next(
-            1,
-            &treat(move |exchange| {
-                exchange.request()?;
-                exchange.stream.write_all(answer.as_bytes())
-            }),
-        );
+    for answered in [301, 302, 303, 307, 308] {
+        status.store(answered, Relaxed);
         match agent.is_started() {
             false => agent.start(),
             // A reload makes the agent try at once.
@@ -293,7 +296,7 @@ pub fn redirects(_: &Scale) -> Outcome {
         agent.until_status("it is told", |seen| {
             let reason = seen.destination.reason.as_ref();
             let told =
-                reason.is_some_and(|r| r.code == Code::Redirect && r.text.contains(&status.to_string()));
+                reason.is_some_and(|r| r.code == Code::Redirect && r.text.contains(&answered.to_string()));
             seen.destination.state == Refused && told
         });
     }
@@ -302,6 +305,7 @@ pub fn redirects(_: &Scale) -> Outcome {
     let to = format!("{}/web/projects/<public_key>/batch", other.endpoint());
     assert!(seen.destination.reason.unwrap().text.contains(&to), "where to is not told");
     assert_eq!(agent.receiver.stats().requests, 0);
+    status.store(0, Relaxed);
     agent.signal(Signal::SIGHUP);
     agent.until_delivered();
     assert_eq!(other.heard().len(), 0, "the redirect was followed");

@@ -29,17 +29,10 @@ fuzz_target!(|bytes: &[u8]| {
         let (runtime, listener, client) = &**wire;
         runtime.block_on(async { tokio::join!(answer(listener, bytes), client.batch(Endpoint::People, BODY.to_owned())).1 })
     });
-    let reason = match verdict {
-        Verdict::Accepted => return,
-        Verdict::Trouble { reason, retry_after } => {
-            assert!(retry_after.is_none_or(|wait| Duration::ZERO < wait && wait <= MAX_RETRY_AFTER));
-            reason
-        }
-        Verdict::Closed(reason)
-        | Verdict::Doubtful(reason)
-        | Verdict::Conflict(reason)
-        | Verdict::TooLarge(reason) => reason,
-    };
+    if let Verdict::Unavailable { retry_after, .. } = &verdict {
+        assert!(retry_after.is_none_or(|wait| Duration::ZERO < wait && wait <= MAX_RETRY_AFTER));
+    }
+    let Some(reason) = verdict.into_reason() else { return };
     assert!(!reason.text.contains(KEY), "the key: {reason}");
     assert!(!reason.text.replace("…@…", "").contains('@'), "an email: {reason}");
     assert!(!reason.text.chars().any(char::is_control), "a control character: {reason:?}");
