@@ -23,10 +23,8 @@
 //! - `/auth` is asked where a round begins, and before an event is tried alone again while nothing else has shown that
 //!   the receiver is well.
 //!
-//! A separate trial in which one refused event holds everybody else was simpler to reason about, but each bad event then
-//! stopped all others for several requests, and two bad persons could keep each other from a conclusion.
-//!
-//! The scheduler never drops an event.
+//! A separate trial, in which one refused event holds everybody else, was simpler to reason about, but stopped all others
+//! for each bad event, and two bad persons could keep each other from a conclusion. No event is ever dropped.
 
 use super::destination::Destination;
 use super::in_flight::{InFlightCounts, Lane};
