@@ -282,7 +282,7 @@ mod tests {
             let events: Vec<NewEvent> = (0..3).map(|n| event(format!("{round}-{n}"))).collect();
             let stored = outbox.writer.append(events, vec![]).wait().await.unwrap();
             let Appended::Stored { enqueued, .. } = stored else { panic!("{stored:?}") };
-            let seqs: Vec<i64> = enqueued.items.iter().map(|(seq, _)| *seq).collect();
+            let seqs: Vec<i64> = enqueued.items.iter().map(|item| item.seq).collect();
             batcher.refresh().unwrap();
             for some in [&seqs[..1], &seqs[..INLINE_EVENTS], &seqs] {
                 let job = BatchJob {

@@ -4,12 +4,20 @@
 //! A person is busy, or ready: then either untried, in the order of their oldest events, or a suspect, in the order of the
 //! times before which they are not tried. Suspects need no alarm for the end of their waits: the first of them is due, or
 //! none is.
+//!
+//! Owners of files take turns: of the untried persons, one of each owner goes after the other, so that nobody waits behind
+//! the backlog of another user. Whose a person is, is a matter of turns alone: of those who have events of the person, the
+//! one with fewer persons, so that nobody can take another's turn by naming the same person.
 
 use super::suspicion::{Evidence, Suspicion};
 use crate::clock::Mono;
 use crate::item::{Endpoint, OrderingKey};
-use crate::outbox::Settled;
+use crate::outbox::{QueuedItem, Settled};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Bound::{Excluded, Unbounded};
+
+/// The uid of the owner of a file, as far as it is known.
+type Owner = Option<u32>;
 
 /// The memory of an event, and of an ordering key without its events. The tables may be half empty.
 const EVENT_BYTES: usize = 12;
@@ -23,12 +31,16 @@ pub struct OrderingKeys {
     event_count: usize,
     /// The ready ordering keys by path; the last are those whose path is not known yet.
     ready: [Ready; 3],
+    /// The number of persons of each owner.
+    persons_of: HashMap<Owner, usize>,
+    /// The owner whose turn was last.
+    last_owner: Owner,
 }
 
 /// The ready ordering keys of a path, and the number of all.
 #[derive(Debug, Default)]
 struct Ready {
-    untried: BTreeMap<i64, OrderingKey>,
+    untried: Untried,
     suspects: BTreeSet<(Mono, OrderingKey)>,
     /// Those of the suspects whose refusals are complete, until the receiver shows itself well.
     nearly_proven: BTreeSet<OrderingKey>,
@@ -37,9 +49,46 @@ struct Ready {
     suspect_count: usize,
 }
 
+/// Untried persons by the owners of their files, in the order of their oldest events.
+#[derive(Debug, Default)]
+struct Untried(BTreeMap<Owner, BTreeMap<i64, OrderingKey>>);
+
+impl Untried {
+    fn insert(&mut self, owner: Owner, oldest: i64, key: OrderingKey) {
+        self.0.entry(owner).or_default().insert(oldest, key);
+    }
+
+    fn remove(&mut self, owner: Owner, oldest: i64) {
+        let Some(persons) = self.0.get_mut(&owner) else { return };
+        persons.remove(&oldest);
+        if persons.is_empty() {
+            self.0.remove(&owner);
+        }
+    }
+
+    /// The first owner behind that one, if there is any.
+    fn owner_after(&self, owner: Owner) -> Option<Owner> {
+        self.0.range((Excluded(owner), Unbounded)).next().map(|(owner, _)| *owner)
+    }
+
+    fn first_owner(&self) -> Option<Owner> {
+        self.0.first_key_value().map(|(owner, _)| *owner)
+    }
+
+    fn end(&self, owner: Owner, side: Side) -> Option<(i64, OrderingKey)> {
+        let persons = self.0.get(&owner)?;
+        let end = match side {
+            Side::Oldest => persons.first_key_value(),
+            Side::Newest => persons.last_key_value(),
+        };
+        end.map(|(oldest, key)| (*oldest, *key))
+    }
+}
+
 /// The pending events of an ordering key.
 #[derive(Debug)]
 struct KeyQueue {
+    owner: Owner,
     /// A request is planned, in flight or being settled.
     is_busy: bool,
     /// Known as soon as a request of the ordering key was built.
@@ -70,10 +119,12 @@ fn place(path: Option<Endpoint>) -> usize {
 
 impl OrderingKeys {
     /// Adds a pending event. The events of an ordering key may come in any order, and more than once.
-    pub fn discovered(&mut self, seq: i64, key: OrderingKey) {
+    pub fn discovered(&mut self, item: QueuedItem) {
+        let QueuedItem { seq, key, owner } = item;
         let queue = self.queues.entry(key).or_insert_with(|| {
             self.ready[place(None)].persons += 1;
-            KeyQueue { is_busy: false, path: None, events: VecDeque::new() }
+            *self.persons_of.entry(owner).or_default() += 1;
+            KeyQueue { owner, is_busy: false, path: None, events: VecDeque::new() }
         });
         let oldest = queue.events.front().copied();
         match queue.events.back() {
@@ -84,12 +135,34 @@ impl OrderingKeys {
             _ => queue.events.push_back(seq),
         }
         self.event_count += 1;
-        if !queue.is_busy && oldest.is_none_or(|oldest| seq < oldest) && !self.suspicions.contains_key(&key) {
+        let before = queue.owner;
+        let persons_of = |owner| self.persons_of.get(owner).copied().unwrap_or(0);
+        if owner != before && persons_of(&owner) < persons_of(&before) {
+            queue.owner = owner;
+            self.add_person_of(owner);
+            self.remove_person_of(before);
+        }
+        let Some(queue) = self.queues.get(&key) else { return };
+        let has_moved = queue.owner != before || oldest.is_none_or(|oldest| seq < oldest);
+        if !queue.is_busy && has_moved && !self.suspicions.contains_key(&key) {
             let untried = &mut self.ready[place(queue.path)].untried;
             if let Some(oldest) = oldest {
-                untried.remove(&oldest);
+                untried.remove(before, oldest);
             }
-            untried.insert(seq, key);
+            untried.insert(queue.owner, oldest.map_or(seq, |oldest| oldest.min(seq)), key);
+        }
+    }
+
+    fn add_person_of(&mut self, owner: Owner) {
+        *self.persons_of.entry(owner).or_default() += 1;
+    }
+
+    fn remove_person_of(&mut self, owner: Owner) {
+        if let Some(persons) = self.persons_of.get_mut(&owner) {
+            *persons -= 1;
+            if *persons == 0 {
+                self.persons_of.remove(&owner);
+            }
         }
     }
 
@@ -126,20 +199,18 @@ impl OrderingKeys {
         }
     }
 
-    /// The ready untried ordering key of these paths at that end of the order of oldest events.
+    /// The ready untried ordering key of these paths at that end of the order of oldest events, of the owner whose turn it
+    /// is.
     pub fn untried(&self, paths: &[Option<Endpoint>], side: Side) -> Option<OrderingKey> {
-        let ends = paths.iter().filter_map(|path| {
-            let untried = &self.ready[place(*path)].untried;
-            match side {
-                Side::Oldest => untried.first_key_value(),
-                Side::Newest => untried.last_key_value(),
-            }
-        });
+        let untried = || paths.iter().map(|path| &self.ready[place(*path)].untried);
+        let next = untried().filter_map(|untried| untried.owner_after(self.last_owner)).min();
+        let owner = next.or_else(|| untried().filter_map(Untried::first_owner).min())?;
+        let ends = untried().filter_map(|untried| untried.end(owner, side));
         let end = match side {
-            Side::Oldest => ends.min_by_key(|(seq, _)| **seq),
-            Side::Newest => ends.max_by_key(|(seq, _)| **seq),
+            Side::Oldest => ends.min_by_key(|(oldest, _)| *oldest),
+            Side::Newest => ends.max_by_key(|(oldest, _)| *oldest),
         };
-        end.map(|(_, key)| *key)
+        end.map(|(_, key)| key)
     }
 
     /// The ready suspects of a path, each with the time before which it is not tried, the earliest first.
@@ -225,7 +296,7 @@ impl OrderingKeys {
             if ready.suspects.remove(&(suspicion.until, key))
                 && let Some(oldest) = queue.events.front()
             {
-                ready.untried.insert(*oldest, key);
+                ready.untried.insert(queue.owner, *oldest, key);
             }
         }
     }
@@ -240,7 +311,12 @@ impl OrderingKeys {
                 ready.suspects.remove(&(suspicion.until, key));
                 ready.nearly_proven.remove(&key);
             }
-            None => drop(queue.events.front().and_then(|oldest| ready.untried.remove(oldest))),
+            None => {
+                if let Some(oldest) = queue.events.front() {
+                    ready.untried.remove(queue.owner, *oldest);
+                    self.last_owner = queue.owner;
+                }
+            }
         }
     }
 
@@ -266,15 +342,78 @@ impl OrderingKeys {
         match (queue.events.front(), self.suspicions.get(&key)) {
             (None, _) => {
                 ready.persons -= 1;
+                let owner = queue.owner;
                 self.queues.remove(&key);
+                self.remove_person_of(owner);
             }
-            (Some(oldest), None) => drop(ready.untried.insert(*oldest, key)),
+            (Some(oldest), None) => ready.untried.insert(queue.owner, *oldest, key),
             (Some(_), Some(suspicion)) => {
                 ready.suspects.insert((suspicion.until, key));
                 if suspicion.awaits_well() {
                     ready.nearly_proven.insert(key);
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATHS: [Option<Endpoint>; 3] = [Some(Endpoint::People), Some(Endpoint::Accounts), None];
+
+    /// The persons of the next requests, as many as that; each stays busy.
+    fn next(keys: &mut OrderingKeys, requests: usize) -> Vec<i64> {
+        let mut persons = Vec::new();
+        while persons.len() < requests
+            && let Some(key) = keys.untried(&PATHS, Side::Oldest)
+        {
+            keys.set_busy(key);
+            persons.push(key.0);
+        }
+        persons
+    }
+
+    #[test]
+    fn owners_take_turns_and_the_persons_of_each_go_in_the_order_of_their_events() {
+        let (ana, ben, cy) = (Some(1_001), Some(1_002), None);
+        let item = |seq, key, owner| QueuedItem { seq, key: OrderingKey(key), owner };
+        for (items, want) in [
+            // One owner: the order of the events.
+            (vec![item(1, 10, ana), item(2, 11, ana), item(3, 12, ana)], vec![10, 11, 12]),
+            // Behind a backlog of another.
+            (
+                (0..6).map(|n| item(n, 10 + n, ana)).chain([item(7, 20, ben), item(8, 21, ben)]).collect(),
+                vec![10, 20, 11, 21, 12, 13, 14, 15],
+            ),
+            (
+                (0..3).map(|n| item(n, 10 + n, ana)).chain([item(7, 20, ben), item(8, 30, cy)]).collect(),
+                vec![10, 20, 30, 11, 12],
+            ),
+            // A person of whom both have events goes with the one who has fewer persons, in the order of its events.
+            (
+                (0..3).map(|n| item(n, 10 + n, ana)).chain([item(3, 19, ana), item(7, 19, ben)]).collect(),
+                vec![10, 19, 11, 12],
+            ),
+            (
+                [item(1, 19, ben)]
+                    .into_iter()
+                    .chain((2..5).map(|n| item(n, 10 + n, ana)))
+                    .chain([item(7, 19, ana)])
+                    .collect(),
+                vec![12, 19, 13, 14],
+            ),
+        ] {
+            let mut keys = OrderingKeys::default();
+            items.iter().for_each(|item: &QueuedItem| keys.discovered(*item));
+            assert_eq!(next(&mut keys, 9), want, "{items:?}");
+            // Nothing is left of the turns when all events are gone.
+            for item in &items {
+                keys.remove_events(item.key, &[item.seq]);
+                keys.set_ready(item.key);
+            }
+            assert!(keys.queues.is_empty() && keys.persons_of.is_empty());
         }
     }
 }

@@ -35,7 +35,7 @@ use super::suspicion::Refusal;
 use crate::clock::{Moment, Mono};
 use crate::item::{Endpoint, MAX_OF_A_KIND, OrderingKey};
 use crate::koala::Verdict;
-use crate::outbox::Settled;
+use crate::outbox::{QueuedItem, Settled};
 use crate::reason::{Code, Reason};
 use crate::status::DestinationState;
 use std::time::Duration;
@@ -111,8 +111,8 @@ impl Scheduler {
     }
 
     /// Adds a pending event. The events of an ordering key may come in any order.
-    pub fn discovered(&mut self, seq: i64, key: OrderingKey) {
-        self.keys.discovered(seq, key);
+    pub fn discovered(&mut self, item: QueuedItem) {
+        self.keys.discovered(item);
     }
 
     /// Sets whether all pending events are discovered. An event that is stored later makes it `false` again.

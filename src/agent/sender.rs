@@ -316,11 +316,11 @@ impl Sender {
         if !is_next || waiting.is_stale || !self.scheduler.knows_all() {
             return self.scheduler.set_exhausted(false);
         }
-        for (seq, key) in waiting.items {
+        for item in waiting.items {
             // A search may have found the event before this command arrived.
-            if seq > self.searched_to {
-                self.searched_to = seq;
-                self.scheduler.discovered(seq, key);
+            if item.seq > self.searched_to {
+                self.searched_to = item.seq;
+                self.scheduler.discovered(item);
             }
         }
     }
@@ -330,10 +330,10 @@ impl Sender {
         let found = self.batcher.queue().discover(self.searched_to, DISCOVER_LIMIT)?;
         self.batcher.refresh()?;
         self.scheduler.set_exhausted(found.len() < DISCOVER_LIMIT);
-        for (seq, key) in found {
-            self.searched_to = seq;
-            if !self.delivered.contains(&seq) {
-                self.scheduler.discovered(seq, key);
+        for item in found {
+            self.searched_to = item.seq;
+            if !self.delivered.contains(&item.seq) {
+                self.scheduler.discovered(item);
             }
         }
         if let (_, Some(stale)) = self.batcher.queue().keys()?.keying()? {

@@ -2,12 +2,12 @@
 
 use super::dedup::{IdHash, hash_id};
 use super::items::EventItems;
-use super::row::{Addressee, NewEvent, NewItem, Settled, State};
+use super::row::{Addressee, NewEvent, NewItem, QueuedItem, Settled, State};
 use super::spool_progress::FileProgress;
 use super::store::Store;
 use crate::clock::Timestamp;
 use crate::event::Digest;
-use crate::item::{Disposition, OrderingKey};
+use crate::item::Disposition;
 use rusqlite::{OptionalExtension, params};
 
 /// The result of [`Writer::append`](super::Writer::append).
@@ -34,7 +34,7 @@ pub struct Enqueued {
     /// The lowest number that no event has after it.
     pub to: i64,
     /// In the order of the spool.
-    pub items: Vec<(i64, OrderingKey)>,
+    pub items: Vec<QueuedItem>,
     /// Some were mapped by other mappings than those in force, so the ordering keys are to be renewed first.
     pub is_stale: bool,
 }
@@ -221,7 +221,8 @@ impl<'a> Append<'a> {
                 ])?;
             self.store.counters.add_row(event.owner, event.body.len() as i64);
             self.enqueued.is_stale |= self.store.keying.is_stale(*keying);
-            self.enqueued.items.push((item_seq, *ordering_key));
+            let queued = QueuedItem { seq: item_seq, key: *ordering_key, owner: event.owner };
+            self.enqueued.items.push(queued);
             item_seq += 1;
         }
         self.store.next_seq = item_seq.max(seq + 1);

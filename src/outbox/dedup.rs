@@ -316,7 +316,7 @@ mod tests {
                     });
                     assert_eq!(done.is_err(), fails);
                     if let Ok(Appended::Stored { enqueued, .. }) = done {
-                        let mut new = enqueued.items.into_iter().map(|(seq, _)| seq);
+                        let mut new = enqueued.items.into_iter().map(|item| item.seq);
                         for n in ns {
                             known.entry(n).or_insert_with(|| new.next().unwrap());
                         }

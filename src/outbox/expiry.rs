@@ -176,7 +176,7 @@ mod tests {
     /// Stores events, delivers them at once and moves their rows.
     fn deliver(store: &mut Store, events: &[NewEvent], at: Timestamp) {
         let Appended::Stored { enqueued, .. } = append(store, events, at) else { panic!() };
-        let rows: Vec<_> = enqueued.items.iter().map(|(seq, _)| (*seq, Settled::Delivered)).collect();
+        let rows: Vec<_> = enqueued.items.iter().map(|item| (item.seq, Settled::Delivered)).collect();
         let compacted = store.transaction(|store| {
             Transitions { store, now: at, status: None }.settle(&rows, false)?;
             store.compact_acks()

@@ -64,7 +64,7 @@ pub use keying::{KeyQueries, KeyRenewal};
 pub use lock::holder;
 pub use queue_reader::{Gathered, QueueReader};
 pub use reader::Reader;
-pub use row::{Addressee, NewEvent, NewItem, PendingItem, Settled, State};
+pub use row::{Addressee, NewEvent, NewItem, PendingItem, QueuedItem, Settled, State};
 pub use spool_progress::FileProgress;
 pub use stats::{OutboxStats, Throughput};
 pub use subject_search::EventReference;

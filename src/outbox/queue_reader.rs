@@ -2,7 +2,7 @@
 
 use super::ack_log::each_ack;
 use super::keying::KeyQueries;
-use super::{OutboxError, OutboxStats, PendingItem, Reader};
+use super::{OutboxError, OutboxStats, PendingItem, QueuedItem, Reader};
 use crate::clock::Mono;
 use crate::item::OrderingKey;
 use rusqlite::{OptionalExtension, params};
@@ -54,23 +54,25 @@ impl QueueReader {
         Ok(QueueReader { reader, stats, snapshot: None })
     }
 
-    /// The numbers and ordering keys of up to `limit` pending items after `after`, in the order of the spool, and before
-    /// the first whose key may be stale. Items in [`QueueReader::acked`] are among them.
+    /// Up to `limit` pending items after `after`, in the order of the spool, and before the first whose key may be stale.
+    /// Items in [`QueueReader::acked`] are among them.
     ///
     /// # Errors
     /// SQLite's.
-    pub fn discover(&mut self, after: i64, limit: usize) -> Result<Vec<(i64, OrderingKey)>, OutboxError> {
+    pub fn discover(&mut self, after: i64, limit: usize) -> Result<Vec<QueuedItem>, OutboxError> {
         self.release()?;
         let read = || {
             self.reader
                 .connection()
                 .prepare_cached(
-                    "SELECT seq, ordering_key FROM pending
+                    "SELECT seq, ordering_key, owner FROM pending
                       WHERE seq > ?1
                         AND seq < coalesce((SELECT value FROM meta WHERE name = 'stale_keys_from'), 1 << 62)
                       ORDER BY seq LIMIT ?2",
                 )?
-                .query_map(params![after, limit as i64], |r| Ok((r.get(0)?, OrderingKey(r.get(1)?))))?
+                .query_map(params![after, limit as i64], |r| {
+                    Ok(QueuedItem { seq: r.get(0)?, key: OrderingKey(r.get(1)?), owner: r.get(2)? })
+                })?
                 .collect::<Result<Vec<_>, rusqlite::Error>>()
         };
         read().map_err(|e| self.reader.error("look for pending events", e))

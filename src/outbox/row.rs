@@ -140,6 +140,17 @@ pub struct NewEvent {
     pub disposition: Disposition<Vec<NewItem>>,
 }
 
+/// An item that waits, as far as its turn depends on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueuedItem {
+    /// The item's place in the order of the spool.
+    pub seq: i64,
+    /// The ordering key of its person.
+    pub key: OrderingKey,
+    /// The uid of the owner of its file.
+    pub owner: Option<u32>,
+}
+
 /// A pending item as the sender reads it: what one mapping makes of an event.
 #[derive(Debug, Clone)]
 pub struct PendingItem<'a> {

@@ -16,6 +16,7 @@ use koala_agent::item::{Disposition, Endpoint, Item, OrderingKey};
 use koala_agent::koala::Verdict;
 use koala_agent::koala::batch::Batch;
 use koala_agent::mapping::Mappings;
+use koala_agent::outbox::QueuedItem;
 use std::hint::black_box;
 use std::process::{Command, ExitCode};
 use std::time::Duration;
@@ -138,7 +139,8 @@ fn settle(events: usize) {
         match scheduler.next(moment) {
             NextAction::Discover => {
                 for seq in found + 1..=(found + 1_000).min(events) {
-                    scheduler.discovered(seq as i64, OrderingKey((seq % (events / OF_A_PERSON)) as i64));
+                    let key = OrderingKey((seq % (events / OF_A_PERSON)) as i64);
+                    scheduler.discovered(QueuedItem { seq: seq as i64, key, owner: Some(0) });
                 }
                 found = (found + 1_000).min(events);
                 scheduler.set_exhausted(found == events);

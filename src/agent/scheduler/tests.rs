@@ -14,7 +14,9 @@ fn nothing_is_sent_while_too_many_accepted_events_are_not_committed() {
         let rng = fastrand::Rng::with_seed(1);
         let mut scheduler = Scheduler::new(Destination::new(Concurrency::Fixed(4), None, moment(0), rng));
         let all = 3 * MAX_UNSETTLED as i64;
-        (0..all).for_each(|seq| scheduler.discovered(seq, OrderingKey(seq / of_a_person)));
+        (0..all).for_each(|seq| {
+            scheduler.discovered(QueuedItem { seq, key: OrderingKey(seq / of_a_person), owner: None })
+        });
         scheduler.set_exhausted(true);
         let mut uncommitted = Vec::new();
         while let NextAction::Start(plan) = scheduler.next(moment(0)) {

@@ -217,7 +217,7 @@ impl Simulation {
         let has_found = !found.is_empty();
         for (seq, key) in found {
             self.searched = seq;
-            self.scheduler.discovered(seq, key);
+            self.scheduler.discovered(QueuedItem { seq, key, owner: None });
         }
         has_found
     }
