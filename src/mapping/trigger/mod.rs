@@ -178,6 +178,11 @@ impl Comparison {
 }
 
 impl Op {
+    /// Whether the operator is written as a call, `contains(…)` or `match(…)`.
+    fn is_call(&self) -> bool {
+        matches!(self, Op::Contains(..) | Op::StartsWith(..) | Op::EndsWith(..))
+    }
+
     /// Whether no value can meet both operators.
     fn excludes(&self, other: &Op) -> bool {
         match (self, other) {

@@ -1,7 +1,7 @@
 //! Parses triggers. A text that Segment's own parser reads differently than it looks is refused with the fix.
 
 use super::{Comparison, Condition, Op, TriggerError};
-use crate::mapping::javascript::{OBJECT_METHODS, to_js_number};
+use crate::mapping::javascript::{OBJECT_METHODS, number_to_js_string, to_js_number};
 
 /// The maximum length in bytes, far more than a person can read.
 const MAX_TEXT: usize = 10_000;
@@ -20,10 +20,11 @@ pub fn parse(text: &str) -> Result<Condition, TriggerError> {
         return Err(parser.error(0, "the trigger is empty; write type = \"track\" for all tracks"));
     }
     let condition = parser.conditions(0)?;
-    match parser.peek() {
-        None => Ok(condition),
-        Some(_) => Err(parser.error(parser.at, "this ) closes no (; remove it")),
+    if parser.peek().is_some() {
+        return Err(parser.error(parser.at, "this ) closes no (; remove it"));
     }
+    parser.check_calls(&condition)?;
+    Ok(condition)
 }
 
 struct TriggerParser<'a> {
@@ -106,6 +107,34 @@ impl<'a> TriggerParser<'a> {
         })
     }
 
+    /// Refuses a group that Segment splits. Its parser ends a group at the first closing bracket, which is that of a call
+    /// in it; the rest of the group then belongs to the conditions around it. That is the same only under the same
+    /// conjunction. Groups nested deeper are no concern: Segment's parser takes none.
+    fn check_calls(&self, condition: &Condition) -> Result<(), TriggerError> {
+        let (Condition::All(members) | Condition::Any(members)) = condition else { return Ok(()) };
+        for member in members {
+            if std::mem::discriminant(member) == std::mem::discriminant(condition) {
+                self.check_calls(member)?;
+            } else if let Condition::All(group) | Condition::Any(group) = member {
+                let followed = group.iter().take(group.len() - 1);
+                let mut calls = followed.filter_map(|condition| match condition {
+                    Condition::Compare(comparison) if comparison.op.is_call() => Some(&comparison.span),
+                    _ => None,
+                });
+                if let Some(span) = calls.next() {
+                    let text = format!(
+                        "Segment ends the group at the bracket of {}; write a call last in its group, and a group for \
+                         each call, as in (type = \"track\" and match(event, \"A*\")) or (type = \"track\" and \
+                         match(event, \"B*\"))",
+                        &self.text[span.clone()]
+                    );
+                    return Err(self.error(span.start, text));
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Parses a comparison or a group.
     fn condition(&mut self, depth: usize) -> Result<Condition, TriggerError> {
         self.skip_space();
@@ -163,12 +192,13 @@ impl<'a> TriggerParser<'a> {
         loop {
             let start = self.at;
             match self.peek() {
-                Some(c) if c.is_ascii_alphabetic() || c == '_' => {}
+                Some(c) if c.is_ascii_alphabetic() || matches!(c, '_' | '\\') => {}
                 Some('[') => {
                     return Err(self.error(start, "a trigger cannot select an element of an array"));
                 }
                 Some(c) if c.is_ascii_digit() || matches!(c, '-' | '+') => {
-                    return Err(self.error(start, "a name in a trigger cannot begin with a digit or a sign"));
+                    let text = format!("a name cannot begin with a digit or a sign; write \\{c} for the character");
+                    return Err(self.error(start, text));
                 }
                 Some('\'' | '"') => {
                     return Err(self.error(start, format!("a field must come here: {FIELDS}")));
@@ -218,6 +248,12 @@ impl<'a> TriggerParser<'a> {
             return Err(self
                 .error(start, format!("every object has a {name} in JavaScript: a trigger cannot use it")));
         }
+        // Segment's lexer takes these for words of its own where white space, a comma or a bracket follows.
+        let is_word = ["and", "or", "null"].contains(&&self.text[start..self.at])
+            && self.peek().is_none_or(|c| is_space(c) || matches!(c, ',' | ']' | ')'));
+        if is_word && self.text[..start].ends_with('.') {
+            return Err(self.error(start, format!("write \\{name} for a member named {name}")));
+        }
         Ok(name)
     }
 
@@ -225,9 +261,6 @@ impl<'a> TriggerParser<'a> {
     fn check_field(&self, path: &[String], at: usize) -> Result<(), TriggerError> {
         let names: Vec<&str> = path.iter().map(String::as_str).collect();
         let refused = |text: String| Err(self.error(at, text));
-        if let Some(word) = names.iter().skip(1).find(|name| ["and", "or", "null"].contains(name)) {
-            return refused(format!("a trigger cannot use a member named {word}"));
-        }
         match names.as_slice() {
             ["type" | "event" | "name" | "userId"] => Ok(()),
             [name @ ("type" | "event" | "name" | "userId"), ..] => refused(format!("{name} has no members")),
@@ -387,8 +420,13 @@ impl<'a> TriggerParser<'a> {
         }
         self.skip_space();
         let at = self.at;
-        let Literal::Text(text) = self.literal()? else {
-            return Err(self.error(at, format!("{name}() needs a string in double quotes")));
+        let text = match self.literal()? {
+            Literal::Text(text) => text,
+            // match() looks for the * in the literal as it is written.
+            _ if is_match => return Err(self.error(at, "match() needs a text with a * in double quotes")),
+            Literal::Number(n) => number_to_js_string(n),
+            Literal::Bool(is) => is.to_string(),
+            Literal::Null => "null".to_owned(),
         };
         self.skip_space();
         if !self.eat(")") {
