@@ -86,7 +86,7 @@ impl<'a> TriggerParser<'a> {
                 "or" => "or",
                 _ => return Err(self.error(at, join_fix(word, self.text[at..].trim_end()))),
             };
-            if !matches!(self.peek(), None | Some(' ' | '\t' | '\n' | '\r')) {
+            if !self.peek().is_none_or(is_space) {
                 return Err(self.error(self.at, format!("write a space after {join}")));
             }
             if *joined.get_or_insert(join) != join {
@@ -154,12 +154,14 @@ impl<'a> TriggerParser<'a> {
             return Ok(group);
         }
         let is_negated = self.eat("!");
-        if is_negated {
-            self.skip_space();
-            if self.peek() == Some('(') {
+        match self.peek().filter(|_| is_negated) {
+            None => {}
+            Some('(') => {
                 let text = "a group cannot be negated; negate the conditions in it: != for =, !contains(…), !match(…)";
                 return Err(self.error(start, text));
             }
+            Some(c) if c.is_ascii_alphabetic() => {}
+            Some(_) => return Err(self.error(start, "write ! right before contains(…) or match(…)")),
         }
         let at = self.at;
         let path = self.path()?;
@@ -197,7 +199,8 @@ impl<'a> TriggerParser<'a> {
                     return Err(self.error(start, "a trigger cannot select an element of an array"));
                 }
                 Some(c) if c.is_ascii_digit() || matches!(c, '-' | '+') => {
-                    let text = format!("a name cannot begin with a digit or a sign; write \\{c} for the character");
+                    let text =
+                        format!("a name cannot begin with a digit or a sign; write \\{c} for the character");
                     return Err(self.error(start, text));
                 }
                 Some('\'' | '"') => {
@@ -383,6 +386,10 @@ impl<'a> TriggerParser<'a> {
         match self.peek() {
             None | Some(')' | ',') => Ok(literal),
             Some(c) if is_space(c) => Ok(literal),
+            Some(_) if self.text[..self.at].ends_with("\\\"") => {
+                let text = "a backslash escapes nothing in a text, so this \" ends it; a text cannot contain a double quote";
+                Err(self.error(self.at - 1, text))
+            }
             Some(_) => Err(self.error(self.at, "write a space after the value")),
         }
     }
@@ -465,8 +472,9 @@ fn join_fix(word: &str, rest: &str) -> String {
     }
 }
 
+/// Whether Segment counts the character as white space. It does not so count a carriage return.
 fn is_space(c: char) -> bool {
-    matches!(c, ' ' | '\t' | '\n' | '\r')
+    matches!(c, ' ' | '\t' | '\n')
 }
 
 fn is_name(c: char) -> bool {
