@@ -142,7 +142,7 @@ impl Comparison {
         let js_value = self.find(event);
         let value = match &js_value {
             JsValue::Json(json) => Some(json.as_ref()),
-            JsValue::Undefined | JsValue::Function => None,
+            JsValue::Undefined | JsValue::Function(_) => None,
         };
         let number = || value.filter(|json| JsonType::of(json) == JsonType::Number)?.parse::<f64>().ok();
         let text = || value.and_then(json::decode);
