@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# packages.sh DEB [RPM] - install, upgrade, remove and purge the packages under this machine's systemd. Run as root.
+# packages.sh DEB [RPM] - install, upgrade, remove and purge the packages under this machine's systemd. Run as root, in
+# the folder that holds README.md, whose commands are run.
 #
 # The machine must be a throw-away one: the cases wipe the agent's state. Unlike those of run.sh they stand on each other,
 # as the days of an installation do, and the first that fails ends them.
@@ -41,6 +42,18 @@ step() { # step FACT - run the function of that name; a failure ends the run
 }
 
 note() { echo "note: $*"; }
+
+# readme SECTION TEXT... - run those lines of the README's section; apt asks nobody
+readme() {
+    local title=$1 text line
+    shift
+    for text; do
+        line=$(sed -n "/^## $title/,/^## /{/^[^#]*$text/p}" README.md)
+        [[ -n $line && $line != *$'\n'* ]] || fail "not one line of the README has: $text"
+        note "$line"
+        bash -c "${line/#apt /apt-get --yes --quiet }"
+    done
+}
 
 install_deb() { apt-get install --yes --quiet "$1"; }
 
@@ -86,7 +99,9 @@ remains() { find /etc /usr /var /run -xdev -name '*koala*' -not -path '/var/log/
     -not -path '/var/lib/systemd/*' -not -path '/var/lib/apt/*' -not -path '/run/systemd/*' -not -path '/run/credentials*' | sort; }
 
 installing_starts_a_service_that_stores_and_says_that_there_is_no_key() {
-    install_deb "$deb"
+    mkdir -p target/packages
+    ln -s "$deb" target/packages/koala-agent_1_amd64.deb
+    readme Install 'apt install'
     active
     systemctl is-enabled --quiet koala-agent
     usermod --append --groups koala-drop $PRODUCER
@@ -109,12 +124,10 @@ what_belongs_to_the_program_is_installed_with_it() {
 }
 
 with_a_key_it_delivers() {
-    receiver --key pk_test
+    receiver --key YOUR_PUBLIC_KEY
     config "http://$ADDRESS"
-    key pk_test
-    systemctl restart koala-agent
+    readme Install public-key 'systemctl restart' 'koala-agent check'
     arrive first
-    koala-agent check
 }
 
 an_upgrade_under_load_loses_nothing_and_keeps_the_configuration() {
@@ -141,7 +154,7 @@ removing_stops_it_and_keeps_spool_outbox_configuration_and_key() {
     systemctl stop koala-test-receiver
     drop $PRODUCER waiting
     eventually $WAIT "the event is pending" status_is 'd["outbox"]["pending"]' 1
-    apt-get remove --yes --quiet koala-agent
+    readme Maintain 'apt remove'
     [[ ! -e /usr/bin/koala-agent && ! -e /usr/lib/systemd/system/koala-agent.service ]]
     if active; then fail "it still runs"; fi
     [[ -s $STATE/outbox.db && -s $ETC/config.toml && -s $ETC/public-key ]]
@@ -160,7 +173,7 @@ purging_keeps_what_was_never_delivered_and_says_so() {
     local said
     apt-get remove --yes --quiet koala-agent
     drop $PRODUCER unread
-    said=$(apt-get purge --yes --quiet koala-agent 2>&1)
+    said=$(readme Maintain 'apt purge' 2>&1)
     echo "$said"
     grep -q "rm -r $SPOOL $STATE $ETC" <<< "$said"
     [[ -s $STATE/outbox.db && -s $ETC/public-key && ! -e $ETC/config.toml ]]
@@ -170,7 +183,7 @@ purging_keeps_what_was_never_delivered_and_says_so() {
 
 purging_deletes_an_outbox_that_has_nothing_to_deliver() {
     install_deb "$deb"
-    receiver --key pk_test
+    receiver --key YOUR_PUBLIC_KEY
     config "http://$ADDRESS"
     systemctl restart koala-agent
     arrive waiting meanwhile unread
@@ -202,6 +215,7 @@ the_rpm_installs_upgrades_and_removes_the_service() {
 }
 
 make_users
+rm -f /var/lib/man-db/auto-update # reading all pages of the machine takes longer than the rest
 step installing_starts_a_service_that_stores_and_says_that_there_is_no_key
 step what_belongs_to_the_program_is_installed_with_it
 step with_a_key_it_delivers
