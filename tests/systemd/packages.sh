@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# packages.sh DEB [RPM] - install, upgrade, remove and purge the packages under this machine's systemd. Run as root, in
-# the folder that holds README.md, whose commands are run.
+# packages.sh DEB [TAR] [RPM] - install, upgrade, remove and purge the packages under this machine's systemd. Run as root,
+# in the folder that holds README.md, whose commands are run.
 #
 # The machine must be a throw-away one: the cases wipe the agent's state. Unlike those of run.sh they stand on each other,
 # as the days of an installation do, and the first that fails ends them.
@@ -8,8 +8,16 @@ set -uo pipefail
 export LC_ALL=C.UTF-8 SYSTEMD_PAGER= DEBIAN_FRONTEND=noninteractive
 
 here=$(dirname -- "$(readlink -f -- "$0")")
-deb=$(readlink -e -- "${1:?usage: packages.sh DEB [RPM]}") || exit 1
-rpm=${2:+$(readlink -e -- "$2")}
+deb= tarball= rpm=
+for file; do
+    path=$(readlink -e -- "$file") || exit 1
+    case $path in
+        *.deb) deb=$path ;;
+        *.tar.gz) tarball=$path ;;
+        *.rpm) rpm=$path ;;
+    esac
+done
+[[ -n $deb ]] || { echo "usage: packages.sh DEB [TAR] [RPM]" >&2; exit 64; }
 # shellcheck source=lib.sh
 . "$here/lib.sh"
 
@@ -214,6 +222,19 @@ the_rpm_installs_upgrades_and_removes_the_service() {
     [[ ! -e /usr/bin/koala-agent && -s $STATE/outbox.db ]]
 }
 
+the_tarball_installs_the_service_by_the_lines_of_the_page_in_it() {
+    local lines
+    lines=$(tar -xzf "$tarball" --to-stdout usr/share/man/man1/koala-agent.1.gz | gzip --decompress |
+        sed -n '/^tar /,/^\.Ed/{/^\.Ed/d; s/\\-/-/g; p}')
+    note "${lines//$'\n'/; }"
+    (cd "$(dirname -- "$tarball")" && bash -euc "$lines")
+    drop $PRODUCER unpacked
+    eventually $WAIT "the event is pending" status_is 'd["outbox"]["pending"]' 1
+    systemctl disable --now koala-agent
+    tar -tzf "$tarball" | grep -v '/$' | (cd / && xargs rm)
+    rm -r $STATE $SPOOL $RUNTIME
+}
+
 make_users
 rm -f /var/lib/man-db/auto-update # reading all pages of the machine takes longer than the rest
 step installing_starts_a_service_that_stores_and_says_that_there_is_no_key
@@ -224,5 +245,6 @@ step removing_stops_it_and_keeps_spool_outbox_configuration_and_key
 step installed_again_it_goes_on
 step purging_keeps_what_was_never_delivered_and_says_so
 step purging_deletes_an_outbox_that_has_nothing_to_deliver
+if [[ -n $tarball ]]; then step the_tarball_installs_the_service_by_the_lines_of_the_page_in_it; fi
 if [[ -n $rpm ]]; then step the_rpm_installs_upgrades_and_removes_the_service; fi
 echo "$passed passed, 0 failed"
