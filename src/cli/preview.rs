@@ -2,7 +2,7 @@
 //! request, without the key.
 
 use crate::clock::Timestamp;
-use crate::event::{Event, MessageId};
+use crate::event::{Event, EventTime, MessageId};
 use crate::item::{Disposition, Item};
 use crate::koala::batch::Batch;
 use crate::mapping::{Mapped, Mappings, turns_off_only_browser};
@@ -52,6 +52,9 @@ pub struct EventPreview {
     /// A setting of the event that its author may have misunderstood.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warning: Option<&'static str>,
+    /// How the event's time was completed before it was mapped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 fn disposition_member<S: Serializer>(
@@ -78,7 +81,8 @@ pub const BROWSER_INTEGRATION_WARNING: &str = "\"Koala\": false in integrations 
 impl EventPreview {
     /// The preview of a text that is not an event.
     pub fn invalid(reason: Reason) -> EventPreview {
-        EventPreview { disposition: Disposition::Fail(reason), mappings: Vec::new(), warning: None }
+        let disposition = Disposition::Fail(reason);
+        EventPreview { disposition, mappings: Vec::new(), warning: None, note: None }
     }
 
     /// The preview of an event with that id, written at that time.
@@ -89,6 +93,7 @@ impl EventPreview {
         written: Timestamp,
     ) -> EventPreview {
         let warning = turns_off_only_browser(event).then_some(BROWSER_INTEGRATION_WARNING);
+        let note = EventTime::of(event).ok().flatten().and_then(|time| time.note);
         let trace = |(mapping, unmet): (&crate::mapping::Mapping, Option<&str>)| MappingTrace {
             mapping: mapping.name().to_string(),
             matched: unmet.is_none(),
@@ -103,7 +108,8 @@ impl EventPreview {
                 if reason.code != Code::NoMapping {
                     traces.clear();
                 }
-                return EventPreview { disposition: Disposition::Skip(reason), mappings: traces, warning };
+                let disposition = Disposition::Skip(reason);
+                return EventPreview { disposition, mappings: traces, warning, note: None };
             }
         };
         let mut requests = Vec::new();
@@ -126,7 +132,7 @@ impl EventPreview {
             (None, Some(reason)) if requests.is_empty() => Disposition::Skip(reason),
             _ => Disposition::Send(requests),
         };
-        EventPreview { disposition, mappings: traces, warning }
+        EventPreview { disposition, mappings: traces, warning, note }
     }
 }
 

@@ -214,6 +214,9 @@ fn render(event: &ShownEvent, width: Option<usize>) -> String {
         Disposition::Skip(reason) => text += &block("no request: skipped", &unless_printed(reason)),
         Disposition::Fail(reason) => text += &block("no request can be made", &unless_printed(reason)),
     }
+    if let Some(note) = &preview.note {
+        text += &block("note", note);
+    }
     if let Some(warning) = preview.warning {
         text += &block("warning", warning);
     }

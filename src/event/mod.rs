@@ -7,6 +7,7 @@ pub mod datetime;
 mod envelope;
 mod id;
 pub(crate) mod json;
+mod time;
 
 use crate::reason::Code;
 pub use envelope::{EnvelopeCommon, merge_envelope};
@@ -17,6 +18,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use thiserror::Error;
+pub use time::EventTime;
 
 /// The maximum nesting depth of an event, its own object included. Common parsers stop at 127 (serde_json) or 128, and
 /// a request adds two levels; real events nest less than ten deep.

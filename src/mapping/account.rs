@@ -1,7 +1,7 @@
 //! Items about an account, a company. Segment's own destination has no such actions.
 
 use super::DraftItem;
-use super::fields::{FieldChecks, Overrides, non_blank};
+use super::fields::{FieldChecks, Overrides};
 use crate::clock::Timestamp;
 use crate::event::json::{self, Object, ObjectWriter};
 use crate::event::{Event, MessageId};
@@ -88,10 +88,7 @@ fn item(
         let properties = overrides.get("properties").unwrap_or(event.get("properties"));
         let properties = checks.object("properties", properties);
         let sent_at = match overrides.get("sent_at") {
-            Some(value) if non_blank(value).is_none() => {
-                checks.required("sent_at", value).unwrap_or_default()
-            }
-            Some(value) => checks.date_time("sent_at", value),
+            Some(value) => checks.required_time("sent_at", value),
             None => checks.sent_at(event, timestamp),
         };
         body.optional_member("event", name.as_deref());

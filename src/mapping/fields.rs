@@ -2,7 +2,7 @@
 
 use crate::clock::Timestamp;
 use crate::event::json::{self, JsonType, Object};
-use crate::event::{Event, Raw, datetime};
+use crate::event::{Event, EventTime, Raw};
 use crate::item::ItemKind;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
@@ -74,23 +74,27 @@ impl<'a> PersonFields<'a> {
             let properties = object(&mut checks, "properties", "properties", event.get("properties"));
             (name, properties, object(&mut checks, "traits", "context.traits", in_context("traits")))
         };
-        let own_traits = event.get("traits").and_then(Object::from_raw);
-        let email = match (overrides.get("email"), own_traits.and_then(|t| t.non_null("email"))) {
+        // As in Segment's code, traits that are "", 0 or false are what is found at traits.email.
+        let found = event.get("traits").and_then(|traits| match json::is_truthy(traits.get()) {
+            true => Object::from_raw(traits)?.get("email"),
+            false => Some(traits),
+        });
+        let email = match (overrides.get("email"), found.filter(|email| email.get() != "null")) {
             (Some(email), _) => checks.string("email", email),
             (None, Some(email)) => checks.string("traits.email", Some(email)),
             (None, None) => checks.string("email", event.get("email")),
         };
         let sent_at = match overrides.get("sent_at") {
-            Some(value) => checks.required("sent_at", value).map(|_| checks.date_time("sent_at", value)),
-            None => Some(checks.sent_at(event, timestamp)),
+            Some(value) => checks.required_time("sent_at", value),
+            None => checks.sent_at(event, timestamp),
         };
         let device_ip = match overrides.get("device_ip") {
             Some(ip) => checks.string("device_ip", ip),
             None => checks.string("context.ip", in_context("ip")),
         };
         let message_id = overrides.get("message_id").and_then(|id| checks.required("message_id", id));
-        match (sent_at, checks.faults.is_empty()) {
-            (Some(sent_at), true) => Ok(PersonFields {
+        match checks.faults.is_empty() {
+            true => Ok(PersonFields {
                 email,
                 event: name,
                 properties,
@@ -100,7 +104,7 @@ impl<'a> PersonFields<'a> {
                 device_ip,
                 message_id,
             }),
-            _ => Err(checks.faults.join("; ")),
+            false => Err(checks.faults.join("; ")),
         }
     }
 }
@@ -144,18 +148,25 @@ impl FieldChecks {
 
     /// The time of the event: its own, else `timestamp`.
     pub fn sent_at<'a>(&mut self, event: &Event<'a>, timestamp: Timestamp) -> Cow<'a, str> {
-        match ["timestamp", "originalTimestamp"].iter().find_map(|at| Some((at, event.non_blank(at)?))) {
-            Some((at, value)) => self.date_time(at, Some(value)),
-            None => Cow::Owned(json::quote(&timestamp.to_millis_string())),
+        match EventTime::of(event) {
+            Ok(Some(time)) => time.json,
+            Ok(None) => Cow::Owned(json::quote(&timestamp.to_millis_string())),
+            Err(fault) => self.fault(fault),
         }
     }
 
-    pub fn date_time<'a>(&mut self, name: &str, value: Option<Raw<'a>>) -> Cow<'a, str> {
-        let string = value.and_then(json::coerce_to_string).unwrap_or_default();
-        if !json::decode(&string).is_some_and(|text| datetime::is_valid(&text)) {
-            self.faults.push(format!("{name} must be a date and time such as 2026-01-02T03:04:05Z"));
+    /// The time that a mapping's field gives.
+    pub fn required_time<'a>(&mut self, name: &str, value: Option<Raw<'a>>) -> Cow<'a, str> {
+        match non_blank(value).map(|value| EventTime::read(name, value)) {
+            Some(Ok(time)) => time.json,
+            Some(Err(fault)) => self.fault(fault),
+            None => self.fault(format!("{name} is missing")),
         }
-        string
+    }
+
+    fn fault<T: Default>(&mut self, fault: String) -> T {
+        self.faults.push(fault);
+        T::default()
     }
 }
 

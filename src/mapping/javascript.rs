@@ -11,8 +11,8 @@ pub enum JsValue<'a> {
     Undefined,
     /// A value, as JSON.
     Json(Cow<'a, str>),
-    /// A method that every string, number or array has in JavaScript.
-    Function,
+    /// A method that every string, number or array has in JavaScript, by its name.
+    Function(&'static str),
 }
 
 /// The value at a path. As in Segment's code, a falsy value on the way is the result.
@@ -24,19 +24,20 @@ pub fn get_path<'a, 'k>(root: JsValue<'a>, keys: impl IntoIterator<Item = &'k st
             JsValue::Json(Cow::Borrowed(json)) => get_member(json, key),
             JsValue::Json(Cow::Owned(json)) => match get_member(&json, key) {
                 JsValue::Undefined => JsValue::Undefined,
-                JsValue::Function => JsValue::Function,
+                JsValue::Function(name) => JsValue::Function(name),
                 JsValue::Json(json) => JsValue::Json(Cow::Owned(json.into_owned())),
             },
             JsValue::Undefined => return JsValue::Undefined,
-            JsValue::Function => JsValue::Undefined,
+            JsValue::Function(_) => JsValue::Undefined,
         };
     }
     value
 }
 
 fn get_member<'a>(json: &'a str, key: &str) -> JsValue<'a> {
-    let method =
-        |methods: &[&str]| if methods.contains(&key) { JsValue::Function } else { JsValue::Undefined };
+    let method = |methods: &[&'static str]| {
+        methods.iter().find(|name| **name == key).map_or(JsValue::Undefined, |name| JsValue::Function(name))
+    };
     let length = |n: usize| JsValue::Json(Cow::Owned(n.to_string()));
     match JsonType::of(json) {
         JsonType::Object => match serde_json::from_str::<Object>(json).ok().and_then(|o| o.get(key)) {
@@ -90,10 +91,10 @@ pub const OBJECT_METHODS: &[&str] = &[
     "__lookupSetter__",
 ];
 
-pub const NUMBER_METHODS: &[&str] = &["toExponential", "toFixed", "toPrecision"];
+const NUMBER_METHODS: &[&str] = &["toExponential", "toFixed", "toPrecision"];
 
 #[rustfmt::skip]
-pub const STRING_METHODS: &[&str] = &[
+const STRING_METHODS: &[&str] = &[
     "anchor", "at", "big", "blink", "bold", "charAt", "charCodeAt", "codePointAt", "concat", "endsWith", "fixed",
     "fontcolor", "fontsize", "includes", "indexOf", "isWellFormed", "italics", "lastIndexOf", "link", "localeCompare",
     "match", "matchAll", "normalize", "padEnd", "padStart", "repeat", "replace", "replaceAll", "search", "slice",
@@ -103,12 +104,22 @@ pub const STRING_METHODS: &[&str] = &[
 ];
 
 #[rustfmt::skip]
-pub const ARRAY_METHODS: &[&str] = &[
+const ARRAY_METHODS: &[&str] = &[
     "at", "concat", "copyWithin", "entries", "every", "fill", "filter", "find", "findIndex", "findLast",
     "findLastIndex", "flat", "flatMap", "forEach", "includes", "indexOf", "join", "keys", "lastIndexOf", "map", "pop",
     "push", "reduce", "reduceRight", "reverse", "shift", "slice", "some", "sort", "splice", "toReversed", "toSorted",
     "toSpliced", "unshift", "values", "with",
 ];
+
+/// `String(method)`.
+pub fn function_to_js_string(name: &str) -> String {
+    let name = match name {
+        "trimLeft" => "trimStart",
+        "trimRight" => "trimEnd",
+        name => name,
+    };
+    format!("function {name}() {{ [native code] }}")
+}
 
 /// `String(value)`.
 pub fn to_js_string(json: &str) -> String {

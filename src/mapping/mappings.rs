@@ -12,6 +12,9 @@ use std::sync::Arc;
 /// The name of this destination in an event's `integrations`. `Koala` alone is another destination, the browser's.
 const INTEGRATION: &str = "Koala (Cloud)";
 
+/// Segment's types of events.
+const TYPES: [&str; 6] = ["track", "identify", "page", "screen", "group", "alias"];
+
 /// Segment's own limit for one destination.
 pub const MAX_MAPPINGS: usize = 50;
 
@@ -123,12 +126,9 @@ impl Mappings {
                 disposition: mapping.disposition(event, message_id, timestamp, key, finish),
             })
             .collect();
-        match (mapped.is_empty(), event.kind()) {
-            (false, _) => Ok(mapped),
-            (true, Some(_)) => Err(Reason::new(Code::NoMapping, "no mapping selects the event")),
-            (true, None) => {
-                Err(Reason::new(Code::NoMapping, "no mapping selects the event, which has no type"))
-            }
+        match mapped.is_empty() {
+            false => Ok(mapped),
+            true => Err(Reason::new(Code::NoMapping, not_selected(event))),
         }
     }
 
@@ -169,6 +169,18 @@ impl Mappings {
             }
             None => Ok(()),
         }
+    }
+}
+
+/// Why no mapping selects the event, as far as its type says.
+fn not_selected(event: &Event) -> String {
+    let text = "no mapping selects the event";
+    match event.kind() {
+        None => format!("{text}, which has no type"),
+        Some(kind) if !TYPES.contains(&&*kind) && TYPES.contains(&&*kind.to_lowercase()) => {
+            format!("{text}: type is '{kind}': write it in lower case")
+        }
+        Some(_) => text.to_owned(),
     }
 }
 

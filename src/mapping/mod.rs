@@ -24,7 +24,7 @@ pub use shown_name::shown_name;
 
 use crate::clock::Timestamp;
 use crate::event::json::{self, JsonType};
-use crate::event::{Event, MessageId, datetime};
+use crate::event::{Event, EventTime, MessageId, Raw};
 use crate::item::{Disposition, Item, ItemKind, Person};
 use crate::reason::{Code, Reason};
 use directive::{Evaluator, Field};
@@ -80,7 +80,7 @@ impl Mapping {
         };
         let draft = match self.action {
             ItemKind::Track | ItemKind::Identify => {
-                person::draft(event, self.action, message_id, timestamp, &overrides)
+                person::draft(event, self, message_id, timestamp, &overrides)
             }
             ItemKind::AccountTrack | ItemKind::AccountIdentify => {
                 account::draft(event, self.action, message_id, timestamp, &overrides)
@@ -135,9 +135,8 @@ impl Mapping {
                 Some(text.to_owned())
             }
             "sent_at" => {
-                let text = json::decode(self.literal(name)?);
-                let is_time = text.is_some_and(|text| datetime::is_valid(&text));
-                (!is_time).then(|| "its field sent_at is not a date and time".to_owned())
+                let time = EventTime::read(name, Raw::of_valid(self.literal(name)?));
+                time.is_err().then(|| "its field sent_at is not a date and time".to_owned())
             }
             "properties" | "traits" | "context" if !is_blank => {
                 let kind = JsonType::of(self.literal(name)?);
@@ -185,7 +184,8 @@ impl DraftItem<'_> {
     }
 }
 
-/// The event with a messageId and a timestamp where it has none, as Segment's API completes it before a mapping.
+/// The event with a messageId and a timestamp where it has none, as Segment's API completes it before a mapping, and with
+/// its time in RFC 3339.
 fn completed<'a>(event: &Event<'a>, message_id: &MessageId, timestamp: Timestamp) -> Cow<'a, str> {
     let mut completed = Cow::Borrowed(event.raw());
     let mut add = |name: &str, json: &str| {
@@ -198,11 +198,12 @@ fn completed<'a>(event: &Event<'a>, message_id: &MessageId, timestamp: Timestamp
     if event.non_blank("messageId").is_none() {
         add("messageId", &json::quote(message_id.as_str()));
     }
-    if event.non_blank("timestamp").is_none() {
-        match event.non_blank("originalTimestamp") {
-            Some(at) => add("timestamp", at.get()),
-            None => add("timestamp", &json::quote(&timestamp.to_millis_string())),
-        }
+    match (EventTime::of(event), event.non_blank("timestamp")) {
+        (Ok(Some(EventTime { note: None, .. })), Some(_)) | (Err(_), Some(_)) => {}
+        (Ok(Some(time)), _) => add("timestamp", &time.json),
+        (Ok(None), _) => add("timestamp", &json::quote(&timestamp.to_millis_string())),
+        // The fault is reported where a field takes the time.
+        (Err(_), None) => event.get("originalTimestamp").iter().for_each(|at| add("timestamp", at.get())),
     }
     completed
 }

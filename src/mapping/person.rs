@@ -1,7 +1,7 @@
 //! Items about a person: the two actions of Segment's own destination.
 
-use super::DraftItem;
 use super::fields::{Overrides, PersonFields};
+use super::{DraftItem, Mapping};
 use crate::clock::Timestamp;
 use crate::event::json::{self, JsonType, Object, ObjectWriter};
 use crate::event::{Event, MessageId, Raw};
@@ -21,11 +21,12 @@ const KO_PROFILE_ID: &str = "ko_profile_id";
 /// Drafts the item, or decides to skip or to fail the event.
 pub(super) fn draft<'a>(
     event: &Event<'a>,
-    kind: ItemKind,
+    mapping: &Mapping,
     own_id: &MessageId,
     timestamp: Timestamp,
     overrides: &'a Overrides,
 ) -> Disposition<DraftItem<'a>> {
+    let kind = mapping.action();
     let fields = match PersonFields::read(event, kind, timestamp, overrides) {
         Ok(fields) => fields,
         Err(faults) => return Disposition::Fail(Reason::new(Code::InvalidField, faults)),
@@ -37,11 +38,33 @@ pub(super) fn draft<'a>(
     match PersonDraft::new(kind, event.raw().len(), fields, own_id) {
         Ok(Some(draft)) => Disposition::Send(DraftItem::Person(Box::new(draft))),
         Ok(None) => {
-            let text = "the event has neither a profile_id nor an email";
+            let mut text = "the event has neither a profile_id nor an email".to_owned();
+            if let Some((member, place)) = unread_identity(event) {
+                let name = mapping.name();
+                text = format!(
+                    "{member} is in {place}, which {name} does not read; koala-agent-mappings(7) has a mapping that does"
+                );
+            }
             Disposition::Skip(Reason::new(Code::NoIdentity, text))
         }
         Err(reason) => Disposition::Fail(reason),
     }
+}
+
+/// A member that would say who the person is, and where in the event it is, if a mapping that found nobody read it there.
+fn unread_identity(event: &Event) -> Option<(&'static str, &'static str)> {
+    let context = event.get("context").and_then(Object::from_raw);
+    let places = [
+        ("context.traits", context.and_then(|context| context.get("traits"))),
+        ("traits", event.get("traits")),
+        ("properties", event.get("properties")),
+        ("the event itself", Some(Raw::of_valid(event.raw()))),
+    ];
+    places.into_iter().find_map(|(place, object)| {
+        let object = object.and_then(Object::from_raw)?;
+        let is_there = |name: &&str| object.get(name).is_some_and(|id| json::is_truthy(id.get()));
+        ["email", "profile_id", KO_PROFILE_ID].into_iter().find(is_there).map(|name| (name, place))
+    })
 }
 
 fn is_from_browser(fields: &PersonFields) -> bool {
@@ -60,9 +83,16 @@ pub(super) struct PersonDraft<'a> {
     profile_id: Option<Cow<'a, str>>,
     email: Option<Cow<'a, str>>,
     ip: Option<Cow<'a, str>>,
-    /// The profile_id came under RudderStack's name, which is removed from the item.
-    has_ko_profile_id: bool,
+    /// Where the profile_id came under RudderStack's name, which is removed from the item.
+    ko_profile_id: Option<KoProfileId>,
     message_id: MessageId,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum KoProfileId {
+    /// In the properties of a track, in the traits of an identify.
+    InAttributes,
+    InContextTraits,
 }
 
 impl<'a> PersonDraft<'a> {
@@ -76,8 +106,14 @@ impl<'a> PersonDraft<'a> {
         let PersonFields { properties, traits, .. } = &fields;
         let attributes = if kind.is_identify() { traits.as_ref() } else { properties.as_ref() };
         let profile_id = attributes.and_then(|a| a.get("profile_id"));
-        let ko_profile_id = attributes.filter(|_| profile_id.is_none()).and_then(|a| a.get(KO_PROFILE_ID));
-        let profile_id = profile_id.or(ko_profile_id).map(compact);
+        let context_traits = || fields.context.as_ref()?.get("traits").and_then(Object::from_raw);
+        let ko_profile_id = match profile_id {
+            Some(_) => None,
+            None => attributes
+                .and_then(|a| Some((KoProfileId::InAttributes, a.get(KO_PROFILE_ID)?)))
+                .or_else(|| Some((KoProfileId::InContextTraits, context_traits()?.get(KO_PROFILE_ID)?))),
+        };
+        let profile_id = profile_id.or(ko_profile_id.map(|(_, id)| id)).map(compact);
 
         // A null falls through to the next source, except in the last one, traits.email, where it counts.
         let property = properties.as_ref().and_then(|p| p.non_null("email"));
@@ -94,7 +130,7 @@ impl<'a> PersonDraft<'a> {
             profile_id,
             email,
             ip,
-            has_ko_profile_id: ko_profile_id.is_some(),
+            ko_profile_id: ko_profile_id.map(|(place, _)| place),
             message_id,
         }))
     }
@@ -103,13 +139,20 @@ impl<'a> PersonDraft<'a> {
     pub(super) fn into_item(self) -> Item {
         let PersonFields { email, event, properties, traits, sent_at, context, device_ip, message_id: _ } =
             self.fields;
-        let without_ko_profile_id =
-            |object: Object<'a>, holder: ItemKind| match self.has_ko_profile_id && holder == self.kind {
-                true => object.without(KO_PROFILE_ID),
-                false => object,
-            };
-        let properties = properties.map(|p| without_ko_profile_id(p, ItemKind::Track));
-        let traits = traits.map(|t| without_ko_profile_id(t, ItemKind::Identify).compact());
+        let strip =
+            |object: Object<'a>, is_wanted| if is_wanted { object.without(KO_PROFILE_ID) } else { object };
+        let is_in_attributes = self.ko_profile_id == Some(KoProfileId::InAttributes);
+        let is_in_context = self.ko_profile_id == Some(KoProfileId::InContextTraits);
+        let properties = properties.map(|p| strip(p, is_in_attributes));
+        // The traits of a track are those of its context.
+        let is_in_traits = if self.kind.is_identify() { is_in_attributes } else { is_in_context };
+        let traits = traits.map(|t| strip(t, is_in_traits).compact());
+        let context_traits = context.as_ref().filter(|_| is_in_context).and_then(|c| c.get("traits"));
+        let context_traits = context_traits.and_then(Object::from_raw).map(|t| strip(t, true).compact());
+        let context = match &context_traits {
+            Some(traits) => context.map(|c| c.with_replaced("traits", Raw::of_valid(traits))),
+            None => context,
+        };
 
         let mut body = ObjectWriter::with_capacity(self.estimated_size);
         body.member("type", &json::quote(self.kind.wire_type()));

@@ -15,15 +15,7 @@ const SCHEMA: &str = include_str!("schema.sql");
 const FIRST: i64 = 6;
 
 /// Entry `n` takes the schema from version `FIRST + n` to the next. Entries are never changed, only added.
-const MIGRATIONS: &[&str] = &[
-    // The status of the answer that accepted an event.
-    "ALTER TABLE acks ADD COLUMN status INTEGER;
-     ALTER TABLE settled ADD COLUMN status INTEGER;
-     DROP VIEW acked;
-     CREATE VIEW acked AS
-         SELECT CAST(number.value AS INTEGER) AS seq, a.at AS at, a.status AS status
-           FROM acks a, json_each(a.seqs) number;",
-];
+const MIGRATIONS: &[&str] = &[];
 
 /// Marks the file as an outbox for `file(1)`, and for a reader that was given the wrong database: "Koal".
 const APPLICATION_ID: i64 = 0x4b6f_616c;
@@ -141,24 +133,6 @@ mod tests {
         let (mut created, path) = database(new.path());
         migrate_by(ADDITIONS, &mut created, &path).unwrap();
         assert_eq!((version(&created), schema(&created)), (8, schema(&migrated)));
-    }
-
-    #[test]
-    fn rows_of_the_first_version_outlive_the_migrations() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut conn, path) = database(dir.path());
-        migrate_by(&[], &mut conn, &path).unwrap();
-        conn.execute_batch(
-            "INSERT INTO settled VALUES (1, 'delivered', 'm-1', NULL, NULL, 'p', zeroblob(16), 'f', 0, NULL, 1, 2, 3, 1, '', '');
-             INSERT INTO acks (at, seqs) VALUES (4, '[2]')",
-        )
-        .unwrap();
-        migrate(&mut conn, &path).unwrap();
-        let row = |sql: &str| -> (i64, Option<u16>) {
-            conn.query_row(sql, [], |r| Ok((r.get(0)?, r.get(1)?))).unwrap()
-        };
-        assert_eq!(row("SELECT settled_at, status FROM settled"), (3, None));
-        assert_eq!(row("SELECT at, status FROM acked WHERE seq = 2"), (4, None));
     }
 
     #[test]

@@ -34,12 +34,13 @@ CREATE INDEX pending_by_event ON pending (event_seq) WHERE event_seq IS NOT NULL
 -- once would rewrite a page or two for it. A commit appends the delivered numbers here instead, and compaction moves
 -- the rows later in the order of the queue, each page once.
 CREATE TABLE acks (
-    n    INTEGER PRIMARY KEY,
-    at   INTEGER NOT NULL,                      -- when the receiver accepted them
-    seqs TEXT NOT NULL                          -- a JSON array; numbers whose rows have moved may still stand in it
+    n      INTEGER PRIMARY KEY,
+    at     INTEGER NOT NULL,                    -- when the receiver accepted them
+    seqs   TEXT NOT NULL,                       -- a JSON array; numbers whose rows have moved may still stand in it
+    status INTEGER                              -- of the answer; NULL: not known
 ) STRICT;
 CREATE VIEW acked AS
-    SELECT CAST(number.value AS INTEGER) AS seq, a.at AS at FROM acks a, json_each(a.seqs) number;
+    SELECT CAST(number.value AS INTEGER) AS seq, a.at AS at, a.status AS status FROM acks a, json_each(a.seqs) number;
 
 -- Events that are settled and still in the history.
 CREATE TABLE settled (
@@ -60,6 +61,7 @@ CREATE TABLE settled (
     attempts    INTEGER NOT NULL,
     code        TEXT NOT NULL,                  -- '' for delivered and discarded events
     reason      TEXT NOT NULL,
+    status      INTEGER,                        -- of the answer that accepted the event; NULL: not known
     CHECK ((state IN ('skipped', 'failed')) = (code <> ''))
 ) STRICT;
 -- By minute, so that rows that move together are written side by side. Delivered events are expired in the order in

@@ -16,6 +16,7 @@ mod forms;
 mod mappings;
 mod outbox;
 mod owners;
+mod producers;
 mod spool;
 mod vectors;
 mod verdicts;

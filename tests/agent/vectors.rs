@@ -5,7 +5,10 @@ use crate::common::setup::Setup;
 use crate::common::vectors::{COMPLETED, body, outcome, vectors};
 use koala_agent::item::Disposition;
 use koala_agent::receiver::{Faults, HeldItem, HeldKind};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs;
 
 /// A request's body as the receiver got it, from the one item in it.
 fn received(held: &HeldItem) -> Value {
@@ -86,4 +89,46 @@ fn map_prints_every_vector_as_the_mapping_makes_it() {
             Disposition::Fail(reason) => assert_eq!(said["invalid"]["text"], reason.text, "{name}"),
         }
     }
+}
+
+/// The fields of mappings that Segment's code was run on, in a mapping as Segment exports it; the traps are refused.
+#[test]
+fn map_fills_every_field_as_segment_does() {
+    const VECTORS: &str = include_str!("../vectors/mapping-more.jsonl");
+    let vectors = || VECTORS.lines().map(parsed);
+    let is_trap = |vector: &Value| vector["name"].as_str().unwrap().starts_with("quirk-");
+    let is_taken = |vector: &Value| vector["expect"].is_object() && !is_trap(vector);
+    let definition =
+        |vector: Value| (vector["name"].as_str().unwrap().to_owned(), vector["mapping"]["v"].clone());
+    let mapping = |fields: Vec<(String, Value)>| {
+        let settings = json!({"properties": Value::from_iter(fields), "email": "ana@acme.dev"});
+        json!([{"name": "all", "trigger": "type = \"track\"", "actionSlug": "track", "settings": settings}])
+    };
+    let with = |mapping: Value| {
+        let mut setup = Setup::new();
+        fs::write(setup.path("mappings.json"), mapping.to_string()).unwrap();
+        setup.set("mappings_file = \"mappings.json\"");
+        setup
+    };
+    // As written: a Value would sort its members. Every vector has the same.
+    let members: BTreeMap<&str, &RawValue> = serde_json::from_str(VECTORS.lines().next().unwrap()).unwrap();
+    let event = members["event"].get();
+    let setup = with(mapping(vectors().filter(is_taken).map(definition).collect()));
+    let ran = setup.run_with(&["map"], event);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let properties = &ran.lines()[0]["requests"][0]["body"]["events"][0]["properties"];
+    for vector in vectors().filter(is_taken) {
+        let name = vector["name"].as_str().unwrap();
+        assert_eq!(properties[name], vector["expect"]["v"], "{name}");
+    }
+    for vector in vectors().filter(|vector| !is_taken(vector)) {
+        let setup = with(mapping(vec![definition(vector.clone())]));
+        let ran = setup.run_with(&["map"], event);
+        let is_invalid = ran.code == 0 && ran.lines()[0]["invalid"]["code"] == "invalid_field";
+        assert!(ran.code == 78 || is_invalid, "{}: {ran:?}", vector["name"]);
+    }
+}
+
+fn parsed(json: &str) -> Value {
+    serde_json::from_str(json).unwrap()
 }

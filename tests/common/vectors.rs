@@ -18,14 +18,16 @@ pub fn map(event: &Event, message_id: &MessageId, timestamp: Timestamp) -> Dispo
     }
 }
 
-/// The vectors that are invalid at Segment because the messageId or the timestamp is missing. The agent completes such
-/// an event first.
-pub const COMPLETED: [&str; 5] = [
+/// The vectors that are invalid at Segment because the messageId or the timestamp is missing, or because the timestamp is
+/// in a spelling that Segment does not know. The agent completes such an event first.
+pub const COMPLETED: [&str; 7] = [
     "identify-missing-messageId",
     "identify-missing-timestamp",
     "track-missing-timestamp",
     "track-analytics-js-but-invalid-is-invalid",
     "track-missing-messageId-no-identity-still-invalid",
+    "ts-epoch-millis-number-invalid",
+    "ts-minutes-only-invalid",
 ];
 
 #[derive(Deserialize)]

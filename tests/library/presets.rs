@@ -134,6 +134,94 @@ fn ko_profile_id_stands_for_a_missing_profile_id_and_is_not_sent() {
 }
 
 #[test]
+fn ko_profile_id_in_context_traits_serves_too_and_is_not_sent() {
+    let top = r#""profile_id":"ko-1","traits":{}"#;
+    track(
+        r#""context":{"ip":"::1","traits":{"ko_profile_id":"ko-1"}}"#,
+        &format!(r#"{top},"ip":"::1""#),
+        r#""event":"E","#,
+        r#""context":{"ip":"::1","traits":{}},"traits":{},"device_ip":"::1","#,
+    );
+    identify(
+        r#""traits":{"plan":"pro"},"context":{"traits":{"a":1,"ko_profile_id":"ko-1"},"source":"x"}"#,
+        r#""profile_id":"ko-1","traits":{"plan":"pro"}"#,
+        r#""traits":{"plan":"pro"},"#,
+        r#"{"traits":{"a":1},"source":"koala-agent"}"#,
+    );
+    identify(
+        r#""traits":{"profile_id":"p-1"},"context":{"traits":{"ko_profile_id":"ko-1"}}"#,
+        r#""profile_id":"p-1","traits":{"profile_id":"p-1"}"#,
+        r#""traits":{"profile_id":"p-1"},"#,
+        r#"{"traits":{"ko_profile_id":"ko-1"},"source":"koala-agent"}"#,
+    );
+}
+
+/// Segment's `@path` gives the falsy value that it meets on the way to `traits.email`.
+#[test]
+fn falsy_traits_are_what_is_found_at_traits_email() {
+    let email = r#""email":"a","properties":{"email":"b"}"#;
+    let properties = r#""event":"E","properties":{"email":"b"},"#;
+    track(&format!(r#""traits":"",{email}"#), r#""email":"b","traits":{}"#, properties, "");
+    for (traits, found) in [("0", r#""0""#), ("false", r#""false""#)] {
+        let top = format!(r#""email":{found},"traits":{{}}"#);
+        let before = format!(r#""email":{found},{properties}"#);
+        track(&format!(r#""traits":{traits},{email}"#), &top, &before, "");
+    }
+    for traits in ["null", "{}", "1", r#""x""#, "[]", r#"{"email":null}"#] {
+        let before = format!(r#""email":"a",{properties}"#);
+        track(&format!(r#""traits":{traits},{email}"#), r#""email":"a","traits":{}"#, &before, "");
+    }
+    assert_eq!(sent(r#"{"type":"identify","traits":"","email":"a"}"#), "no_identity");
+}
+
+#[test]
+fn a_skipped_event_is_told_what_would_take_it() {
+    let skipped = |event: &str| {
+        let event = Event::parse(event).unwrap();
+        match map(&event, &MessageId::new("m".into()).unwrap(), Timestamp(0)) {
+            Disposition::Skip(reason) => reason.text,
+            other => panic!("{other:?}"),
+        }
+    };
+    let page = "koala-agent-mappings(7) has a mapping that does";
+    for (event, want) in [
+        (
+            r#"{"type":"identify","context":{"traits":{"email":"a@x.test"}}}"#,
+            format!("email is in context.traits, which Identify Calls does not read; {page}"),
+        ),
+        (
+            r#"{"type":"track","event":"E","context":{"traits":{"profile_id":"p"}}}"#,
+            format!("profile_id is in context.traits, which Track Calls does not read; {page}"),
+        ),
+        (
+            r#"{"type":"identify","properties":{"email":"a@x.test"},"context":{"traits":{"email":""}}}"#,
+            format!("email is in properties, which Identify Calls does not read; {page}"),
+        ),
+        (
+            r#"{"type":"track","event":"E","ko_profile_id":"p"}"#,
+            format!("ko_profile_id is in the event itself, which Track Calls does not read; {page}"),
+        ),
+        (
+            r#"{"type":"identify","userId":"u","email":""}"#,
+            "the event has neither a profile_id nor an email".to_owned(),
+        ),
+        (
+            r#"{"type":"Track","event":"E"}"#,
+            "no mapping selects the event: type is 'Track': write it in lower case".to_owned(),
+        ),
+        (
+            r#"{"type":"IDENTIFY"}"#,
+            "no mapping selects the event: type is 'IDENTIFY': write it in lower case".to_owned(),
+        ),
+        (r#"{"type":"Secret"}"#, "no mapping selects the event".to_owned()),
+        (r#"{"type":"page"}"#, "no mapping selects the event".to_owned()),
+        ("{}", "no mapping selects the event, which has no type".to_owned()),
+    ] {
+        assert_eq!(skipped(event), want, "{event}");
+    }
+}
+
+#[test]
 fn the_last_source_of_a_field_counts_even_when_it_is_null() {
     let traits = r#"{"profile_id":7.0,"email":null,"ip":null}"#;
     let item = format!(r#""traits":{traits},"#);

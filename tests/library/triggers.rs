@@ -72,12 +72,24 @@ fn an_error_names_the_column_and_the_right_way_to_write_it() {
         ("match(event, \"*Order*\")", 14, "contains(…, \"Order\")"),
         ("match(event, \"Or*der\")", 14, "join two"),
         ("contains(type, \"x\")", 10, "type ="),
-        ("contains(event, 5)", 17, "double quotes"),
+        ("match(event, 5)", 14, "with a * in double quotes"),
+        ("match(event, true)", 14, "with a * in double quotes"),
         ("anonymousId = \"x\"", 1, "userId"),
         ("properties = null", 1, "properties."),
         ("event.name = \"x\"", 1, "no members"),
         ("properties.items[0].sku = \"x\"", 17, "array"),
-        ("properties.items.0.sku = \"x\"", 18, "digit"),
+        ("properties.items.0.sku = \"x\"", 18, "write \\0 for the character"),
+        ("properties.and = 1", 12, "write \\and"),
+        ("contains(properties.null, \"x\")", 21, "write \\null"),
+        ("event = \"say \\\"hi\\\"\"", 15, "a backslash escapes nothing"),
+        ("! contains(event, \"x\")", 1, "right before"),
+        ("type = \"a\"\r\nand event = \"b\"", 11, "space"),
+        ("type = \"a\" and (contains(event, \"b\") or name = \"c\")", 17, "write a call last in its group"),
+        (
+            "(!match(event, \"b*\") and name = \"c\") or type = \"a\"",
+            2,
+            "at the bracket of !match(event, \"b*\")",
+        ),
         ("properties.a\\.b = 1", 12, "in its name"),
         ("properties.toString != null", 12, "JavaScript"),
         ("properties.price > 12.", 20, "number"),
@@ -132,6 +144,42 @@ fn values_compare_as_in_javascript() {
         ("properties.n >= \"\"", true),
         ("properties.n < \"Infinity\"", true),
         ("(type = \"track\" or (type = \"page\" and (properties.n > 9)))", true),
+    ] {
+        assert_eq!(holds(fql, event), want, "{fql}");
+    }
+}
+
+/// Segment's own code gives these answers (destination-subscriptions 3.37.0, run on them).
+#[test]
+fn calls_escapes_and_literals_are_read_as_by_segment() {
+    let event = r#"{"type":"track","event":"Order 42 true null","properties":{"$x":1,"1st":2,"and":3,"or":{"x":4},"null":5,
+        "a\\b":"c\\d","quote\"":6,"n":42}}"#;
+    for (fql, want) in [
+        // A call ends its group; behind it, the group and what is around it have the same conjunction.
+        ("type = \"page\" and (name = \"x\" or contains(event, \"Order\"))", false),
+        ("type = \"track\" and (name = \"x\" or contains(event, \"Order\"))", true),
+        ("(contains(event, \"x\") or type = \"track\")", true),
+        ("contains(event, \"x\") or (match(event, \"y*\") or type = \"track\")", true),
+        ("type = \"page\" or (contains(event, \"x\") or (name = \"y\" or match(event, \"Order*\")))", true),
+        ("(type = \"page\" and contains(event, \"O\")) or (type = \"track\" and match(event, \"O*\"))", true),
+        ("contains(event, 42)", true),
+        ("contains(event, +42.0)", true),
+        ("contains(event, 0.5)", false),
+        ("contains(event, true)", true),
+        ("!contains(event, false)", true),
+        ("contains(event, null)", true),
+        ("contains(properties.n, 42)", false),
+        ("properties.\\$x = 1", true),
+        ("properties.\\1st = 2", true),
+        ("properties.\\and = 3", true),
+        ("properties.an\\d = 3", true),
+        ("properties.or.x = 4", true),
+        ("properties.and= 3", true),
+        ("contains(properties.\\null, \"x\")", false),
+        ("\\type = \"tr\\ack\"", false),
+        ("\\type = \"track\"", true),
+        ("properties.a\\\\b = \"c\\d\"", true),
+        ("properties.quote\\\" = 6", true),
     ] {
         assert_eq!(holds(fql, event), want, "{fql}");
     }

@@ -165,6 +165,12 @@ impl<'a> Object<'a> {
         self
     }
 
+    /// The object with `value` in place of the values of its members called `name`.
+    pub fn with_replaced(mut self, name: &str, value: Raw<'a>) -> Object<'a> {
+        self.0.iter_mut().filter(|m| m.name == name).for_each(|m| m.value = value);
+        self
+    }
+
     /// The object as JSON with `name` set to `json`: in place if the member exists, else at the end.
     pub fn with(&self, name: &str, json: &str) -> String {
         let mut out = ObjectWriter::with_capacity(self.max_compact_len() + name.len() + json.len() + 4);

@@ -25,7 +25,8 @@ type Evaluated<'a> = Result<Option<Json<'a>>, String>;
 
 /// Evaluates nodes against one JSON value, the event or a value computed from it.
 pub struct Evaluator<'a> {
-    json: &'a str,
+    /// The value; `None` for undefined.
+    json: Option<&'a str>,
     /// The members of the value if it is an object, parsed once because most directives read one.
     object: Option<Object<'a>>,
     key: Option<&'a HashKey>,
@@ -36,17 +37,17 @@ pub struct Evaluator<'a> {
 impl<'a> Evaluator<'a> {
     /// An evaluator for an event, with the key for `@hash`.
     pub fn new(event: &'a str, key: Option<&'a HashKey>) -> Evaluator<'a> {
-        Evaluator::with_work(event, key, Rc::new(Cell::new(MAX_WORK)))
+        Evaluator::with_work(Some(event), key, Rc::new(Cell::new(MAX_WORK)))
     }
 
-    fn with_work(json: &'a str, key: Option<&'a HashKey>, work: Rc<Cell<usize>>) -> Evaluator<'a> {
-        let is_object = JsonType::of(json) == JsonType::Object;
-        let object = is_object.then(|| serde_json::from_str(json).ok()).flatten();
+    fn with_work(json: Option<&'a str>, key: Option<&'a HashKey>, work: Rc<Cell<usize>>) -> Evaluator<'a> {
+        let object = json.filter(|json| JsonType::of(json) == JsonType::Object);
+        let object = object.and_then(|json| serde_json::from_str(json).ok());
         Evaluator { json, object, key, work }
     }
 
     /// An evaluator for a value that a directive has computed.
-    fn nested<'b>(&self, json: &'b str) -> Evaluator<'b>
+    fn nested<'b>(&self, json: Option<&'b str>) -> Evaluator<'b>
     where
         'a: 'b,
     {
@@ -62,9 +63,10 @@ impl<'a> Evaluator<'a> {
 
     fn find(&self, path: &Path) -> JsValue<'a> {
         let mut names = path.names();
-        let Some(object) = &self.object else { return get_path(JsValue::Json(self.json.into()), names) };
+        let Some(json) = self.json else { return JsValue::Undefined };
+        let Some(object) = &self.object else { return get_path(JsValue::Json(json.into()), names) };
         match names.next() {
-            None => JsValue::Json(self.json.into()),
+            None => JsValue::Json(json.into()),
             Some(name) => {
                 let member = object.get(name).map(Raw::get);
                 // A longer path is found by parsing the member.
@@ -102,13 +104,19 @@ impl<'a> Evaluator<'a> {
                 }
                 Ok(Some(array_json(&items).into()))
             }
-            Node::Path(path) => match self.find(&*self.argument(path, "@path", Path::parse)?) {
+            Node::Path(path) => match self.path(path)? {
                 JsValue::Json(json) => Ok(Some(json)),
-                JsValue::Undefined | JsValue::Function => Ok(None),
+                // A function vanishes like undefined when the value is written as JSON.
+                JsValue::Undefined | JsValue::Function(_) => Ok(None),
             },
             Node::Template(template) => {
                 let template = self.argument(template, "@template", Template::parse)?;
-                let text = template.render(|path| self.find(path)).ok_or(TOO_LARGE)?;
+                // For Segment's templates the whole of undefined is an object.
+                let find = |path: &Path| match self.find(path) {
+                    JsValue::Undefined if path.0.is_empty() => JsValue::Json("{}".into()),
+                    value => value,
+                };
+                let text = template.render(find).ok_or(TOO_LARGE)?;
                 Ok(Some(json::quote(&text).into()))
             }
             Node::Liquid(liquid) => {
@@ -129,13 +137,11 @@ impl<'a> Evaluator<'a> {
                 }))
             }
             Node::Replace(replace) => {
-                if replace.value == Node::Literal("\"\"".to_owned()) {
-                    return Ok(None);
-                }
+                let Some(value) = &replace.value else { return Ok(None) };
                 let is_scalar = |json: &Json| {
                     matches!(JsonType::of(json), JsonType::String | JsonType::Number | JsonType::Boolean)
                 };
-                let scalar = self.node(&replace.value)?.filter(is_scalar);
+                let scalar = self.node(value)?.filter(is_scalar);
                 let text = scalar.map_or_else(String::new, |json| to_js_string(&json));
                 let replaced = replace.patterns.iter().try_fold(text, |text, pattern| pattern.apply(&text));
                 Ok(Some(json::quote(&replaced.ok_or(TOO_LARGE)?).into()))
@@ -150,25 +156,29 @@ impl<'a> Evaluator<'a> {
                 };
                 let mut shaped = Vec::with_capacity(items.len());
                 for item in items {
-                    let value = self.nested(item).node(shape)?;
+                    let value = self.nested(Some(item)).node(shape)?;
                     shaped.push(value.map_or("null".into(), |json| Cow::Owned(json.into_owned())));
                 }
                 Ok(Some(array_json(&shaped).into()))
             }
             Node::Transform { apply, mapping } => {
-                let applied = self.node(apply)?.unwrap_or("{}".into());
-                let value = self.nested(&applied).node(mapping)?;
+                let applied = self.applied(apply)?;
+                let value = self.nested(applied.as_deref()).node(mapping)?;
                 Ok(value.map(|json| Cow::Owned(json.into_owned())))
             }
             Node::Flatten { value, separator, omit_arrays } => {
-                let separator = expect_string(self.node(separator)?, "@flatten")?;
-                let is_nested =
-                    |json: &Json| matches!(JsonType::of(json), JsonType::Object | JsonType::Array);
-                let Some(value) = self.node(value)?.filter(is_nested) else {
-                    return Err("@flatten: there is no object to flatten".to_owned());
-                };
                 let mut flat = Members::default();
-                self.flatten(&value, "", &separator, *omit_arrays, &mut flat)?;
+                let mut add = |name: &str, value: &'a Node| match self.node(value)? {
+                    Some(value) => self.flatten(name, &value, separator, *omit_arrays, &mut flat),
+                    None => Ok(()),
+                };
+                match &**value {
+                    // An element that is undefined would be null in the array's JSON.
+                    Node::Array(nodes) if !omit_arrays => {
+                        nodes.iter().enumerate().try_for_each(|(n, node)| add(&n.to_string(), node))?;
+                    }
+                    value => add("", value)?,
+                }
                 Ok(Some(flat.to_json().into()))
             }
             Node::Encode(value) => {
@@ -206,6 +216,10 @@ impl<'a> Evaluator<'a> {
         }
     }
 
+    fn path(&self, path: &'a Argument<Path>) -> Result<JsValue<'a>, String> {
+        Ok(self.find(&*self.argument(path, "@path", Path::parse)?))
+    }
+
     /// An argument's value; a dynamic one is computed and then parsed.
     fn argument<T: Clone>(
         &self,
@@ -219,11 +233,26 @@ impl<'a> Evaluator<'a> {
         }
     }
 
+    /// The value of the `apply` of `@transform`, which Segment evaluates only against an object.
+    fn applied(&self, apply: &'a Node) -> Evaluated<'a> {
+        match self.json.map(JsonType::of) {
+            None | Some(JsonType::Object) => self.node(apply),
+            Some(kind) => Err(format!("@transform: expected object, got {}", kind.as_str())),
+        }
+    }
+
     /// The branch that the condition selects, if it has one.
     fn branch(&self, condition: &'a If) -> Result<Option<&'a Node>, String> {
-        let value = self.node(&condition.value)?;
-        let holds =
-            value.is_some_and(|json| json != "null" && !(condition.is_blank && equals_empty_string(&json)));
+        let exists = |json: Json| json != "null" && !(condition.is_blank && equals_empty_string(&json));
+        let holds = match &condition.value {
+            // A method of a text, a number or an array exists, although its value vanishes.
+            Node::Path(path) => match self.path(path)? {
+                JsValue::Json(json) => exists(json),
+                JsValue::Undefined => false,
+                JsValue::Function(_) => true,
+            },
+            node => self.node(node)?.is_some_and(exists),
+        };
         Ok(if holds { condition.then.as_ref() } else { condition.otherwise.as_ref() })
     }
 
@@ -241,15 +270,17 @@ impl<'a> Evaluator<'a> {
                     members.merge(self.members(node)?.unwrap_or_default());
                 }
             }
-            Node::If(condition)
-                if [&condition.then, &condition.otherwise]
-                    .iter()
-                    .any(|b| matches!(b, Some(Node::Object(_)))) =>
-            {
+            Node::If(condition) => {
                 return match self.branch(condition)? {
                     Some(node) => self.members(node),
                     None => Ok(None),
                 };
+            }
+            Node::ExcludeWhenNull(value) => return Ok(self.members(value)?.map(Members::without_nulls)),
+            Node::Transform { apply, mapping } => {
+                let applied = self.applied(apply)?;
+                let members = self.nested(applied.as_deref()).members(mapping)?;
+                return Ok(members.map(Members::into_owned));
             }
             _ => {
                 let Some(json) = self.node(node)? else { return Ok(None) };
@@ -260,6 +291,11 @@ impl<'a> Evaluator<'a> {
                             members.set(name, Some(Cow::Owned(value.to_owned())));
                         }
                     }
+                    JsonType::String if json == "\"\"" => return Ok(None),
+                    JsonType::Array if elements(&json).is_ok_and(|items| items.len() == 0) => {
+                        return Ok(None);
+                    }
+                    // Segment would merge its characters or elements, by their numbers.
                     kind @ (JsonType::String | JsonType::Array) => {
                         return Err(format!("@merge: expected object, got {}", kind.as_str()));
                     }
@@ -270,36 +306,35 @@ impl<'a> Evaluator<'a> {
         Ok(Some(members))
     }
 
-    /// Adds the scalars within `json` to `flat`, each under its path of names joined by `separator`.
+    /// Adds the scalars within `json`, which is called `name`, to `flat`, each under the names on the way to it joined by
+    /// `separator`. An empty name joins nothing, as in Segment's code; a scalar that is no member has that name.
     fn flatten(
         &self,
+        name: &str,
         json: &str,
-        prefix: &str,
         separator: &str,
         omit_arrays: bool,
         flat: &mut Members,
     ) -> Result<(), String> {
-        self.charge(json.len())?;
-        let add = |name: &str, value: &str, flat: &mut Members| {
-            let name = format!("{prefix}{name}");
-            let is_flattened = match JsonType::of(value) {
-                JsonType::Object => true,
-                JsonType::Array => !omit_arrays,
-                _ => false,
-            };
-            self.charge(name.len())?;
-            if is_flattened {
-                return self.flatten(value, &(name + separator), separator, omit_arrays, flat);
-            }
-            flat.set(name, Some(Cow::Owned(value.to_owned())));
-            Ok(())
+        self.charge(json.len() + name.len())?;
+        let add = |key: &str, value: &str, flat: &mut Members| match name {
+            "" => self.flatten(key, value, separator, omit_arrays, flat),
+            name => self.flatten(&[name, separator, key].concat(), value, separator, omit_arrays, flat),
         };
-        if JsonType::of(json) == JsonType::Array {
-            let mut elements = elements(json).into_iter().flatten().enumerate();
-            return elements.try_for_each(|(n, value)| add(&n.to_string(), value, flat));
+        match JsonType::of(json) {
+            JsonType::Object => {
+                let object: Object = serde_json::from_str(json).unwrap_or_default();
+                members_in_js_order(&object).iter().try_for_each(|(key, value)| add(key, value, flat))
+            }
+            JsonType::Array if !omit_arrays => {
+                let mut elements = elements(json).into_iter().flatten().enumerate();
+                elements.try_for_each(|(n, value)| add(&n.to_string(), value, flat))
+            }
+            _ => {
+                flat.set(name.to_owned(), Some(Cow::Owned(json.to_owned())));
+                Ok(())
+            }
         }
-        let object: Object = serde_json::from_str(json).unwrap_or_default();
-        members_in_js_order(&object).iter().try_for_each(|(name, value)| add(name, value, flat))
     }
 }
 

@@ -101,7 +101,7 @@ enum Node {
     },
     Flatten {
         value: Box<Node>,
-        separator: Box<Node>,
+        separator: String,
         omit_arrays: bool,
     },
     Encode(Box<Node>),
@@ -132,7 +132,7 @@ struct If {
 
 #[derive(Debug, Clone, PartialEq)]
 struct Replace {
-    value: Node,
+    value: Option<Node>,
     patterns: Vec<replace::Pattern>,
 }
 
@@ -155,14 +155,13 @@ impl Node {
                 std::iter::once(&condition.value).chain(branches.into_iter().flatten()).collect()
             }
             Node::Case { value, .. } => value.as_deref().into_iter().collect(),
-            Node::Replace(replace) => vec![&replace.value],
+            Node::Replace(replace) => replace.value.iter().collect(),
             Node::ArrayPath { root, shape } => std::iter::once(&**root).chain(shape.as_deref()).collect(),
             Node::Transform { apply, mapping } => vec![apply, mapping],
-            Node::Flatten { value, separator, .. } => vec![value, separator],
             Node::Encode(node) | Node::Decode(node) | Node::ExcludeWhenNull(node) | Node::Hash(node) => {
                 vec![node]
             }
-            Node::Omit { value, .. } => vec![value],
+            Node::Flatten { value, .. } | Node::Omit { value, .. } => vec![value],
         }
     }
 }

@@ -30,6 +30,24 @@ impl<'a> Members<'a> {
         other.list.into_iter().for_each(|(name, value)| self.set(name, value));
     }
 
+    /// The members with undefined for each null, at any depth of objects.
+    pub fn without_nulls(self) -> Members<'a> {
+        let list = self.list.into_iter().map(|(name, value)| match value {
+            Some(json) if json == "null" => (name, None),
+            Some(json) if JsonType::of(&json) == JsonType::Object => {
+                (name, Some(without_nulls(&json).into()))
+            }
+            value => (name, value),
+        });
+        Members { list: list.collect(), positions: self.positions }
+    }
+
+    pub fn into_owned<'b>(self) -> Members<'b> {
+        let own = |value: Option<Cow<str>>| value.map(|json| Cow::Owned(json.into_owned()));
+        let list = self.list.into_iter().map(|(name, value)| (name, own(value)));
+        Members { list: list.collect(), positions: self.positions }
+    }
+
     pub fn to_json(&self) -> String {
         let mut out = ObjectWriter::new();
         for (name, value) in &self.list {

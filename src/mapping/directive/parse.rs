@@ -1,6 +1,7 @@
 //! Parses definitions. All mistakes are reported, not only the first.
 
 use super::liquid::Liquid;
+use super::object::array_json;
 use super::path::Path;
 use super::replace::{MAX_LENGTH, Pattern};
 use super::template::Template;
@@ -8,6 +9,7 @@ use super::{Argument, FieldError, If, Node, Replace};
 use crate::event::elements;
 use crate::event::json::{self, JsonType, Object};
 use crate::mapping::javascript::members_in_js_order;
+use std::borrow::Cow;
 
 /// The maximum nesting of a definition; people nest directives less deeply.
 const MAX_DEPTH: usize = 32;
@@ -81,8 +83,13 @@ impl DefinitionParser {
                 let items: Vec<&str> = elements(json).into_iter().flatten().collect();
                 let nodes = self.members(items.iter().enumerate().map(|(n, item)| (n.to_string(), *item)))?;
                 let nodes: Vec<Node> = nodes.into_iter().map(|(_, node)| node).collect();
-                let is_literal = nodes.iter().all(|node| matches!(node, Node::Literal(_)));
-                Some(if is_literal { Node::Literal(json.to_owned()) } else { Node::Array(nodes) })
+                // An element may be a literal by @literal, which is no part of the value.
+                let literal = |node: &Node| match node {
+                    Node::Literal(json) => Some(Cow::Owned(json.clone())),
+                    _ => None,
+                };
+                let literals: Option<Vec<Cow<str>>> = nodes.iter().map(literal).collect();
+                Some(literals.map_or(Node::Array(nodes), |items| Node::Literal(array_json(&items))))
             }
             _ => Some(Node::Literal(json.to_owned())),
         }
@@ -130,7 +137,7 @@ impl DefinitionParser {
             "@merge" => self.merge(json),
             "@transform" => {
                 let options = self.options(json, &["apply", "mapping"])?;
-                let apply = self.required(&options, "apply", DefinitionParser::plain_object);
+                let apply = self.required(&options, "apply", DefinitionParser::object_or_directive);
                 let mapping = self.required(&options, "mapping", DefinitionParser::object_or_directive);
                 Some(Node::Transform { apply: apply?.into(), mapping: mapping?.into() })
             }
@@ -138,17 +145,13 @@ impl DefinitionParser {
             "@flatten" => {
                 let options = self.options(json, &["value", "separator", "omitArrays"])?;
                 let value = self.required(&options, "value", DefinitionParser::node);
-                let separator = self.required(&options, "separator", DefinitionParser::string_or_directive);
+                let separator = self.required(&options, "separator", DefinitionParser::separator);
                 let omit_arrays = self.flag(&options, "omitArrays", false);
-                Some(Node::Flatten {
-                    value: value?.into(),
-                    separator: separator?.into(),
-                    omit_arrays: omit_arrays?,
-                })
+                Some(Node::Flatten { value: value?.into(), separator: separator?, omit_arrays: omit_arrays? })
             }
             "@json" => {
                 let options = self.options(json, &["mode", "value"])?;
-                let value = self.required(&options, "value", DefinitionParser::node);
+                let value = self.required(&options, "value", DefinitionParser::truthy_node);
                 let mode = options.get("mode").and_then(json::decode);
                 match mode.as_deref() {
                     Some("encode") => Some(Node::Encode(value?.into())),
@@ -206,13 +209,6 @@ impl DefinitionParser {
         }
     }
 
-    fn plain_object(&mut self, json: &str) -> Option<Node> {
-        match self.object_or_directive(json)? {
-            node @ Node::Object(_) => Some(node),
-            _ => self.error("it must be an object without a directive of its own"),
-        }
-    }
-
     /// Parses the options of a directive; an unknown option is a mistake.
     fn options<'a>(&mut self, json: &'a str, known: &[&str]) -> Option<DirectiveOptions<'a>> {
         if JsonType::of(json) != JsonType::Object {
@@ -249,23 +245,19 @@ impl DefinitionParser {
 
     fn condition(&mut self, json: &str) -> Option<Node> {
         let options = self.options(json, &["exists", "blank", "then", "else"])?;
-        let truthy = |name| options.get(name).filter(|json| json::is_truthy(json));
-        let (is_blank, name, value) = match (truthy("exists"), truthy("blank")) {
+        let (is_blank, name) = match (options.get("exists"), options.get("blank")) {
             (Some(_), Some(_)) => return self.error("it must have exists or blank, not both"),
-            (Some(value), None) => (false, "exists", value),
-            (None, Some(value)) => (true, "blank", value),
-            (None, None) => {
-                return self.error("exists is missing: write the value to test, as {\"@path\": \"$.email\"}");
-            }
+            (_, None) => (false, "exists"),
+            (None, Some(_)) => (true, "blank"),
         };
-        let value = self.within(name, |parser| parser.node(value));
+        let value = self.required(&options, name, DefinitionParser::truthy_node);
         let branch = |parser: &mut DefinitionParser, name: &str, json: Option<&str>| match json {
             Some(json) => parser.within(name, |parser| parser.node(json)).map(Some),
             None => Some(None),
         };
         let then = branch(self, "then", options.get("then"));
         // Segment ignores a falsy else.
-        let otherwise = branch(self, "else", truthy("else"));
+        let otherwise = branch(self, "else", options.get("else").filter(|json| json::is_truthy(json)));
         Some(Node::If(Box::new(If { is_blank, value: value?, then: then?, otherwise: otherwise? })))
     }
 
@@ -288,7 +280,11 @@ impl DefinitionParser {
     fn replace(&mut self, json: &str) -> Option<Node> {
         let known = ["value", "pattern", "replacement", "pattern2", "replacement2", "ignorecase", "global"];
         let options = self.options(json, &known)?;
-        let value = self.required(&options, "value", DefinitionParser::string_or_directive);
+        // Segment replaces nothing in an empty constant.
+        let value = match options.get("value") {
+            Some("\"\"") => Some(None),
+            _ => self.required(&options, "value", DefinitionParser::string_or_directive).map(Some),
+        };
         let ignore_case = self.flag(&options, "ignorecase", false);
         let global = self.flag(&options, "global", true);
         let first = self.required(&options, "pattern", DefinitionParser::short_string);
@@ -314,6 +310,23 @@ impl DefinitionParser {
             value: value?,
             patterns: patterns.into_iter().flatten().collect(),
         })))
+    }
+
+    /// Parses an option for which Segment takes a falsy constant as a missing one.
+    fn truthy_node(&mut self, json: &str) -> Option<Node> {
+        match json::is_truthy(json) {
+            true => self.node(json),
+            false => {
+                self.error(format!("{json} counts as missing: write a value, as {{\"@path\": \"$.email\"}}"))
+            }
+        }
+    }
+
+    fn separator(&mut self, json: &str) -> Option<String> {
+        match JsonType::of(json) {
+            JsonType::String if json != "\"\"" => self.string(json),
+            _ => self.error("it must be a text that is not empty, such as \".\""),
+        }
     }
 
     fn string(&mut self, json: &str) -> Option<String> {

@@ -21,45 +21,30 @@ impl Path {
         Path::parse_relative(rest)
     }
 
-    /// Parses a path without `$.`, as in templates.
+    /// Parses a path without `$.`, as in templates. An empty one, or a dot, is the whole value.
     ///
     /// # Errors
     /// The errors of [`Path::parse`].
     pub fn parse_relative(text: &str) -> Result<Path, String> {
-        if matches!(text, "" | ".") {
-            return Ok(Path(Vec::new()));
-        }
-        let mut names = Vec::new();
-        let mut rest = text;
-        while let Some(start) = rest.find(|c| !matches!(c, '.' | '[' | ']')) {
-            let is_bracketed = rest[..start].ends_with('[');
-            rest = &rest[start..];
-            let quote = rest.chars().next().filter(|c| matches!(c, '"' | '\''));
-            let name = match quote.filter(|_| is_bracketed) {
-                Some(quote) => {
-                    let quoted = rest[1..].split_once(quote);
-                    let Some((name, after)) = quoted.filter(|(_, after)| after.starts_with(']')) else {
-                        return Err(format!(
-                            "the name in {text:?} is not closed; write [{quote}name{quote}]"
-                        ));
-                    };
-                    rest = after;
-                    if name.contains(['.', '[', ']']) {
-                        return Err(format!(
-                            "Segment cannot reach the member {name:?}, for it has . [ or ] in its name"
-                        ));
-                    }
-                    name
-                }
-                None => {
-                    let end = rest.find(['.', '[', ']']).unwrap_or(rest.len());
-                    let name = &rest[..end];
-                    rest = &rest[end..];
-                    name
-                }
+        let (mut names, mut rest) = (Vec::new(), text);
+        while let Some(first) = rest.chars().next() {
+            if first == '.' {
+                rest = &rest[1..];
+                continue;
+            }
+            let (name, after) = match rest.strip_prefix('[') {
+                Some(inside) => in_brackets(inside).ok_or_else(|| {
+                    format!("{text:?} has brackets that select nothing; write [0] for an element, [\"name\"] for a member")
+                })?,
+                None => rest.split_at(rest.find(['.', '[', ']']).unwrap_or(rest.len())),
             };
-            if quote.is_none() && name.contains(['"', '\'']) || quote.is_some() && !is_bracketed {
-                return Err(format!("the path {text:?} has a quote outside brackets; write [\"name\"]"));
+            if after.starts_with(']') {
+                return Err(format!("{text:?} has a ] without a ["));
+            }
+            if name.contains(['.', '[', ']', '"', '\'']) {
+                return Err(format!(
+                    "Segment cannot reach the member {name:?}, for it has a dot, a bracket or a quote in its name"
+                ));
             }
             if OBJECT_METHODS.contains(&name) {
                 return Err(format!(
@@ -67,11 +52,7 @@ impl Path {
                 ));
             }
             names.push(name.to_owned());
-        }
-        if names.is_empty() {
-            return Err(format!(
-                "{text:?} is not a path; write $.properties.plan, or $. for the whole event"
-            ));
+            rest = after;
         }
         Ok(Path(names))
     }
@@ -79,6 +60,16 @@ impl Path {
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(String::as_str)
     }
+}
+
+/// The element or the member that the brackets around the beginning of `text` select, and the text behind them. Segment
+/// takes brackets around anything else than digits or a name in quotes for a part of the name before them.
+fn in_brackets(text: &str) -> Option<(&str, &str)> {
+    let (name, after) = match text.chars().next()? {
+        quote @ ('"' | '\'') => text[1..].split_once(quote)?,
+        _ => text.split_at(text.find(|c: char| !c.is_ascii_digit())?),
+    };
+    after.strip_prefix(']').filter(|_| !name.is_empty()).map(|after| (name, after))
 }
 
 #[cfg(test)]
@@ -92,12 +83,31 @@ mod tests {
             ("a[0].b", &["a", "0", "b"]),
             ("$.a.0['b c'][\"d\"].e f", &["a", "0", "b c", "d", "e f"]),
             ("a..b", &["a", "b"]),
+            ("a[0][1][\"c\"]d", &["a", "0", "1", "c", "d"]),
             ("$.", &[]),
+            ("", &[]),
+            (".", &[]),
             ("$.$x", &["$x"]),
         ] {
             assert_eq!(Path::parse(text).unwrap().names().collect::<Vec<_>>(), names, "{text}");
         }
-        for text in ["$", "a.$.b", "[]", "a['b.c']", "a['b]", "it's", "a.constructor", "'a'"] {
+        for text in [
+            "$",
+            "a.$.b",
+            "[]",
+            "items[].sku",
+            "a[b].c",
+            "a[-1]",
+            "a[ 'b' ]",
+            "a[0",
+            "a]",
+            "a[\"it's\"]",
+            "a['b.c']",
+            "a['b]",
+            "it's",
+            "a.constructor",
+            "'a'",
+        ] {
             assert!(Path::parse(text).is_err(), "{text}");
         }
     }

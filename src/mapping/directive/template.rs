@@ -2,7 +2,7 @@
 
 use super::MAX_OUTPUT;
 use super::path::Path;
-use crate::mapping::javascript::{JsValue, to_js_string, trim};
+use crate::mapping::javascript::{JsValue, function_to_js_string, to_js_string, trim};
 
 /// A text with placeholders.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,12 +27,10 @@ impl Template {
     pub fn parse(text: &str) -> Result<Template, String> {
         for (_, placeholder) in placeholders(text, 3).chain(placeholders(text, 2)) {
             let inside = trim(placeholder.trim_matches(['{', '}']));
-            if inside.starts_with('$') {
-                let path = inside.trim_start_matches("$.");
+            if inside == "$" || inside.starts_with("$.") {
+                let path = Some(inside.trim_start_matches(['$', '.'])).filter(|path| !path.is_empty());
+                let path = path.unwrap_or(".");
                 return Err(format!("Segment finds nothing at {placeholder}; write {{{{{path}}}}}"));
-            }
-            if inside.is_empty() || inside == "." {
-                return Err(format!("{placeholder} names nothing; write {{{{properties.plan}}}}"));
             }
             Path::parse_relative(inside)?;
         }
@@ -55,7 +53,8 @@ impl Template {
     pub fn render<'a>(&self, find: impl Fn(&Path) -> JsValue<'a>) -> Option<String> {
         let value = |path: &Path| match find(path) {
             JsValue::Json(json) if json != "null" => to_js_string(&json),
-            _ => String::new(),
+            JsValue::Json(_) | JsValue::Undefined => String::new(),
+            JsValue::Function(name) => function_to_js_string(name),
         };
         match self {
             Template::Parts(parts) => {

@@ -142,7 +142,7 @@ impl Comparison {
         let js_value = self.find(event);
         let value = match &js_value {
             JsValue::Json(json) => Some(json.as_ref()),
-            JsValue::Undefined | JsValue::Function => None,
+            JsValue::Undefined | JsValue::Function(_) => None,
         };
         let number = || value.filter(|json| JsonType::of(json) == JsonType::Number)?.parse::<f64>().ok();
         let text = || value.and_then(json::decode);
@@ -178,6 +178,11 @@ impl Comparison {
 }
 
 impl Op {
+    /// Whether the operator is written as a call, `contains(…)` or `match(…)`.
+    fn is_call(&self) -> bool {
+        matches!(self, Op::Contains(..) | Op::StartsWith(..) | Op::EndsWith(..))
+    }
+
     /// Whether no value can meet both operators.
     fn excludes(&self, other: &Op) -> bool {
         match (self, other) {

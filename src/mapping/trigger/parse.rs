@@ -1,7 +1,7 @@
 //! Parses triggers. A text that Segment's own parser reads differently than it looks is refused with the fix.
 
 use super::{Comparison, Condition, Op, TriggerError};
-use crate::mapping::javascript::{OBJECT_METHODS, to_js_number};
+use crate::mapping::javascript::{OBJECT_METHODS, number_to_js_string, to_js_number};
 
 /// The maximum length in bytes, far more than a person can read.
 const MAX_TEXT: usize = 10_000;
@@ -20,10 +20,11 @@ pub fn parse(text: &str) -> Result<Condition, TriggerError> {
         return Err(parser.error(0, "the trigger is empty; write type = \"track\" for all tracks"));
     }
     let condition = parser.conditions(0)?;
-    match parser.peek() {
-        None => Ok(condition),
-        Some(_) => Err(parser.error(parser.at, "this ) closes no (; remove it")),
+    if parser.peek().is_some() {
+        return Err(parser.error(parser.at, "this ) closes no (; remove it"));
     }
+    parser.check_calls(&condition)?;
+    Ok(condition)
 }
 
 struct TriggerParser<'a> {
@@ -85,7 +86,7 @@ impl<'a> TriggerParser<'a> {
                 "or" => "or",
                 _ => return Err(self.error(at, join_fix(word, self.text[at..].trim_end()))),
             };
-            if !matches!(self.peek(), None | Some(' ' | '\t' | '\n' | '\r')) {
+            if !self.peek().is_none_or(is_space) {
                 return Err(self.error(self.at, format!("write a space after {join}")));
             }
             if *joined.get_or_insert(join) != join {
@@ -104,6 +105,34 @@ impl<'a> TriggerParser<'a> {
             (Some("or"), _) => Condition::Any(conditions),
             _ => Condition::All(conditions),
         })
+    }
+
+    /// Refuses a group that Segment splits. Its parser ends a group at the first closing bracket, which is that of a call
+    /// in it; the rest of the group then belongs to the conditions around it. That is the same only under the same
+    /// conjunction. Groups nested deeper are no concern: Segment's parser takes none.
+    fn check_calls(&self, condition: &Condition) -> Result<(), TriggerError> {
+        let (Condition::All(members) | Condition::Any(members)) = condition else { return Ok(()) };
+        for member in members {
+            if std::mem::discriminant(member) == std::mem::discriminant(condition) {
+                self.check_calls(member)?;
+            } else if let Condition::All(group) | Condition::Any(group) = member {
+                let followed = group.iter().take(group.len() - 1);
+                let mut calls = followed.filter_map(|condition| match condition {
+                    Condition::Compare(comparison) if comparison.op.is_call() => Some(&comparison.span),
+                    _ => None,
+                });
+                if let Some(span) = calls.next() {
+                    let text = format!(
+                        "Segment ends the group at the bracket of {}; write a call last in its group, and a group for \
+                         each call, as in (type = \"track\" and match(event, \"A*\")) or (type = \"track\" and \
+                         match(event, \"B*\"))",
+                        &self.text[span.clone()]
+                    );
+                    return Err(self.error(span.start, text));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Parses a comparison or a group.
@@ -125,12 +154,14 @@ impl<'a> TriggerParser<'a> {
             return Ok(group);
         }
         let is_negated = self.eat("!");
-        if is_negated {
-            self.skip_space();
-            if self.peek() == Some('(') {
+        match self.peek().filter(|_| is_negated) {
+            None => {}
+            Some('(') => {
                 let text = "a group cannot be negated; negate the conditions in it: != for =, !contains(…), !match(…)";
                 return Err(self.error(start, text));
             }
+            Some(c) if c.is_ascii_alphabetic() => {}
+            Some(_) => return Err(self.error(start, "write ! right before contains(…) or match(…)")),
         }
         let at = self.at;
         let path = self.path()?;
@@ -163,12 +194,14 @@ impl<'a> TriggerParser<'a> {
         loop {
             let start = self.at;
             match self.peek() {
-                Some(c) if c.is_ascii_alphabetic() || c == '_' => {}
+                Some(c) if c.is_ascii_alphabetic() || matches!(c, '_' | '\\') => {}
                 Some('[') => {
                     return Err(self.error(start, "a trigger cannot select an element of an array"));
                 }
                 Some(c) if c.is_ascii_digit() || matches!(c, '-' | '+') => {
-                    return Err(self.error(start, "a name in a trigger cannot begin with a digit or a sign"));
+                    let text =
+                        format!("a name cannot begin with a digit or a sign; write \\{c} for the character");
+                    return Err(self.error(start, text));
                 }
                 Some('\'' | '"') => {
                     return Err(self.error(start, format!("a field must come here: {FIELDS}")));
@@ -218,6 +251,12 @@ impl<'a> TriggerParser<'a> {
             return Err(self
                 .error(start, format!("every object has a {name} in JavaScript: a trigger cannot use it")));
         }
+        // Segment's lexer takes these for words of its own where white space, a comma or a bracket follows.
+        let is_word = ["and", "or", "null"].contains(&&self.text[start..self.at])
+            && self.peek().is_none_or(|c| is_space(c) || matches!(c, ',' | ']' | ')'));
+        if is_word && self.text[..start].ends_with('.') {
+            return Err(self.error(start, format!("write \\{name} for a member named {name}")));
+        }
         Ok(name)
     }
 
@@ -225,9 +264,6 @@ impl<'a> TriggerParser<'a> {
     fn check_field(&self, path: &[String], at: usize) -> Result<(), TriggerError> {
         let names: Vec<&str> = path.iter().map(String::as_str).collect();
         let refused = |text: String| Err(self.error(at, text));
-        if let Some(word) = names.iter().skip(1).find(|name| ["and", "or", "null"].contains(name)) {
-            return refused(format!("a trigger cannot use a member named {word}"));
-        }
         match names.as_slice() {
             ["type" | "event" | "name" | "userId"] => Ok(()),
             [name @ ("type" | "event" | "name" | "userId"), ..] => refused(format!("{name} has no members")),
@@ -350,6 +386,10 @@ impl<'a> TriggerParser<'a> {
         match self.peek() {
             None | Some(')' | ',') => Ok(literal),
             Some(c) if is_space(c) => Ok(literal),
+            Some(_) if self.text[..self.at].ends_with("\\\"") => {
+                let text = "a backslash escapes nothing in a text, so this \" ends it; a text cannot contain a double quote";
+                Err(self.error(self.at - 1, text))
+            }
             Some(_) => Err(self.error(self.at, "write a space after the value")),
         }
     }
@@ -387,8 +427,13 @@ impl<'a> TriggerParser<'a> {
         }
         self.skip_space();
         let at = self.at;
-        let Literal::Text(text) = self.literal()? else {
-            return Err(self.error(at, format!("{name}() needs a string in double quotes")));
+        let text = match self.literal()? {
+            Literal::Text(text) => text,
+            // match() looks for the * in the literal as it is written.
+            _ if is_match => return Err(self.error(at, "match() needs a text with a * in double quotes")),
+            Literal::Number(n) => number_to_js_string(n),
+            Literal::Bool(is) => is.to_string(),
+            Literal::Null => "null".to_owned(),
         };
         self.skip_space();
         if !self.eat(")") {
@@ -427,8 +472,9 @@ fn join_fix(word: &str, rest: &str) -> String {
     }
 }
 
+/// Whether Segment counts the character as white space. It does not so count a carriage return.
 fn is_space(c: char) -> bool {
-    matches!(c, ' ' | '\t' | '\n' | '\r')
+    matches!(c, ' ' | '\t' | '\n')
 }
 
 fn is_name(c: char) -> bool {

@@ -56,10 +56,9 @@ impl RowKind {
         // A rowid's own column is stored as NULL.
         match (row.rowid, row.columns.as_slice()) {
             (Some(_), columns @ [Null, ..]) if columns.len() == 15 => Some(RowKind::Pending),
-            // Rows from before a migration have fewer columns.
-            (Some(_), columns @ [Null, ..]) if matches!(columns.len(), 16 | 17) => Some(RowKind::Settled),
+            (Some(_), columns @ [Null, ..]) if columns.len() == 17 => Some(RowKind::Settled),
             (Some(_), [Null, Text(_), Integer(_), Text(_)]) => Some(RowKind::Bodies),
-            (Some(_), [Null, Integer(_), Text(seqs)] | [Null, Integer(_), Text(seqs), Null | Integer(_)])
+            (Some(_), [Null, Integer(_), Text(seqs), Null | Integer(_)])
                 if serde_json::from_str::<Vec<i64>>(seqs).is_ok() =>
             {
                 Some(RowKind::Acks)
@@ -82,11 +81,11 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
     let (mut counted, mut duplicates) = (None::<i64>, 0);
     // Settled rows come first: an event that is found in both tables is settled.
     pages.each_row(|row| match RowKind::of(&row) {
-        Some(RowKind::Settled) => insert(store, "settled", row.padded(17)),
+        Some(RowKind::Settled) => insert(store, "settled", row),
         Some(RowKind::Bodies) => insert(store, "bodies", row),
         Some(RowKind::Attempts) => insert(store, "attempts", row),
         Some(RowKind::SettledItems) => insert(store, "settled_items", row),
-        Some(RowKind::Acks) => insert(store, "acks", row.padded(4)),
+        Some(RowKind::Acks) => insert(store, "acks", row),
         Some(RowKind::Meta) => insert_meta(store, &row),
         Some(RowKind::Counters) => {
             if let [Value::Text(name), _, Value::Integer(events)] = row.columns.as_slice() {

@@ -32,14 +32,6 @@ pub struct StoredRow {
     pub columns: Vec<Value>,
 }
 
-impl StoredRow {
-    /// The row with this many columns: those that a migration has added since it was stored are NULL.
-    pub fn padded(mut self, columns: usize) -> StoredRow {
-        self.columns.resize(columns.max(self.columns.len()), Value::Null);
-        self
-    }
-}
-
 impl Pages {
     /// Opens the files that exist.
     ///

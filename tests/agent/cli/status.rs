@@ -47,6 +47,7 @@ fn the_status_before_the_first_run_is_all_zeros() {
     let spool = &status["spool"];
     let unknown = ["unreadable_files", "scanned_at"].map(|name| &spool[name]);
     assert_eq!(unknown, [&Value::Null; 2], "no scan has counted them");
+    assert_eq!(spool["unknown_files"], 0);
     let text = setup.run(&["status"]);
     assert_eq!(text.code, 0);
     let config = setup.config_file().display().to_string();

@@ -116,6 +116,32 @@ fn the_examples_of_mappings_make_what_the_page_says() {
     assert_made(&mapped_by_file(config, mappings, &sample())[0], expected);
 }
 
+/// What RudderStack's SDKs write, and neither preset sends whole.
+#[test]
+fn the_mapping_for_rudderstacks_shape_takes_it() {
+    let examples = literal(&section(MAPPINGS, "EXAMPLES"));
+    let config = examples.iter().find(|example| example.contains("$.context.traits")).unwrap();
+    let lines = mapped(config, include_str!("../cases/m6-rudder-identify.jsonl"));
+    let profile = "7b1ab1d6-5b0f-4a7b-9b63-1f2f3a4b5c6d";
+    let email = json!({"email": "ana@x.test"});
+    for (n, want) in [
+        (
+            0,
+            json!({"email": "ana@x.test", "profile_id": null, "traits": {"email": "ana@x.test", "plan": "pro"}}),
+        ),
+        (1, json!({"email": "ana@x.test", "profile_id": profile, "traits": email})),
+        (2, json!({"email": null, "profile_id": profile, "traits": {}})),
+    ] {
+        let body = &lines[n]["requests"][0]["body"];
+        for member in ["email", "profile_id", "traits"] {
+            assert_eq!(body[member], want[member], "{body}");
+        }
+    }
+    for line in &lines[3..] {
+        assert_eq!(line["skipped"]["code"], "no_mapping", "{line}");
+    }
+}
+
 #[test]
 fn the_mapping_in_the_packaged_configuration_sends_only_what_visitors_of_the_pricing_pages_do() {
     let lines =

@@ -3,7 +3,6 @@
 use super::RenderContext;
 use super::filters::{self, Filter};
 use super::value::Value;
-use crate::mapping::javascript::{ARRAY_METHODS, NUMBER_METHODS, OBJECT_METHODS, STRING_METHODS};
 use std::fmt;
 
 /// A value and the filters applied to it.
@@ -82,6 +81,13 @@ impl Expression {
             filters.push(parser.filter()?);
         }
         parser.expect_end()?;
+        let is_now = |value: &Logic| match value {
+            Logic::Operand(Operand::Literal(Value::Text(text))) => matches!(text.as_str(), "now" | "today"),
+            _ => false,
+        };
+        if is_now(&value) && filters.first().is_some_and(|filter| filter.name.starts_with("date")) {
+            return Err("the current time is not supported: the event has its own, timestamp".to_owned());
+        }
         Ok(Expression { value, filters })
     }
 
@@ -125,6 +131,18 @@ impl Logic {
 }
 
 impl Operand {
+    fn literal(&self) -> Option<Value> {
+        match self {
+            Operand::Literal(value) => Some(value.clone()),
+            Operand::Path(_) => None,
+        }
+    }
+
+    /// Whether the operand is that name alone.
+    fn is_name(&self, name: &str) -> bool {
+        matches!(self, Operand::Path(keys) if matches!(keys.as_slice(), [Operand::Literal(Value::Text(key))] if key == name))
+    }
+
     fn evaluate(&self, context: &RenderContext) -> Value {
         match self {
             Operand::Literal(value) => value.clone(),
@@ -243,9 +261,6 @@ impl<'a> ExpressionParser<'a> {
                     return self.error("a ] is missing");
                 }
                 self.rest = &self.rest[1..];
-                if let Operand::Literal(Value::Text(name)) = &key {
-                    refuse_method(name)?;
-                }
                 keys.push(key);
             } else if self.rest.starts_with('.') {
                 self.rest = &self.rest[1..];
@@ -281,22 +296,37 @@ impl<'a> ExpressionParser<'a> {
         if name.is_empty() || name.starts_with('-') {
             return self.error("a value is missing");
         }
-        refuse_method(name)?;
         self.rest = rest;
         Ok(Operand::Literal(Value::Text(name.to_owned())))
     }
 
     fn quoted(&mut self) -> Result<Option<String>, String> {
-        let Some(quote) = self.rest.chars().next().filter(|c| matches!(c, '"' | '\'')) else {
+        if !self.rest.starts_with(['"', '\'']) {
             return Ok(None);
-        };
-        let Some(end) = self.rest[1..].find(quote) else { return self.error("a quote is not closed") };
-        let text = &self.rest[1..=end];
-        if text.contains('\\') {
-            return self.error("a backslash in quotes is not supported");
         }
-        self.advance(end + 2);
-        Ok(Some(text.to_owned()))
+        let Some(length) = quoted_length(self.rest) else { return self.error("a quote is not closed") };
+        let (mut text, mut inside) = (String::new(), self.rest[1..length - 1].chars());
+        while let Some(c) = inside.next() {
+            match (c, inside.clone().next().filter(|_| c == '\\')) {
+                (_, Some('b')) => text.push('\u{8}'),
+                (_, Some('f')) => text.push('\u{c}'),
+                (_, Some('n')) => text.push('\n'),
+                (_, Some('r')) => text.push('\r'),
+                (_, Some('t')) => text.push('\t'),
+                (_, Some('v')) => text.push('\u{b}'),
+                (_, Some('u' | '0'..='7')) => {
+                    return self.error("a character by its number is not supported");
+                }
+                (_, Some(escaped)) => text.push(escaped),
+                (c, None) => {
+                    text.push(c);
+                    continue;
+                }
+            }
+            inside.next();
+        }
+        self.advance(length);
+        Ok(Some(text))
     }
 
     fn number(&mut self) -> Result<Option<f64>, String> {
@@ -325,22 +355,34 @@ impl<'a> ExpressionParser<'a> {
                 arguments.push(self.operand()?);
             }
         }
-        if self.rest.starts_with(':') {
-            return self.error("arguments with names are not supported");
+        let filter = match self.eat(":") {
+            // The only argument with a name: `default: "x", allow_false: true`.
+            true if name == "default" && arguments.len() == 2 && arguments[1].is_name("allow_false") => {
+                arguments[1] = self.operand()?;
+                filters::find(&name, 1)?
+            }
+            true => return self.error("an argument with a name is not supported"),
+            false => filters::find(&name, arguments.len())?,
+        };
+        let literals: Option<Vec<Value>> = arguments.iter().map(Operand::literal).collect();
+        if let Some(literals) = literals.filter(|_| name == "date") {
+            // A format that is not supported is found without an event.
+            filter(&Value::Number(0.0), &literals).map_err(|why| format!("{name}: {why}"))?;
         }
-        let filter = filters::find(&name, arguments.len())?;
         Ok(FilterCall { name, filter, arguments })
     }
 }
 
-fn refuse_method(name: &str) -> Result<(), String> {
-    match [OBJECT_METHODS, STRING_METHODS, ARRAY_METHODS, NUMBER_METHODS]
-        .iter()
-        .any(|all| all.contains(&name))
-    {
-        true => Err(format!("every value has {name:?} in JavaScript: it cannot be used here")),
-        false => Ok(()),
-    }
+/// The length of the text in quotes at the start of `text`, with its quotes; `None` if it is not closed.
+pub fn quoted_length(text: &str) -> Option<usize> {
+    let quote = text.chars().next()?;
+    let mut is_escaped = false;
+    let end = text[1..].find(|c| {
+        let is_end = c == quote && !is_escaped;
+        is_escaped = c == '\\' && !is_escaped;
+        is_end
+    });
+    end.map(|end| end + 2)
 }
 
 fn is_word(c: char) -> bool {

@@ -1,6 +1,6 @@
 //! Parses templates.
 
-use super::expression::{Expression, ExpressionParser, is_blank};
+use super::expression::{Expression, ExpressionParser, is_blank, quoted_length};
 use super::{Branch, Part};
 
 /// Tags that Segment disables.
@@ -66,19 +66,18 @@ fn tokens(text: &str) -> Result<Vec<Token<'_>>, String> {
     Ok(tokens)
 }
 
-/// The position of the closing braces outside quotes.
+/// The position of the closing braces: of an output outside quotes, of a tag the first.
 fn find_closing(text: &str, close: &str) -> Option<usize> {
     let mut at = 2;
-    while at < text.len() {
+    while let Some(c) = text.get(at..)?.chars().next() {
         let rest = &text[at..];
         if rest.starts_with(close) {
             return Some(at);
         }
-        let c = rest.chars().next()?;
-        at += c.len_utf8();
-        if matches!(c, '"' | '\'') {
-            at += text[at..].find(c)? + 1;
-        }
+        at += match c {
+            '"' | '\'' if close == "}}" => quoted_length(rest)?,
+            c => c.len_utf8(),
+        };
     }
     None
 }

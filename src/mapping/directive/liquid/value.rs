@@ -113,10 +113,12 @@ impl Value {
     pub fn to_json(&self) -> Option<String> {
         Some(match self {
             Value::Undefined => return None,
-            Value::Null | Value::Nil => "null".to_owned(),
+            Value::Null => "null".to_owned(),
+            // The literals are objects in liquidjs.
+            Value::Nil | Value::Empty | Value::Blank => "{}".to_owned(),
             Value::Number(n) if !n.is_finite() => "null".to_owned(),
             Value::Bool(_) | Value::Number(_) => self.print(),
-            Value::Empty | Value::Blank | Value::Text(_) => json::quote(&self.print()),
+            Value::Text(text) => json::quote(text),
             Value::Json(json) => json_stringify(json),
             Value::List(items) => {
                 let items = items.iter().map(|item| item.to_json().unwrap_or("null".to_owned()));
