@@ -28,6 +28,7 @@ mod owner_queues;
 mod path;
 mod plan;
 mod publisher;
+mod queue_search;
 mod readiness;
 mod rejections;
 mod removals;

@@ -12,6 +12,7 @@ use super::destination::Destination;
 use super::error::Fatal;
 use super::heartbeat::Heartbeat;
 use super::key_renewal;
+use super::queue_search::{Met, QueueSearch};
 use super::scheduler::{AnswerEffects, BatchPlan, InFlight, NextAction, Scheduler};
 use super::state_reporter::{StateReporter, status_of};
 use crate::clock::{Clock, Timestamp};
@@ -22,15 +23,12 @@ use crate::mapping::Mappings;
 use crate::outbox::{Enqueued, KeyRenewal, OutboxError, Settlement, Writer};
 use crate::reason::Reason;
 use crate::status::DestinationState;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// Pending events read in one step of the search for ordering keys.
-const DISCOVER_LIMIT: usize = 1_000;
 /// The time for requests in flight to finish when the agent stops; slower ones are sent again under the same ids. The
 /// whole agent has ten seconds.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -84,14 +82,7 @@ pub struct Sender {
     batcher: Batcher,
     clock: Clock,
     scheduler: Scheduler,
-    /// The outbox is searched for ordering keys up to this event.
-    searched_to: i64,
-    /// The first sequence number that was free after the last [`SenderCommand::Stored`].
-    stored_to: Option<i64>,
-    /// The greatest `searched_to` of all searches.
-    known_to: i64,
-    /// Delivered events whose rows the present search may still find.
-    delivered: BTreeSet<i64>,
+    search: QueueSearch,
     requests: JoinSet<Answered>,
     /// At most one request to `/auth`.
     auth: JoinSet<Verdict>,
@@ -133,10 +124,7 @@ impl Sender {
             batcher,
             clock,
             scheduler: Scheduler::new(destination),
-            searched_to: 0,
-            stored_to: None,
-            known_to: 0,
-            delivered: BTreeSet::new(),
+            search: QueueSearch::default(),
             requests: JoinSet::new(),
             auth: JoinSet::new(),
             commits: JoinSet::new(),
@@ -236,7 +224,7 @@ impl Sender {
         match command {
             SenderCommand::Stored(waiting) => {
                 self.batcher.refresh()?;
-                self.add_stored(waiting);
+                self.search.add_stored(waiting, &mut self.scheduler);
             }
             SenderCommand::RetryNow => self.retry_now()?,
             SenderCommand::Client { client, endpoint, concurrency } => {
@@ -265,14 +253,8 @@ impl Sender {
         Ok(())
     }
 
-    /// Has the search begin at the start of the outbox, where events may have been put back.
     fn restart_search(&mut self) -> Result<(), Fatal> {
-        self.delivered = self.batcher.queue().acked()?;
-        let last = self.delivered.last().copied().unwrap_or(0);
-        self.known_to = self.known_to.max(self.searched_to).max(last);
-        self.searched_to = 0;
-        self.scheduler.set_exhausted(false);
-        Ok(())
+        Ok(self.search.restart(self.batcher.queue(), &mut self.scheduler)?)
     }
 
     /// Sends nothing until the requests in flight are answered and every ordering key is by the mappings in force.
@@ -285,7 +267,9 @@ impl Sender {
 
     /// Makes a step in the renewal of ordering keys. When there is nothing left to do, what waits is searched for anew.
     fn renew_keys(&mut self) -> Result<(), Fatal> {
-        if let Some(step) = key_renewal::next_step(self.batcher.queue(), &self.mappings, &self.delivered)? {
+        if let Some(step) =
+            key_renewal::next_step(self.batcher.queue(), &self.mappings, self.search.delivered())?
+        {
             self.is_renewing = true;
             let is_renewed = matches!(step, KeyRenewal::Renewed { .. });
             if self.is_held && is_renewed && !std::mem::replace(&mut self.is_hold_logged, true) {
@@ -310,44 +294,15 @@ impl Sender {
         Ok(())
     }
 
-    /// Adds events that were stored right behind all known ones; any others are left to the search.
-    fn add_stored(&mut self, waiting: Enqueued) {
-        let is_next = self.stored_to.replace(waiting.to).is_none_or(|to| to == waiting.from);
-        if !is_next || waiting.is_stale || !self.scheduler.knows_all() {
-            return self.scheduler.set_exhausted(false);
-        }
-        for item in waiting.items {
-            // A search may have found the event before this command arrived.
-            if item.seq > self.searched_to {
-                self.searched_to = item.seq;
-                self.scheduler.discovered(item);
-            }
-        }
-    }
-
     /// Makes one step of the search for pending events.
     fn discover(&mut self) -> Result<(), Fatal> {
-        let found = self.batcher.queue().discover(self.searched_to, DISCOVER_LIMIT)?;
+        let met = self.search.step(self.batcher.queue(), &mut self.scheduler)?;
         self.batcher.refresh()?;
-        self.scheduler.set_exhausted(found.len() < DISCOVER_LIMIT);
-        for item in found {
-            self.searched_to = item.seq;
-            if !self.delivered.contains(&item.seq) {
-                self.scheduler.discovered(item);
-            }
+        match met {
+            Met::Queue => Ok(()),
+            Met::StaleKeys => self.renew_keys(),
+            Met::StaleKnownKeys => self.hold(),
         }
-        if let (_, Some(stale)) = self.batcher.queue().keys()?.keying()? {
-            self.scheduler.set_exhausted(false);
-            // Items that are known already may be in flight.
-            if stale.start <= self.searched_to.max(self.known_to) {
-                return self.hold();
-            }
-            return self.renew_keys();
-        }
-        if self.searched_to >= self.known_to {
-            self.delivered = BTreeSet::new();
-        }
-        Ok(())
     }
 
     /// Has the request of a plan built.
@@ -451,10 +406,7 @@ impl Sender {
             return Ok(());
         };
         self.scheduler.settled(&keys, &seqs);
-        if self.searched_to < self.known_to {
-            // Their rows may still be there when the search arrives at them.
-            self.delivered.extend(seqs);
-        }
+        self.search.settled(seqs);
         Ok(())
     }
 
