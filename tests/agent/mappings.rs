@@ -3,11 +3,13 @@
 use crate::common::agent::TestAgent;
 use crate::common::events::track;
 use crate::common::kills::Kill;
+use koala_agent::clock::Timestamp;
 use koala_agent::outbox::Reader;
 use koala_agent::receiver::{Faults, HeldItem, HeldKind, Receiver};
 use koala_agent::status::Status;
 use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::SystemTime;
 
 /// Each makes an item of a track, under an id of its own.
 const THREE: &str = r#"
@@ -75,11 +77,16 @@ fn an_event_is_delivered_with_the_last_of_its_items() {
 
 /// An agent with an event of which one of three items was refused; another person's was accepted.
 fn refused_in_part() -> TestAgent {
-    let mut agent = with(THREE, Faults { poison: Some("m-1-lead".into()), ..Faults::default() });
+    let mut agent =
+        TestAgent::on_manual_clock(Faults { poison: Some("m-1-lead".into()), ..Faults::default() });
+    // Commands run by the machine's clock.
+    agent.step_clock(Timestamp::from_system(SystemTime::now()));
+    agent.set_tables(THREE);
+    agent.start();
     agent.drop_file("1.json", track("m-1", "ana@acme.dev"));
     agent.until("the item is refused", |agent| agent.receiver.stats().refused_requests > 0);
     agent.drop_file("2.json", track("m-2", "bob@acme.dev"));
-    agent.until_status("the event has failed", |status| status.outbox.failed == 1);
+    agent.pass_until("the event has failed", |agent| agent.status().outbox.failed == 1);
     agent.until_status("the other is delivered", |status| status.outbox.delivered == 1);
     let taken = ["m-1", "m-1-company", "m-2", "m-2-lead", "m-2-company"];
     assert_eq!(held(&agent.receiver), once(taken));
@@ -114,7 +121,7 @@ fn a_partly_delivered_event_can_be_discarded() {
     command(&agent, &["discard", "m-3"]);
     agent.receiver.set_faults(Faults::default());
     agent.drop_file("4.json", track("m-4", "cy@acme.dev"));
-    agent.until("what came later is delivered", |agent| state(agent, "m-4").0 == "delivered");
+    agent.pass_until("what came later is delivered", |agent| state(agent, "m-4").0 == "delivered");
     for id in ["m-1", "m-3"] {
         assert_eq!(state(&agent, id).0, "discarded");
     }
