@@ -34,6 +34,16 @@ pub fn max_connections(open_files: u64) -> usize {
     usize::try_from(connections).unwrap_or(usize::MAX).max(1)
 }
 
+/// The most files that may be held open to be flushed together where so many may be open at all.
+pub fn max_unflushed(open_files: u64) -> usize {
+    usize::try_from(open_files / 8).unwrap_or(usize::MAX)
+}
+
+/// The files that may be open.
+pub fn open_files() -> u64 {
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(RLIM_INFINITY, |(soft, _)| soft)
+}
+
 /// The largest file that this process may write; `None` without a limit.
 pub fn max_file_size() -> Option<u64> {
     let (soft, _) = getrlimit(Resource::RLIMIT_FSIZE).ok()?;

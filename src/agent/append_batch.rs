@@ -1,7 +1,7 @@
 //! The events that are stored in one commit, and how far that commit brings their files.
 
 use crate::outbox::{FileProgress, NewEvent};
-use crate::spool::{ReadPosition, SpoolEntry};
+use crate::spool::{FileKey, ReadPosition, SpoolEntry};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -142,6 +142,18 @@ impl AppendBatch {
             }
         }
         taken_out
+    }
+
+    /// Takes out a file with all its events, by the key of its identity in the outbox. Returns it as it was read.
+    pub fn take_out_file(&mut self, key: FileKey) -> Option<SpoolEntry> {
+        let is_of_file = |source: &SourceFile| source.progress.identity.key() == key;
+        let files: HashSet<usize> =
+            (0..self.sources.len()).filter(|index| is_of_file(&self.sources[*index])).collect();
+        if files.is_empty() {
+            return None;
+        }
+        let events = (0..self.events.len()).filter(|index| files.contains(&self.source_of[*index])).collect();
+        self.take_out(&events, &files).pop()
     }
 }
 

@@ -31,7 +31,10 @@ use crate::config::Config;
 use crate::event::Flaw;
 use crate::outbox::{Appended, Enqueued, FileProgress, OutboxError, PendingCommit, Writer};
 use crate::reason::{Code, Reason};
-use crate::spool::{Format, OpenError, RejectedPart, Spool, SpoolEntry, SpoolError, printable};
+use crate::spool::{
+    FailedRejection, FileKey, Format, OpenError, RejectedPart, Spool, SpoolEntry, SpoolError, printable,
+};
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
@@ -176,6 +179,9 @@ pub struct Intake {
     batch_began: Option<Instant>,
     /// The batch that is being committed.
     in_commit: Option<(AppendBatch, PendingCommit<Appended>)>,
+    /// Files whose reading is to end, because something of them could not be rejected; by the key of their identity in the
+    /// outbox.
+    withdrawn: HashSet<FileKey>,
     /// Whether a file has left the folder since the last scan, or is about to.
     has_progressed: bool,
 }
@@ -208,6 +214,7 @@ impl Intake {
             batch: AppendBatch::default(),
             batch_began: None,
             in_commit: None,
+            withdrawn: HashSet::new(),
             has_progressed: false,
             spool,
             config,
@@ -305,6 +312,7 @@ impl Intake {
         if !self.spool.is_whole() {
             self.reopen_spool()?;
         }
+        self.spool.put_back_stranded();
         self.tidy_rejected();
         self.removals.check_kept(self.agent.clock.mono());
         let (now, settle, heartbeat) =
@@ -460,6 +468,7 @@ impl Intake {
             (progress.position, progress.place) = (0, 0);
         }
         (progress.read, progress.finished) = (read, false);
+        self.withdrawn.remove(&progress.identity.key());
         self.open(SourceFile::new(entry, progress), file, clock)
     }
 
@@ -522,6 +531,9 @@ impl Intake {
             let step = reader.next_step();
             if is_full && !matches!(step, ReadStep::End(_)) {
                 self.flush()?;
+                if self.is_withdrawn(&source) {
+                    return Ok(TurnState::GoOn);
+                }
                 source.advance(before);
                 self.batch.resume(&source);
                 self.batch_began = Some(Instant::now());
@@ -547,7 +559,7 @@ impl Intake {
                     }
                 },
                 ReadStep::End(end) => {
-                    self.end(&source.entry, end)?;
+                    self.end(&source, end)?;
                     return Ok(TurnState::GoOn);
                 }
             }
@@ -597,7 +609,8 @@ impl Intake {
     }
 
     /// Acts on the end of a reading.
-    fn end(&mut self, entry: &SpoolEntry, end: ReadEnd) -> Result<(), Interruption> {
+    fn end(&mut self, source: &SourceFile, end: ReadEnd) -> Result<(), Interruption> {
+        let entry = &source.entry;
         self.scanner.in_hand.put_down(entry.identity.key());
         match end {
             ReadEnd::Complete => {
@@ -617,7 +630,9 @@ impl Intake {
                     self.flush()?;
                     self.finish_commit()?;
                 }
-                self.reject_file(entry, &flaw)?;
+                if !self.is_withdrawn(source) {
+                    self.reject_file(entry, &flaw);
+                }
             }
             ReadEnd::Shortened => {
                 self.leave(entry, Duration::ZERO)?;
@@ -637,56 +652,76 @@ impl Intake {
         self.rejections.wait_for_rest(entry, now, limit)
     }
 
-    fn reject_file(&mut self, entry: &SpoolEntry, flaw: &Flaw) -> Result<(), Interruption> {
+    /// Rejects a whole file. If it cannot be, it stays: it has no event that younger files could overtake, and ingesting
+    /// those may make room.
+    fn reject_file(&mut self, entry: &SpoolEntry, flaw: &Flaw) {
         let now = self.agent.clock.moment();
         match self.rejections.reject_file(&self.spool, entry, flaw, now) {
-            // The file has no event that younger files could overtake, and ingesting those makes room.
-            Err(e) if e.is_full() => {
-                let what = format_args!("{e}; it stays until there is room");
-                self.report.report(&entry.name, what, now.mono);
-                self.scanner.put_off(entry, self.config.spool.scan_interval);
-            }
             // The ledger keeps how far the file was ingested, in case it comes back.
-            has_left => {
-                if has_left? {
-                    self.forget_waiting(entry);
-                } else {
-                    self.scanner.put_off(entry, self.config.spool.settle);
-                }
-            }
+            Ok(true) => self.forget_waiting(entry),
+            Ok(false) => self.scanner.put_off(entry, self.config.spool.settle),
+            Err(e) => self.put_off_rejection(entry, &e),
         }
-        Ok(())
     }
 
-    /// Rejects a part of a file. Returns whether it could; if `rejected/` is full, the file stays and waits for room.
+    /// Rejects a part of a file. Returns whether it could; if not, the file stays, and is tried again.
     fn reject_part(&mut self, source: &SourceFile, part: &RejectedPart) -> Result<bool, Interruption> {
         let now = self.agent.clock.moment();
-        match self.rejections.reject_part(source, part, now) {
-            Err(e @ SpoolError::RejectedFull { .. }) => {
-                let what = format_args!("{e}; it stays until there is room");
-                self.report.report(&source.entry.name, what, now.mono);
-                self.leave(&source.entry, self.config.spool.scan_interval)?;
-                Ok(false)
-            }
-            rejected => {
-                rejected?;
-                self.batch.account_rejected(part.content.len());
-                Ok(true)
-            }
+        if let Err(e) = self.rejections.reject_part(source, part, now) {
+            self.leave(&source.entry, self.config.spool.scan_interval)?;
+            self.put_off_rejection(&source.entry, &e);
+            return Ok(false);
         }
+        self.batch.account_rejected(part.content.len());
+        Ok(true)
+    }
+
+    /// Has a file wait of which something cannot be rejected. It holds up nobody: neither its owner's files nor those of
+    /// others.
+    fn put_off_rejection(&mut self, entry: &SpoolEntry, error: &SpoolError) {
+        let stays = if error.is_full() { "until there is room" } else { "and is tried again" };
+        let now = self.agent.clock.mono();
+        self.report.report(&entry.name, format_args!("{error}; it stays {stays}"), now);
+        self.scanner.put_off(entry, self.config.spool.scan_interval);
+    }
+
+    /// Takes files out of the batches of which something could not be rejected, and ends their reading: what comes behind
+    /// must not be stored before it.
+    fn withdraw(&mut self, mut in_commit: Option<&mut AppendBatch>, failed: Vec<FailedRejection>) {
+        for FailedRejection { key, error } in failed {
+            let begun = self.scanner.queues.take_begun_if(|begun| begun.source.progress.identity.key() == key);
+            let entries = [
+                begun.map(|begun| begun.source.entry),
+                self.batch.take_out_file(key),
+                in_commit.as_mut().and_then(|batch| batch.take_out_file(key)),
+            ];
+            for entry in entries.into_iter().flatten() {
+                self.scanner.in_hand.put_down(entry.identity.key());
+                self.ledger.cancel_removal(&entry.name);
+                self.put_off_rejection(&entry, &error);
+            }
+            self.withdrawn.insert(key);
+        }
+    }
+
+    fn is_withdrawn(&self, source: &SourceFile) -> bool {
+        self.withdrawn.contains(&source.progress.identity.key())
     }
 
     /// Begins to commit the batch, once the one before it is durable.
     fn flush(&mut self) -> Result<(), Interruption> {
         self.tick_or_stop()?;
         self.batch_began = None;
-        if self.rejections.sync(&self.spool)? {
-            self.report.rejected(self.rejections.count());
-        }
-        if self.batch.is_empty() {
+        let failed = self.rejections.sync()?.inspect(|_| self.report.rejected(self.rejections.count()));
+        let has_failed = failed.as_ref().is_some_and(|failed| !failed.is_empty());
+        self.withdraw(None, failed.unwrap_or_default());
+        if self.batch.is_empty() && !has_failed {
             return Ok(());
         }
         self.finish_commit()?;
+        if self.batch.is_empty() {
+            return Ok(());
+        }
         self.capacity.check(&self.config.outbox).map_err(Interruption::Blocked)?;
         let batch = std::mem::take(&mut self.batch);
         self.submit(batch);
@@ -708,7 +743,9 @@ impl Intake {
                 Ok(Appended::Stored { enqueued, .. }) => self.stored(batch, enqueued),
                 Ok(Appended::Reused(reused)) => {
                     let (spool, now) = (&self.spool, self.agent.clock.moment());
-                    for entry in self.rejections.reject_reused(&mut batch, &reused, spool, now)? {
+                    let (gone, failed) = self.rejections.reject_reused(&mut batch, &reused, spool, now)?;
+                    self.withdraw(Some(&mut batch), failed);
+                    for entry in gone {
                         self.ledger.cancel_removal(&entry.name);
                         self.forget_waiting(&entry);
                     }
@@ -814,6 +851,7 @@ fn reason_of(error: &OutboxError) -> Reason {
     let code = match error {
         OutboxError::ReadOnly { .. } => Code::ReadOnly,
         OutboxError::TooManyFiles { .. } => Code::Unreadable,
+        locked if locked.is_locked() => Code::Locked,
         _ => Code::DiskFull,
     };
     Reason::new(code, error.to_string())

@@ -113,6 +113,11 @@ impl<R> OwnerQueues<R> {
         self.queue(owner).begun = Some(begun);
     }
 
+    /// Takes out what was begun and is such.
+    pub fn take_begun_if(&mut self, is_such: impl Fn(&R) -> bool) -> Option<R> {
+        self.owners.values_mut().find_map(|queue| queue.begun.take_if(|begun| is_such(begun)))
+    }
+
     /// All that was begun.
     pub fn begun_mut(&mut self) -> impl Iterator<Item = &mut R> {
         self.owners.values_mut().filter_map(|queue| queue.begun.as_mut())

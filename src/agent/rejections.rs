@@ -9,7 +9,7 @@ use crate::event::Flaw;
 use crate::outbox::ReusedId;
 use crate::reason::{Code, Reason};
 use crate::spool::{
-    Format, PartKind, RejectedFolder, RejectedPart, RejectedUsage, RejectionWriter, Spool, SpoolEntry,
+    FailedRejection, Format, PartKind, RejectedFolder, RejectedPart, RejectedUsage, RejectionWriter, Spool, SpoolEntry,
     SpoolError, printable, user_name,
 };
 use std::collections::{HashMap, HashSet};
@@ -213,18 +213,20 @@ impl Rejections {
     }
 
     /// Rejects events whose ids were used before by other events, durably, and takes them out of the batch. Returns the
-    /// files that left the spool with their only event.
+    /// files that left the spool with their only event, and those of which an event could not be rejected: nothing more of
+    /// them may be stored.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's, for the folder.
     pub fn reject_reused(
         &mut self,
         batch: &mut AppendBatch,
         reused: &[ReusedId],
         spool: &Spool,
         now: Moment,
-    ) -> Result<Vec<SpoolEntry>, SpoolError> {
+    ) -> Result<(Vec<SpoolEntry>, Vec<FailedRejection>), SpoolError> {
         let mut whole_files = HashSet::new();
+        let mut failed = Vec::new();
         for ReusedId { index, first_at, first_file, first_owner } in reused {
             let (event, source_index, source) = batch.event(*index);
             let is_line = matches!(source.entry.format(), Some((Format::Lines, _)));
@@ -241,30 +243,38 @@ impl Rejections {
                 incomplete: false,
             };
             let progress = &source.progress;
-            if event.place == 0 && progress.finished && progress.place <= 1 {
+            let is_whole = event.place == 0 && progress.finished && progress.place <= 1;
+            let source = source.clone();
+            let rejected = if is_whole {
                 // A file that was replaced or written to since it was read is read by the next scan.
-                let entry = source.entry.clone();
-                if let Some(usage) = self.writer.reject_file(spool, &entry, &flaw, now.wall)? {
-                    self.usage.add(entry.owner, usage);
-                    self.log(RejectionKind::File, &entry, &flaw, now.mono);
-                }
-                whole_files.insert(source_index);
+                self.writer.reject_file(spool, &source.entry, &flaw, now.wall).map(|usage| {
+                    if let Some(usage) = usage {
+                        self.usage.add(source.entry.owner, usage);
+                        self.log(RejectionKind::File, &source.entry, &flaw, now.mono);
+                    }
+                    whole_files.insert(source_index);
+                })
             } else {
                 let (place, content) = (event.place.max(1), event.body.clone().into_bytes());
-                let (source, part) = (source.clone(), RejectedPart { place, content, flaw });
-                self.write_part(&source, PartKind::ReusedId, &part, now)?;
+                let part = RejectedPart { place, content, flaw };
+                self.write_part(&source, PartKind::ReusedId, &part, now)
+            };
+            if let Err(error) = rejected {
+                failed.push(FailedRejection { key: source.progress.identity.key(), error });
             }
         }
-        self.sync(spool)?;
-        Ok(batch.take_out(&reused.iter().map(|event| event.index).collect(), &whole_files))
+        failed.extend(self.sync()?.into_iter().flatten());
+        let events = reused.iter().map(|event| event.index).collect();
+        Ok((batch.take_out(&events, &whole_files), failed))
     }
 
-    /// Makes all rejections durable. Returns whether there were any.
+    /// Makes all rejections durable. `None`: there were none. Returns the files of which it could not: nothing that was
+    /// read of them since the last call may be stored.
     ///
     /// # Errors
-    /// The system's.
-    pub fn sync(&mut self, spool: &Spool) -> Result<bool, SpoolError> {
-        self.writer.sync().map_err(|e| SpoolError::new(spool.dir(), "reject events", e))
+    /// The system's, for the folder.
+    pub fn sync(&mut self) -> Result<Option<Vec<FailedRejection>>, SpoolError> {
+        self.writer.sync()
     }
 
     /// If it is time, puts files back into the spool that have grown whole, deletes those whose time is up, and counts the

@@ -242,6 +242,13 @@ impl OutboxError {
             OutboxError::Full { .. } | OutboxError::ReadOnly { .. } | OutboxError::TooManyFiles { .. } => {
                 true
             }
+            _ => self.is_locked(),
+        }
+    }
+
+    /// Whether another process holds SQLite's lock.
+    pub fn is_locked(&self) -> bool {
+        match self {
             OutboxError::Sqlite { source, .. } => {
                 source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
             }

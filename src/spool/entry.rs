@@ -31,6 +31,11 @@ impl FileIdentity {
 }
 
 impl FileKey {
+    /// The time in it, nanoseconds since 1970.
+    pub(super) fn time(self) -> i64 {
+        self.1
+    }
+
     /// The key that [`FileKey`]'s text stands for.
     pub(super) fn parse(text: &str) -> Option<FileKey> {
         let (inode, time) = text.split_once(' ')?;

@@ -31,8 +31,8 @@ pub use left_files::{LeftFile, WhyLeft, left_files, let_agent_read};
 pub use listing::{MAX_LISTED, OwnerFiles, SpoolListing};
 pub use names::{Format, format_of, shell_quoted};
 pub(crate) use names::{is_finished_name, is_reason_name};
-pub use rejected::{RejectedFile, RejectedFolder, Rejection, RestOfFile};
-pub use rejection_writer::{MAX_PARTS, PartKind, RejectedUsage, RejectionWriter};
+pub use rejected::{RejectedFile, RejectedFolder, Rejection, RestMark, RestOfFile};
+pub use rejection_writer::{FailedRejection, MAX_PARTS, PartKind, RejectedUsage, RejectionWriter};
 pub use removing::{KeptFile, QUIET_BEFORE_UNLINK, REMOVING, Removal};
 pub use text::{GZIP_MAGIC, Text, unpacked};
 pub use value::{EventPlace, MakeEvent, ReadLimits, fits};
@@ -221,12 +221,13 @@ impl Spool {
     /// kernel does not tell whether somebody has it open.
     ///
     /// # Errors
-    /// The system refuses; the file is still in the folder, or half removed and put back at the next start.
+    /// The system refuses; the file is still in the folder, or goes back with [`Spool::put_back_stranded`].
     pub fn remove(&self, read: &SpoolEntry) -> Result<Removal, SpoolError> {
         let error = |e| SpoolError::new(&self.dir.join(&read.name), "remove a file", e);
         match self.removing.claim(read).map_err(error)? {
             Claim::Claimed { path, is_free: true } => {
-                fs::remove_file(path).map(|()| Removal::Removed).map_err(error)
+                let removed = fs::remove_file(&path).inspect_err(|_| self.removing.give_back(&path, &read.name));
+                removed.map(|()| Removal::Removed).map_err(error)
             }
             Claim::Claimed { path, is_free: false } => {
                 let kept_as = path.file_name().unwrap_or(&read.name).to_owned();
@@ -234,6 +235,11 @@ impl Spool {
             }
             Claim::Lost(removal) => Ok(removal),
         }
+    }
+
+    /// Puts back the files that could neither leave the spool nor go back when that was tried.
+    pub fn put_back_stranded(&self) {
+        self.removing.give_back_stranded();
     }
 
     /// Looks at a file that was kept: puts it back into the spool if it was written to, and else unlinks it if `is_quiet`

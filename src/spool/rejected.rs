@@ -1,12 +1,14 @@
 //! The folder `rejected/`: files and parts of files that cannot be ingested, each with a reason.
 //!
-//! The reason, `NAME.why`, is written first. It holds the identity and place of the rejected thing, so that the same
-//! rejection after a crash is recognised: nothing in the folder is overwritten, and nothing is rejected twice.
+//! The reason, `NAME.why`, is written first. It holds the key of the file and the place of the rejected thing. A rejection
+//! is known if both are the same and the content is: the place alone does not tell, because a producer may write its file
+//! anew, and the modification time does not, because a file may grow. So nothing in the folder is overwritten, and nothing
+//! is rejected twice.
 
 use super::names::{
     WHY, candidate_names, is_finished_name, is_reason_name, rename_to_first_free, stem_and_ending,
 };
-use super::{FileIdentity, REJECTED, SpoolEntry, SpoolError};
+use super::{FileIdentity, FileKey, REJECTED, SpoolEntry, SpoolError};
 use crate::clock::Timestamp;
 use crate::event::Flaw;
 use crate::reason::Code;
@@ -39,8 +41,11 @@ pub struct Rejection {
     pub file: String,
     /// The number of the rejected line or element, from 1; 0 for the whole file.
     pub place: u64,
-    /// The file's inode, which together with `modified` tells it from another file of that name.
+    /// The file's inode, which together with `born` tells it from another file of that name.
     pub inode: u64,
+    /// The file's time of birth, nanoseconds since 1970; 0 where the file system does not record it.
+    #[serde(default)]
+    pub born: i64,
     /// The file's modification time, nanoseconds since 1970.
     pub modified: i64,
     /// The uid of the owner of the file in the spool.
@@ -55,13 +60,25 @@ pub struct Rejection {
 }
 
 /// The parts of a file that are rejected in one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestOfFile {
     /// The number of parts.
     pub parts: u64,
     /// The place of the last one.
     pub until: u64,
     /// The bytes of all of them. What a crash left behind these is no part.
+    pub bytes: u64,
+    /// How far it was when it was flushed before: a reading after a crash begins with a part behind one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub earlier: Vec<RestMark>,
+}
+
+/// Up to where a rest holds the parts of a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct RestMark {
+    /// The place of the last part.
+    pub until: u64,
+    /// The bytes up to its end.
     pub bytes: u64,
 }
 
@@ -82,6 +99,7 @@ impl Rejection {
             file: super::printable(&entry.name),
             place,
             inode: identity.inode,
+            born: identity.born,
             modified: identity.modified,
             owner: Some(entry.owner),
             incomplete: flaw.incomplete,
@@ -89,10 +107,27 @@ impl Rejection {
         }
     }
 
-    /// Whether both are about the same part of the same file.
-    pub(super) fn is_about_the_same(&self, other: &Rejection) -> bool {
-        (self.place, self.inode, self.modified) == (other.place, other.inode, other.modified)
+    /// The key of the rejected file.
+    pub(super) fn key(&self) -> FileKey {
+        FileIdentity { inode: self.inode, born: self.born, modified: self.modified }.key()
     }
+
+    /// Whether both are about the same place in the same file.
+    pub(super) fn is_about_the_same(&self, other: &Rejection) -> bool {
+        (self.place, self.key()) == (other.place, other.key())
+    }
+}
+
+/// What a name in the folder is to a rejection.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum NameState {
+    /// It belongs to nobody.
+    Free,
+    /// It is this rejection's, and the file has so many bytes of its content: fewer than all after a crash, and none if
+    /// there is no file.
+    Own(usize),
+    /// It belongs to another rejection, or to other content.
+    Taken,
 }
 
 /// A file in `rejected/`.
@@ -110,6 +145,27 @@ pub struct RejectedFile {
     pub modified: i64,
     /// The uid of the owner. A part belongs to the agent: its reason names the owner of the file.
     pub owner: u32,
+}
+
+/// A reason that has no name yet; it goes if it gets none.
+#[derive(Debug)]
+pub(super) struct TemporaryReason {
+    path: Option<PathBuf>,
+}
+
+impl TemporaryReason {
+    fn rename(mut self, to: &Path) -> io::Result<()> {
+        self.path.as_ref().map_or(Ok(()), |path| fs::rename(path, to))?;
+        self.path = None;
+        Ok(())
+    }
+}
+
+impl Drop for TemporaryReason {
+    fn drop(&mut self) {
+        // A temporary file that stays is written anew by the next rejection.
+        self.path.as_ref().map(fs::remove_file);
+    }
 }
 
 /// The folder `rejected/` of a spool.
@@ -134,47 +190,69 @@ impl RejectedFolder {
         File::open(&self.dir)?.sync_all()
     }
 
-    /// Reserves a name by writing the reason for it. Returns that reason's file, which is to be flushed; `None`: the name
-    /// belongs to another rejection.
-    pub(super) fn reserve(&self, name: &OsStr, rejection: &Rejection) -> io::Result<Option<File>> {
-        let path = self.reason_path(name);
-        match open_regular(&path) {
-            Ok(file) => {
-                let existing = serde_json::from_reader::<_, Rejection>(file.take(MAX_REASON));
-                return match existing.is_ok_and(|existing| existing.is_about_the_same(rejection)) {
-                    true => open_regular(&path).map(Some),
-                    false => Ok(None),
+    /// What the name is to a rejection of that content. A whole file has no content before it is moved in.
+    pub(super) fn state_of(
+        &self,
+        name: &OsStr,
+        rejection: &Rejection,
+        content: &[u8],
+    ) -> io::Result<NameState> {
+        let existing = match open_regular(&self.reason_path(name)) {
+            Ok(file) => serde_json::from_reader::<_, Rejection>(file.take(MAX_REASON)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                return match fs::symlink_metadata(self.dir.join(name)) {
+                    Ok(_) => Ok(NameState::Taken),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(NameState::Free),
+                    Err(e) => Err(e),
                 };
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(e) => return Err(e),
+        };
+        if !existing.is_ok_and(|existing| existing.is_about_the_same(rejection)) {
+            return Ok(NameState::Taken);
         }
-        if fs::symlink_metadata(self.dir.join(name)).is_ok() {
-            return Ok(None);
-        }
-        self.write_reason(name, rejection).map(Some)
+        let mut found = Vec::new();
+        match open_regular(&self.dir.join(name)) {
+            Ok(file) => file.take(content.len() as u64 + 1).read_to_end(&mut found)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+            // A file of the producer's that only the producer may read.
+            Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Ok(NameState::Taken),
+            Err(e) => return Err(e),
+        };
+        Ok(match content.starts_with(&found) {
+            true => NameState::Own(found.len()),
+            false => NameState::Taken,
+        })
     }
 
     /// Writes the reason of a name. Returns its file, which is to be flushed.
     pub(super) fn write_reason(&self, name: &OsStr, rejection: &Rejection) -> io::Result<File> {
-        let (temporary, file) = self.write_temporary_reason(rejection)?;
-        fs::rename(temporary, self.reason_path(name))?;
+        let (temporary, file) = self.temporary_reason(rejection)?;
+        temporary.rename(&self.reason_path(name))?;
         Ok(file)
     }
 
-    /// Writes a reason under a temporary name. Returns its path.
-    pub(super) fn write_temporary_reason(&self, rejection: &Rejection) -> io::Result<(PathBuf, File)> {
+    /// Writes a reason under a temporary name.
+    pub(super) fn temporary_reason(&self, rejection: &Rejection) -> io::Result<(TemporaryReason, File)> {
         let path = self.dir.join(".why.tmp");
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&path)?;
+        let temporary = TemporaryReason { path: Some(path) };
         let mut text = serde_json::to_vec(rejection)?;
         text.push(b'\n');
         file.write_all(&text)?;
-        Ok((path, file))
+        Ok((temporary, file))
     }
 
-    /// Creates the file of a name that is reserved; what a crash left of it goes.
-    pub(super) fn create(&self, name: &OsStr) -> io::Result<File> {
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(self.dir.join(name))
+    /// Opens a file of the folder and its reason, to be flushed.
+    pub(super) fn open_both(&self, name: &OsStr) -> io::Result<[File; 2]> {
+        Ok([open_regular(&self.reason_path(name))?, open_regular(&self.dir.join(name))?])
+    }
+
+    /// Opens the file of a name, which is created if there is none, to write behind its content.
+    pub(super) fn open_to_append(&self, name: &OsStr) -> io::Result<File> {
+        let options = &mut OpenOptions::new();
+        options.read(true).append(true).create(true).mode(0o640).custom_flags(libc::O_NOFOLLOW);
+        options.open(self.dir.join(name))
     }
 
     pub(super) fn remove_reason(&self, name: &OsStr) {
@@ -291,15 +369,15 @@ fn open_regular(path: &Path) -> io::Result<File> {
     }
 }
 
-/// `stem.place.ending`, then names with the file's modification time. The time keeps the search for a free name short: a
+/// `stem.place.ending`, then names with the time in the file's key. The time keeps the search for a free name short: a
 /// program that always uses one name may have many rejected files.
 pub(super) fn rejected_names<'a>(
     stem: &'a [u8],
     place: &str,
     ending: &'a str,
-    modified: i64,
+    key: FileKey,
 ) -> impl Iterator<Item = OsString> + use<'a> {
-    let place_and_time = format!("{place}~{modified}");
+    let place_and_time = format!("{place}~{}", key.time());
     candidate_names(stem, place.to_owned(), ending).take(1).chain(candidate_names(
         stem,
         place_and_time,

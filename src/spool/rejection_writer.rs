@@ -8,25 +8,29 @@
 //! programs have written to the file system.
 
 use super::names::{MAX_STEM, rename_to_free_name, stem_and_ending};
-use super::rejected::{Rejection, RestOfFile, rejected_names, size_on_disk};
+use super::rejected::{NameState, Rejection, RestMark, RestOfFile, rejected_names, size_on_disk};
 use super::removing::Claim;
-use super::{FileIdentity, RejectedFolder, RejectedPart, Spool, SpoolEntry, SpoolError};
+use super::{FileIdentity, FileKey, RejectedFolder, RejectedPart, Spool, SpoolEntry, SpoolError};
 use crate::clock::Timestamp;
 use crate::event::Flaw;
+use crate::limits;
 use crate::reason::Code;
 use std::collections::HashMap;
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// The parts of one file that are rejected one by one: enough to see what is wrong with the program that writes them.
 pub const MAX_PARTS: u64 = 100;
 /// Files whose rejected parts are counted in memory. Those of others are counted in the folder.
 const MAX_COUNTED: usize = 10_000;
-/// Files that are not flushed yet. Each is open.
+/// Files that are not flushed yet, where the system lets that many be open.
 const MAX_UNSYNCED: usize = 250;
+/// The flushes of a rest that its reason tells of. Between the commit of a batch and the end of a reading there are a
+/// handful.
+const MAX_MARKS: usize = 8;
 /// The room that a file of any size takes at least.
 const BLOCK: u64 = 4096;
 
@@ -60,10 +64,12 @@ impl RejectedUsage {
 struct PartsOfFile {
     /// The number of those that are files of their own.
     single: u64,
-    /// Parts up to this place may be there from before a crash.
+    /// Parts up to this place may be files of their own already.
     known_until: u64,
     rest: HashMap<PartKind, Rest>,
     is_used: bool,
+    /// Whether the folder has been searched for the file's parts.
+    is_recovered: bool,
 }
 
 /// The file that holds all further parts.
@@ -73,24 +79,58 @@ struct Rest {
     why: Rejection,
     /// Of `why.rest` and what was written since.
     state: RestOfFile,
+    /// The end of the last part that was read once more.
+    reread: RestMark,
     /// Open since the last sync.
     file: Option<File>,
+}
+
+impl Rest {
+    fn mark(&self) -> RestMark {
+        RestMark { until: self.state.until, bytes: self.state.bytes }
+    }
+
+    /// Where the part begins if it is in the rest already: behind the last end that is known of an earlier part. A reading
+    /// begins again behind a batch that is stored, and the rest was flushed before that.
+    fn start_of(&self, place: u64) -> u64 {
+        let ends = self.state.earlier.iter().chain([&self.reread]).filter(|end| end.until < place);
+        ends.max().map_or(0, |end| end.bytes)
+    }
 }
 
 /// A writer of rejections.
 #[derive(Debug)]
 pub struct RejectionWriter {
     folder: RejectedFolder,
-    unsynced: Vec<File>,
+    /// Files that are written and not flushed, and those of the spool of which they hold something. Each is open.
+    unsynced: Vec<(FileKey, File)>,
+    max_unsynced: usize,
     needs_folder_sync: bool,
-    /// By the first seen inode and modification time.
-    parts: HashMap<(u64, i64), PartsOfFile>,
+    /// Files of the spool of which something could not be flushed.
+    failed: Vec<FailedRejection>,
+    parts: HashMap<FileKey, PartsOfFile>,
+}
+
+/// A file of the spool of which something could not be rejected durably.
+#[derive(Debug)]
+pub struct FailedRejection {
+    /// The key of the file's identity in the outbox.
+    pub key: FileKey,
+    /// The error of the system.
+    pub error: SpoolError,
 }
 
 impl RejectionWriter {
     /// A writer that has rejected nothing yet.
     pub fn new(folder: RejectedFolder) -> RejectionWriter {
-        RejectionWriter { folder, unsynced: Vec::new(), needs_folder_sync: false, parts: HashMap::new() }
+        RejectionWriter {
+            folder,
+            unsynced: Vec::new(),
+            max_unsynced: limits::max_unflushed(limits::open_files()).min(MAX_UNSYNCED),
+            needs_folder_sync: false,
+            failed: Vec::new(),
+            parts: HashMap::new(),
+        }
     }
 
     /// Whether anything may not be durable yet.
@@ -112,18 +152,18 @@ impl RejectionWriter {
         now: Timestamp,
     ) -> Result<Option<RejectedUsage>, SpoolError> {
         let error = |e| SpoolError::new(&spool.dir().join(&entry.name), "reject a file", e);
-        self.sync_if_many().map_err(error)?;
+        self.sync_if_many();
         let rejection = Rejection::new(entry, &entry.identity, 0, flaw, now);
         // Without room for the reason the file must not move, since a move wakes the intake again.
-        self.folder.write_temporary_reason(&rejection).map_err(error)?;
+        let has_room = |writer: &mut RejectionWriter| writer.folder.temporary_reason(&rejection).map(drop);
+        self.with_files(has_room).map_err(error)?;
         let Claim::Claimed { path: claimed, .. } = spool.removing.claim(entry).map_err(error)? else {
             return Ok(None);
         };
         match self.move_in(&claimed, entry, &rejection) {
             Ok(usage) => Ok(Some(usage)),
             Err(e) => {
-                // If this fails as well, the next start puts the file back.
-                let _ = spool.removing.put_back(&claimed, &entry.name);
+                spool.removing.give_back(&claimed, &entry.name);
                 Err(error(e))
             }
         }
@@ -136,13 +176,16 @@ impl RejectionWriter {
         rejection: &Rejection,
     ) -> io::Result<RejectedUsage> {
         let (stem, ending) = stem_and_ending(&entry.name);
-        for name in rejected_names(stem, "", ending, rejection.modified) {
-            let Some(why) = self.folder.reserve(&name, rejection)? else { continue };
+        let size = size_on_disk(&fs::symlink_metadata(claimed)?);
+        for name in rejected_names(stem, "", ending, rejection.key()) {
+            if self.folder.state_of(&name, rejection, b"")? == NameState::Taken {
+                continue;
+            }
+            let why = self.folder.write_reason(&name, rejection)?;
             match rename_to_free_name(claimed, &self.folder.path_of(&name)) {
                 Ok(()) => {
-                    self.note(why);
-                    let meta = fs::symlink_metadata(self.folder.path_of(&name))?;
-                    return Ok(RejectedUsage::of_file(size_on_disk(&meta)));
+                    self.note(rejection.key(), why);
+                    return Ok(RejectedUsage::of_file(size));
                 }
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => {
@@ -151,7 +194,7 @@ impl RejectionWriter {
                 }
             }
         }
-        Ok(RejectedUsage::default())
+        Err(io::ErrorKind::AlreadyExists.into())
     }
 
     /// Rejects a part of a file; `first_seen` is the file's identity in the outbox. A part that was rejected before is
@@ -159,7 +202,7 @@ impl RejectionWriter {
     /// It is durable after [`RejectionWriter::sync`].
     ///
     /// # Errors
-    /// The system refuses.
+    /// The system refuses; the part is not in the folder, and what was rejected before is as it was.
     pub fn reject_part(
         &mut self,
         entry: &SpoolEntry,
@@ -170,8 +213,27 @@ impl RejectionWriter {
         now: Timestamp,
     ) -> Result<RejectedUsage, SpoolError> {
         let rejection = Rejection::new(entry, first_seen, part.place, &part.flaw, now);
-        self.reject(entry, is_resumed, kind, part, rejection)
-            .map_err(|e| SpoolError::new(self.folder.dir(), "reject a part of a file", e))
+        self.sync_if_many();
+        self.with_files(|writer| writer.reject(entry, is_resumed, kind, part, &rejection))
+            .map_err(|e| self.part_error(e))
+    }
+
+    /// Does something that opens files, and once more if no more can be open: those that are to be flushed are closed then.
+    fn with_files<T>(
+        &mut self,
+        mut operation: impl FnMut(&mut RejectionWriter) -> io::Result<T>,
+    ) -> io::Result<T> {
+        match operation(self) {
+            Err(e) if limits::is_out_of_files(&e) => {
+                self.sync_files();
+                operation(self)
+            }
+            done => done,
+        }
+    }
+
+    fn part_error(&self, error: io::Error) -> SpoolError {
+        SpoolError::new(self.folder.dir(), "reject a part of a file", error)
     }
 
     fn reject(
@@ -180,32 +242,31 @@ impl RejectionWriter {
         is_resumed: bool,
         kind: PartKind,
         part: &RejectedPart,
-        rejection: Rejection,
+        rejection: &Rejection,
     ) -> io::Result<RejectedUsage> {
-        self.sync_if_many()?;
-        let key = (rejection.inode, rejection.modified);
+        let key = rejection.key();
         if is_resumed && !self.parts.contains_key(&key) {
-            let parts = self.recover(entry, &rejection)?;
-            self.parts.insert(key, parts);
+            self.recover(entry, rejection)?;
         }
         let parts = self.parts.entry(key).or_default();
         parts.is_used = true;
         if parts.single < MAX_PARTS || part.place <= parts.known_until {
-            let (stem, ending) = part_stem_and_ending(entry);
+            let is_new = parts.single == 0 && parts.known_until == 0;
             let is_full = parts.single >= MAX_PARTS;
-            match self.reject_single(stem, ending, is_full, part, &rejection)? {
+            match self.reject_single(entry, is_full, part, rejection)? {
                 Single::Written(usage) => {
                     let parts = self.parts.entry(key).or_default();
                     parts.single += 1;
+                    parts.known_until = parts.known_until.max(part.place);
                     return Ok(usage);
                 }
-                Single::Known if !is_resumed && parts_are_new(&self.parts, key) => {
-                    // The reading before a crash got further.
-                    let parts = self.recover(entry, &rejection)?;
-                    self.parts.insert(key, PartsOfFile { is_used: true, ..parts });
+                Single::Known => {
+                    if is_new {
+                        // The reading before a crash got further.
+                        self.recover(entry, rejection)?;
+                    }
                     return Ok(RejectedUsage::default());
                 }
-                Single::Known => return Ok(RejectedUsage::default()),
                 Single::Full => {}
             }
         }
@@ -215,29 +276,47 @@ impl RejectionWriter {
     /// Rejects a part as a file of its own. If the folder has no room for another, only a part that is there is known.
     fn reject_single(
         &mut self,
-        stem: &[u8],
-        ending: &str,
+        entry: &SpoolEntry,
         is_full: bool,
         part: &RejectedPart,
         rejection: &Rejection,
     ) -> io::Result<Single> {
-        for name in rejected_names(stem, &format!(".{}", part.place), ending, rejection.modified) {
-            let is_known = self.folder.why(&name).is_some_and(|why| why.is_about_the_same(rejection));
-            if is_full && !is_known {
-                return Ok(Single::Full);
+        let (stem, ending) = part_stem_and_ending(entry);
+        let content = [part.content.as_slice(), b"\n"].concat();
+        let key = rejection.key();
+        for name in rejected_names(stem, &format!(".{}", part.place), ending, key) {
+            let written = match self.folder.state_of(&name, rejection, &content)? {
+                NameState::Taken => continue,
+                NameState::Own(length) if length == content.len() => {
+                    // Nobody knows whether an agent before this one has flushed it.
+                    self.folder.open_both(&name)?.into_iter().for_each(|file| self.note(key, file));
+                    return Ok(Single::Known);
+                }
+                NameState::Free if is_full => return Ok(Single::Full),
+                NameState::Free => 0,
+                NameState::Own(length) => length,
+            };
+            match self.write_single(&name, &content[written..], rejection) {
+                Ok(files) => files.into_iter().for_each(|file| self.note(key, file)),
+                Err(e) if written == 0 => {
+                    // What there is of it takes room, and would look like a part.
+                    let _ = self.folder.remove(&name);
+                    self.folder.remove_reason(&name);
+                    return Err(e);
+                }
+                Err(e) => return Err(e),
             }
-            let Some(why) = self.folder.reserve(&name, rejection)? else { continue };
-            let mut file = self.folder.create(&name)?;
-            file.write_all(&part.content)?;
-            file.write_all(b"\n")?;
-            self.note(why);
-            self.note(file);
-            return Ok(match is_known {
-                true => Single::Known,
-                false => Single::Written(RejectedUsage::of_file(size_of(part.content.len() as u64 + 1))),
-            });
+            return Ok(Single::Written(RejectedUsage::of_file(size_of(content.len() as u64))));
         }
         Ok(Single::Full)
+    }
+
+    /// Writes the reason of a part, then what its file lacks. Both are to be flushed.
+    fn write_single(&self, name: &OsStr, content: &[u8], rejection: &Rejection) -> io::Result<[File; 2]> {
+        let why = self.folder.write_reason(name, rejection)?;
+        let mut file = self.folder.open_to_append(name)?;
+        file.write_all(content)?;
+        Ok([why, file])
     }
 
     fn reject_into_rest(
@@ -245,56 +324,104 @@ impl RejectionWriter {
         entry: &SpoolEntry,
         kind: PartKind,
         part: &RejectedPart,
-        rejection: Rejection,
+        rejection: &Rejection,
     ) -> io::Result<RejectedUsage> {
-        let key = (rejection.inode, rejection.modified);
-        let known = self.parts.get_mut(&key).and_then(|parts| parts.rest.remove(&kind));
-        let (mut rest, mut usage) = match known {
-            Some(rest) if part.place <= rest.state.until => {
-                self.parts.entry(key).or_default().rest.insert(kind, rest);
-                return Ok(RejectedUsage::default());
+        let key = rejection.key();
+        let mut known = self.take_rest(key, kind);
+        if known.is_none() && self.parts.get(&key).is_none_or(|parts| !parts.is_recovered) {
+            self.recover(entry, rejection)?;
+            known = self.take_rest(key, kind);
+        }
+        let content = [part.content.as_slice(), b"\n"].concat();
+        let mut usage = RejectedUsage::default();
+        let mut rest = match known {
+            Some(mut rest) if part.place <= rest.state.until => {
+                self.needs_folder_sync = true;
+                let is_known = self.is_in_rest(&mut rest, part.place, &content);
+                // If it is not there, the file was written anew, and this rest is complete.
+                let is_over = is_known.and_then(|is_known| match is_known {
+                    true => Ok(false),
+                    false => self.sync_rest(&mut rest).map(|()| true),
+                });
+                if !matches!(is_over, Ok(true)) {
+                    self.parts.entry(key).or_default().rest.insert(kind, rest);
+                    return is_over.map(|_| usage);
+                }
+                usage = RejectedUsage::of_file(0);
+                self.new_rest(entry, kind, rejection.clone())?
             }
-            Some(rest) if rest.file.is_some() || self.is_there(&rest) => (rest, RejectedUsage::default()),
-            _ => (self.new_rest(entry, kind, rejection)?, RejectedUsage::of_file(0)),
+            Some(rest) => rest,
+            None => {
+                usage = RejectedUsage::of_file(0);
+                self.new_rest(entry, kind, rejection.clone())?
+            }
         };
-        let (before, length) = (rest.state, part.content.len() as u64 + 1);
-        let written = self.open_rest(&mut rest).and_then(|mut file| {
-            file.write_all(&part.content)?;
-            file.write_all(b"\n")
-        });
-        if written.is_ok() {
-            let bytes = before.bytes + length;
-            rest.state = RestOfFile { parts: before.parts + 1, until: part.place, bytes };
-            usage.bytes += size_of(bytes) - size_of(before.bytes);
+        let before = rest.mark();
+        let written = self.open_rest(&mut rest).and_then(|mut file| file.write_all(&content));
+        match &written {
+            Ok(()) => {
+                rest.state.parts += 1;
+                (rest.state.until, rest.state.bytes) = (part.place, before.bytes + content.len() as u64);
+                rest.reread = RestMark::default();
+                usage.bytes += size_of(rest.state.bytes) - size_of(before.bytes);
+            }
+            Err(_) if rest.state.parts == 0 => {
+                // What there is of it takes room, and would look like a rest.
+                let _ = self.folder.remove(&rest.name);
+                return written.map(|()| usage);
+            }
+            // It is cut to what is valid when it is opened again.
+            Err(_) => rest.file = None,
         }
         self.needs_folder_sync = true;
         self.parts.entry(key).or_default().rest.insert(kind, rest);
         written.map(|()| usage)
     }
 
-    /// Whether the rest is still in the folder: somebody may have put it back into the spool.
-    fn is_there(&self, rest: &Rest) -> bool {
-        self.folder.why(&rest.name).is_some_and(|why| why.is_about_the_same(&rest.why))
+    /// Takes the rest of a file out of what is known, if it is still in the folder: somebody may have put it back into the
+    /// spool.
+    fn take_rest(&mut self, key: FileKey, kind: PartKind) -> Option<Rest> {
+        let rest = self.parts.get_mut(&key)?.rest.remove(&kind)?;
+        let is_there =
+            || self.folder.why(&rest.name).is_some_and(|why| why.is_about_the_same(&rest.why));
+        (rest.file.is_some() || is_there()).then_some(rest)
+    }
+
+    /// Whether the rest holds the part at that place, which is not behind its last one.
+    fn is_in_rest(&self, rest: &mut Rest, place: u64, content: &[u8]) -> io::Result<bool> {
+        let start = rest.start_of(place);
+        let mut found = vec![0; content.len()];
+        match self.open_rest(rest)?.read_exact_at(&mut found, start) {
+            Ok(()) if found == content => {
+                rest.reread = RestMark { until: place, bytes: start + content.len() as u64 };
+                Ok(true)
+            }
+            Ok(()) => Ok(false),
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     fn new_rest(&mut self, entry: &SpoolEntry, kind: PartKind, mut why: Rejection) -> io::Result<Rest> {
         let (stem, ending) = part_stem_and_ending(entry);
-        let state = RestOfFile { parts: 0, until: 0, bytes: 0 };
+        let state = RestOfFile::default();
         why.text = format!(
             "more than {MAX_PARTS} parts of the file cannot be taken; the first of the rest: {}",
             why.text
         );
-        why.rest = Some(state);
+        why.rest = Some(state.clone());
         let word = match kind {
             PartKind::Flawed => ".rest",
             PartKind::ReusedId => ".reused",
         };
-        for name in rejected_names(stem, word, ending, why.modified) {
-            let Some(reason) = self.folder.reserve(&name, &why)? else { continue };
-            self.note(reason);
-            let file = self.folder.create(&name)?;
-            file.set_len(0)?;
-            return Ok(Rest { name, why, state, file: None });
+        for name in rejected_names(stem, word, ending, why.key()) {
+            if self.folder.state_of(&name, &why, b"")? == NameState::Taken {
+                continue;
+            }
+            let reason = self.folder.write_reason(&name, &why)?;
+            let file = self.folder.open_to_append(&name).inspect_err(|_| self.folder.remove_reason(&name))?;
+            self.note(why.key(), reason);
+            return Ok(Rest { name, why, state, reread: RestMark::default(), file: Some(file) });
         }
         Err(io::ErrorKind::AlreadyExists.into())
     }
@@ -303,8 +430,7 @@ impl RejectionWriter {
     /// the spool meanwhile, where it must not be held open.
     fn open_rest<'a>(&self, rest: &'a mut Rest) -> io::Result<&'a File> {
         if rest.file.is_none() {
-            let path = self.folder.path_of(&rest.name);
-            let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path)?;
+            let file = self.folder.open_to_append(&rest.name)?;
             rest.state.bytes = rest.state.bytes.min(file.metadata()?.len());
             file.set_len(rest.state.bytes)?;
             rest.file = Some(file);
@@ -312,68 +438,101 @@ impl RejectionWriter {
         rest.file.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// What the folder has of the file's parts.
-    fn recover(&self, entry: &SpoolEntry, of: &Rejection) -> io::Result<PartsOfFile> {
-        let mut found = PartsOfFile::default();
+    /// Searches the folder for the file's parts. Of several rests of one kind the newest counts: it is of what the file
+    /// holds now.
+    fn recover(&mut self, entry: &SpoolEntry, of: &Rejection) -> io::Result<()> {
+        let (mut single, mut known_until) = (0, 0);
+        let mut rests: HashMap<PartKind, Rest> = HashMap::new();
         let (stem, _) = stem_and_ending(&entry.name);
         for file in self.folder.files_named(&stem[..stem.len().min(MAX_STEM)])? {
-            let Some(why) = file.why.filter(|why| (why.inode, why.modified) == (of.inode, of.modified))
-            else {
-                continue;
-            };
-            match why.rest {
-                Some(state) => {
-                    let kind = match why.code {
-                        Code::MessageIdReused => PartKind::ReusedId,
-                        _ => PartKind::Flawed,
-                    };
-                    found.rest.insert(kind, Rest { name: file.name, why, state, file: None });
+            let Some(why) = file.why.filter(|why| why.key() == of.key()) else { continue };
+            if let Some(state) = why.rest.clone() {
+                let kind = match why.code {
+                    Code::MessageIdReused => PartKind::ReusedId,
+                    _ => PartKind::Flawed,
+                };
+                if rests.get(&kind).is_none_or(|rest| rest.why.when <= why.when) {
+                    let rest =
+                        Rest { name: file.name, why, state, reread: RestMark::default(), file: None };
+                    rests.insert(kind, rest);
                 }
-                None if why.place > 0 => {
-                    found.single += 1;
-                    found.known_until = found.known_until.max(why.place);
-                }
-                None => {}
+            } else if why.place > 0 {
+                single += 1;
+                known_until = known_until.max(why.place);
             }
         }
-        Ok(found)
+        let parts = self.parts.entry(of.key()).or_default();
+        (parts.single, parts.known_until) = (single, known_until);
+        (parts.is_used, parts.is_recovered) = (true, true);
+        for (kind, rest) in rests {
+            parts.rest.entry(kind).or_insert(rest);
+        }
+        Ok(())
     }
 
-    fn note(&mut self, file: File) {
-        self.unsynced.push(file);
+    fn note(&mut self, key: FileKey, file: File) {
+        self.unsynced.push((key, file));
         self.needs_folder_sync = true;
     }
 
-    fn sync_if_many(&mut self) -> io::Result<()> {
-        if self.unsynced.len() < MAX_UNSYNCED {
-            return Ok(());
+    fn sync_if_many(&mut self) {
+        if self.unsynced.len() >= self.max_unsynced {
+            self.sync_files();
         }
-        self.unsynced.drain(..).try_for_each(|file| file.sync_all())
     }
 
-    /// Makes all rejections durable. Returns whether there were any.
+    /// Flushes and closes all files. Those of which it fails are told by the next sync.
+    fn sync_files(&mut self) {
+        for (key, file) in std::mem::take(&mut self.unsynced) {
+            if let Err(e) = file.sync_all() {
+                self.failed.push(FailedRejection { key, error: self.part_error(e) });
+            }
+        }
+        let mut all = std::mem::take(&mut self.parts);
+        for (key, parts) in &mut all {
+            for rest in parts.rest.values_mut() {
+                if let Err(e) = self.sync_rest(rest) {
+                    rest.file = None;
+                    self.failed.push(FailedRejection { key: *key, error: self.part_error(e) });
+                }
+            }
+        }
+        self.parts = all;
+    }
+
+    /// Flushes and closes the rest, and then tells in its reason how much of it is valid.
+    fn sync_rest(&self, rest: &mut Rest) -> io::Result<()> {
+        if rest.why.rest.as_ref().is_some_and(|flushed| flushed.bytes != rest.state.bytes) {
+            self.open_rest(rest)?.sync_data()?;
+            let why = Rejection { rest: Some(rest.state.clone()), ..rest.why.clone() };
+            self.folder.write_reason(&rest.name, &why)?.sync_all()?;
+            rest.why = why;
+            let excess = (rest.state.earlier.len() + 1).saturating_sub(MAX_MARKS);
+            rest.state.earlier.drain(..excess);
+            rest.state.earlier.push(rest.mark());
+        }
+        rest.file = None;
+        Ok(())
+    }
+
+    /// Makes all rejections durable. Returns the files of the spool of which it could not: nothing that was read of them
+    /// since may be stored. `None`: there were no rejections.
     ///
     /// # Errors
-    /// The system refuses.
-    pub fn sync(&mut self) -> io::Result<bool> {
+    /// The system refuses to flush the folder.
+    pub fn sync(&mut self) -> Result<Option<Vec<FailedRejection>>, SpoolError> {
         if !self.needs_folder_sync {
-            return Ok(false);
+            return Ok(None);
         }
-        self.unsynced.drain(..).try_for_each(|file| file.sync_all())?;
-        let folder = &self.folder;
-        for rest in self.parts.values_mut().flat_map(|parts| parts.rest.values_mut()) {
-            let Some(file) = rest.file.take() else { continue };
-            file.sync_data()?;
-            rest.why.rest = Some(rest.state);
-            folder.write_reason(&rest.name, &rest.why)?.sync_all()?;
-        }
-        self.folder.sync()?;
+        self.sync_files();
+        self.folder.sync().map_err(|e| self.part_error(e))?;
+        let failed = std::mem::take(&mut self.failed);
         self.needs_folder_sync = false;
         if self.parts.len() > MAX_COUNTED {
             self.parts.retain(|_, parts| parts.is_used);
         }
         self.parts.values_mut().for_each(|parts| parts.is_used = false);
-        Ok(true)
+        Ok(Some(failed))
     }
 }
 
@@ -383,10 +542,6 @@ enum Single {
     Known,
     /// There are enough of them.
     Full,
-}
-
-fn parts_are_new(parts: &HashMap<(u64, i64), PartsOfFile>, key: (u64, i64)) -> bool {
-    parts.get(&key).is_none_or(|parts| parts.single == 0 && parts.known_until == 0)
 }
 
 /// The name of a part is that of the file, with the part's place; its text is not packed.
@@ -452,7 +607,7 @@ mod tests {
         let (_spool, folder) = folder();
         let mut writer = RejectionWriter::new(folder.clone());
         let usage = reject(&mut writer, false, PartKind::Flawed, 1..=10_000);
-        assert!(writer.sync().unwrap() && !writer.sync().unwrap());
+        assert!(writer.sync().unwrap().is_some() && writer.sync().unwrap().is_none());
         assert_eq!(usage.files, MAX_PARTS + 1);
         let on_disk: u64 = folder.list().unwrap().iter().map(|file| file.on_disk + BLOCK).sum();
         assert!(usage.bytes.abs_diff(on_disk) <= usage.files * BLOCK, "{usage:?} and {on_disk}");
@@ -468,13 +623,15 @@ mod tests {
     fn a_crash_neither_begins_the_count_again_nor_rejects_anything_twice() {
         let (_spool, folder) = folder();
         let mut writer = RejectionWriter::new(folder.clone());
-        reject(&mut writer, false, PartKind::Flawed, 1..=150);
-        writer.sync().unwrap();
+        for batch in [1..=120, 121..=150] {
+            reject(&mut writer, false, PartKind::Flawed, batch);
+            writer.sync().unwrap();
+        }
         // This much is written, but not flushed when the agent ends.
         reject(&mut writer, true, PartKind::Flawed, 151..=170);
         drop(writer);
         // The reading goes on at some place that was committed, and has the parts behind it once more.
-        for from in [1, 60, 120, 151] {
+        for from in [1, 60, 121, 151] {
             let mut writer = RejectionWriter::new(folder.clone());
             reject(&mut writer, from > 1, PartKind::Flawed, from..=160);
             writer.sync().unwrap();

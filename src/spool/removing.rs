@@ -16,6 +16,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The name of the folder in the spool.
@@ -71,11 +72,14 @@ pub(super) enum Claim {
 pub(super) struct RemovingFolder {
     spool_dir: PathBuf,
     dir: PathBuf,
+    /// Files that could not go back, and their names in the spool.
+    stranded: Arc<Mutex<Vec<(PathBuf, OsString)>>>,
 }
 
 impl RemovingFolder {
     pub fn of_spool(spool_dir: &Path) -> RemovingFolder {
-        RemovingFolder { spool_dir: spool_dir.to_owned(), dir: spool_dir.join(REMOVING) }
+        let dir = spool_dir.join(REMOVING);
+        RemovingFolder { spool_dir: spool_dir.to_owned(), dir, stranded: Arc::default() }
     }
 
     pub fn dir(&self) -> &Path {
@@ -105,15 +109,19 @@ impl RemovingFolder {
             Err(e) => return Err(e),
         };
         // The lease comes before the comparison: what was written before it was granted shows in the version.
-        let (lease, meta) = match open_to_read(&path) {
-            Ok(file) => (Lease::take(&file), file.metadata()?),
-            Err(_) => (Lease::Unavailable, fs::symlink_metadata(&path)?),
+        let examined = match open_to_read(&path) {
+            Ok(file) => {
+                let lease = Lease::take(&file);
+                file.metadata().map(|meta| (lease, meta))
+            }
+            Err(_) => fs::symlink_metadata(&path).map(|meta| (Lease::Unavailable, meta)),
         };
+        let (lease, meta) = examined.inspect_err(|_| self.give_back(&path, &read.name))?;
         let is_as_read = SpoolEntry::new(read.name.clone(), &meta).is_as_read(read);
         if is_as_read && irregularity(&meta).is_none() && lease != Lease::OpenForWriting {
             return Ok(Claim::Claimed { path, is_free: lease == Lease::Free });
         }
-        self.put_back(&path, &read.name)?;
+        self.give_back(&path, &read.name);
         Ok(lost(&super::identity(&meta)))
     }
 
@@ -149,6 +157,22 @@ impl RemovingFolder {
             }
         }
         Ok(())
+    }
+
+    /// Puts a claimed file back that cannot leave the spool. If the system refuses that as well, it goes back later.
+    pub fn give_back(&self, claimed: &Path, name: &OsStr) {
+        if self.put_back(claimed, name).is_err() {
+            let mut stranded = self.stranded.lock().unwrap_or_else(PoisonError::into_inner);
+            stranded.push((claimed.to_owned(), name.to_owned()));
+        }
+    }
+
+    /// Puts back the files that could not go back before.
+    pub fn give_back_stranded(&self) {
+        let stranded = std::mem::take(&mut *self.stranded.lock().unwrap_or_else(PoisonError::into_inner));
+        for (claimed, name) in stranded {
+            self.give_back(&claimed, &name);
+        }
     }
 
     /// Puts a claimed file back under its name, or under a similar one if a producer has used that again.
