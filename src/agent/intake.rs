@@ -689,7 +689,8 @@ impl Intake {
     /// must not be stored before it.
     fn withdraw(&mut self, mut in_commit: Option<&mut AppendBatch>, failed: Vec<FailedRejection>) {
         for FailedRejection { key, error } in failed {
-            let begun = self.scanner.queues.take_begun_if(|begun| begun.source.progress.identity.key() == key);
+            let begun =
+                self.scanner.queues.take_begun_if(|begun| begun.source.progress.identity.key() == key);
             let entries = [
                 begun.map(|begun| begun.source.entry),
                 self.batch.take_out_file(key),

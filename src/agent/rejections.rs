@@ -9,8 +9,8 @@ use crate::event::Flaw;
 use crate::outbox::ReusedId;
 use crate::reason::{Code, Reason};
 use crate::spool::{
-    FailedRejection, Format, PartKind, RejectedFolder, RejectedPart, RejectedUsage, RejectionWriter, Spool, SpoolEntry,
-    SpoolError, printable, user_name,
+    FailedRejection, Format, PartKind, RejectedFolder, RejectedPart, RejectedUsage, RejectionWriter, Spool,
+    SpoolEntry, SpoolError, printable, user_name,
 };
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};

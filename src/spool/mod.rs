@@ -226,7 +226,8 @@ impl Spool {
         let error = |e| SpoolError::new(&self.dir.join(&read.name), "remove a file", e);
         match self.removing.claim(read).map_err(error)? {
             Claim::Claimed { path, is_free: true } => {
-                let removed = fs::remove_file(&path).inspect_err(|_| self.removing.give_back(&path, &read.name));
+                let removed =
+                    fs::remove_file(&path).inspect_err(|_| self.removing.give_back(&path, &read.name));
                 removed.map(|()| Removal::Removed).map_err(error)
             }
             Claim::Claimed { path, is_free: false } => {

@@ -90,6 +90,13 @@ impl Rest {
         RestMark { until: self.state.until, bytes: self.state.bytes }
     }
 
+    /// Notes that all of it is flushed.
+    fn note_flushed(&mut self) {
+        let excess = (self.state.earlier.len() + 1).saturating_sub(MAX_MARKS);
+        self.state.earlier.drain(..excess);
+        self.state.earlier.push(self.mark());
+    }
+
     /// Where the part begins if it is in the rest already: behind the last end that is known of an earlier part. A reading
     /// begins again behind a batch that is stored, and the rest was flushed before that.
     fn start_of(&self, place: u64) -> u64 {
@@ -382,8 +389,7 @@ impl RejectionWriter {
     /// spool.
     fn take_rest(&mut self, key: FileKey, kind: PartKind) -> Option<Rest> {
         let rest = self.parts.get_mut(&key)?.rest.remove(&kind)?;
-        let is_there =
-            || self.folder.why(&rest.name).is_some_and(|why| why.is_about_the_same(&rest.why));
+        let is_there = || self.folder.why(&rest.name).is_some_and(|why| why.is_about_the_same(&rest.why));
         (rest.file.is_some() || is_there()).then_some(rest)
     }
 
@@ -452,8 +458,9 @@ impl RejectionWriter {
                     _ => PartKind::Flawed,
                 };
                 if rests.get(&kind).is_none_or(|rest| rest.why.when <= why.when) {
-                    let rest =
+                    let mut rest =
                         Rest { name: file.name, why, state, reread: RestMark::default(), file: None };
+                    rest.note_flushed();
                     rests.insert(kind, rest);
                 }
             } else if why.place > 0 {
@@ -507,9 +514,7 @@ impl RejectionWriter {
             let why = Rejection { rest: Some(rest.state.clone()), ..rest.why.clone() };
             self.folder.write_reason(&rest.name, &why)?.sync_all()?;
             rest.why = why;
-            let excess = (rest.state.earlier.len() + 1).saturating_sub(MAX_MARKS);
-            rest.state.earlier.drain(..excess);
-            rest.state.earlier.push(rest.mark());
+            rest.note_flushed();
         }
         rest.file = None;
         Ok(())
@@ -558,6 +563,8 @@ fn size_of(length: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::spool::REJECTED;
+    use std::collections::BTreeMap;
+    use std::ops::RangeInclusive;
 
     fn entry(name: &str) -> SpoolEntry {
         let identity = FileIdentity { inode: 7, born: 1, modified: 9 };
@@ -638,6 +645,128 @@ mod tests {
             assert_eq!(folder.list().unwrap().len() as u64, MAX_PARTS + 1, "from {from}");
             assert_eq!(content(&folder, "bad.rest.jsonl"), lines(101..=160), "from {from}");
         }
+    }
+
+    /// Rejects bad lines of a file; each number is a line's content and its place.
+    fn reject_lines(
+        folder: &RejectedFolder,
+        identity: FileIdentity,
+        word: &str,
+        places: RangeInclusive<u64>,
+    ) {
+        let mut writer = RejectionWriter::new(folder.clone());
+        reject_lines_with(&mut writer, identity, word, places);
+        assert!(writer.sync().unwrap().is_none_or(|failed| failed.is_empty()));
+    }
+
+    fn reject_lines_with(
+        writer: &mut RejectionWriter,
+        identity: FileIdentity,
+        word: &str,
+        places: RangeInclusive<u64>,
+    ) {
+        for place in places {
+            let content = format!("{word} {place}").into_bytes();
+            let part = RejectedPart { place, content, flaw: Flaw::at("", 0, Code::NotJson, "bad") };
+            let entry = SpoolEntry { identity, ..entry("bad.jsonl") };
+            writer.reject_part(&entry, &identity, false, PartKind::Flawed, &part, Timestamp(0)).unwrap();
+        }
+    }
+
+    /// All lines in the folder, each with how often it is there.
+    fn all_lines(folder: &RejectedFolder) -> BTreeMap<String, usize> {
+        let mut all = BTreeMap::new();
+        for file in folder.files().unwrap() {
+            for line in content(folder, file.name.to_str().unwrap()).lines() {
+                *all.entry(line.to_owned()).or_default() += 1;
+            }
+        }
+        all
+    }
+
+    #[test]
+    fn every_bad_line_is_there_once_whatever_its_file_has_in_common_with_another() {
+        let first = FileIdentity { inode: 7, born: 1, modified: 9 };
+        let unborn = FileIdentity { born: 0, ..first };
+        // Each row: the second reading, and how many different lines there are then for each place.
+        for (shown, before, then, word, want) in [
+            ("the same again", first, first, "first", 1),
+            ("grown since", first, FileIdentity { modified: 10, ..first }, "first", 1),
+            ("written anew in place", first, FileIdentity { modified: 10, ..first }, "second", 2),
+            ("written anew with its time set back", first, first, "second", 2),
+            (
+                "another file with the inode and the time",
+                first,
+                FileIdentity { born: 2, ..first },
+                "second",
+                2,
+            ),
+            ("the same, of no known birth", unborn, unborn, "first", 1),
+            ("another, of no known birth", unborn, unborn, "second", 2),
+        ] {
+            for lines in [1, 99, 100, 101, 150] {
+                for is_restarted in [false, true] {
+                    let (_spool, folder) = folder();
+                    let mut writer = RejectionWriter::new(folder.clone());
+                    reject_lines_with(&mut writer, before, "first", 1..=lines);
+                    writer.sync().unwrap();
+                    if is_restarted {
+                        writer = RejectionWriter::new(folder.clone());
+                    }
+                    reject_lines_with(&mut writer, then, word, 1..=lines);
+                    writer.sync().unwrap();
+                    // And once more, as after a commit that failed.
+                    reject_lines_with(&mut writer, then, word, 1..=lines);
+                    writer.sync().unwrap();
+                    let all = all_lines(&folder);
+                    let shown = format!("{shown}, {lines} lines, restarted: {is_restarted}");
+                    assert_eq!(all.len() as u64, lines * want, "{shown}");
+                    assert!(all.values().all(|times| *times == 1), "{shown}: {all:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_crash_left_of_a_part_is_completed_and_nothing_else_is_touched() {
+        let identity = FileIdentity { inode: 7, born: 1, modified: 9 };
+        // Each row: the content of the file that is left, and the files after the part has been rejected again.
+        for (left, want) in [
+            (None, vec!["part 1\n"]),
+            (Some(""), vec!["part 1\n"]),
+            (Some("par"), vec!["part 1\n"]),
+            (Some("part 1\n"), vec!["part 1\n"]),
+            (Some("part 1 mended by hand\n"), vec!["part 1 mended by hand\n", "part 1\n"]),
+            (Some("\0\0\0\0\0\0\0"), vec!["\0\0\0\0\0\0\0", "part 1\n"]),
+        ] {
+            let (_spool, folder) = folder();
+            reject_lines(&folder, identity, "part", 1..=1);
+            let path = folder.path_of("bad.1.jsonl".as_ref());
+            match left {
+                None => fs::remove_file(&path).unwrap(),
+                Some(left) => fs::write(&path, left).unwrap(),
+            }
+            reject_lines(&folder, identity, "part", 1..=1);
+            let names = folder.list().unwrap().into_iter().map(|file| file.name);
+            let found: Vec<String> = names.map(|name| content(&folder, name.to_str().unwrap())).collect();
+            assert_eq!(found, want, "{left:?}");
+        }
+    }
+
+    #[test]
+    fn a_rejection_that_fails_leaves_nothing_behind() {
+        let spool_dir = tempfile::tempdir().unwrap();
+        fs::write(spool_dir.path().join("bad.json"), "{").unwrap();
+        let spool = Spool::open(spool_dir.path()).unwrap();
+        let folder = spool.rejected_folder();
+        let entry = spool.entry("bad.json".as_ref()).unwrap();
+        let mut writer = RejectionWriter::new(folder.clone());
+        // No reason can take a name that a folder has.
+        fs::create_dir(folder.path_of("bad.json.why".as_ref())).unwrap();
+        let flaw = Flaw::at("", 0, Code::NotJson, "bad");
+        assert!(writer.reject_file(&spool, &entry, &flaw, Timestamp(0)).is_err());
+        assert!(spool.entry("bad.json".as_ref()).is_some());
+        assert!(!folder.path_of(".why.tmp".as_ref()).exists());
     }
 
     #[test]
