@@ -186,4 +186,20 @@ mod tests {
             .collect();
         assert_eq!(left, [("2", "a"), ("4", "c")]);
     }
+
+    #[test]
+    fn a_file_is_taken_out_with_all_that_the_batch_has_of_it() {
+        let mut batch = AppendBatch::default();
+        for (inode, id) in [(1, "1"), (2, "2"), (1, "3")] {
+            let mut source = file("a");
+            source.progress.identity.inode = inode;
+            batch.begin(source);
+            batch.push(fixture::event(id.to_owned(), "{}".to_owned()));
+        }
+        let key = |inode| FileIdentity { inode, born: 1, modified: 1 }.key();
+        assert!(batch.take_out_file(key(3)).is_none());
+        assert!(batch.take_out_file(key(1)).is_some());
+        assert_eq!((batch.sources.len(), batch.events.len()), (1, 1));
+        assert_eq!(batch.event(0).0.message_id.as_str(), "2");
+    }
 }

@@ -145,6 +145,53 @@ fn beyond_max_rejected_bad_files_stay_where_they_are() {
 }
 
 #[test]
+fn what_cannot_be_rejected_holds_up_nothing_else() {
+    let mut agent = started(&[]);
+    // No reason can be written where a folder stands.
+    let in_the_way = agent.spool().join("rejected/.why.tmp");
+    fs::create_dir(&in_the_way).unwrap();
+    agent.drop_file("a.json", "{bad");
+    agent.drop_file(
+        "b.jsonl",
+        format!("{}\n{{bad}}\n{}\n", track("b1", "ana@acme.dev"), track("b2", "ana@acme.dev")),
+    );
+    agent.drop_file("good.json", track("good", "ana@acme.dev"));
+    agent.until_held(2);
+    assert_says(&agent.log(), &["a.json: cannot reject", "b.jsonl: cannot reject", "is tried again"]);
+    assert_eq!((rejected(&agent), agent.receiver.stats().events), (vec![".why.tmp".to_owned()], 2));
+    fs::remove_dir(&in_the_way).unwrap();
+    agent.until_held(3);
+    agent.until("both are rejected", |agent| {
+        rejected(agent) == ["a.json", "a.json.why", "b.2.jsonl", "b.2.jsonl.why"]
+    });
+    assert_eq!((agent.receiver.stats().events, agent.status().spool.duplicates), (3, 0));
+    agent.stop();
+}
+
+#[test]
+fn bad_lines_of_a_file_that_is_written_anew_are_all_kept() {
+    let mut agent = started(&["spool.incomplete_after = \"60s\""]);
+    let path = agent.spool().join("a.jsonl");
+    let lines = |word: &str| (0..150).map(|n| format!("{{{word}-{n}\n")).collect::<String>();
+    // The last line is not complete, so that the file waits for it.
+    fs::write(&path, format!("{}{}\n{{\"type\":", lines("first"), track("1", "ana@acme.dev"))).unwrap();
+    agent.until_held(1);
+    fs::write(&path, format!("{}{}\n", lines("second"), track("2", "ana@acme.dev"))).unwrap();
+    agent.until_held(2);
+    agent.until("the file is gone", |agent| !agent.spool().join("a.jsonl").exists());
+    let folder = agent.spool().join("rejected");
+    let files = rejected(&agent).into_iter().filter(|name| !name.ends_with(".why"));
+    let text: String = files.map(|name| fs::read_to_string(folder.join(name)).unwrap()).collect();
+    let mut found: Vec<&str> = text.lines().collect();
+    let want = lines("first") + &lines("second");
+    let mut want: Vec<&str> = want.lines().collect();
+    found.sort_unstable();
+    want.sort_unstable();
+    assert_eq!(found, want);
+    agent.stop();
+}
+
+#[test]
 fn no_file_needs_more_memory_than_the_agent_may_have() {
     let mut agent = started(&["spool.incomplete_after = \"0s\""]);
     let mib = 1 << 20;
