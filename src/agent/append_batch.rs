@@ -166,7 +166,8 @@ mod tests {
     fn file(name: &str) -> SourceFile {
         let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
         let entry = SpoolEntry { name: name.into(), identity, size: 1, owner: 0, changed: 1 };
-        SourceFile::new(entry, FileProgress::none(name.as_bytes(), identity, (1, 1)))
+        let progress = FileProgress::none(name.as_bytes(), identity, entry.stamp());
+        SourceFile::new(entry, progress)
     }
 
     #[test]

@@ -81,7 +81,7 @@ mod tests {
         let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
         let entry = SpoolEntry { name: name.into(), identity, size: size as u64, owner: 0, changed: 1 };
         let ReadPosition { position, place, sum } = ingested;
-        let none = FileProgress::none(name.as_bytes(), identity, (size as u64, 1));
+        let none = FileProgress::none(name.as_bytes(), identity, entry.stamp());
         SourceFile::new(entry, FileProgress { position, place, sum, ..none })
     }
 

@@ -233,9 +233,8 @@ impl Intake {
     /// # Errors
     /// The outbox or the folder failed in a way that waiting does not fix.
     fn run(mut self, woken: &Receiver<()>) -> Result<(), Fatal> {
-        let heartbeat = self.agent.heartbeat.clone();
-        self.ledger.forget_missing(self.spool.keys().inspect(|_| heartbeat.tick()));
-        self.forget_gone();
+        self.ledger.suspect_all();
+        self.forget_missing();
         loop {
             self.agent.heartbeat.tick();
             self.config = self.agent.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -313,6 +312,7 @@ impl Intake {
             self.reopen_spool()?;
         }
         self.spool.put_back_stranded();
+        self.forget_missing();
         self.tidy_rejected();
         self.removals.check_kept(self.agent.clock.mono());
         let (now, settle, heartbeat) =
@@ -405,8 +405,8 @@ impl Intake {
         if self.ledger.is_removing_version(&entry) {
             return Ok(TurnState::GoOn);
         }
-        if self.ledger.is_removing(&entry.name) {
-            // Another file of that name is on its way out, or this one was written to on its way.
+        if self.ledger.is_removing(&entry) {
+            // Another file of that name is on its way out, or this one was written to or renamed on its way.
             self.scanner.hold_for_tick(entry);
             return Ok(TurnState::Over);
         }
@@ -433,13 +433,12 @@ impl Intake {
             }
         };
         self.report.readable(&entry.name);
-        let read = (entry.size, entry.identity.modified);
+        let read = entry.stamp();
         let before = self.ledger.progress(&entry).cloned();
         let is_stored = before.as_ref().is_some_and(|progress| progress.finished && progress.read == read);
         let is_ready = self.scanner.is_ready(&entry, writer, is_stored, self.config.spool.settle);
         match file {
-            Some(_) if is_ready && self.scanner.is_holding() => {
-                self.scanner.hold_back(entry);
+            Some(_) if is_ready && self.scanner.holds_back(&entry, self.config.spool.settle) => {
                 return Ok(TurnState::Over);
             }
             Some(_) if is_ready && is_stored => {
@@ -460,11 +459,11 @@ impl Intake {
         before: Option<FileProgress>,
         clock: &mut TurnClock,
     ) -> Result<TurnState, Interruption> {
-        let read = (entry.size, entry.identity.modified);
+        let read = entry.stamp();
         let mut progress =
             before.unwrap_or_else(|| FileProgress::none(entry.name.as_bytes(), entry.identity, read));
         if matches!(entry.format(), Some((Format::Document, _))) && progress.read != read {
-            // A document that was written to is read from its start: the events' ids tell which are new.
+            // A document that may have been written to is read from its start: the events' ids tell which are new.
             (progress.position, progress.place) = (0, 0);
         }
         (progress.read, progress.finished) = (read, false);
@@ -817,6 +816,21 @@ impl Intake {
         let now = self.agent.clock.mono();
         let back = self.removals.settle(&mut self.ledger, &mut self.report, now);
         self.scanner.add_files(&self.spool, back);
+        self.forget_gone();
+    }
+
+    /// Forgets the files that are gone, although the agent has not removed them.
+    fn forget_missing(&mut self) {
+        let (spool, heartbeat) = (&self.spool, &self.agent.heartbeat);
+        let for_each_key = |each: &mut dyn FnMut(FileKey)| {
+            spool.for_each_key(&mut |key| {
+                heartbeat.tick();
+                each(key);
+            })
+        };
+        if let Err(e) = self.ledger.forget_missing(self.agent.clock.mono(), for_each_key) {
+            tracing::debug!("files that are missing stay known for now: {e}");
+        }
         self.forget_gone();
     }
 

@@ -10,10 +10,12 @@
 //! and times, and what was written last would be taken for what was read.
 //!
 //! A file that is not ready has no place in the order of its owner's files yet. It holds them back all the same, so that
-//! an ordinary write of a moment does not change their order, but for no longer than `settle`.
+//! an ordinary write of a moment does not change their order, but for no longer than `settle`. Neither is a file that is
+//! ready held back for longer than that: by many that are not ready, each for its own time, it would be held for as long as
+//! new ones come.
 
 use crate::clock::{Moment, Mono};
-use crate::spool::SpoolEntry;
+use crate::spool::{FileKey, SpoolEntry};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
@@ -108,6 +110,8 @@ pub struct ScanTimes {
 #[derive(Debug)]
 pub struct WaitingFiles {
     files: HashMap<OsString, WaitingFile>,
+    /// Files that are ready and held back, and since when.
+    held: HashMap<OsString, (FileKey, Mono)>,
     /// Files announced as finished that have not left the folder yet.
     announced: HashSet<OsString>,
     /// The length of a tick of the file system's clock: two changes within one tick may carry the same time stamp.
@@ -116,7 +120,7 @@ pub struct WaitingFiles {
 
 impl WaitingFiles {
     pub fn new(tick: Duration) -> WaitingFiles {
-        WaitingFiles { files: HashMap::new(), announced: HashSet::new(), tick }
+        WaitingFiles { files: HashMap::new(), held: HashMap::new(), announced: HashSet::new(), tick }
     }
 
     /// Notes that a file was announced as finished: it is looked at again at once.
@@ -132,12 +136,14 @@ impl WaitingFiles {
     /// Forgets files that are not in the folder any more.
     pub fn retain(&mut self, present: &HashSet<&OsStr>) {
         self.files.retain(|name, _| present.contains(name.as_os_str()));
+        self.held.retain(|name, _| present.contains(name.as_os_str()));
         self.announced.retain(|name| present.contains(name.as_os_str()));
     }
 
     /// Forgets a file that has left the folder.
     pub fn forget(&mut self, name: &OsStr) {
         self.files.remove(name);
+        self.held.remove(name);
         self.announced.remove(name);
     }
 
@@ -195,6 +201,18 @@ impl WaitingFiles {
             }
         }
         readiness
+    }
+
+    /// How long a file that is ready has been held back: since it was first found so. Behind a file that `is_open`, the time
+    /// since its last change counts as well, because nothing is looked at behind the first file that is held back.
+    pub fn held_for(&mut self, entry: &SpoolEntry, is_open: bool, now: Moment) -> Duration {
+        let key = entry.identity.key();
+        let held = self.held.entry(entry.name.clone()).or_insert((key, now.mono));
+        if held.0 != key {
+            *held = (key, now.mono);
+        }
+        let held_for = now.mono.saturating_sub(held.1);
+        if is_open { held_for.max(age_of(entry, now)) } else { held_for }
     }
 
     /// Has a file wait for a reason of another kind. It holds back nobody.
@@ -315,6 +333,29 @@ mod tests {
                 assert_eq!(files.judge(&entry, writer, &times(at), SETTLE), want, "at {at}");
                 let waits = files.waits_until(&entry, ms(at as u64)).is_some();
                 assert_eq!(waits, matches!(want, Readiness::Wait { .. }), "at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_ready_file_has_been_held_since_it_was_found_so_or_since_its_last_change() {
+        // Each row: the time of the look, whether an open file holds it, inode and time stamp as of then, and for how long the
+        // file has been held; all times in ms.
+        for rows in [
+            vec![(5_000, true, 1, 5_000, 0), (6_500, true, 1, 5_000, 1_500)],
+            // Not looked at before.
+            vec![(6_500, true, 1, 5_000, 1_500)],
+            // For the rest of a tick the order is kept, whatever has waited for the agent.
+            vec![(6_500, false, 1, 5_000, 0), (6_600, false, 1, 5_000, 100)],
+            // A time stamp of the future: the agent's own clock decides.
+            vec![(5_000, true, 1, 99_000, 0), (6_500, true, 1, 99_000, 1_500)],
+            // Another file of that name.
+            vec![(5_000, true, 1, 5_000, 0), (6_500, true, 2, 6_400, 100)],
+        ] {
+            let mut files = WaitingFiles::new(TICK);
+            for (at, is_open, inode, changed, want) in rows {
+                let held = files.held_for(&file("a.json", inode, 9, changed), is_open, times(at).now);
+                assert_eq!(held, ms(want), "at {at}");
             }
         }
     }

@@ -49,7 +49,7 @@ impl Removals {
                     }
                     ledger.note_removal(entry, result);
                 }
-                (RemovalTask::Check { file, .. }, Ok(Removal::Removed | Removal::Replaced)) => {
+                (RemovalTask::Check { file, .. }, Ok(Removal::Removed | Removal::Missing)) => {
                     ledger.left_spool(file.entry());
                 }
                 // It is back in the spool.
@@ -70,7 +70,7 @@ impl Removals {
     pub fn settle(&mut self, ledger: &mut FileLedger, report: &mut ScanReport, now: Mono) -> Vec<OsString> {
         self.note(ledger, report, now);
         let mut back = Vec::new();
-        for (name, error) in ledger.settle_removals() {
+        for (name, error) in ledger.settle_removals(now) {
             match error {
                 None => back.push(name),
                 Some(error) => {

@@ -33,6 +33,8 @@ pub struct Scanner<R> {
     held_for: Option<Duration>,
     /// Files of this turn that its owner's others wait for, and those others.
     held_back: Vec<SpoolEntry>,
+    /// Whether one of them waits for the end of a tick only.
+    holds_for_tick: bool,
     scan_allowed_at: Instant,
     last_scan: Option<Instant>,
     /// Whether the queues hold all files of the last scan.
@@ -61,6 +63,7 @@ impl<R> Scanner<R> {
             tick,
             held_for: None,
             held_back: Vec::new(),
+            holds_for_tick: false,
             scan_allowed_at: Instant::now(),
             last_scan: None,
             is_complete: true,
@@ -153,6 +156,7 @@ impl<R> Scanner<R> {
     pub fn forget_queues(&mut self) {
         self.queues.clear();
         self.held_back.clear();
+        self.holds_for_tick = false;
         self.is_stale = true;
     }
 
@@ -169,18 +173,24 @@ impl<R> Scanner<R> {
         self.held_back.push(entry);
     }
 
-    /// Whether files of this turn are held back.
-    pub fn is_holding(&self) -> bool {
-        !self.held_back.is_empty()
-    }
-
-    /// Holds a file back that is ready, behind one that is not.
-    pub fn hold_back(&mut self, entry: SpoolEntry) {
-        self.held_back.push(entry);
+    /// Whether a file that is ready is held back, behind one of its turn that is not: for `settle` in all, however many
+    /// files come before it that are not ready.
+    pub fn holds_back(&mut self, entry: &SpoolEntry, settle: Duration) -> bool {
+        if self.held_back.is_empty() {
+            return false;
+        }
+        let rest =
+            settle.saturating_sub(self.waiting.held_for(entry, !self.holds_for_tick, self.clock.moment()));
+        if rest.is_zero() {
+            return false;
+        }
+        self.hold_for(entry.clone(), rest);
+        true
     }
 
     /// Puts back what is held back.
     pub fn end_turn(&mut self) {
+        self.holds_for_tick = false;
         for entry in std::mem::take(&mut self.held_back) {
             self.add(entry);
         }
@@ -189,6 +199,7 @@ impl<R> Scanner<R> {
     /// Has its owner's others wait for a file for a tick of the file system's clock.
     pub fn hold_for_tick(&mut self, entry: SpoolEntry) {
         self.hold_for(entry, self.tick);
+        self.holds_for_tick = true;
     }
 
     /// Whether a file that was found not to be ready has to wait still. Then its owner's others may have to wait for it.

@@ -141,7 +141,7 @@ mod tests {
         let (mut conn, path) = database(dir.path());
         migrate(&mut conn, &path).unwrap();
         let before = (version(&conn), schema(&conn));
-        let fails = [ADDITIONS[0], "DROP TABLE nothing"];
+        let fails = [MIGRATIONS, &[ADDITIONS[0], "DROP TABLE nothing"]].concat();
         assert!(migrate_by(&fails, &mut conn, &path).is_err());
         assert_eq!((version(&conn), schema(&conn)), before);
     }

@@ -139,6 +139,7 @@ CREATE TABLE spool_files (
     sum           INTEGER,                      -- CRC-32 of the ingested text; NULL for a document
     read_size     INTEGER NOT NULL,             -- bytes of the file when it was read
     read_modified INTEGER NOT NULL,             -- nanoseconds, when it was read
+    read_changed  INTEGER NOT NULL,             -- nanoseconds, when it had changed last by then; 0: unknown
     finished      INTEGER NOT NULL CHECK (finished IN (0, 1)),
     PRIMARY KEY (inode, born, modified)
 ) STRICT, WITHOUT ROWID;

@@ -1,6 +1,6 @@
 //! The progress of each file of the spool, stored in the commits that store its events.
 
-use crate::spool::FileIdentity;
+use crate::spool::{ContentStamp, FileIdentity};
 use rusqlite::{Connection, params};
 
 /// The progress of one file: how far it has been ingested.
@@ -17,15 +17,15 @@ pub struct FileProgress {
     /// The CRC-32 of the ingested text, which tells a file that has grown from one whose content was replaced. A
     /// document has none.
     pub sum: Option<u32>,
-    /// The file's size in bytes when it was read, and its modification time then, nanoseconds since 1970.
-    pub read: (u64, i64),
+    /// The stamp of the content that was read.
+    pub read: ContentStamp,
     /// Whether all of the file is ingested, so that only its removal is left to do.
     pub finished: bool,
 }
 
 impl FileProgress {
     /// The progress of a file of which nothing is ingested. See [`FileProgress::read`] for `read`.
-    pub fn none(name: &[u8], identity: FileIdentity, read: (u64, i64)) -> FileProgress {
+    pub fn none(name: &[u8], identity: FileIdentity, read: ContentStamp) -> FileProgress {
         FileProgress {
             name: name.to_vec(),
             identity,
@@ -40,8 +40,9 @@ impl FileProgress {
     pub(super) fn store(&self, conn: &Connection) -> Result<(), rusqlite::Error> {
         conn.prepare_cached(
             "INSERT OR REPLACE INTO spool_files
-                    (name, inode, born, modified, position, place, sum, read_size, read_modified, finished)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    (name, inode, born, modified, position, place, sum, read_size, read_modified,
+                     read_changed, finished)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute(params![
             self.name,
@@ -51,8 +52,9 @@ impl FileProgress {
             self.position as i64,
             self.place as i64,
             self.sum,
-            self.read.0 as i64,
-            self.read.1,
+            self.read.size as i64,
+            self.read.modified,
+            self.read.changed,
             self.finished
         ])?;
         Ok(())
@@ -71,7 +73,8 @@ impl FileProgress {
     /// The progress of every file that may still be in the spool.
     pub(super) fn load_all(conn: &Connection) -> Result<Vec<FileProgress>, rusqlite::Error> {
         conn.prepare_cached(
-            "SELECT name, inode, born, modified, position, place, sum, read_size, read_modified, finished
+            "SELECT name, inode, born, modified, position, place, sum, read_size, read_modified, finished,
+                    read_changed
                FROM spool_files",
         )?
         .query_map([], |r| {
@@ -85,7 +88,11 @@ impl FileProgress {
                 position: r.get::<_, i64>(4)? as u64,
                 place: r.get::<_, i64>(5)? as u64,
                 sum: r.get(6)?,
-                read: (r.get::<_, i64>(7)? as u64, r.get(8)?),
+                read: ContentStamp {
+                    size: r.get::<_, i64>(7)? as u64,
+                    modified: r.get(8)?,
+                    changed: r.get(10)?,
+                },
                 finished: r.get(9)?,
             })
         })?

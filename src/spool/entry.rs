@@ -19,14 +19,19 @@ pub struct FileIdentity {
 }
 
 /// The part of a file's identity that survives renaming and writing: inode and time of birth. Where the file system
-/// records no birth, the last modification stands in.
+/// records no birth, it is the inode alone, which a later file may have: see [`FileIdentity::has_certain_key`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileKey(u64, i64);
 
 impl FileIdentity {
     /// The key that is equal for two entries of one file.
     pub fn key(&self) -> FileKey {
-        FileKey(self.inode, if self.born == 0 { self.modified } else { self.born })
+        FileKey(self.inode, self.born)
+    }
+
+    /// Whether no later file has this one's key: the file system records times of birth.
+    pub fn has_certain_key(&self) -> bool {
+        self.born != 0
     }
 }
 
@@ -47,6 +52,18 @@ impl fmt::Display for FileKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.0, self.1)
     }
+}
+
+/// What tells one state of a file's content from another: it differs after each write, even one that leaves the size and
+/// puts the modification time back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContentStamp {
+    /// The size in bytes.
+    pub size: u64,
+    /// Time of the last modification (mtime), nanoseconds since 1970.
+    pub modified: i64,
+    /// Time of the last change of content, name or mode (ctime), nanoseconds since 1970; 0: unknown.
+    pub changed: i64,
 }
 
 /// A file of the spool, as the folder shows it.
@@ -70,12 +87,18 @@ impl SpoolEntry {
         SpoolEntry { name, identity: identity(meta), size: meta.len(), owner: meta.uid(), changed }
     }
 
-    /// Whether this is the file that was read, and nobody has written to it since.
+    /// The stamp of the file's content.
+    pub fn stamp(&self) -> ContentStamp {
+        ContentStamp { size: self.size, modified: self.identity.modified, changed: self.changed }
+    }
+
+    /// Whether this is the file that was read, and nobody has written to it since and left the time of that. A write that
+    /// puts the time back shows in `changed` alone, which a renaming changes as well.
     pub fn is_as_read(&self, read: &SpoolEntry) -> bool {
         self.version() == read.version()
     }
 
-    /// The version of the file: it differs after each write.
+    /// The version of the file, whatever its name: it differs after each write that leaves its time.
     pub fn version(&self) -> (FileIdentity, u64) {
         (self.identity, self.size)
     }

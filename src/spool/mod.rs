@@ -23,7 +23,7 @@ mod values;
 mod watch;
 
 pub use drop::drop_file;
-pub use entry::{FileIdentity, FileKey, SpoolEntry};
+pub use entry::{ContentStamp, FileIdentity, FileKey, SpoolEntry};
 pub use error::{OpenError, SpoolError};
 pub use in_hand::InHand;
 pub use lease::Lease;
@@ -179,13 +179,22 @@ impl Spool {
         fs::symlink_metadata(self.dir.join(&entry.name)).map_or(0, |meta| rejected::size_on_disk(&meta))
     }
 
-    /// The keys of all files, rejected ones included.
-    pub fn keys(&self) -> impl Iterator<Item = FileKey> {
-        [self.dir.clone(), self.dir.join(REJECTED)]
-            .into_iter()
-            .filter_map(|folder| fs::read_dir(folder).ok())
-            .flatten()
-            .filter_map(|item| Some(identity(&item.ok()?.metadata().ok()?).key()))
+    /// Passes the keys of all files to `each`, whatever their names; rejected files and those on their way out included.
+    ///
+    /// # Errors
+    /// Not all files could be looked at.
+    pub fn for_each_key(&self, each: &mut dyn FnMut(FileKey)) -> Result<(), SpoolError> {
+        for folder in [self.dir.clone(), self.dir.join(REJECTED), self.dir.join(REMOVING)] {
+            let error = |e| SpoolError::new(&folder, "read files", e);
+            for item in fs::read_dir(&folder).map_err(error)? {
+                match item.and_then(|item| item.metadata()) {
+                    Ok(meta) => each(identity(&meta).key()),
+                    Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(error(e)),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Opens a file for reading: the one that was listed, in the version that was listed. Returns also whether it is
@@ -225,14 +234,14 @@ impl Spool {
     pub fn remove(&self, read: &SpoolEntry) -> Result<Removal, SpoolError> {
         let error = |e| SpoolError::new(&self.dir.join(&read.name), "remove a file", e);
         match self.removing.claim(read).map_err(error)? {
-            Claim::Claimed { path, is_free: true } => {
+            Claim::Claimed { path, is_free: true, .. } => {
                 let removed =
                     fs::remove_file(&path).inspect_err(|_| self.removing.give_back(&path, &read.name));
                 removed.map(|()| Removal::Removed).map_err(error)
             }
-            Claim::Claimed { path, is_free: false } => {
+            Claim::Claimed { path, entry, is_free: false } => {
                 let kept_as = path.file_name().unwrap_or(&read.name).to_owned();
-                Ok(Removal::Kept(KeptFile { entry: read.clone(), kept_as }))
+                Ok(Removal::Kept(KeptFile { entry, kept_as }))
             }
             Claim::Lost(removal) => Ok(removal),
         }

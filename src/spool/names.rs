@@ -22,11 +22,12 @@ pub enum Format {
     Lines,
 }
 
-/// Whether a producer has finished the file: it writes under a name that starts with a dot or ends in `.tmp`, then
-/// renames.
+/// Whether a producer has finished the file: it writes under a name that starts with a dot or ends in `.tmp` in
+/// any case, then renames.
 pub(crate) fn is_finished_name(name: &OsStr) -> bool {
     let name = name.as_bytes();
-    !name.starts_with(b".") && !name.ends_with(b".tmp")
+    let is_temporary = name.last_chunk::<4>().is_some_and(|ending| ending.eq_ignore_ascii_case(b".tmp"));
+    !name.starts_with(b".") && !is_temporary
 }
 
 /// The format that a file's name promises, and whether the file is packed (gzip); `None` for any other name.
@@ -121,5 +122,27 @@ pub fn shell_quoted(word: &OsStr) -> String {
         word.into_owned()
     } else {
         format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_a_leading_dot_or_a_temporary_ending_is_not_finished() {
+        for (name, is_finished) in [
+            ("a.json", true),
+            ("tmp", true),
+            ("a.tmp.json", true),
+            ("a.xtmp", true),
+            (".a.json", false),
+            ("a.json.tmp", false),
+            ("A.JSON.TMP", false),
+            ("a.Tmp", false),
+            (".tmp", false),
+        ] {
+            assert_eq!(is_finished_name(OsStr::new(name)), is_finished, "{name}");
+        }
     }
 }

@@ -11,7 +11,7 @@
 use super::folder_lock::LOCK;
 use super::in_hand::IN_HAND;
 use super::names::{candidate_names, is_finished_name, rename_to_first_free, stem_and_ending};
-use super::{FileIdentity, Lease, SpoolEntry, SpoolError, irregularity, open_to_read};
+use super::{Lease, SpoolEntry, SpoolError, irregularity, open_to_read};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io;
@@ -31,8 +31,9 @@ pub const QUIET_BEFORE_UNLINK: Duration = Duration::from_secs(600);
 pub enum Removal {
     /// The file does not exist any more.
     Removed,
-    /// Another file has taken its name; that one is left where it was.
-    Replaced,
+    /// The file has its name no more: it was deleted, or has another name. A file that has taken the name is left where it
+    /// was.
+    Missing,
     /// The file was written to after it was read, or may still be; it is where it was.
     Changed,
     /// The file is out of the spool but may still be open: it is kept, to be looked at by [`super::Spool::check_kept`].
@@ -48,7 +49,7 @@ pub struct KeptFile {
 }
 
 impl KeptFile {
-    /// The file as it was read.
+    /// The file as it was kept, under the name that it had in the spool.
     pub fn entry(&self) -> &SpoolEntry {
         &self.entry
     }
@@ -60,6 +61,8 @@ pub(super) enum Claim {
     Claimed {
         /// Where it is now.
         path: PathBuf,
+        /// The file as it is now, under the name that it had.
+        entry: SpoolEntry,
         /// Whether anybody can still write to it.
         is_free: bool,
     },
@@ -90,21 +93,23 @@ impl RemovingFolder {
     /// back. A file that is open for writing, or has a second name, stays.
     pub fn claim(&self, read: &SpoolEntry) -> io::Result<Claim> {
         let from = self.spool_dir.join(&read.name);
-        let lost = |now: &FileIdentity| {
-            let is_same_file = now.key() == read.identity.key();
-            Claim::Lost(if is_same_file { Removal::Changed } else { Removal::Replaced })
+        let lost = |now: &SpoolEntry| {
+            let is_same_file = now.identity.key() == read.identity.key();
+            Claim::Lost(if is_same_file { Removal::Changed } else { Removal::Missing })
         };
-        // A producer may wait for its file to disappear; a file that is put back must not disappear first.
-        if let Ok(meta) = fs::symlink_metadata(&from)
-            && !SpoolEntry::new(read.name.clone(), &meta).is_as_read(read)
-        {
-            return Ok(lost(&super::identity(&meta)));
+        // A producer may wait for its file to disappear; a file that is put back must not disappear first. And only here a
+        // write shows that has put the time back: the renaming changes the file's `changed`.
+        if let Ok(meta) = fs::symlink_metadata(&from) {
+            let now = SpoolEntry::new(read.name.clone(), &meta);
+            if now != *read {
+                return Ok(lost(&now));
+            }
         }
         let path = match rename_to_first_free(&from, &self.dir, own_name_first(&read.name)) {
             Ok(name) => self.dir.join(name),
             // The error is also NotFound if `.removing` is missing.
             Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&from).is_err() => {
-                return Ok(Claim::Lost(Removal::Removed));
+                return Ok(Claim::Lost(Removal::Missing));
             }
             Err(e) => return Err(e),
         };
@@ -117,12 +122,12 @@ impl RemovingFolder {
             Err(_) => fs::symlink_metadata(&path).map(|meta| (Lease::Unavailable, meta)),
         };
         let (lease, meta) = examined.inspect_err(|_| self.give_back(&path, &read.name))?;
-        let is_as_read = SpoolEntry::new(read.name.clone(), &meta).is_as_read(read);
-        if is_as_read && irregularity(&meta).is_none() && lease != Lease::OpenForWriting {
-            return Ok(Claim::Claimed { path, is_free: lease == Lease::Free });
+        let entry = SpoolEntry::new(read.name.clone(), &meta);
+        if entry.is_as_read(read) && irregularity(&meta).is_none() && lease != Lease::OpenForWriting {
+            return Ok(Claim::Claimed { path, entry, is_free: lease == Lease::Free });
         }
         self.give_back(&path, &read.name);
-        Ok(lost(&super::identity(&meta)))
+        Ok(lost(&entry))
     }
 
     /// Looks at a kept file: puts it back if it was written to, and else unlinks it if `is_quiet`.
@@ -132,8 +137,7 @@ impl RemovingFolder {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Removal::Removed),
             meta => meta?,
         };
-        let is_as_read = SpoolEntry::new(kept.entry.name.clone(), &meta).is_as_read(&kept.entry);
-        if !is_as_read || irregularity(&meta).is_some() {
+        if SpoolEntry::new(kept.entry.name.clone(), &meta) != kept.entry || irregularity(&meta).is_some() {
             return self.put_back(&path, &kept.entry.name).map(|()| Removal::Changed);
         }
         if is_quiet {
