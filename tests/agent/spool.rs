@@ -5,11 +5,12 @@ use crate::common::events::{gzip, track};
 use crate::common::setup::names_in;
 use koala_agent::clock::Timestamp;
 use koala_agent::receiver::Faults;
-use koala_agent::spool::Spool;
+use koala_agent::spool::{Removal, Spool};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
+use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 /// A track without a messageId; `what` tells it from others.
@@ -332,6 +333,88 @@ fn no_file_changes_at_an_earlier_time_than_the_file_system_has_shown() {
         assert!(other.changed >= time && other.identity.key() != first.identity.key(), "{other:?} {first:?}");
         told_apart += 1;
     }
+}
+
+/// Writes a file anew in place, and puts its modification time back.
+fn overwrite(path: &Path, content: &str, modified: SystemTime) -> std::io::Result<()> {
+    let mut file = File::options().write(true).truncate(true).open(path)?;
+    file.write_all(content.as_bytes())?;
+    file.set_modified(modified)
+}
+
+#[test]
+fn only_the_file_that_was_read_leaves_the_spool() {
+    let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let rename = |dir: &Path| fs::rename(dir.join("a.json"), dir.join("b.json"));
+    type Change<'a> = &'a dyn Fn(&Path) -> std::io::Result<()>;
+    // Each row: what a producer does after the file was read, the result of the removal, and what is then in the folder.
+    let rows: [(&str, Change<'_>, Removal, &[&str]); 6] = [
+        ("nothing", &|_| Ok(()), Removal::Removed, &[]),
+        ("deletes it", &|dir| fs::remove_file(dir.join("a.json")), Removal::Missing, &[]),
+        ("renames it", &rename, Removal::Missing, &["b.json"]),
+        (
+            "uses its name again",
+            &|dir| rename(dir).and_then(|()| fs::write(dir.join("a.json"), "2")),
+            Removal::Missing,
+            &["a.json", "b.json"],
+        ),
+        ("writes to it", &|dir| fs::write(dir.join("a.json"), "12"), Removal::Changed, &["a.json"]),
+        (
+            "overwrites it and puts the time back",
+            &|dir| overwrite(&dir.join("a.json"), "2", modified),
+            Removal::Changed,
+            &["a.json"],
+        ),
+    ];
+    for (what, change, want, left) in rows {
+        let dir = tempfile::tempdir().unwrap();
+        let spool = Spool::open(dir.path()).unwrap();
+        fs::write(dir.path().join("a.json"), "1").unwrap();
+        overwrite(&dir.path().join("a.json"), "1", modified).unwrap();
+        let read = spool.entry("a.json".as_ref()).unwrap();
+        // The tick of the file system's clock has to be over.
+        while spool.file_system_time().unwrap() <= read.changed {}
+        change(dir.path()).unwrap();
+        assert_eq!(spool.remove(&read).unwrap(), want, "{what}");
+        let mut names = names_in(dir.path());
+        names.retain(|name| name != "rejected" && name != ".removing");
+        assert_eq!(names, left, "{what}");
+    }
+}
+
+#[test]
+fn a_file_renamed_while_it_is_ingested_keeps_its_ids() {
+    let mut agent = started(&[]);
+    for n in 0..200 {
+        let path = agent.spool().join(format!("{n}.json"));
+        fs::write(&path, nameless(&n.to_string())).unwrap();
+        agent.sleep(Duration::from_micros(n * 7_919 % 30_000));
+        // It may have been taken already.
+        let _ = fs::rename(&path, agent.spool().join(format!("{n}-renamed.json")));
+    }
+    agent.until_held(200);
+    until_taken(&mut agent);
+    assert_eq!(agent.receiver.stats().events, 200);
+    agent.stop();
+}
+
+#[test]
+fn an_event_written_over_another_with_its_size_and_time_is_ingested() {
+    let mut agent = started(&[]);
+    let modified = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let mut written = 0;
+    for n in 0..200 {
+        let path = agent.spool().join(format!("{n}.json"));
+        fs::write(&path, nameless(&format!("first-{n:03}"))).unwrap();
+        let _ = File::options().write(true).open(&path).and_then(|file| file.set_modified(modified));
+        agent.sleep(Duration::from_micros(4_000 + n * 7_919 % 16_000));
+        written += u64::from(overwrite(&path, &nameless(&format!("again-{n:03}")), modified).is_ok());
+    }
+    until_taken(&mut agent);
+    let held = agent.receiver.events();
+    let again = held.iter().filter(|event| event.item.get().contains("again-")).count() as u64;
+    assert_eq!((again, agent.receiver.stats().events), (written, held.len() as u64));
+    agent.stop();
 }
 
 #[test]
