@@ -322,7 +322,7 @@ impl Intake {
             &self.config.spool,
             |listing, present| {
                 self.has_progressed = false;
-                self.rejections.retain(present);
+                self.rejections.retain(listing);
                 let removing = self.ledger.removing_among(listing.files());
                 self.report.scanned(listing, present, removing, now, settle)
             },
@@ -432,7 +432,7 @@ impl Intake {
                 return Ok(TurnState::GoOn);
             }
         };
-        self.report.readable(&entry.name);
+        self.report.readable(&entry);
         let read = entry.stamp();
         let before = self.ledger.progress(&entry).cloned();
         let is_stored = before.as_ref().is_some_and(|progress| progress.finished && progress.read == read);
@@ -613,7 +613,7 @@ impl Intake {
         self.scanner.in_hand.put_down(entry.identity.key());
         match end {
             ReadEnd::Complete => {
-                self.rejections.is_complete(&entry.name);
+                self.rejections.is_complete(entry);
                 self.batch.finish();
                 self.ledger.begin_removal(entry);
             }

@@ -3,7 +3,7 @@
 //! One order over all files would be simpler, and is what a folder with one owner gets. With several, one owner's million
 //! files, or one huge one, would keep everybody else's out.
 
-use crate::spool::{MAX_LISTED, OwnerFiles, SpoolEntry};
+use crate::spool::{MAX_LISTED_BYTES, OwnerFiles, SpoolEntry};
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +13,8 @@ pub struct OwnerQueues<R> {
     owners: BTreeMap<u32, OwnerQueue<R>>,
     /// The owner of the last turn.
     last: Option<u32>,
-    files: usize,
+    /// The bytes of memory that the files take.
+    memory: usize,
 }
 
 #[derive(Debug)]
@@ -46,7 +47,7 @@ impl PartialOrd for QueuedFile {
 
 impl<R> OwnerQueues<R> {
     pub fn new() -> OwnerQueues<R> {
-        OwnerQueues { owners: BTreeMap::new(), last: None, files: 0 }
+        OwnerQueues { owners: BTreeMap::new(), last: None, memory: 0 }
     }
 
     /// Puts the files of a scan in the place of those from earlier ones. Those for which `is_last` holds are read after
@@ -58,23 +59,26 @@ impl<R> OwnerQueues<R> {
                 files.into_iter().map(|entry| QueuedFile { is_last: is_last(&entry), entry }).collect();
         }
         self.owners.retain(|_, queue| !queue.files.is_empty() || queue.begun.is_some());
-        self.files = self.owners.values().map(|queue| queue.files.len()).sum();
+        let files = self.owners.values().flat_map(|queue| &queue.files);
+        self.memory = files.map(|file| file.entry.memory()).sum();
     }
 
     /// Adds a file that was found alone. Returns whether there was room; otherwise a later scan finds it.
     pub fn add(&mut self, entry: SpoolEntry, is_last: bool) -> bool {
-        if self.files >= MAX_LISTED * 2 {
+        if self.memory >= MAX_LISTED_BYTES * 2 {
             return false;
         }
-        let owner = entry.owner;
-        self.files += usize::from(self.queue(owner).files.insert(QueuedFile { is_last, entry }));
+        let (owner, memory) = (entry.owner, entry.memory());
+        if self.queue(owner).files.insert(QueuedFile { is_last, entry }) {
+            self.memory += memory;
+        }
         true
     }
 
     /// Takes the owner's next file out.
     pub fn next_file(&mut self, owner: u32) -> Option<SpoolEntry> {
         let entry = self.owners.get_mut(&owner)?.files.pop_first()?.entry;
-        self.files -= 1;
+        self.memory -= entry.memory();
         Some(entry)
     }
 

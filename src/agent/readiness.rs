@@ -15,7 +15,7 @@
 //! new ones come.
 
 use crate::clock::{Moment, Mono};
-use crate::spool::{FileKey, SpoolEntry};
+use crate::spool::{ContentStamp, FileKey, SpoolEntry};
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::time::Duration;
@@ -88,8 +88,9 @@ impl Observation {
 /// A file that waits.
 #[derive(Debug)]
 struct WaitingFile {
-    /// The file as it was when it was looked at.
-    entry: SpoolEntry,
+    key: FileKey,
+    /// The content as it was when it was looked at.
+    stamp: ContentStamp,
     known_since: Mono,
     unchanged_since: Mono,
     look_at: Mono,
@@ -150,7 +151,9 @@ impl WaitingFiles {
     /// The time until which a file that has not changed since need not be looked at, and until which it holds back its
     /// owner's others; `None`: it may be looked at now.
     pub fn waits_until(&self, entry: &SpoolEntry, now: Mono) -> Option<(Mono, Mono)> {
-        let waiting = self.files.get(&entry.name).filter(|waiting| waiting.entry == *entry)?;
+        let is_unchanged =
+            |waiting: &&WaitingFile| (waiting.key, waiting.stamp) == (entry.identity.key(), entry.stamp());
+        let waiting = self.files.get(&entry.name).filter(is_unchanged)?;
         (now < waiting.look_at).then_some((waiting.look_at, waiting.holds_back_until))
     }
 
@@ -169,9 +172,10 @@ impl WaitingFiles {
     ) -> Readiness {
         let now = times.now.mono;
         let known = self.files.get(&entry.name);
-        let same_file = known.filter(|known| known.entry.identity.key() == entry.identity.key());
+        let same_file = known.filter(|known| known.key == entry.identity.key());
         let known_since = same_file.map_or(now, |known| known.known_since);
-        let is_unchanged = |known: &&WaitingFile| known.entry.version() == entry.version();
+        let content = |stamp: ContentStamp| (stamp.size, stamp.modified);
+        let is_unchanged = |known: &&WaitingFile| content(known.stamp) == content(entry.stamp());
         let unchanged_since = same_file.filter(is_unchanged).map_or(now, |known| known.unchanged_since);
         let far_ahead =
             |present: i64| present.saturating_add((self.tick * CLOCK_SKEW_TICKS).as_nanos() as i64);
@@ -191,7 +195,8 @@ impl WaitingFiles {
             }
             Readiness::Wait { rest, holds_back } => {
                 let waiting = WaitingFile {
-                    entry: entry.clone(),
+                    key: entry.identity.key(),
+                    stamp: entry.stamp(),
                     known_since,
                     unchanged_since,
                     look_at: now + rest,
@@ -218,7 +223,8 @@ impl WaitingFiles {
     /// Has a file wait for a reason of another kind. It holds back nobody.
     pub fn put_off(&mut self, entry: &SpoolEntry, now: Mono, rest: Duration) {
         let waiting = WaitingFile {
-            entry: entry.clone(),
+            key: entry.identity.key(),
+            stamp: entry.stamp(),
             known_since: now,
             unchanged_since: now,
             look_at: now + rest,

@@ -9,11 +9,10 @@ use crate::event::Flaw;
 use crate::outbox::ReusedId;
 use crate::reason::{Code, Reason};
 use crate::spool::{
-    FailedRejection, Format, PartKind, RejectedFolder, RejectedPart, RejectedUsage, RejectionWriter, Spool,
-    SpoolEntry, SpoolError, printable, user_name,
+    ContentStamp, FailedRejection, FileKey, Format, PartKind, RejectedFolder, RejectedPart, RejectedUsage,
+    RejectionWriter, Spool, SpoolEntry, SpoolError, SpoolListing, printable, user_name,
 };
 use std::collections::{HashMap, HashSet};
-use std::ffi::{OsStr, OsString};
 use std::time::{Duration, Instant};
 
 /// The interval at which `rejected/` is searched for files that have expired or have grown whole.
@@ -42,7 +41,7 @@ pub struct Rejections {
     usage: Usage,
     limiter: LogLimiter<RejectionKind>,
     /// Files that ended too early: as of the reading, and since when they have been so.
-    incomplete: HashMap<OsString, (SpoolEntry, Mono)>,
+    incomplete: HashMap<FileKey, (ContentStamp, Mono)>,
     tidy_at: Mono,
 }
 
@@ -127,24 +126,25 @@ impl Rejections {
         now: Mono,
         incomplete_after: Duration,
     ) -> Option<Duration> {
-        let known = self.incomplete.get(&entry.name).filter(|(before, _)| before == entry);
+        let key = entry.identity.key();
+        let known = self.incomplete.get(&key).filter(|(before, _)| *before == entry.stamp());
         let since = known.map_or(now, |(_, since)| *since);
         let rest = incomplete_after.saturating_sub(now.saturating_sub(since));
         if rest.is_zero() {
-            self.incomplete.remove(&entry.name);
+            self.incomplete.remove(&key);
             return None;
         }
-        self.incomplete.insert(entry.name.clone(), (entry.clone(), since));
+        self.incomplete.insert(key, (entry.stamp(), since));
         Some(rest)
     }
 
-    pub fn is_complete(&mut self, name: &OsStr) {
-        self.incomplete.remove(name);
+    pub fn is_complete(&mut self, entry: &SpoolEntry) {
+        self.incomplete.remove(&entry.identity.key());
     }
 
     /// Forgets files that are not in the folder any more.
-    pub fn retain(&mut self, present: &HashSet<&OsStr>) {
-        self.incomplete.retain(|name, _| present.contains(name.as_os_str()));
+    pub fn retain(&mut self, listing: &SpoolListing) {
+        listing.retain(&mut self.incomplete);
     }
 
     /// Rejects a whole file. Returns whether it has left the spool: a file that was replaced or written to since it was

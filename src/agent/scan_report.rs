@@ -3,7 +3,7 @@
 use super::log_limit::LogLimiter;
 use crate::clock::{Moment, Mono};
 use crate::reason::Reason;
-use crate::spool::{SpoolEntry, SpoolListing, let_agent_read, printable, user_name};
+use crate::spool::{FileKey, SpoolEntry, SpoolListing, let_agent_read, printable, user_name};
 use crate::status;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -61,7 +61,7 @@ pub struct ScanReport {
     dir: PathBuf,
     snapshot: Arc<Mutex<SpoolSnapshot>>,
     /// Files that the agent may not read, with their owners, and when the log last named each.
-    unreadable: HashMap<OsString, (u32, Mono)>,
+    unreadable: HashMap<FileKey, (u32, Mono)>,
     /// Names in the folder that are not read, and since when.
     left_alone: HashMap<OsString, Mono>,
     /// Files that the log has named.
@@ -97,7 +97,7 @@ impl ScanReport {
         let irregular = listing.irregular.iter().map(|(name, _)| name.as_os_str());
         let left_alone: HashSet<&OsStr> =
             irregular.chain(listing.unknown.iter().map(|(name, _)| name.as_os_str())).collect();
-        self.unreadable.retain(|name, _| present.contains(name.as_os_str()));
+        listing.retain(&mut self.unreadable);
         self.left_alone.retain(|name, _| left_alone.contains(name.as_os_str()));
         self.reported
             .retain(|name| left_alone.contains(name.as_os_str()) || present.contains(name.as_os_str()));
@@ -227,20 +227,20 @@ impl ScanReport {
 
     /// Counts a file that may not be read, and logs what its owner does about it: now and once an hour.
     pub fn unreadable(&mut self, entry: &SpoolEntry, now: Mono) {
-        let logged_at = self.unreadable.get(&entry.name).map(|(_, logged_at)| *logged_at);
+        let logged_at = self.unreadable.get(&entry.identity.key()).map(|(_, logged_at)| *logged_at);
         if logged_at.is_none_or(|at| now.saturating_sub(at) >= REMIND_EVERY) {
             if let Some(left_out) = self.limiter.line(Oddity::Unreadable, now) {
                 let path = self.dir.join(&entry.name);
                 let what = how_to_make_readable(&path, &self.dir, entry.owner);
                 tracing::warn!("{}: {what}{left_out}", printable(&path));
             }
-            self.unreadable.insert(entry.name.clone(), (entry.owner, now));
+            self.unreadable.insert(entry.identity.key(), (entry.owner, now));
         }
         self.update_unreadable();
     }
 
-    pub fn readable(&mut self, name: &OsStr) {
-        if self.unreadable.remove(name).is_some() {
+    pub fn readable(&mut self, entry: &SpoolEntry) {
+        if self.unreadable.remove(&entry.identity.key()).is_some() {
             self.update_unreadable();
         }
     }
@@ -280,7 +280,7 @@ mod tests {
     use crate::spool::FileIdentity;
 
     fn file(name: &str) -> SpoolEntry {
-        let identity = FileIdentity { inode: 1, born: 1, modified: 1 };
+        let identity = FileIdentity { inode: name.as_bytes()[0].into(), born: 1, modified: 1 };
         SpoolEntry { name: name.into(), identity, size: 10, owner: 0, changed: 1 }
     }
 
@@ -318,7 +318,7 @@ mod tests {
         assert_eq!(figures(&snapshot), ([1, 10, 1, 1], [2, 0], Some(Timestamp(1))));
         assert_eq!(scan(&mut report, (0, 0), at(3)), None);
         assert_eq!(figures(&snapshot), ([3, 30, 1, 1], [3, 1], Some(Timestamp(3))));
-        report.readable(OsStr::new("b"));
+        report.readable(&file("b"));
         assert_eq!(figures(&snapshot).0, [3, 30, 0, 1]);
         for name in ["pipe", "a.part"] {
             assert!(report.reported.contains(OsStr::new(name)), "the log has not named {name}");

@@ -87,6 +87,11 @@ impl SpoolEntry {
         SpoolEntry { name, identity: identity(meta), size: meta.len(), owner: meta.uid(), changed }
     }
 
+    /// The bytes of memory that this takes.
+    pub fn memory(&self) -> usize {
+        size_of::<SpoolEntry>() + self.name.len()
+    }
+
     /// The stamp of the file's content.
     pub fn stamp(&self) -> ContentStamp {
         ContentStamp { size: self.size, modified: self.identity.modified, changed: self.changed }

@@ -1,20 +1,20 @@
 //! One scan of the spool folder.
 
 use super::names::is_finished_name;
-use super::{REJECTED, SpoolEntry, SpoolError, irregularity};
+use super::{FileKey, REJECTED, SpoolEntry, SpoolError, irregularity};
 use crate::clock::Timestamp;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-/// The most files of one listing. Bounds the memory for a folder of millions (about 120 bytes a file). If there are more,
-/// the owner with the most loses its youngest from the list, so that nobody's files keep another's out.
-pub const MAX_LISTED: usize = 200_000;
+/// The most memory of one listing in bytes, for a folder of millions: 200,000 files with names of 40 bytes. If there are
+/// more, the owner with the most loses its youngest from the list, so that nobody's files keep another's out.
+pub const MAX_LISTED_BYTES: usize = 24_000_000;
 
-/// The most files listed beyond that before the oldest are selected.
-const SELECTION_SLACK: usize = MAX_LISTED / 4;
+/// The most bytes listed beyond that before the oldest files are selected.
+const SELECTION_SLACK: usize = MAX_LISTED_BYTES / 4;
 
 /// The age from which a file is certain to have been in the folder before a scan that is still running, even if the clock
 /// of a file server differs.
@@ -29,7 +29,7 @@ const TICK_FILES: usize = 1_000;
 /// The result of a scan.
 #[derive(Debug, Default)]
 pub struct SpoolListing {
-    /// Files to read, by the uid of their owner; at most [`MAX_LISTED`] in all.
+    /// Files to read, by the uid of their owner; they take at most [`MAX_LISTED_BYTES`] in all.
     pub owners: BTreeMap<u32, OwnerFiles>,
     /// Files that are not read whatever their content, with the reason; at most `MAX_NAMED`.
     pub irregular: Vec<(OsString, &'static str)>,
@@ -86,6 +86,14 @@ impl SpoolListing {
         self.owners.values().flat_map(|owner| &owner.files)
     }
 
+    /// Drops what is kept of files that are not listed.
+    pub fn retain<T>(&self, kept: &mut HashMap<FileKey, T>) {
+        if !kept.is_empty() {
+            let listed: HashSet<FileKey> = self.files().map(|entry| entry.identity.key()).collect();
+            kept.retain(|key, _| listed.contains(key));
+        }
+    }
+
     /// Whether every file to read is listed.
     pub fn is_complete(&self) -> bool {
         self.owners.values().all(|owner| owner.files.len() as u64 >= owner.waiting_files)
@@ -129,34 +137,45 @@ impl SpoolListing {
             owner.waiting_files += 1;
             owner.waiting_bytes += entry.size;
             if is_wanted(&entry) {
+                listed += entry.memory();
                 owner.files.push(entry);
-                listed += 1;
-                if listed >= MAX_LISTED + SELECTION_SLACK {
-                    listed = listing.keep_oldest(MAX_LISTED);
+                if listed >= MAX_LISTED_BYTES + SELECTION_SLACK {
+                    listed = listing.keep_oldest(MAX_LISTED_BYTES);
                 }
             }
         }
-        listing.keep_oldest(MAX_LISTED);
+        listing.keep_oldest(MAX_LISTED_BYTES);
         listing.owners.values_mut().for_each(OwnerFiles::sort);
         Ok(listing)
     }
 
-    /// Drops the youngest files of those owners who have the most, until `limit` are left. Returns how many are listed.
+    /// Drops the youngest files of those owners who have the most, until the list takes at most `limit` bytes. Returns how
+    /// many it takes.
     fn keep_oldest(&mut self, limit: usize) -> usize {
-        let mut counts: Vec<usize> = self.owners.values().map(|owner| owner.files.len()).collect();
-        counts.sort_unstable();
-        let share = fair_share(&counts, limit);
-        self.owners.values_mut().for_each(|owner| owner.keep_oldest(share));
-        counts.iter().map(|count| (*count).min(share)).sum()
+        let mut sizes: Vec<usize> = self.owners.values().map(OwnerFiles::memory).collect();
+        sizes.sort_unstable();
+        let share = fair_share(&sizes, limit);
+        self.owners.values_mut().map(|owner| owner.keep_oldest(share)).sum()
     }
 }
 
 impl OwnerFiles {
-    fn keep_oldest(&mut self, most: usize) {
-        if self.files.len() > most {
-            self.files.select_nth_unstable_by(most, |a, b| a.order().cmp(&b.order()));
-            self.files.truncate(most);
+    /// The bytes of memory that the list takes.
+    fn memory(&self) -> usize {
+        self.files.iter().map(SpoolEntry::memory).sum()
+    }
+
+    /// Drops the youngest files until the list takes at most so many bytes, or some fewer. Returns how many it takes.
+    fn keep_oldest(&mut self, most: usize) -> usize {
+        let mut memory = self.memory();
+        while memory > most {
+            // If the names of the oldest are longer than those of the others, it takes a few rounds.
+            let keep = (self.files.len() as u64).saturating_mul(most as u64) / memory as u64;
+            self.files.select_nth_unstable_by(keep as usize, |a, b| a.order().cmp(&b.order()));
+            self.files.truncate(keep as usize);
+            memory = self.memory();
         }
+        memory
     }
 
     fn sort(&mut self) {
@@ -181,6 +200,39 @@ fn fair_share(counts: &[usize], limit: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spool::FileIdentity;
+
+    fn files(owner: u32, count: usize, name_bytes: usize) -> (u32, OwnerFiles) {
+        let file = |n| {
+            let identity = FileIdentity { inode: n as u64, born: 1, modified: count as i64 - n as i64 };
+            SpoolEntry { name: "n".repeat(name_bytes).into(), identity, size: 1, owner, changed: 1 }
+        };
+        let files = (0..count).map(file).collect();
+        (owner, OwnerFiles { files, ..OwnerFiles::default() })
+    }
+
+    #[test]
+    fn the_memory_of_a_listing_is_bounded_and_each_owner_keeps_the_oldest_files() {
+        for (name_bytes, limit) in [(10, 100_000), (255, 100_000), (255, 300)] {
+            let mut listing = SpoolListing {
+                owners: [files(1, 20_000, name_bytes), files(2, 10, 30), files(3, 1, 1)].into(),
+                ..SpoolListing::default()
+            };
+            let listed = listing.keep_oldest(limit);
+            let shown = format!("{name_bytes} {limit}");
+            assert_eq!(listed, listing.files().map(SpoolEntry::memory).sum::<usize>(), "{shown}");
+            assert!(listed <= limit, "{shown}: {listed}");
+            assert_eq!(listing.owners[&3].files.len(), 1, "{shown}");
+            if limit > 1_000 {
+                assert!(listed >= limit / 10 * 9, "{shown}: {listed}");
+                assert_eq!(listing.owners[&2].files.len(), 10, "{shown}");
+            }
+            let largest = &mut listing.owners.get_mut(&1).unwrap().files;
+            largest.sort_unstable_by_key(|entry| entry.identity.modified);
+            let is_oldest = |(n, entry): (usize, &SpoolEntry)| entry.identity.modified == n as i64 + 1;
+            assert!(largest.iter().enumerate().all(is_oldest), "{shown}");
+        }
+    }
 
     #[test]
     fn those_who_have_the_most_share_what_the_others_leave() {

@@ -28,7 +28,7 @@ pub use error::{OpenError, SpoolError};
 pub use in_hand::InHand;
 pub use lease::Lease;
 pub use left_files::{LeftFile, WhyLeft, left_files, let_agent_read};
-pub use listing::{MAX_LISTED, OwnerFiles, SpoolListing};
+pub use listing::{MAX_LISTED_BYTES, OwnerFiles, SpoolListing};
 pub use names::{Format, format_of, shell_quoted};
 pub(crate) use names::{is_finished_name, is_reason_name};
 pub use rejected::{RejectedFile, RejectedFolder, Rejection, RestMark, RestOfFile};
