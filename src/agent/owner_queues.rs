@@ -65,7 +65,7 @@ impl<R> OwnerQueues<R> {
 
     /// Adds a file that was found alone. Returns whether there was room; otherwise a later scan finds it.
     pub fn add(&mut self, entry: SpoolEntry, is_last: bool) -> bool {
-        if self.memory >= MAX_LISTED_BYTES * 2 {
+        if self.memory >= MAX_LISTED_BYTES / 2 * 3 {
             return false;
         }
         let (owner, memory) = (entry.owner, entry.memory());

@@ -27,7 +27,7 @@ const CLOCK_SKEW_TICKS: u32 = 4;
 /// writer's announcement comes earlier, and a thousand files that stay open should cost little.
 const WAITED_PART: u32 = 4;
 /// Announcements that are remembered. In a flood of more files, a scan finds the others.
-const MAX_ANNOUNCED: usize = 100_000;
+const MAX_ANNOUNCED: usize = 30_000;
 
 /// What is known about whether anybody can write to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

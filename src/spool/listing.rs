@@ -9,9 +9,9 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-/// The most memory of one listing in bytes, for a folder of millions: 200,000 files with names of 40 bytes. If there are
+/// The most memory of one listing in bytes, for a folder of millions: 140,000 files with names of 40 bytes. If there are
 /// more, the owner with the most loses its youngest from the list, so that nobody's files keep another's out.
-pub const MAX_LISTED_BYTES: usize = 24_000_000;
+pub const MAX_LISTED_BYTES: usize = 16_000_000;
 
 /// The most bytes listed beyond that before the oldest files are selected.
 const SELECTION_SLACK: usize = MAX_LISTED_BYTES / 4;

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// The most names kept between two scans. In a flood of more files, the scan finds the others a little later.
-const MAX_ANNOUNCED: usize = 100_000;
+const MAX_ANNOUNCED: usize = 30_000;
 
 /// Watches one folder for as long as it lives.
 pub struct Watcher {
