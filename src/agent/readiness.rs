@@ -157,6 +157,11 @@ impl WaitingFiles {
         (now < waiting.look_at).then_some((waiting.look_at, waiting.holds_back_until))
     }
 
+    /// The number of waiting files.
+    pub fn len(&self) -> usize {
+        self.files.len()
+    }
+
     /// The time of the next look at a waiting file.
     pub fn next_look(&self) -> Option<Mono> {
         self.files.values().map(|waiting| waiting.look_at).min()

@@ -39,6 +39,8 @@ pub struct Scanner<R> {
     last_scan: Option<Instant>,
     /// Whether the queues hold all files of the last scan.
     is_complete: bool,
+    /// The number of files that the last scan listed.
+    listed: usize,
     /// Whether files were forgotten that a scan had found: nothing may overtake them before the next.
     is_stale: bool,
     /// How soon something irregular has to be looked at again.
@@ -67,6 +69,7 @@ impl<R> Scanner<R> {
             scan_allowed_at: Instant::now(),
             last_scan: None,
             is_complete: true,
+            listed: 0,
             is_stale: true,
             irregular_rest: None,
         }
@@ -93,7 +96,9 @@ impl<R> Scanner<R> {
     ) -> Result<(), SpoolError> {
         let is_idle = !self.queues.has_work();
         let is_overdue = self.last_scan.is_none_or(|at| at.elapsed() >= config.scan_interval);
-        let may_scan = self.scan_allowed_at <= Instant::now() || is_idle && !self.is_complete;
+        // Where most of what was listed still waits, another scan would list the same.
+        let is_used_up = is_idle && !self.is_complete && self.waiting.len() <= self.listed / 2;
+        let may_scan = self.scan_allowed_at <= Instant::now() || is_used_up;
         self.held_for = None;
         self.queues.release();
         if !self.is_stale && !(may_scan && (is_idle || is_overdue)) {
@@ -110,6 +115,7 @@ impl<R> Scanner<R> {
         {
             let present: HashSet<&OsStr> = listing.files().map(|entry| entry.name.as_os_str()).collect();
             self.waiting.retain(&present);
+            self.listed = present.len();
             self.irregular_rest = scanned(&listing, &present);
         }
         self.note_times(spool);
