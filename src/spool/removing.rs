@@ -190,3 +190,24 @@ fn own_name_first(name: &OsStr) -> impl Iterator<Item = OsString> {
     let (stem, ending) = stem_and_ending(name);
     std::iter::once(name.to_owned()).chain(candidate_names(stem, String::new(), ending).skip(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_could_not_go_back_goes_back_later() {
+        let folder = tempfile::tempdir().unwrap();
+        let (dir, elsewhere) = (folder.path().join("spool"), folder.path().join("elsewhere"));
+        let removing = RemovingFolder::of_spool(&dir);
+        fs::create_dir_all(removing.dir()).unwrap();
+        let claimed = removing.dir().join("a.json");
+        fs::write(&claimed, "{").unwrap();
+        fs::rename(&dir, &elsewhere).unwrap();
+        removing.give_back(&claimed, "a.json".as_ref());
+        fs::rename(&elsewhere, &dir).unwrap();
+        assert!(claimed.exists());
+        removing.give_back_stranded();
+        assert!(!claimed.exists() && dir.join("a.json").exists());
+    }
+}
