@@ -31,7 +31,7 @@ const WINGS: [&str; 3] = ["mapping", "koala", "outbox"];
 
 /// The longest main road that a reader manages in an evening.
 const ROAD_FILES: usize = 26;
-const ROAD_LINES: usize = 5_400;
+const ROAD_LINES: usize = 5_500;
 
 /// A source file: its path below `src`, its module path, and its code without comments and unit tests.
 struct Source {
