@@ -7,10 +7,10 @@
 //!
 //! Trouble is everybody's by proof only: six different persons became suspects since anything was accepted, or all that
 //! wait if they are fewer. Who was a suspect before that, beside acceptances, proves nothing: a few bad persons that are
-//! tried again and again would shut the path for everybody else. Then rounds of a few persons find out whether anybody is accepted, and `/auth` tells whether the
-//! receiver is well. If it is, the rounds grow, since the good ones are to be found behind any number of bad ones; if not,
-//! one person a round is enough. Rounds are better than a growing wait for everybody: a wait finds a receiver that is
-//! back, but not the one good person behind two hundred.
+//! tried again and again would shut the path for everybody else. Then rounds of a few persons find out whether anybody is
+//! accepted, and `/auth` tells whether the receiver is well. If it is, the rounds grow, since the good ones are to be found
+//! behind any number of bad ones; if not, one person a round is enough. Rounds are better than a growing wait for
+//! everybody: a wait finds a receiver that is back, but not the one good person behind two hundred.
 
 use super::suspicion::{Evidence, backoff, fruitless_wait};
 use crate::clock::{Moment, Mono, Timestamp};
