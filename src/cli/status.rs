@@ -198,7 +198,8 @@ fn correct_for_stopped_agent(status: &mut Status, config: &Config, published_at:
         status.destination = unknown_destination(config);
     }
     if let Some(files) = FileCount::of(&config.spool.dir) {
-        (status.spool.waiting_files, status.spool.waiting_bytes) = (Some(files.known), Some(files.known_bytes));
+        (status.spool.waiting_files, status.spool.waiting_bytes) =
+            (Some(files.known), Some(files.known_bytes));
         status.spool.unknown_files = Some(files.unknown);
     }
     if let Some(files) = FileCount::of(&config.spool.dir.join(REJECTED)) {
