@@ -57,7 +57,9 @@ fn tell(mut stream: TcpStream, status: &str, kind: &str) -> std::io::Result<()> 
     let mut body = vec![0; length];
     request.read_exact(&mut body)?;
     let path = head.split(' ').nth(1).unwrap_or_default();
-    let text = format!("no such project: {path} {head}{}", String::from_utf8_lossy(&body));
+    // A page is told by how it begins.
+    let begin = if kind == "text/html" { "<!doctype html>" } else { "" };
+    let text = format!("{begin}no such project: {path} {head}{}", String::from_utf8_lossy(&body));
     let length = text.len();
     let answer = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nLocation: http://elsewhere.test{path}?{path}\r\n\
@@ -72,10 +74,8 @@ fn in_trouble(source: Source) -> Figures {
     agent.option("--verbose");
     give_key(&mut agent, source);
     let good = agent.receiver.endpoint();
-    let nobody = {
-        let gone = TcpListener::bind("127.0.0.1:0").unwrap();
-        format!("http://{}", gone.local_addr().unwrap())
-    };
+    // A port that was free a moment ago may be another test's by now.
+    let nobody = "http://127.0.0.1:1".to_owned();
     let troubles = [
         (telling("400 Bad Request", "application/json"), Code::RefusesAll),
         (nobody, Code::Connect),

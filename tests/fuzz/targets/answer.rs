@@ -27,7 +27,9 @@ thread_local! {
 fuzz_target!(|bytes: &[u8]| {
     let verdict = WIRE.with(|wire| {
         let (runtime, listener, client) = &**wire;
-        runtime.block_on(async { tokio::join!(answer(listener, bytes), client.batch(Endpoint::People, BODY.to_owned())).1 })
+        runtime.block_on(async {
+            tokio::join!(answer(listener, bytes), client.batch(Endpoint::People, BODY.to_owned())).1
+        })
     });
     if let Verdict::Unavailable { retry_after, .. } = &verdict {
         assert!(retry_after.is_none_or(|wait| Duration::ZERO < wait && wait <= MAX_RETRY_AFTER));

@@ -3,9 +3,9 @@
 #![no_main]
 
 use koala_agent::agent::disposition;
-use koala_agent::item::Disposition;
 use koala_agent::clock::Timestamp;
 use koala_agent::event::{Event, Flaw, MessageId};
+use koala_agent::item::Disposition;
 use koala_agent::koala::batch::Batch;
 use koala_agent::mapping::Mappings;
 use koala_agent::spool::{Format, ReadEnd, ReadLimits, ReadPosition, ReadStep, Text, Values};

@@ -5,7 +5,7 @@
 
 use flate2::Compression;
 use flate2::read::GzEncoder;
-use koala_agent::spool::{Format, ReadEnd, ReadLimits, ReadPosition, ReadStep, Text, Values};
+use koala_agent::spool::{Format, ReadEnd, ReadLimits, ReadPosition, ReadStep, RejectedPart, Text, Values};
 use libfuzzer_sys::fuzz_target;
 use std::io::{self, Read};
 
@@ -52,11 +52,14 @@ fn read(mut values: Values) -> Vec<(String, ReadPosition)> {
         let step = match values.next_step(|event, place| Ok(format!("{place:?} {}", event.raw()))) {
             ReadStep::NoEvent(_) => continue,
             ReadStep::Event(event) => event,
-            ReadStep::Reject(part) => format!("reject {part:?}"),
-            ReadStep::RejectUnlessGrowing(part) => format!("cut {part:?}"),
+            ReadStep::Reject(part) => format!("reject {}", shown(&part)),
+            ReadStep::RejectUnlessGrowing(part) => format!("cut {}", shown(&part)),
             ReadStep::End(end) => {
                 let end = match end {
                     ReadEnd::Complete => "complete".to_owned(),
+                    ReadEnd::Unusable(flaw) | ReadEnd::UnusableRest(flaw) => {
+                        format!("unusable {}", flaw.code)
+                    }
                     other => format!("{other:?}"),
                 };
                 steps.push((end, values.position()));
@@ -67,6 +70,12 @@ fn read(mut values: Values) -> Vec<(String, ReadPosition)> {
         steps.push((step, values.position()));
     }
     steps
+}
+
+/// Without the flaw's place and words: of text that is neither UTF-8 nor JSON, what is found first depends on how much has
+/// been read.
+fn shown(part: &RejectedPart) -> String {
+    format!("{} {:?} {}", part.place, part.content, part.flaw.code)
 }
 
 fn values(bytes: Vec<u8>, is_packed: bool, step: usize, format: Format, from: ReadPosition) -> Values {
