@@ -211,6 +211,8 @@ pub fn unsent(_: &Scale) -> Outcome {
         drop(outbox);
         agent.start();
         agent.until_visible();
+        // Filled before as well, so that the agent has no time to reserve the room again.
+        mount.fill();
         fs::remove_file(state.join("outbox.db.reserve")).unwrap();
         mount.fill();
         online(&agent);
