@@ -125,6 +125,12 @@ pub fn shell_quoted(word: &OsStr) -> String {
     }
 }
 
+/// The stem and ending for a part of a file of that name: its text is not packed.
+pub(super) fn part_stem_and_ending(name: &OsStr) -> (&[u8], &str) {
+    let (stem, ending) = stem_and_ending(name);
+    (stem, ending.strip_suffix(".gz").unwrap_or(ending))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

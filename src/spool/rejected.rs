@@ -24,6 +24,9 @@ use std::path::{Path, PathBuf};
 /// The most that is read of a reason: names have at most 255 bytes, and the text is one sentence or two.
 const MAX_REASON: u64 = 16 << 10;
 
+/// The room that a file of any size takes at least.
+pub(super) const BLOCK: u64 = 4096;
+
 /// The content of `NAME.why`. It quotes nothing of the event.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
@@ -352,6 +355,11 @@ impl RejectedFolder {
         path.push(WHY);
         PathBuf::from(path)
     }
+}
+
+/// The room that a file of that length takes, as far as its length tells.
+pub(super) fn size_of(length: u64) -> u64 {
+    length.next_multiple_of(BLOCK)
 }
 
 /// The bytes that a file takes: a file may be longer than what is on the disk.

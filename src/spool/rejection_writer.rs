@@ -1,25 +1,23 @@
 //! Writes rejections into the folder `rejected/`, and makes them durable.
 //!
 //! Of one file at most [`MAX_PARTS`] parts are rejected one by one; all further ones go into one file, `NAME.rest`, with
-//! one reason: ten million bad lines must not become ten million files. How much of that file is valid stands in its
-//! reason, which is written anew at each sync: what a crash left behind that is cut off, and read again.
+//! one reason: ten million bad lines must not become ten million files.
 //!
 //! What was written is flushed file by file. `syncfs` would be one call for all, but it also waits for whatever other
 //! programs have written to the file system.
 
-use super::names::{MAX_STEM, rename_to_free_name, stem_and_ending};
-use super::rejected::{NameState, Rejection, RestMark, RestOfFile, rejected_names, size_on_disk};
+use super::names::{MAX_STEM, part_stem_and_ending, rename_to_free_name, stem_and_ending};
+use super::rejected::{BLOCK, NameState, Rejection, rejected_names, size_of, size_on_disk};
 use super::removing::Claim;
+use super::rest::{PartKind, Rest};
 use super::{FileIdentity, FileKey, RejectedFolder, RejectedPart, Spool, SpoolEntry, SpoolError};
 use crate::clock::Timestamp;
 use crate::event::Flaw;
 use crate::limits;
-use crate::reason::Code;
 use std::collections::HashMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 /// The parts of one file that are rejected one by one: enough to see what is wrong with the program that writes them.
@@ -28,21 +26,6 @@ pub const MAX_PARTS: u64 = 100;
 const MAX_COUNTED: usize = 10_000;
 /// Files that are not flushed yet, where the system lets that many be open.
 const MAX_UNSYNCED: usize = 250;
-/// The flushes of a rest that its reason tells of. Between the commit of a batch and the end of a reading there are a
-/// handful.
-const MAX_MARKS: usize = 8;
-/// The room that a file of any size takes at least.
-const BLOCK: u64 = 4096;
-
-/// What a rejected part is: the parts of one kind are rejected in the order of their places.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum PartKind {
-    /// A part that is no event.
-    Flawed,
-    /// An event whose messageId was used before.
-    ReusedId,
-}
-
 /// The files and bytes that something takes in `rejected/`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RejectedUsage {
@@ -70,39 +53,6 @@ struct PartsOfFile {
     is_used: bool,
     /// Whether the folder has been searched for the file's parts.
     is_recovered: bool,
-}
-
-/// The file that holds all further parts.
-#[derive(Debug)]
-struct Rest {
-    name: OsString,
-    why: Rejection,
-    /// Of `why.rest` and what was written since.
-    state: RestOfFile,
-    /// The end of the last part that was read once more.
-    reread: RestMark,
-    /// Open since the last sync.
-    file: Option<File>,
-}
-
-impl Rest {
-    fn mark(&self) -> RestMark {
-        RestMark { until: self.state.until, bytes: self.state.bytes }
-    }
-
-    /// Notes that all of it is flushed.
-    fn note_flushed(&mut self) {
-        let excess = (self.state.earlier.len() + 1).saturating_sub(MAX_MARKS);
-        self.state.earlier.drain(..excess);
-        self.state.earlier.push(self.mark());
-    }
-
-    /// Where the part begins if it is in the rest already: behind the last end that is known of an earlier part. A reading
-    /// begins again behind a batch that is stored, and the rest was flushed before that.
-    fn start_of(&self, place: u64) -> u64 {
-        let ends = self.state.earlier.iter().chain([&self.reread]).filter(|end| end.until < place);
-        ends.max().map_or(0, |end| end.bytes)
-    }
 }
 
 /// A writer of rejections.
@@ -138,11 +88,6 @@ impl RejectionWriter {
             failed: Vec::new(),
             parts: HashMap::new(),
         }
-    }
-
-    /// Whether anything may not be durable yet.
-    pub fn needs_sync(&self) -> bool {
-        self.needs_folder_sync
     }
 
     /// Rejects a whole file of the spool: the file that was read, and no other. Returns what it takes in the folder, where
@@ -222,7 +167,7 @@ impl RejectionWriter {
         let rejection = Rejection::new(entry, first_seen, part.place, &part.flaw, now);
         self.sync_if_many();
         self.with_files(|writer| writer.reject(entry, is_resumed, kind, part, &rejection))
-            .map_err(|e| self.part_error(e))
+            .map_err(|e| part_error(&self.folder, e))
     }
 
     /// Does something that opens files, and once more if no more can be open: those that are to be flushed are closed then.
@@ -237,10 +182,6 @@ impl RejectionWriter {
             }
             done => done,
         }
-    }
-
-    fn part_error(&self, error: io::Error) -> SpoolError {
-        SpoolError::new(self.folder.dir(), "reject a part of a file", error)
     }
 
     fn reject(
@@ -288,7 +229,7 @@ impl RejectionWriter {
         part: &RejectedPart,
         rejection: &Rejection,
     ) -> io::Result<Single> {
-        let (stem, ending) = part_stem_and_ending(entry);
+        let (stem, ending) = part_stem_and_ending(&entry.name);
         let content = [part.content.as_slice(), b"\n"].concat();
         let key = rejection.key();
         for name in rejected_names(stem, &format!(".{}", part.place), ending, key) {
@@ -341,107 +282,55 @@ impl RejectionWriter {
         }
         let content = [part.content.as_slice(), b"\n"].concat();
         let mut usage = RejectedUsage::default();
-        let mut rest = match known {
-            Some(mut rest) if part.place <= rest.state.until => {
-                self.needs_folder_sync = true;
-                let is_known = self.is_in_rest(&mut rest, part.place, &content);
-                // If it is not there, the file was written anew, and this rest is complete.
-                let is_over = is_known.and_then(|is_known| match is_known {
-                    true => Ok(false),
-                    false => self.sync_rest(&mut rest).map(|()| true),
-                });
-                if !matches!(is_over, Ok(true)) {
-                    self.parts.entry(key).or_default().rest.insert(kind, rest);
-                    return is_over.map(|_| usage);
+        if let Some(rest) = known.as_mut().filter(|rest| rest.reaches(part.place)) {
+            self.needs_folder_sync = true;
+            // If it is not there, the file was written anew, and this rest is complete.
+            let is_known = rest.contains(&self.folder, part.place, &content).and_then(|is_known| {
+                if !is_known {
+                    rest.sync(&self.folder)?;
                 }
-                usage = RejectedUsage::of_file(0);
-                self.new_rest(entry, kind, rejection.clone())?
+                Ok(is_known)
+            });
+            match is_known {
+                Ok(false) => known = None,
+                is_known => {
+                    self.parts.entry(key).or_default().rest.extend(known.map(|rest| (kind, rest)));
+                    return is_known.map(|_| usage);
+                }
             }
+        }
+        let mut rest = match known {
             Some(rest) => rest,
             None => {
                 usage = RejectedUsage::of_file(0);
-                self.new_rest(entry, kind, rejection.clone())?
+                let why = Rejection {
+                    text: format!(
+                        "more than {MAX_PARTS} parts of the file cannot be taken; the first of the rest: {}",
+                        rejection.text
+                    ),
+                    ..rejection.clone()
+                };
+                let (rest, reason) = Rest::create(&self.folder, &entry.name, kind, why)?;
+                self.note(key, reason);
+                rest
             }
         };
-        let before = rest.mark();
-        let written = self.open_rest(&mut rest).and_then(|mut file| file.write_all(&content));
-        match &written {
-            Ok(()) => {
-                rest.state.parts += 1;
-                (rest.state.until, rest.state.bytes) = (part.place, before.bytes + content.len() as u64);
-                rest.reread = RestMark::default();
-                usage.bytes += size_of(rest.state.bytes) - size_of(before.bytes);
-            }
-            Err(_) if rest.state.parts == 0 => {
-                // What there is of it takes room, and would look like a rest.
-                let _ = self.folder.remove(&rest.name);
-                return written.map(|()| usage);
-            }
-            // It is cut to what is valid when it is opened again.
-            Err(_) => rest.file = None,
+        let written = rest.append(&self.folder, part.place, &content);
+        if written.is_err() && rest.is_empty() {
+            // What there is of it takes room, and would look like a rest.
+            rest.remove(&self.folder);
+        } else {
+            self.needs_folder_sync = true;
+            self.parts.entry(key).or_default().rest.insert(kind, rest);
         }
-        self.needs_folder_sync = true;
-        self.parts.entry(key).or_default().rest.insert(kind, rest);
-        written.map(|()| usage)
+        usage.bytes += written?;
+        Ok(usage)
     }
 
     /// Takes the rest of a file out of what is known, if it is still in the folder: somebody may have put it back into the
     /// spool.
     fn take_rest(&mut self, key: FileKey, kind: PartKind) -> Option<Rest> {
-        let rest = self.parts.get_mut(&key)?.rest.remove(&kind)?;
-        let is_there = || self.folder.why(&rest.name).is_some_and(|why| why.is_about_the_same(&rest.why));
-        (rest.file.is_some() || is_there()).then_some(rest)
-    }
-
-    /// Whether the rest holds the part at that place, which is not behind its last one.
-    fn is_in_rest(&self, rest: &mut Rest, place: u64, content: &[u8]) -> io::Result<bool> {
-        let start = rest.start_of(place);
-        let mut found = vec![0; content.len()];
-        match self.open_rest(rest)?.read_exact_at(&mut found, start) {
-            Ok(()) if found == content => {
-                rest.reread = RestMark { until: place, bytes: start + content.len() as u64 };
-                Ok(true)
-            }
-            Ok(()) => Ok(false),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-            Err(e) => Err(e),
-        }
-    }
-
-    fn new_rest(&mut self, entry: &SpoolEntry, kind: PartKind, mut why: Rejection) -> io::Result<Rest> {
-        let (stem, ending) = part_stem_and_ending(entry);
-        let state = RestOfFile::default();
-        why.text = format!(
-            "more than {MAX_PARTS} parts of the file cannot be taken; the first of the rest: {}",
-            why.text
-        );
-        why.rest = Some(state.clone());
-        let word = match kind {
-            PartKind::Flawed => ".rest",
-            PartKind::ReusedId => ".reused",
-        };
-        for name in rejected_names(stem, word, ending, why.key()) {
-            if self.folder.state_of(&name, &why, b"")? == NameState::Taken {
-                continue;
-            }
-            let reason = self.folder.write_reason(&name, &why)?;
-            let file = self.folder.open_to_append(&name).inspect_err(|_| self.folder.remove_reason(&name))?;
-            self.note(why.key(), reason);
-            return Ok(Rest { name, why, state, reread: RestMark::default(), file: Some(file) });
-        }
-        Err(io::ErrorKind::AlreadyExists.into())
-    }
-
-    /// The file of the rest, cut to what is valid of it. It is opened anew after each sync: somebody may put it back into
-    /// the spool meanwhile, where it must not be held open.
-    fn open_rest<'a>(&self, rest: &'a mut Rest) -> io::Result<&'a File> {
-        if rest.file.is_none() {
-            let file = self.folder.open_to_append(&rest.name)?;
-            rest.state.bytes = rest.state.bytes.min(file.metadata()?.len());
-            file.set_len(rest.state.bytes)?;
-            rest.file = Some(file);
-        }
-        rest.file.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
+        self.parts.get_mut(&key)?.rest.remove(&kind).filter(|rest| rest.is_there(&self.folder))
     }
 
     /// Searches the folder for the file's parts. Of several rests of one kind the newest counts: it is of what the file
@@ -452,20 +341,16 @@ impl RejectionWriter {
         let (stem, _) = stem_and_ending(&entry.name);
         for file in self.folder.files_named(&stem[..stem.len().min(MAX_STEM)])? {
             let Some(why) = file.why.filter(|why| why.key() == of.key()) else { continue };
-            if let Some(state) = why.rest.clone() {
-                let kind = match why.code {
-                    Code::MessageIdReused => PartKind::ReusedId,
-                    _ => PartKind::Flawed,
-                };
-                if rests.get(&kind).is_none_or(|rest| rest.why.when <= why.when) {
-                    let mut rest =
-                        Rest { name: file.name, why, state, reread: RestMark::default(), file: None };
-                    rest.note_flushed();
+            let place = why.place;
+            match Rest::found(file.name, why) {
+                Some((kind, rest)) if rests.get(&kind).is_none_or(|other| !rest.is_older_than(other)) => {
                     rests.insert(kind, rest);
                 }
-            } else if why.place > 0 {
-                single += 1;
-                known_until = known_until.max(why.place);
+                None if place > 0 => {
+                    single += 1;
+                    known_until = known_until.max(place);
+                }
+                _ => {}
             }
         }
         let parts = self.parts.entry(of.key()).or_default();
@@ -492,32 +377,17 @@ impl RejectionWriter {
     fn sync_files(&mut self) {
         for (key, file) in std::mem::take(&mut self.unsynced) {
             if let Err(e) = file.sync_all() {
-                self.failed.push(FailedRejection { key, error: self.part_error(e) });
+                self.failed.push(FailedRejection { key, error: part_error(&self.folder, e) });
             }
         }
-        let mut all = std::mem::take(&mut self.parts);
-        for (key, parts) in &mut all {
+        let folder = &self.folder;
+        for (key, parts) in &mut self.parts {
             for rest in parts.rest.values_mut() {
-                if let Err(e) = self.sync_rest(rest) {
-                    rest.file = None;
-                    self.failed.push(FailedRejection { key: *key, error: self.part_error(e) });
+                if let Err(e) = rest.sync(folder) {
+                    self.failed.push(FailedRejection { key: *key, error: part_error(folder, e) });
                 }
             }
         }
-        self.parts = all;
-    }
-
-    /// Flushes and closes the rest, and then tells in its reason how much of it is valid.
-    fn sync_rest(&self, rest: &mut Rest) -> io::Result<()> {
-        if rest.why.rest.as_ref().is_some_and(|flushed| flushed.bytes != rest.state.bytes) {
-            self.open_rest(rest)?.sync_data()?;
-            let why = Rejection { rest: Some(rest.state.clone()), ..rest.why.clone() };
-            self.folder.write_reason(&rest.name, &why)?.sync_all()?;
-            rest.why = why;
-            rest.note_flushed();
-        }
-        rest.file = None;
-        Ok(())
     }
 
     /// Makes all rejections durable. Returns the files of the spool of which it could not: nothing that was read of them
@@ -530,7 +400,7 @@ impl RejectionWriter {
             return Ok(None);
         }
         self.sync_files();
-        self.folder.sync().map_err(|e| self.part_error(e))?;
+        self.folder.sync().map_err(|e| part_error(&self.folder, e))?;
         let failed = std::mem::take(&mut self.failed);
         self.needs_folder_sync = false;
         if self.parts.len() > MAX_COUNTED {
@@ -541,6 +411,10 @@ impl RejectionWriter {
     }
 }
 
+fn part_error(folder: &RejectedFolder, error: io::Error) -> SpoolError {
+    SpoolError::new(folder.dir(), "reject a part of a file", error)
+}
+
 enum Single {
     Written(RejectedUsage),
     /// It was there before.
@@ -549,19 +423,10 @@ enum Single {
     Full,
 }
 
-/// The name of a part is that of the file, with the part's place; its text is not packed.
-fn part_stem_and_ending(entry: &SpoolEntry) -> (&[u8], &str) {
-    let (stem, ending) = stem_and_ending(&entry.name);
-    (stem, ending.strip_suffix(".gz").unwrap_or(ending))
-}
-
-fn size_of(length: u64) -> u64 {
-    length.next_multiple_of(BLOCK)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reason::Code;
     use crate::spool::REJECTED;
     use std::collections::BTreeMap;
     use std::ops::RangeInclusive;
