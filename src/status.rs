@@ -5,7 +5,7 @@
 //! not.
 
 use crate::clock::Timestamp;
-use crate::reason::Reason;
+use crate::reason::{Code, Reason};
 use serde::{Deserialize, Serialize};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -217,6 +217,31 @@ pub struct DestinationStatus {
     pub retry_at: Option<Timestamp>,
     /// The time of the last delivery, also by an earlier run.
     pub last_delivery: Option<Timestamp>,
+}
+
+impl DestinationStatus {
+    /// The status of a destination of which nothing is known but its address.
+    pub fn unknown(endpoint: String) -> DestinationStatus {
+        DestinationStatus {
+            kind: "koala".to_owned(),
+            endpoint,
+            state: DestinationState::Unknown,
+            since: None,
+            reason: None,
+            paths: Vec::new(),
+            retry_at: None,
+            last_delivery: None,
+        }
+    }
+}
+
+/// The word for a destination in backoff: whether the receiver was reached at all.
+pub fn backoff_word(reason: Option<&Reason>) -> &'static str {
+    use Code::{Connect, Dns, Proxy, Timeout, Tls};
+    match reason.map(|reason| reason.code) {
+        Some(Dns | Connect | Tls | Timeout | Proxy) => "unreachable",
+        _ => "failing",
+    }
 }
 
 /// The status of one path of the destination.

@@ -32,7 +32,6 @@ pub struct Destination {
     /// Whether anything was ever accepted at this address with this key.
     pub has_ever_accepted: bool,
     pub(super) limiter: ConcurrencyLimiter,
-    last_delivery: Option<Timestamp>,
     pub(super) rng: fastrand::Rng,
 }
 
@@ -61,7 +60,6 @@ impl Destination {
             is_narrow: true,
             has_ever_accepted: false,
             limiter: ConcurrencyLimiter::new(concurrency),
-            last_delivery: None,
             rng,
         };
         // A wall clock that was set back must not turn an hour into years.
@@ -108,7 +106,6 @@ impl Destination {
 
     /// Notes an accepted request. The destination goes on, unless it has asked for a pause meanwhile.
     pub fn accepted(&mut self, now: Moment) {
-        self.last_delivery = Some(now.wall);
         self.has_ever_accepted = true;
         self.reached(now.mono);
         if self.pause.is_none() {
@@ -202,11 +199,6 @@ impl Destination {
     /// The end of the pause that the receiver asked for, if that is in the future.
     pub fn retry_after_deadline(&self, now: Moment) -> Option<Timestamp> {
         (self.retry_after_deadline > now.mono).then(|| now.wall.plus(self.retry_after_deadline - now.mono))
-    }
-
-    /// When the receiver last accepted a request.
-    pub fn last_delivery(&self) -> Option<Timestamp> {
-        self.last_delivery
     }
 }
 

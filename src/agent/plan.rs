@@ -12,12 +12,12 @@ use crate::status::DestinationState;
 /// The next action of the sender.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NextAction {
-    /// Build the request of [`Scheduler::events`](super::scheduler::Scheduler::events); if it [may be sent](super::scheduler::Scheduler::may_send), send it and call
-    /// [`Scheduler::sent`](super::scheduler::Scheduler::sent), else [`Scheduler::settled_unsent`](super::scheduler::Scheduler::settled_unsent) or [`Scheduler::nothing_sent`](super::scheduler::Scheduler::nothing_sent).
+    /// Build the request of `Scheduler::events`; if it may be sent (`Scheduler::may_send`), send it and call
+    /// `Scheduler::sent`, else `Scheduler::settled_unsent` or `Scheduler::nothing_sent`.
     Start(BatchPlan),
-    /// Search the outbox for pending events, then call [`Scheduler::discovered`](super::scheduler::Scheduler::discovered) and [`Scheduler::set_exhausted`](super::scheduler::Scheduler::set_exhausted).
+    /// Search the outbox for pending events, then call `Scheduler::discovered` and `Scheduler::set_exhausted`.
     Discover,
-    /// Ask `/auth`, then call [`Scheduler::auth_answered`](super::scheduler::Scheduler::auth_answered).
+    /// Ask `/auth`, then call `Scheduler::auth_answered`.
     AskAuth,
     /// Wait for an answer, a commit or an event, or until this moment.
     Wait(Option<Mono>),
@@ -69,7 +69,7 @@ pub struct InFlight {
     pub(super) receiver: u64,
 }
 
-/// The changes that an answer makes to the outbox, in one commit; after that, call [`Scheduler::settled`](super::scheduler::Scheduler::settled).
+/// The changes that an answer makes to the outbox, in one commit; after that, call `Scheduler::settled`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AnswerEffects {
     /// Events that are settled.

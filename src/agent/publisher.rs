@@ -3,14 +3,13 @@
 use super::config_watch::ConfigWatch;
 use super::error::StartError;
 use super::scan_report::SpoolSnapshot;
-use super::state_reporter::backoff_word;
 use super::summary::Summary;
 use crate::clock::{Clock, Timestamp};
 use crate::config::Config;
 use crate::disk;
 use crate::koala::ReceiverClock;
 use crate::outbox::{OutboxError, OutboxStats, Reader, State, Writer};
-use crate::status::{self, SCHEMA, Status};
+use crate::status::{self, SCHEMA, Status, backoff_word};
 use crate::telemetry::lines_dropped;
 use std::io::{self, ErrorKind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};

@@ -3,8 +3,8 @@
 use super::scheduler::{PathView, Scheduler};
 use crate::clock::{Moment, Timestamp};
 use crate::item::Endpoint;
-use crate::reason::{Code, Reason};
-use crate::status::{DestinationState, DestinationStatus, PathStatus};
+use crate::reason::Reason;
+use crate::status::{DestinationState, DestinationStatus, PathStatus, backoff_word};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -33,16 +33,7 @@ pub struct Reported {
 impl StateReporter {
     /// A reporter about a receiver at `endpoint` that nothing was sent to.
     pub fn new(endpoint: String) -> (StateReporter, Reported) {
-        let (destination, reported) = watch::channel(DestinationStatus {
-            kind: "koala".to_owned(),
-            endpoint,
-            state: DestinationState::Unknown,
-            since: None,
-            reason: None,
-            paths: Vec::new(),
-            retry_at: None,
-            last_delivery: None,
-        });
+        let (destination, reported) = watch::channel(DestinationStatus::unknown(endpoint));
         let (notify, changed) = channel();
         let reporter = StateReporter { destination, changed: notify, last_logged: LastLogged::default() };
         (reporter, Reported { destination: reported, changed })
@@ -77,20 +68,18 @@ impl StateReporter {
     }
 }
 
-/// The destination as `status` shows it, without its kind and its address.
+/// The destination as `status` shows it, without its address, and the last delivery, which the outbox knows.
 pub fn status_of(scheduler: &Scheduler, no_client: Option<&Reason>, now: Moment) -> DestinationStatus {
     let PathView { state, since, reason, retry_at } = scheduler.path_view(Endpoint::People, now);
     let accounts = scheduler.path_view(Endpoint::Accounts, now);
     let is_apart = accounts.reason.is_some() && accounts.reason != reason;
     let mut status = DestinationStatus {
-        kind: String::new(),
-        endpoint: String::new(),
         state,
         since: Some(since),
         reason: reason.cloned(),
         paths: is_apart.then(|| path_status(Endpoint::Accounts, accounts)).into_iter().collect(),
         retry_at,
-        last_delivery: scheduler.destination.last_delivery(),
+        ..DestinationStatus::unknown(String::new())
     };
     if let Some(reason) = no_client {
         status.state = DestinationState::Unknown;
@@ -108,15 +97,6 @@ fn path_status(path: Endpoint, view: PathView<'_>) -> PathStatus {
         since: view.since,
         reason: view.reason.cloned(),
         retry_at: view.retry_at,
-    }
-}
-
-/// The word for a destination in backoff: whether the receiver was reached at all.
-pub fn backoff_word(reason: Option<&Reason>) -> &'static str {
-    use Code::{Connect, Dns, Proxy, Timeout, Tls};
-    match reason.map(|reason| reason.code) {
-        Some(Dns | Connect | Tls | Timeout | Proxy) => "unreachable",
-        _ => "failing",
     }
 }
 
@@ -173,6 +153,7 @@ impl LastLogged {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reason::Code;
 
     #[test]
     fn trouble_is_logged_when_it_lasts_and_a_recovery_when_trouble_was_logged() {

@@ -10,8 +10,8 @@ use crate::outbox::{OutboxError, Reader, State, WaitingEvent, holder};
 use crate::reason::{Code, NO_KEY, Reason};
 use crate::spool::{REJECTED, SpoolError, format_of, is_finished_name, is_reason_name};
 use crate::status::{
-    AgentStatus, DestinationState, DestinationStatus, Incident, IntakeState, IntakeStatus, ReasonCount,
-    SCHEMA, SpoolStatus, Status, WaitingPerson,
+    AgentStatus, DestinationStatus, Incident, IntakeState, IntakeStatus, ReasonCount, SCHEMA, SpoolStatus,
+    Status, WaitingPerson,
 };
 use clap::Args;
 use nix::errno::Errno;
@@ -119,21 +119,8 @@ fn never_started(config: &Config) -> Status {
         clock_step: None,
         clock_ahead_seconds: None,
         reasons: Vec::new(),
-        destination: unknown_destination(config),
+        destination: DestinationStatus::unknown(config.koala.endpoint.clone()),
         longest_waiting: Vec::new(),
-    }
-}
-
-fn unknown_destination(config: &Config) -> DestinationStatus {
-    DestinationStatus {
-        kind: "koala".to_owned(),
-        endpoint: config.koala.endpoint.clone(),
-        state: DestinationState::Unknown,
-        since: None,
-        reason: None,
-        paths: Vec::new(),
-        retry_at: None,
-        last_delivery: None,
     }
 }
 
@@ -195,7 +182,7 @@ fn correct_for_stopped_agent(status: &mut Status, config: &Config, published_at:
     status.clock_ahead_seconds = None;
     status.outbox.max_bytes = config.outbox.max_bytes;
     if status.destination.endpoint != config.koala.endpoint {
-        status.destination = unknown_destination(config);
+        status.destination = DestinationStatus::unknown(config.koala.endpoint.clone());
     }
     if let Some(files) = FileCount::of(&config.spool.dir) {
         (status.spool.waiting_files, status.spool.waiting_bytes) =

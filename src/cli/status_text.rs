@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::config::{Bytes, Config};
 use crate::reason::{Code, Reason};
 use crate::spool::{shell_quoted, user_name};
-use crate::status::{DestinationState, IntakeState, OutboxStatus, Status};
+use crate::status::{DestinationState, IntakeState, OutboxStatus, Status, backoff_word};
 use nix::unistd::Uid;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -285,11 +285,7 @@ fn in_words(state: DestinationState, reason: Option<&Reason>, since: &str) -> St
     match state {
         DestinationState::Online => format!("{}{since}", styled(GOOD, "online")),
         DestinationState::Backoff => {
-            let state = match reason.map(|reason| reason.code) {
-                Some(Code::Dns | Code::Connect | Code::Tls | Code::Timeout | Code::Proxy) => "unreachable",
-                _ => "failing",
-            };
-            format!("{}{since}", styled(WAITING, state))
+            format!("{}{since}", styled(WAITING, backoff_word(reason)))
         }
         DestinationState::Refused => {
             format!("{}{since}; events wait, nothing is lost", styled(BAD, "refuses events"))

@@ -141,8 +141,9 @@ impl Ledger {
         self.dropped.values().filter(|event| expected(event.expected)).count() as u64
     }
 
-    /// Whether the status counts just what was dropped, and nothing waits.
-    pub fn agrees_with(&self, status: &Status) -> bool {
+    /// Whether the status counts just what was dropped, and nothing waits. `may_reread`: a crash may have left files on their
+    /// way out; put back, they are read again, and their events are duplicates once more.
+    pub fn agrees_with(&self, status: &Status, may_reread: bool) -> bool {
         let (outbox, spool) = (&status.outbox, &status.spool);
         let waiting = (outbox.pending, spool.waiting_files, spool.waiting_bytes, outbox.discarded);
         waiting == (0, Some(0), Some(0), 0)
@@ -151,8 +152,7 @@ impl Ledger {
             && outbox.failed
                 == self.count(|expected| matches!(expected, Expected::Invalid | Expected::Refused))
             && spool.rejected_files == Some(self.rejects.len() as u64)
-            // A file that a crash left on its way out is put back and read again: its events are duplicates once more.
-            && spool.duplicates >= self.duplicates
+            && (spool.duplicates == self.duplicates || may_reread && spool.duplicates > self.duplicates)
     }
 
     /// Each person's events came to the receiver in the order of the spool. Those that were put back by hand are left

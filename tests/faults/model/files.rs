@@ -23,6 +23,8 @@ pub struct SpoolFile {
 pub struct Files {
     /// The texts of the events, by number.
     texts: Vec<String>,
+    /// Pieces of files that were touched: read twice, they count as duplicates or not.
+    pub perhaps_duplicates: u64,
     /// Events, by number, of files that another may have replaced before they were read.
     pub replaced: Vec<Range<u64>>,
     /// Events that others may follow by their ids: by number.

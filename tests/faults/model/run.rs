@@ -40,6 +40,8 @@ pub struct Run {
     pub discarded: BTreeSet<String>,
     /// A request may have been taken and its answer lost.
     pub may_repeat: bool,
+    /// A crash may have left files on their way out: put back, they are read again.
+    pub may_reread: bool,
 }
 
 impl Run {
@@ -57,6 +59,7 @@ impl Run {
             retried: BTreeSet::new(),
             discarded: BTreeSet::new(),
             may_repeat: false,
+            may_reread: false,
         }
     }
 
@@ -81,7 +84,7 @@ impl Run {
                 if self.agent.is_started() {
                     sleep(Duration::from_micros((*after_us).into()));
                     self.agent.kill();
-                    self.may_repeat = true;
+                    (self.may_repeat, self.may_reread) = (true, true);
                 }
                 return Ok(());
             }
@@ -159,12 +162,13 @@ impl Run {
     }
 
     fn touch(&mut self, after: Duration) {
-        let Some((name, _)) = self.files.last.clone() else { return };
+        let Some((name, pieces)) = self.files.last.clone() else { return };
         sleep(after);
         if let Ok(file) = fs::File::options().write(true).open(self.agent.spool().join(name)) {
             // By the file system's clock, which may be behind the machine's: the next file must not seem older.
             futimens(&file, &TimeSpec::UTIME_OMIT, &TimeSpec::UTIME_NOW).unwrap();
             self.wrote = Instant::now();
+            self.files.perhaps_duplicates += pieces;
         }
     }
 
