@@ -26,6 +26,7 @@ use super::rejections::Rejections;
 use super::removals::Removals;
 use super::scan_report::{ScanReport, SpoolSnapshot};
 use super::scanner::Scanner;
+use super::settings::Settings;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::Flaw;
@@ -39,9 +40,9 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// The interval at which a blocked intake measures the room again.
@@ -101,8 +102,7 @@ impl From<SpoolError> for Interruption {
 
 /// The parts of the agent that the intake works with.
 pub struct AgentHandles {
-    /// The settings, which may change.
-    pub config: Arc<Mutex<Config>>,
+    pub settings: watch::Receiver<Settings>,
     pub writer: Writer,
     pub clock: Clock,
     pub stopping: CancellationToken,
@@ -167,7 +167,7 @@ pub struct Intake {
     agent: AgentHandles,
     spool: Spool,
     /// The settings of this round.
-    config: Config,
+    config: Arc<Config>,
     scanner: Scanner<Reading>,
     ledger: FileLedger,
     rejections: Rejections,
@@ -203,7 +203,7 @@ impl Intake {
             // A full channel holds a wake already.
             let _ = watcher_wakes.try_send(());
         });
-        let config = agent.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let config = agent.settings.borrow().config.clone();
         let intake = Intake {
             scanner,
             ledger: FileLedger::new(progress),
@@ -237,7 +237,7 @@ impl Intake {
         self.forget_missing();
         loop {
             self.agent.heartbeat.tick();
-            self.config = self.agent.config.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            self.config = self.agent.settings.borrow().config.clone();
             let began = Instant::now();
             let wait = match self.round(began) {
                 Ok(wait) => {
@@ -487,7 +487,7 @@ impl Intake {
             }
             self.scanner.in_hand.take(source.entry.identity.key());
         }
-        let reader = FileReader::open(file, format, source.clone(), ReadRules::from(&self.config));
+        let reader = FileReader::open(file, format, source.clone(), ReadRules::from(&*self.config));
         self.read(source, reader, 0, clock)
     }
 

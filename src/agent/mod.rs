@@ -37,6 +37,7 @@ mod scan_report;
 mod scanner;
 pub mod scheduler;
 mod sender;
+mod settings;
 mod state_reporter;
 mod summary;
 mod suspicion;
@@ -45,10 +46,9 @@ pub use error::{Fatal, StartError};
 pub use new_event::disposition;
 
 use crate::clock::Clock;
-use crate::config::{Config, KoalaConfig};
-use crate::koala::{Client, ClientError, ReceiverClock};
+use crate::config::Config;
+use crate::koala::{ClientError, ReceiverClock};
 use crate::outbox::{Enqueued, Outbox, OutboxError, Reader, Writer};
-use crate::reason::{Code, Reason};
 use crate::spool::Spool;
 use crate::status::Status;
 use batcher::Batcher;
@@ -57,26 +57,24 @@ use intake::{AgentHandles, Intake, IntakeHandle};
 use publisher::{Publisher, PublisherThread};
 use scan_report::SpoolSnapshot;
 use sender::{Sender, SenderCommand};
+use settings::SettingsInForce;
 use state_reporter::StateReporter;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 /// A running agent.
 pub struct Agent {
-    config: Arc<Mutex<Config>>,
-    clock: Clock,
+    settings: SettingsInForce,
     outbox: Outbox,
     /// Cancelled when the agent stops; every loop ends by it.
     stopping: CancellationToken,
     sender: JoinHandle<Result<(), Fatal>>,
-    sender_commands: mpsc::UnboundedSender<SenderCommand>,
     intake: IntakeHandle,
     publisher: Arc<Publisher>,
     publisher_thread: PublisherThread,
     heartbeats: Heartbeats,
-    receiver_clock: ReceiverClock,
     alarm: watch::Receiver<Option<Arc<OutboxError>>>,
 }
 
@@ -89,18 +87,17 @@ impl Agent {
         let outbox = Outbox::open(&config.outbox, clock.clone())?;
         let spool = Spool::open(&config.spool.dir)?;
         let receiver_clock = ReceiverClock::default();
-        let client = new_client(&config.koala, &clock, &receiver_clock)?;
-        let shared_config = Arc::new(Mutex::new(config.clone()));
+        let settings = SettingsInForce::new(config.clone(), clock.clone(), receiver_clock.clone())?;
         let snapshot = Arc::new(Mutex::new(SpoolSnapshot::new(spool.dir())));
         let (reporter, reported) = StateReporter::new(config.koala.endpoint.clone());
         let publisher = Arc::new(Publisher::new(
-            shared_config.clone(),
+            settings.watch(),
             clock.clone(),
             Reader::open_in_process(&config.outbox.path)?,
             outbox.writer.clone(),
             snapshot.clone(),
             reported.destination,
-            receiver_clock.clone(),
+            receiver_clock,
         ));
         publisher.publish_first().inspect_err(|e| {
             if let StartError::Outbox(e) = e {
@@ -116,32 +113,29 @@ impl Agent {
         let batcher = Batcher::start(&config.outbox.path, &outbox.writer, clock.clone(), batcher_heartbeat)?;
         let writer = outbox.writer.clone();
         let sender =
-            Sender::new(client, &config, writer.clone(), batcher, clock.clone(), reporter, sender_heartbeat);
+            Sender::new(settings.watch(), writer.clone(), batcher, clock.clone(), reporter, sender_heartbeat);
         let (sender_commands, inbox) = mpsc::unbounded_channel();
         let handles = AgentHandles {
-            config: shared_config.clone(),
+            settings: settings.watch(),
             writer: writer.clone(),
-            clock: clock.clone(),
+            clock,
             stopping: stopping.clone(),
             on_stored: tell_sender(sender_commands.clone()),
             heartbeat: heartbeats.register("intake"),
         };
         let intake = Intake::start(handles, spool, &outbox.progress, snapshot).map_err(StartError::Thread)?;
-        tokio::spawn(forward_retry_requests(writer.clone(), sender_commands.clone(), stopping.clone()));
+        tokio::spawn(forward_retry_requests(writer.clone(), sender_commands, stopping.clone()));
         let publisher_thread = publisher.clone().start(reported.changed).map_err(StartError::Thread)?;
         Ok(Agent {
-            config: shared_config,
-            clock,
+            settings,
             alarm: writer.alarm(),
             outbox,
             sender: tokio::spawn(sender.run(inbox, stopping.clone())),
-            sender_commands,
             stopping,
             intake,
             publisher,
             publisher_thread,
             heartbeats,
-            receiver_clock,
         })
     }
 
@@ -181,40 +175,21 @@ impl Agent {
         }
     }
 
-    /// Puts other settings in force, except the folders, which need a restart. The receiver is tried at once.
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.settings.config()
+    }
+
+    /// Puts another configuration in force, except the folders, which need a restart. The receiver is tried at once. Returns the
+    /// keys of the folders that differ.
     ///
     /// # Errors
-    /// The settings of the receiver cannot be used; then the old settings stay in force.
-    pub fn reload(&self, config: Config) -> Result<(), ClientError> {
-        let client = new_client(&config.koala, &self.clock, &self.receiver_clock)?;
-        let mut current = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        for (key, before, after) in [
-            ("spool.dir", &current.spool.dir, &config.spool.dir),
-            ("outbox.path", &current.outbox.path, &config.outbox.path),
-        ] {
-            if before != after {
-                tracing::warn!(
-                    "{key} has changed, which needs a restart; {} stays until then",
-                    before.display()
-                );
-            }
-        }
-        let (dir, path) = (current.spool.dir.clone(), current.outbox.path.clone());
-        let needs_restart = config.spool.dir != dir || config.outbox.path != path;
-        let digest = current.file_digest;
-        let (endpoint, concurrency) = (config.koala.endpoint.clone(), config.koala.concurrency);
-        let _ = self.sender_commands.send(SenderCommand::Mappings(config.mappings.clone()));
-        *current = config;
-        (current.spool.dir, current.outbox.path) = (dir, path);
-        if needs_restart {
-            // Not all that stands in the file is in force.
-            current.file_digest = digest;
-        }
-        self.outbox.writer.reconfigure(&current.outbox);
-        drop(current);
-        let _ = self.sender_commands.send(SenderCommand::Client { client, endpoint, concurrency });
+    /// The settings of the receiver cannot be used; then the old configuration stays in force.
+    pub fn reload(&self, config: Config) -> Result<Vec<&'static str>, ClientError> {
+        let need_restart = self.settings.replace(config)?;
+        self.outbox.writer.reconfigure(&self.config().outbox);
         self.intake.wake();
-        Ok(())
+        Ok(need_restart)
     }
 
     /// Has the intake scan the spool at once.
@@ -256,17 +231,6 @@ impl Agent {
         closed.map_err(|_| Fatal::Defect("outbox"))?;
         sender.and(intake)
     }
-}
-
-/// A client for the receiver; without a key the reason why there is none.
-fn new_client(
-    config: &KoalaConfig,
-    clock: &Clock,
-    receiver_clock: &ReceiverClock,
-) -> Result<Result<Client, Reason>, ClientError> {
-    let why = || Reason::new(Code::NoKey, config.missing_key().unwrap_or_default());
-    let client = Client::new(config, clock.clone())?;
-    Ok(client.map(|client| client.with_receiver_clock(receiver_clock.clone())).ok_or_else(why))
 }
 
 /// Tells the sender which events were stored.

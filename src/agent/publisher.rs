@@ -3,9 +3,9 @@
 use super::config_watch::ConfigWatch;
 use super::error::StartError;
 use super::scan_report::SpoolSnapshot;
+use super::settings::Settings;
 use super::summary::Summary;
 use crate::clock::{Clock, Timestamp};
-use crate::config::Config;
 use crate::disk;
 use crate::koala::ReceiverClock;
 use crate::outbox::{OutboxError, OutboxStats, Reader, State, Writer};
@@ -40,7 +40,7 @@ pub enum PublishError {
 
 /// The sources of the state.
 pub struct Publisher {
-    config: Arc<Mutex<Config>>,
+    settings: watch::Receiver<Settings>,
     clock: Clock,
     reader: Mutex<Reader>,
     writer: Writer,
@@ -75,7 +75,7 @@ struct Polls {
 
 impl Publisher {
     pub fn new(
-        config: Arc<Mutex<Config>>,
+        settings: watch::Receiver<Settings>,
         clock: Clock,
         reader: Reader,
         writer: Writer,
@@ -86,7 +86,7 @@ impl Publisher {
         let (started_at, stats) = (clock.now(), writer.stats());
         let reader = Mutex::new(reader);
         Publisher {
-            config,
+            settings,
             clock,
             reader,
             writer,
@@ -113,7 +113,7 @@ impl Publisher {
                     ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
                 ) =>
             {
-                let path = self.config.lock().unwrap_or_else(PoisonError::into_inner).status_file.clone();
+                let path = self.settings.borrow().config.status_file.clone();
                 Err(StartError::Status { path, source })
             }
             Err(PublishError::File(_)) | Ok(()) => Ok(()),
@@ -191,14 +191,13 @@ impl Publisher {
         let line = headline(&public);
         // Without a service manager nobody reads the line.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&line)]);
-        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
-        let (path, private_path) = (config.status_file.clone(), config.private_status_file.clone());
-        drop(config);
+        let config = self.settings.borrow().config.clone();
+        let path = &config.status_file;
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        let private = status.write(&private_path, 0o640);
-        public.write(&path, 0o644).and(private)
+        let private = status.write(&config.private_status_file, 0o640);
+        public.write(path, 0o644).and(private)
     }
 
     /// The present state.
@@ -212,7 +211,7 @@ impl Publisher {
         drop(reader);
         let mut config_watch = self.config_watch.lock().unwrap_or_else(PoisonError::into_inner);
         let snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let config = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        let config = self.settings.borrow().config.clone();
         let now = self.clock.now();
         Ok(Status {
             schema: SCHEMA,

@@ -14,9 +14,9 @@ use super::heartbeat::Heartbeat;
 use super::key_renewal;
 use super::queue_search::{Met, QueueSearch};
 use super::scheduler::{AnswerEffects, BatchPlan, InFlight, NextAction, Scheduler};
+use super::settings::Settings;
 use super::state_reporter::{StateReporter, status_of};
 use crate::clock::{Clock, Timestamp};
-use crate::config::{Concurrency, Config};
 use crate::item::OrderingKey;
 use crate::koala::{Client, Verdict};
 use crate::mapping::Mappings;
@@ -42,17 +42,6 @@ pub enum SenderCommand {
     Stored(Enqueued),
     /// Try the receiver at once, and search the whole outbox again, because a command has put events back.
     RetryNow,
-    /// Use another client, because the key, the address or the trust has changed.
-    Client {
-        /// The client, or why there is none.
-        client: Result<Client, Reason>,
-        /// The receiver's address as `status` shows it.
-        endpoint: String,
-        /// The limit of requests in flight.
-        concurrency: Concurrency,
-    },
-    /// Use other mappings.
-    Mappings(Arc<Mappings>),
 }
 
 /// The answer to a request.
@@ -69,6 +58,7 @@ type CommitResult = Result<Option<(Vec<OrderingKey>, Vec<i64>)>, Arc<OutboxError
 
 /// The sender's state; [`Sender::run`] is its loop.
 pub struct Sender {
+    settings: watch::Receiver<Settings>,
     /// The client, or why there is none.
     client: Result<Client, Reason>,
     mappings: Arc<Mappings>,
@@ -102,8 +92,7 @@ pub struct Sender {
 impl Sender {
     /// A sender of the pending events of an outbox.
     pub fn new(
-        client: Result<Client, Reason>,
-        config: &Config,
+        mut settings: watch::Receiver<Settings>,
         writer: Writer,
         batcher: Batcher,
         clock: Clock,
@@ -111,12 +100,17 @@ impl Sender {
         heartbeat: Heartbeat,
     ) -> Sender {
         let (retry_after_deadline, accepted_by) = (writer.retry_after_deadline(), writer.accepted_by());
-        let (concurrency, mappings) = (config.koala.concurrency, config.mappings.clone());
-        let destination =
-            Destination::new(concurrency, retry_after_deadline, clock.moment(), fastrand::Rng::new());
+        let Settings { config, client } = settings.borrow_and_update().clone();
+        let destination = Destination::new(
+            config.koala.concurrency,
+            retry_after_deadline,
+            clock.moment(),
+            fastrand::Rng::new(),
+        );
         Sender {
+            settings,
             client,
-            mappings,
+            mappings: config.mappings.clone(),
             is_held: false,
             is_hold_logged: false,
             is_renewing: false,
@@ -203,6 +197,7 @@ impl Sender {
                     self.apply(effects, None, None);
                 }
                 Some(committed) = self.commits.join_next() => self.committed(committed)?,
+                Ok(()) = self.settings.changed() => self.take_settings()?,
                 command = commands.recv() => match command {
                     Some(command) => self.obey(command)?,
                     // The agent is gone.
@@ -221,29 +216,34 @@ impl Sender {
     }
 
     fn obey(&mut self, command: SenderCommand) -> Result<(), Fatal> {
+        if self.settings.has_changed().unwrap_or(false) {
+            // The intake may have seen them already, and have stored events by them.
+            self.take_settings()?;
+        }
         match command {
             SenderCommand::Stored(waiting) => {
                 self.batcher.refresh()?;
                 self.search.add_stored(waiting, &mut self.scheduler);
             }
             SenderCommand::RetryNow => self.retry_now()?,
-            SenderCommand::Client { client, endpoint, concurrency } => {
-                self.client = client;
-                self.reporter.move_to(endpoint);
-                self.auth = JoinSet::new();
-                self.scheduler.receiver_replaced(self.clock.moment());
-                self.scheduler.destination.set_concurrency(concurrency);
-                self.scheduler.destination.has_ever_accepted = self.has_ever_accepted();
-                self.retry_now()?;
-            }
-            SenderCommand::Mappings(mappings) => {
-                if *mappings != *self.mappings {
-                    self.mappings = mappings;
-                    self.hold()?;
-                }
-            }
         }
         Ok(())
+    }
+
+    /// Goes on with the settings in force, and tries the receiver at once.
+    fn take_settings(&mut self) -> Result<(), Fatal> {
+        let Settings { config, client } = self.settings.borrow_and_update().clone();
+        if *config.mappings != *self.mappings {
+            self.mappings = config.mappings.clone();
+            self.hold()?;
+        }
+        self.client = client;
+        self.reporter.move_to(config.koala.endpoint.clone());
+        self.auth = JoinSet::new();
+        self.scheduler.receiver_replaced(self.clock.moment());
+        self.scheduler.destination.set_concurrency(config.koala.concurrency);
+        self.scheduler.destination.has_ever_accepted = self.has_ever_accepted();
+        self.retry_now()
     }
 
     fn retry_now(&mut self) -> Result<(), Fatal> {

@@ -118,9 +118,9 @@ fn create_spool(config: &Config) -> Result<(), CliError> {
     })
 }
 
-async fn serve(context: &CommandContext, mut config: Config) -> Result<ExitCode, CliError> {
+async fn serve(context: &CommandContext, config: Config) -> Result<ExitCode, CliError> {
     let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-    let mut reload = signal(SignalKind::hangup())?;
+    let mut hangup = signal(SignalKind::hangup())?;
     log_warnings(&config);
     let started = start(&config, context, &mut stop).await.map_err(|error| match error {
         StartError::Spool(SpoolError::Missing { path }) => CliError::new(
@@ -152,9 +152,9 @@ async fn serve(context: &CommandContext, mut config: Config) -> Result<ExitCode,
     loop {
         tokio::select! {
             () = received(&mut stop) => break,
-            Some(()) = reload.recv() => {
+            Some(()) = hangup.recv() => {
                 match load_for_daemon(context) {
-                    Ok(new) => config = reload_agent(&agent, config, new),
+                    Ok(new) => reload(&agent, new),
                     Err(e) => tracing::warn!("the new configuration is not used, the old one stays in force: {e}"),
                 }
             }
@@ -170,12 +170,12 @@ async fn serve(context: &CommandContext, mut config: Config) -> Result<ExitCode,
                 last_heartbeats = heartbeats;
                 next_check += watchdog.unwrap_or(KEY_INTERVAL);
             }
-            () = tokio::time::sleep_until(next_key_read), if config.koala.public_key.is_none() => {
+            () = tokio::time::sleep_until(next_key_read), if agent.config().koala.public_key.is_none() => {
                 next_key_read += KEY_INTERVAL;
-                let mut new = config.clone();
+                let mut new = Config::clone(&agent.config());
                 new.koala.reread_key();
                 if new.koala.public_key.is_some() {
-                    config = reload_agent(&agent, config, new);
+                    reload(&agent, new);
                 }
             }
             fatal = agent.failed() => return Err(fatal.into()),
@@ -225,27 +225,21 @@ async fn start(
     }
 }
 
-/// Reloads the agent, and returns the configuration that is in force then.
-fn reload_agent(agent: &Agent, old: Config, mut new: Config) -> Config {
+/// Puts another configuration in force, and says so.
+fn reload(agent: &Agent, new: Config) {
     log_warnings(&new);
-    match agent.reload(new.clone()) {
-        Ok(()) => {
-            let mut exceptions = Vec::new();
-            for (key, old, new) in [
-                ("spool.dir", old.spool.dir, &mut new.spool.dir),
-                ("outbox.path", old.outbox.path, &mut new.outbox.path),
-            ] {
-                if *new != old {
-                    *new = old;
-                    exceptions.push(format!(", except {key}, which needs a restart"));
-                }
-            }
-            tracing::info!("the configuration {} is in force{}", new.path.display(), exceptions.concat());
-            new
+    let path = new.path.clone();
+    match agent.reload(new) {
+        Ok(need_restart) if need_restart.is_empty() => {
+            tracing::info!("the configuration {} is in force", path.display());
         }
+        Ok(need_restart) => tracing::warn!(
+            "the configuration {} is in force, except {}, which needs a restart",
+            path.display(),
+            need_restart.join(" and ")
+        ),
         Err(e) => {
             tracing::warn!("the new configuration is not used, the old one stays in force: {e}");
-            old
         }
     }
 }
