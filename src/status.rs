@@ -273,6 +273,26 @@ pub enum DestinationState {
     Unknown,
 }
 
+impl DestinationState {
+    /// Every state.
+    pub const ALL: [DestinationState; 4] = [
+        DestinationState::Online,
+        DestinationState::Backoff,
+        DestinationState::Refused,
+        DestinationState::Unknown,
+    ];
+
+    /// The name, as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            DestinationState::Online => "online",
+            DestinationState::Backoff => "backoff",
+            DestinationState::Refused => "refused",
+            DestinationState::Unknown => "unknown",
+        }
+    }
+}
+
 impl Status {
     /// Reads the status that the daemon last published at `path`; `None` before the first run or for a file in another
     /// format.

@@ -3,6 +3,7 @@
 
 use super::error::StartError;
 use super::heartbeat::Heartbeat;
+use super::request_log::RequestLine;
 use super::scheduler::BatchPlan;
 use crate::clock::Clock;
 use crate::event::Event;
@@ -54,6 +55,8 @@ pub struct BuiltRequest {
     pub seqs: Vec<i64>,
     /// See [`crate::outbox::Settlement::read_version`].
     pub read_version: Option<u64>,
+    /// The request's line in the log, if it gets one.
+    pub line: Option<RequestLine>,
 }
 
 enum Work {
@@ -183,13 +186,18 @@ fn run(
 fn build(queue: &mut QueueReader, clock: &Clock, job: BatchJob) -> BuildResult {
     let mut builder = BatchBuilder::new(&job.mappings, job.max_bytes);
     let read = queue.gather(&job.events, clock.mono(), |item| builder.push(item))?;
-    let BatchBuilder { batch, seqs, settled, are_alone, .. } = builder;
+    let BatchBuilder { batch, seqs, settled, are_alone, line, .. } = builder;
     let read_version = are_alone.then_some(read.read_version);
+    let line = match (line, &batch) {
+        (Some(line), Some(batch)) => queue.hash_of(batch.person().as_str())?.map(|hash| line.about(hash)),
+        _ => None,
+    };
     let request = batch.map(|batch| BuiltRequest {
         endpoint: batch.endpoint(),
         body: batch.body(),
         seqs,
         read_version,
+        line,
     });
     Ok(BuiltBatch { plan: job.plan, mappings: job.mappings, gone: read.gone, settled, request })
 }
@@ -203,6 +211,7 @@ struct BatchBuilder<'a> {
     /// Whether each item is the only one of its event.
     are_alone: bool,
     settled: Vec<(i64, Settled)>,
+    line: Option<RequestLine>,
 }
 
 impl<'a> BatchBuilder<'a> {
@@ -214,6 +223,7 @@ impl<'a> BatchBuilder<'a> {
             seqs: Vec::new(),
             are_alone: true,
             settled: Vec::new(),
+            line: None,
         }
     }
 
@@ -232,6 +242,7 @@ impl<'a> BatchBuilder<'a> {
         };
         let fits = match &mut self.batch {
             None => {
+                self.line = RequestLine::of(item.kind.endpoint().path());
                 self.batch = Some(Batch::new(item));
                 true
             }
@@ -239,6 +250,9 @@ impl<'a> BatchBuilder<'a> {
         };
         if fits {
             self.seqs.push(event.seq);
+            if let Some(line) = &mut self.line {
+                line.add(&event.message_id);
+            }
             self.are_alone &= event.is_alone;
         }
         fits

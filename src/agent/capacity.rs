@@ -98,7 +98,12 @@ impl Capacity {
     /// Notes that nothing can be stored for now.
     pub fn block(&mut self, reason: Reason) {
         if !self.is_blocked_by(reason.code) {
-            tracing::warn!("the intake is blocked ({reason}); files wait in the spool");
+            tracing::warn!(
+                notice = "intake_blocked",
+                code = %reason.code,
+                outbox_bytes = self.stats.bytes(),
+                "the intake is blocked ({reason}); files wait in the spool"
+            );
         }
         self.blocked = Some(reason);
     }
@@ -107,7 +112,7 @@ impl Capacity {
     pub fn unblock(&mut self) -> bool {
         let was_blocked = self.blocked.take().is_some();
         if was_blocked {
-            tracing::info!("the intake is open again");
+            tracing::info!(notice = "intake_open", "the intake is open again");
         }
         was_blocked
     }

@@ -8,7 +8,7 @@ use super::summary::Summary;
 use crate::clock::{Clock, Timestamp};
 use crate::disk;
 use crate::koala::ReceiverClock;
-use crate::outbox::{OutboxError, OutboxStats, Reader, State, Writer};
+use crate::outbox::{OutboxError, OutboxStats, Reader, State, Throughput, Writer};
 use crate::status::{self, SCHEMA, Status, backoff_word};
 use crate::telemetry::lines_dropped;
 use std::io::{self, ErrorKind};
@@ -162,8 +162,8 @@ impl Publisher {
     fn poll(&self, polls: &mut Polls) -> Result<bool, PublishError> {
         let status = self.status(true)?;
         let (now, throughput) = (self.clock.mono(), self.stats.throughput());
-        if let Some(line) = polls.summary.due(now, throughput, status.outbox.pending) {
-            tracing::info!("{line}");
+        if let Some(hour) = polls.summary.due(now, throughput) {
+            log_hour(hour, status.outbox.pending);
         }
         let is_clock_wrong = status.clock_ahead_seconds.is_some();
         if std::mem::replace(&mut polls.is_clock_wrong, is_clock_wrong) != is_clock_wrong {
@@ -273,6 +273,18 @@ fn is_unchanged(before: &Status, after: &Status) -> bool {
     *before == after
 }
 
+fn log_hour(Throughput { ingested, delivered, failed }: Throughput, pending: u64) {
+    let and_failed = if failed > 0 { format!(", {failed} failed") } else { String::new() };
+    tracing::info!(
+        notice = "hour",
+        ingested,
+        delivered,
+        failed,
+        pending,
+        "events of the last hour: {ingested} ingested, {delivered} delivered{and_failed}; {pending} pending"
+    );
+}
+
 fn log_clock(seconds_ahead: Option<i64>) {
     match seconds_ahead {
         Some(seconds) => {
@@ -282,11 +294,17 @@ fn log_clock(seconds_ahead: Option<i64>) {
             };
             let direction = if seconds > 0 { "ahead of" } else { "behind" };
             tracing::warn!(
+                notice = "clock_difference",
+                seconds,
                 "this machine's clock is {difference} {direction} the receiver's: if it is not right, events get wrong \
                  times; set the clock, or have it set: timedatectl set-ntp true"
             );
         }
-        None => tracing::info!("this machine's clock and the receiver's agree again"),
+        None => tracing::info!(
+            notice = "clock_difference",
+            seconds = 0,
+            "this machine's clock and the receiver's agree again"
+        ),
     }
 }
 

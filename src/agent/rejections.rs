@@ -2,7 +2,6 @@
 //! they may still grow whole.
 
 use super::append_batch::{AppendBatch, SourceFile};
-use super::log_limit::LogLimiter;
 use crate::clock::{Moment, Mono, Timestamp};
 use crate::config::{Bytes, SpoolConfig};
 use crate::event::Flaw;
@@ -12,6 +11,7 @@ use crate::spool::{
     ContentStamp, FailedRejection, FileKey, Format, PartKind, RejectedFolder, RejectedPart, RejectedUsage,
     RejectionWriter, Spool, SpoolEntry, SpoolError, SpoolListing, printable, user_name,
 };
+use crate::telemetry::LogLimiter;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -209,7 +209,15 @@ impl Rejections {
             RejectionKind::File => "",
             RejectionKind::Part | RejectionKind::ReusedId => "a part of ",
         };
-        tracing::warn!("{what}{} rejected ({}): {flaw}{left_out}", printable(&entry.name), flaw.code);
+        let file = printable(&entry.name);
+        tracing::warn!(
+            notice = "file_rejected",
+            code = %flaw.code,
+            %file,
+            owner = entry.owner,
+            "{what}{file} rejected ({}): {flaw}{left_out}",
+            flaw.code
+        );
     }
 
     /// Rejects events whose ids were used before by other events, durably, and takes them out of the batch. Returns the

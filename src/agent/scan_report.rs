@@ -1,10 +1,10 @@
 //! The spool's part of the status, and the lines in the log about files that are left where they are.
 
-use super::log_limit::LogLimiter;
 use crate::clock::{Moment, Mono};
 use crate::reason::Reason;
 use crate::spool::{FileKey, SpoolEntry, SpoolListing, let_agent_read, printable, user_name};
 use crate::status;
+use crate::telemetry::LogLimiter;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

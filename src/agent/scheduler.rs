@@ -455,7 +455,7 @@ impl Scheduler {
             Verdict::Unavailable { retry_after, .. } => retry_after.unwrap_or_default(),
             _ => Duration::ZERO,
         };
-        let Some(reason) = verdict.into_reason() else { return Reason::new(Code::Refused, "") };
+        let Some(reason) = verdict.reason().cloned() else { return Reason::new(Code::Refused, "") };
         if state == DestinationState::Backoff && plan.lane.is_untried() {
             self.destination.limiter.trouble();
         }

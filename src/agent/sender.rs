@@ -13,6 +13,7 @@ use super::error::Fatal;
 use super::heartbeat::Heartbeat;
 use super::key_renewal;
 use super::queue_search::{Met, QueueSearch};
+use super::request_log::{self, RequestLine};
 use super::scheduler::{AnswerEffects, BatchPlan, InFlight, NextAction, Scheduler};
 use super::settings::Settings;
 use super::state_reporter::{StateReporter, status_of};
@@ -49,6 +50,7 @@ struct Answered {
     in_flight: InFlight,
     /// See [`Settlement::read_version`].
     read_version: Option<u64>,
+    line: Option<RequestLine>,
     verdict: Verdict,
     status: Option<u16>,
 }
@@ -331,7 +333,7 @@ impl Sender {
             let unsent: Vec<i64> = settled.iter().map(|(seq, _)| *seq).collect();
             let keys = self.scheduler.settled_unsent(plan, &unsent);
             self.settle(keys, settled.into());
-        } else if let Some(BuiltRequest { endpoint, body, seqs, read_version }) =
+        } else if let Some(BuiltRequest { endpoint, body, seqs, read_version, line }) =
             request.filter(|request| self.scheduler.may_send(plan, request.endpoint, self.clock.mono()))
         {
             let mut pool = client.pool();
@@ -341,9 +343,10 @@ impl Sender {
             }
             let (size, now) = (body.len(), self.clock.mono());
             let in_flight = self.scheduler.sent(plan, endpoint, seqs, size, pool.number, now);
+            let line = line.map(|line| line.sent(now));
             self.requests.spawn(async move {
                 let (verdict, status) = client.batch_over(pool, endpoint, body).await;
-                Answered { in_flight, read_version, verdict, status }
+                Answered { in_flight, read_version, line, verdict, status }
             });
         } else {
             self.scheduler.nothing_sent(plan);
@@ -351,7 +354,10 @@ impl Sender {
     }
 
     fn answered(&mut self, answered: Answered) {
-        let Answered { in_flight, read_version, verdict, status } = answered;
+        let Answered { in_flight, read_version, line, verdict, status } = answered;
+        if let Some(line) = line {
+            line.answered(&verdict, status, self.clock.mono());
+        }
         let had_accepted = self.scheduler.destination.has_ever_accepted;
         let effects = self.scheduler.answered(in_flight, verdict, self.clock.moment());
         if self.scheduler.destination.has_ever_accepted && !had_accepted {
@@ -364,7 +370,7 @@ impl Sender {
     /// Asks `/auth` whether the receiver is well.
     fn ask_auth(&mut self) {
         if let Ok(client) = self.client.clone() {
-            self.auth.spawn(async move { client.auth().await });
+            self.auth.spawn(request_log::ask_auth(client, self.clock.clone()));
         }
     }
 

@@ -100,25 +100,57 @@ fn path_status(path: Endpoint, view: PathView<'_>) -> PathStatus {
     }
 }
 
-fn log(destination: &DestinationStatus) {
-    let why = destination.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    let endpoint = &destination.endpoint;
-    match destination.state {
-        DestinationState::Online => tracing::info!("{endpoint} accepts events"),
-        DestinationState::Refused => {
-            tracing::error!("{endpoint} refuses events{why}: they are kept until somebody fixes the cause");
-        }
-        DestinationState::Backoff => {
-            let word = backoff_word(destination.reason.as_ref());
-            tracing::warn!("{endpoint} is {word}{why}: events are kept and sent again automatically");
-        }
-        DestinationState::Unknown => tracing::warn!("nothing is sent{why}"),
+/// Logs a state, at the level that its weight asks for.
+macro_rules! log_state {
+    ($level:ident, $endpoint:expr, $state:expr, $reason:expr, $($text:tt)+) => {{
+        let code = $reason.as_ref().map(|reason| reason.code.as_str());
+        tracing::$level!(
+            notice = "destination_state",
+            endpoint = $endpoint,
+            state = $state.as_str(),
+            code,
+            $($text)+
+        );
+    }};
+}
+
+fn log(DestinationStatus { endpoint, state, reason, .. }: &DestinationStatus) {
+    let why = why(reason.as_ref());
+    match state {
+        DestinationState::Online => log_state!(info, endpoint, state, reason, "{endpoint} accepts events"),
+        DestinationState::Refused => log_state!(
+            error,
+            endpoint,
+            state,
+            reason,
+            "{endpoint} refuses events{why}: they are kept until somebody fixes the cause"
+        ),
+        DestinationState::Backoff => log_state!(
+            warn,
+            endpoint,
+            state,
+            reason,
+            "{endpoint} is {}{why}: events are kept and sent again automatically",
+            backoff_word(reason.as_ref())
+        ),
+        DestinationState::Unknown => log_state!(warn, endpoint, state, reason, "nothing is sent{why}"),
     }
 }
 
-fn log_path(endpoint: &str, path: &PathStatus) {
-    let why = path.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    tracing::warn!("{endpoint} takes no events at {}{why}: those are kept, and others go on", path.path);
+fn log_path(endpoint: &str, PathStatus { path, state, reason, .. }: &PathStatus) {
+    let why = why(reason.as_ref());
+    log_state!(
+        warn,
+        endpoint,
+        state,
+        reason,
+        path,
+        "{endpoint} takes no events at {path}{why}: those are kept, and others go on"
+    );
+}
+
+fn why(reason: Option<&Reason>) -> String {
+    reason.map(|reason| format!(" ({reason})")).unwrap_or_default()
 }
 
 /// The state and the reason that were logged last.

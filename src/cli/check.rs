@@ -409,7 +409,7 @@ fn check_receiver(context: &CommandContext, config: &Config, report: &mut Report
     if let Some(ahead) = client.receiver_clock().seconds_ahead() {
         report.fail_with("clock", clock_text(ahead), &clock_remedy());
     }
-    let Some(Reason { code, text, .. }) = verdict.into_reason() else {
+    let Some(Reason { code, text, .. }) = verdict.reason().cloned() else {
         return report.ok("receiver", format!("{endpoint} accepts the key"));
     };
     if code == Code::TooLarge {

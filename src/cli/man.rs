@@ -33,6 +33,15 @@ enum Page {
     /// koala-agent-mappings(7): which events are sent, and as what
     #[value(alias = "koala-agent-mappings")]
     Mappings,
+    /// koala-agent-operations(7): upgrade, backup, restore, removal, change of the key, sizing
+    #[value(alias = "koala-agent-operations")]
+    Operations,
+    /// koala-agent-log(7): lines of the log to search for and to alert on
+    #[value(alias = "koala-agent-log")]
+    Log,
+    /// koala-agent-containers(7): in a container
+    #[value(alias = "koala-agent-containers")]
+    Containers,
 }
 
 impl Page {
@@ -43,6 +52,9 @@ impl Page {
             Page::Spool => include_str!("../../packaging/man/koala-agent-spool.7"),
             Page::Guarantees => include_str!("../../packaging/man/koala-agent-guarantees.7"),
             Page::Mappings => include_str!("../../packaging/man/koala-agent-mappings.7"),
+            Page::Operations => include_str!("../../packaging/man/koala-agent-operations.7"),
+            Page::Log => include_str!("../../packaging/man/koala-agent-log.7"),
+            Page::Containers => include_str!("../../packaging/man/koala-agent-containers.7"),
         }
     }
 }

@@ -7,10 +7,12 @@ use crate::agent::{Agent, StartError};
 use crate::config::{Config, ConfigError, Scope, load};
 use crate::limits;
 use crate::spool::SpoolError;
-use crate::telemetry;
+use crate::telemetry::{self, Log};
 use clap::Args;
 use sd_notify::NotifyState;
+use std::error::Error;
 use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, timeout};
@@ -35,7 +37,7 @@ const MAX_LOOKUPS: usize = 16;
 /// reloads the configuration.
 #[derive(Debug, Args)]
 pub struct RunArgs {
-    /// Log details for debugging
+    /// Log also a line for each request, whatever log.level says
     #[arg(long, short)]
     verbose: bool,
 }
@@ -43,7 +45,7 @@ pub struct RunArgs {
 /// Runs the agent until a signal stops it. An error is logged instead of printed, so that it has the priority that
 /// `journalctl --priority=err` selects.
 pub fn run(context: &CommandContext, args: RunArgs) -> ExitCode {
-    let _log = match telemetry::start(args.verbose) {
+    let log = match telemetry::start(args.verbose) {
         Ok(log) => log,
         Err(e) => {
             hint(format_args!("cannot start the log: {e}"));
@@ -51,7 +53,7 @@ pub fn run(context: &CommandContext, args: RunArgs) -> ExitCode {
         }
     };
     std::panic::set_hook(Box::new(|panic| tracing::error!("{}", super::bug_report(panic))));
-    daemon(context).unwrap_or_else(|error| {
+    daemon(context, &log).unwrap_or_else(|error| {
         error.to_string().lines().for_each(|line| tracing::error!("{line}"));
         if error.exit_code() == ExitCode::NoPermission && !context.options.user {
             tracing::error!(
@@ -62,9 +64,10 @@ pub fn run(context: &CommandContext, args: RunArgs) -> ExitCode {
     })
 }
 
-fn daemon(context: &CommandContext) -> Result<ExitCode, CliError> {
+fn daemon(context: &CommandContext, log: &Log) -> Result<ExitCode, CliError> {
     wait_for_descriptors();
     let config = load_for_daemon(context)?;
+    log.set_level(config.log.level);
     if config.scope != Scope::System {
         create_spool(&config)?;
     }
@@ -72,7 +75,7 @@ fn daemon(context: &CommandContext) -> Result<ExitCode, CliError> {
         .enable_all()
         .max_blocking_threads(MAX_LOOKUPS)
         .build()?;
-    let ended = runtime.block_on(serve(context, config));
+    let ended = runtime.block_on(serve(context, config, log));
     // A name lookup that hangs must not delay the end of the process.
     runtime.shutdown_background();
     ended
@@ -118,7 +121,7 @@ fn create_spool(config: &Config) -> Result<(), CliError> {
     })
 }
 
-async fn serve(context: &CommandContext, config: Config) -> Result<ExitCode, CliError> {
+async fn serve(context: &CommandContext, config: Config, log: &Log) -> Result<ExitCode, CliError> {
     let mut stop = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let mut hangup = signal(SignalKind::hangup())?;
     log_warnings(&config);
@@ -136,12 +139,13 @@ async fn serve(context: &CommandContext, config: Config) -> Result<ExitCode, Cli
     })?;
     let Some(mut agent) = started else { return Ok(ExitCode::Success) };
     tracing::info!(
-        "koala-agent {} takes files from {} and delivers to {}; configuration {}, outbox {}",
-        env!("CARGO_PKG_VERSION"),
-        config.spool.dir.display(),
-        config.koala.endpoint,
-        config.path.display(),
-        config.outbox.path.display()
+        notice = "started",
+        version = env!("CARGO_PKG_VERSION"),
+        config = %config.path.display(),
+        spool = %config.spool.dir.display(),
+        outbox = %config.outbox.path.display(),
+        endpoint = config.koala.endpoint,
+        "koala-agent takes files from the spool and delivers their events"
     );
     notify_manager(&[NotifyState::Ready]);
 
@@ -154,8 +158,8 @@ async fn serve(context: &CommandContext, config: Config) -> Result<ExitCode, Cli
             () = received(&mut stop) => break,
             Some(()) = hangup.recv() => {
                 match load_for_daemon(context) {
-                    Ok(new) => reload(&agent, new),
-                    Err(e) => tracing::warn!("the new configuration is not used, the old one stays in force: {e}"),
+                    Ok(new) => reload(&agent, new, log),
+                    Err(e) => log_refused(&agent.config().path, &e),
                 }
             }
             () = tokio::time::sleep_until(next_check), if watchdog.is_some() => {
@@ -175,14 +179,14 @@ async fn serve(context: &CommandContext, config: Config) -> Result<ExitCode, Cli
                 let mut new = Config::clone(&agent.config());
                 new.koala.reread_key();
                 if new.koala.public_key.is_some() {
-                    reload(&agent, new);
+                    reload(&agent, new, log);
                 }
             }
             fatal = agent.failed() => return Err(fatal.into()),
         }
     }
     notify_manager(&[NotifyState::Stopping]);
-    tracing::info!("stopping after the requests in flight");
+    tracing::info!(notice = "stopping", "stopping after the requests in flight");
     tokio::select! {
         stopped = timeout(STOP_TIMEOUT, agent.stop()) => match stopped {
             Ok(done) => done?,
@@ -226,22 +230,40 @@ async fn start(
 }
 
 /// Puts another configuration in force, and says so.
-fn reload(agent: &Agent, new: Config) {
+fn reload(agent: &Agent, new: Config, log: &Log) {
     log_warnings(&new);
-    let path = new.path.clone();
+    let (path, level) = (new.path.clone(), new.log.level);
     match agent.reload(new) {
-        Ok(need_restart) if need_restart.is_empty() => {
-            tracing::info!("the configuration {} is in force", path.display());
+        Ok(need_restart) => {
+            // The line is of interest to whoever asks for less of them, or for more.
+            log_in_force(&path, &need_restart);
+            log.set_level(level);
         }
-        Ok(need_restart) => tracing::warn!(
-            "the configuration {} is in force, except {}, which needs a restart",
-            path.display(),
-            need_restart.join(" and ")
-        ),
-        Err(e) => {
-            tracing::warn!("the new configuration is not used, the old one stays in force: {e}");
-        }
+        Err(e) => log_refused(&path, &e),
     }
+}
+
+fn log_in_force(path: &Path, need_restart: &[&str]) {
+    let config = path.display();
+    match need_restart {
+        [] => tracing::info!(notice = "config_in_force", %config, "the configuration is in force"),
+        keys => tracing::warn!(
+            notice = "config_in_force",
+            %config,
+            needs_restart = keys.join(","),
+            "the configuration is in force, except {}, which needs a restart",
+            keys.join(" and ")
+        ),
+    }
+}
+
+fn log_refused(path: &Path, error: &dyn Error) {
+    tracing::warn!(
+        notice = "config_refused",
+        config = %path.display(),
+        "the new configuration is not used, the old one stays in force: {}",
+        error.to_string().replace('\n', "; ")
+    );
 }
 
 fn log_warnings(config: &Config) {

@@ -5,7 +5,8 @@
 use super::units::{Bytes, LONGEST};
 use super::value::{SettingValue, SourceText, ValueProblem};
 use super::{
-    Environment, KoalaConfig, OutboxConfig, PREFIX, PublicKey, SpoolConfig, VARIABLE, address, mappings,
+    Environment, KoalaConfig, LogConfig, OutboxConfig, PREFIX, PublicKey, SpoolConfig, VARIABLE, address,
+    mappings,
 };
 use crate::mapping::{Definition, shown_name};
 use std::collections::BTreeMap;
@@ -32,6 +33,7 @@ pub(super) struct ConfigBuilder {
     pub spool: SpoolConfig,
     pub outbox: OutboxConfig,
     pub koala: KoalaConfig,
+    pub log: LogConfig,
     /// `[[mapping]]`
     pub mappings: Vec<Definition>,
     /// A file of exported mappings, relative to the folder of the configuration.
@@ -92,6 +94,7 @@ pub(super) const KEYS: &[(&str, StoreSetting)] = &[
     ("koala.proxy", |b, v| set(&mut b.koala.proxy, Ok(Some(address::proxy(v.text()?)?)))),
     ("koala.ca_file", |b, v| set(&mut b.koala.ca_file, v.path().map(Some))),
     ("koala.allow_plain_http", |b, v| set(&mut b.koala.allow_plain_http, v.flag())),
+    ("log.level", |b, v| set(&mut b.log.level, v.log_level())),
 ];
 
 fn set<T>(slot: &mut T, value: Result<T, ValueProblem>) -> Result<(), ValueProblem> {

@@ -143,7 +143,7 @@ pub(super) fn load_among(
     let hash_key_file = builder.hash_key_file.take();
     builder.koala.is_service = scope == Scope::System;
     read_key(&mut builder, key, default_key_file.clone(), env);
-    let ConfigBuilder { spool, outbox, mut koala, warnings, problems, .. } = builder;
+    let ConfigBuilder { spool, outbox, mut koala, log, warnings, problems, .. } = builder;
     if key_exposed {
         let shown = path.display();
         koala.key_warnings.push(format!(
@@ -172,6 +172,7 @@ pub(super) fn load_among(
         spool,
         outbox,
         koala,
+        log,
         mappings,
         mappings_lack,
         key_exposed,

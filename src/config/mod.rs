@@ -17,7 +17,7 @@ mod value;
 
 pub use key::{InvalidKey, PublicKey};
 pub use load::{ConfigOptions, FileDigest, digest_of, load};
-pub use sections::{Concurrency, KoalaConfig, OutboxConfig, SpoolConfig};
+pub use sections::{Concurrency, KoalaConfig, LogConfig, LogLevel, OutboxConfig, SpoolConfig};
 pub use units::{Bytes, MinFree};
 
 use crate::mapping::Mappings;
@@ -70,6 +70,8 @@ pub struct Config {
     pub outbox: OutboxConfig,
     /// `[koala]`
     pub koala: KoalaConfig,
+    /// `[log]`
+    pub log: LogConfig,
     /// The mappings; the presets if none are written.
     pub mappings: Arc<Mappings>,
     /// The thing that the mappings lack, and the fix. The daemon does not run without it.

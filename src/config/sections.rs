@@ -161,6 +161,37 @@ impl fmt::Debug for KoalaConfig {
     }
 }
 
+/// `[log]`
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The lines that are logged.
+    pub level: LogLevel,
+}
+
+/// The least weight of a line that is logged.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Only what keeps the agent from its work until somebody acts.
+    Error,
+    /// Also trouble that a person should know of.
+    Warning,
+    /// Also changes of state, and what came of each hour.
+    #[default]
+    Info,
+    /// Also a line for each request.
+    Debug,
+}
+
+impl LogLevel {
+    /// All levels, each with its name in a configuration.
+    pub const ALL: [(&str, LogLevel); 4] = [
+        ("error", LogLevel::Error),
+        ("warning", LogLevel::Warning),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+    ];
+}
+
 /// The number of requests that may be in flight at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concurrency {

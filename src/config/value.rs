@@ -1,7 +1,7 @@
 //! One value of a setting before it is checked, and its place.
 
 use super::units::{Bytes, duration, size};
-use super::{Concurrency, MinFree};
+use super::{Concurrency, LogLevel, MinFree};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -77,6 +77,12 @@ impl SettingValue<'_> {
         let count = self.integer().and_then(|n| usize::try_from(n).ok());
         let count = count.filter(|n| (1..=Concurrency::MOST).contains(n)).map(Concurrency::Fixed);
         count.ok_or_else(|| format!("must be \"auto\" or a whole number from 1 to {}", Concurrency::MOST))
+    }
+
+    pub fn log_level(&self) -> Result<LogLevel, ValueProblem> {
+        let text = self.text().unwrap_or_default().trim();
+        let level = LogLevel::ALL.into_iter().find(|(name, _)| *name == text).map(|(_, level)| level);
+        level.ok_or_else(|| "must be \"error\", \"warning\", \"info\" or \"debug\"".to_owned())
     }
 
     /// A list of texts; in the environment they are separated by commas.

@@ -56,7 +56,7 @@ pub enum Verdict {
 
 impl Verdict {
     /// Why the request was not accepted.
-    pub fn into_reason(self) -> Option<Reason> {
+    pub fn reason(&self) -> Option<&Reason> {
         match self {
             Verdict::Accepted => None,
             Verdict::Unavailable { reason, .. }

@@ -81,6 +81,7 @@ impl<'a> Append<'a> {
     ) -> Result<Appended, rusqlite::Error> {
         let first_seq = store.next_seq;
         let earlier = std::mem::take(&mut store.counters);
+        let failed_before = store.failures.len();
         store.db.run("SAVEPOINT append")?;
         let mut append = Append {
             store,
@@ -97,6 +98,7 @@ impl<'a> Append<'a> {
             store.next_seq = first_seq;
             store.dedup.undo_add(&new_ids);
             store.counters = earlier;
+            store.failures.undo_to(failed_before);
             return Ok(Appended::Reused(reused));
         }
         for file in progress {
@@ -258,6 +260,9 @@ impl<'a> Append<'a> {
                 text
             ])?;
         self.store.counters.add(state, code, 1);
+        if let Settled::Failed(reason) = settled {
+            self.store.failures.add(event.message_id.clone(), reason);
+        }
         if self.store.retention.keeps_body(settled) {
             self.store
                 .cached("INSERT INTO bodies (seq, state, settled_at, body) VALUES (?, ?, ?, ?)")?

@@ -7,13 +7,12 @@ use super::lock::Lock;
 use super::meta::{self, RETRY_REQUESTS};
 use super::replaced_files::check_files;
 use super::reserve::ReserveFile;
-use super::retention_clock::RetentionClock;
+use super::retention_clock::{ClockStep, RetentionClock};
 use super::store::Store;
 use super::wal_keeper::WalKeeper;
 use super::writer::Alarm;
 use super::{OutboxError, OutboxStats};
 use crate::clock::{Clock, Mono, Timestamp};
-use crate::status::Incident;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -41,7 +40,7 @@ pub(super) struct Maintenance {
     expiry: Expiry,
     retention_clock: RetentionClock,
     /// A step of the wall clock that is not stored yet.
-    clock_step: Option<Incident>,
+    clock_step: Option<ClockStep>,
     /// When the last search for rows whose time is up found no more.
     expired_at: Mono,
 }
@@ -106,6 +105,7 @@ impl Maintenance {
         let is_done = self.wal.is_empty() && !store.is_compacting() && self.reserve.missing() == 0;
         self.measure_or_report(&store.db);
         self.wal.report_readers(&store.db);
+        store.failures.committed(self.clock.mono());
         is_done
     }
 
@@ -153,7 +153,7 @@ impl Maintenance {
         let Some(state) = self.retention_clock.unsaved() else { return Ok(()) };
         store.transaction(|store| {
             meta::set_retention_clock(&store.db.conn, state)?;
-            self.clock_step.iter().try_for_each(|step| meta::set_clock_step(&store.db.conn, step))
+            self.clock_step.iter().try_for_each(|step| meta::set_clock_step(&store.db.conn, &step.incident))
         })?;
         self.retention_clock.is_saved();
         self.clock_step = None;
@@ -210,12 +210,7 @@ impl Maintenance {
     }
 
     pub(super) fn release_reserve(&mut self, db: &Database) {
-        if self.reserve.release() {
-            tracing::warn!(
-                "the disk of the outbox {} is full: its reserve file is removed, so that deliveries can be recorded",
-                db.path.display()
-            );
-        }
+        self.reserve.release();
         self.empty_wal(db, READER_TIMEOUT);
     }
 
@@ -253,9 +248,9 @@ fn publish(
     Ok(())
 }
 
-fn log_step(step: Option<&Incident>) {
-    if let Some(step) = step {
-        tracing::warn!("{}", step.text);
+fn log_step(step: Option<&ClockStep>) {
+    if let Some(ClockStep { seconds, incident }) = step {
+        tracing::warn!(notice = "clock_step", seconds, "{}", incident.text);
     }
 }
 

@@ -24,6 +24,7 @@ mod dedup;
 mod error;
 mod event_queries;
 mod expiry;
+mod failures;
 mod files;
 #[cfg(test)]
 pub(crate) mod fixture;

@@ -46,9 +46,17 @@ impl ReserveFile {
         file.sync_all()
     }
 
-    /// Removes the file. Returns whether there was one.
+    /// Removes the file, and logs that. Returns whether there was one.
     pub(super) fn release(&mut self) -> bool {
-        std::mem::take(&mut self.exists) && fs::remove_file(&self.path).is_ok()
+        let is_removed = std::mem::take(&mut self.exists) && fs::remove_file(&self.path).is_ok();
+        if is_removed {
+            tracing::warn!(
+                notice = "reserve_used",
+                reserve = %self.path.display(),
+                "the disk of the outbox is full: its reserve file is removed, so that deliveries can be recorded"
+            );
+        }
+        is_removed
     }
 
     /// Bytes that must be free before the file is created again.

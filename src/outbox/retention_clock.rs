@@ -37,6 +37,22 @@ pub(super) struct RetentionClock {
     unsaved: Duration,
 }
 
+/// A step that the wall clock was set by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ClockStep {
+    /// Negative: back.
+    pub seconds: i64,
+    /// The step, to be shown for a while.
+    pub incident: Incident,
+}
+
+impl ClockStep {
+    fn new(at: Timestamp, millis: i64, what: &str) -> ClockStep {
+        let text = format!("{what}; nothing expires because of it");
+        ClockStep { seconds: millis / 1_000, incident: Incident { at, text, files: None } }
+    }
+}
+
 /// The part of it that is stored.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
@@ -56,7 +72,7 @@ impl RetentionClock {
         newest: Option<Timestamp>,
         wall: Timestamp,
         passed: Duration,
-    ) -> (RetentionClock, Option<Incident>) {
+    ) -> (RetentionClock, Option<ClockStep>) {
         let before = saved.unwrap_or(State { wall: newest.unwrap_or(wall).0, ..State::default() });
         let mut clock =
             RetentionClock { state: State { wall: wall.0, ..before }, passed, unsaved: SAVE_INTERVAL };
@@ -66,7 +82,7 @@ impl RetentionClock {
             forward => forward.saturating_sub(millis(MAX_STOP)).max(0),
         };
         clock.add(step, stopped.clamp(0, millis(MAX_STOP)));
-        let incident = (step != 0).then(|| {
+        let told = (step != 0).then(|| {
             let text = match step > 0 {
                 true => format!(
                     "by the clock, {} have passed since the agent last ran: if they have not, set the clock right",
@@ -74,9 +90,9 @@ impl RetentionClock {
                 ),
                 false => format!("the clock was set back by {} while the agent was not running", rough(stopped)),
             };
-            incident(wall, &text)
+            ClockStep::new(wall, step, &text)
         });
-        (clock, incident)
+        (clock, told)
     }
 
     /// Follows the wall clock. Returns the step that it was set by. `longest`: the longest time for which anything is
@@ -86,7 +102,7 @@ impl RetentionClock {
         wall: Timestamp,
         passed: Duration,
         longest: Duration,
-    ) -> Option<Incident> {
+    ) -> Option<ClockStep> {
         let real = passed.saturating_sub(self.passed);
         self.passed = passed;
         self.unsaved += real;
@@ -102,7 +118,7 @@ impl RetentionClock {
         }
         self.unsaved = SAVE_INTERVAL;
         let direction = if step > 0 { "forward" } else { "back" };
-        Some(incident(wall, &format!("the clock was set {direction} by {}", rough(step))))
+        Some(ClockStep::new(wall, step, &format!("the clock was set {direction} by {}", rough(step))))
     }
 
     /// The time by which events expire.
@@ -130,10 +146,6 @@ impl RetentionClock {
         // A clock that is set back takes away what it was ahead.
         self.state.lag = self.state.lag.saturating_add(step).max(0);
     }
-}
-
-fn incident(at: Timestamp, what: &str) -> Incident {
-    Incident { at, text: format!("{what}; nothing expires because of it"), files: None }
 }
 
 fn millis(d: Duration) -> i64 {
@@ -185,7 +197,8 @@ mod tests {
 
             let told = clock.advance(after(days(3.0 + step)), passed(3.0), KEEP).unwrap();
             let direction = if step > 0.0 { "set forward by " } else { "set back by " };
-            assert!(told.text.contains(direction), "{step}: {told:?}");
+            assert!(told.incident.text.contains(direction), "{step}: {told:?}");
+            assert!((told.seconds - days(step) / 1_000).abs() <= 1, "{step}: {told:?}");
             assert!(age(&clock, BEGAN) <= 3.01, "{step}: {}", age(&clock, BEGAN));
             // Rows of the time after the step age as well.
             let new = after(days(3.0 + step));
@@ -220,7 +233,7 @@ mod tests {
             let (clock, incident) = RetentionClock::resume(Some(saved), None, at, passed(7.0));
             assert!((age(&clock, BEGAN) - believed).abs() < 1e-6, "{stopped}: {}", age(&clock, BEGAN));
             assert_eq!(
-                incident.as_ref().map(|i| told.is_some_and(|told| i.text.contains(told))),
+                incident.as_ref().map(|i| told.is_some_and(|told| i.incident.text.contains(told))),
                 told.map(|_| true)
             );
             // Without a stored state, the newest row is what is known.

@@ -9,13 +9,16 @@ use super::ack_log::AckLog;
 use super::counters::{CounterChanges, PendingBytes};
 use super::database::Database;
 use super::dedup::DedupIndex;
+use super::failures::FailureLog;
 use super::keying::{KeyRenewal, KeyingState};
 use super::meta::{self, LAST_SEQ};
 use super::retention::{PersonKey, Retention};
 use super::suppression::Suppression;
 use crate::clock::Timestamp;
 use crate::config;
-use rusqlite::CachedStatement;
+use crate::event::MessageId;
+use crate::reason::Reason;
+use rusqlite::{CachedStatement, OptionalExtension};
 
 /// The database, and what only its writer knows of it.
 pub(super) struct Store {
@@ -24,6 +27,7 @@ pub(super) struct Store {
     /// The bytes that each owner's events take in `pending`, as of the last commit.
     pub(super) pending_bytes: PendingBytes,
     pub(super) acks: AckLog,
+    pub(super) failures: FailureLog,
     pub(super) keying: KeyingState,
     pub(super) dedup: DedupIndex,
     pub(super) retention: Retention,
@@ -51,6 +55,7 @@ impl Store {
             pending_bytes,
             counters: CounterChanges::default(),
             acks: AckLog::default(),
+            failures: FailureLog::default(),
             keying: KeyingState::default(),
             dedup: DedupIndex::default(),
             retention: Retention { config: config.clone(), person_key },
@@ -83,6 +88,7 @@ impl Store {
         });
         done.map_err(|e| {
             self.counters.clear();
+            self.failures.undo_to(0);
             self.loaded_version = None;
             self.acks = AckLog::default();
             self.dedup.clear();
@@ -107,6 +113,18 @@ impl Store {
             self.pending_bytes = PendingBytes::load(&self.db.conn)?;
             self.external_commits += 1;
             self.loaded_version = Some(version);
+        }
+        Ok(())
+    }
+
+    /// Notes for the log that the event of a pending row has failed.
+    pub(super) fn note_failure(&mut self, seq: i64, reason: &Reason) -> Result<(), rusqlite::Error> {
+        let id: Option<String> = self
+            .cached("SELECT message_id FROM pending WHERE seq = ?")?
+            .query_row([seq], |r| r.get(0))
+            .optional()?;
+        if let Some(id) = id {
+            self.failures.add(MessageId::from_stored(id), reason);
         }
         Ok(())
     }

@@ -112,6 +112,9 @@ impl Transitions<'_> {
                 text,
                 self.status.filter(|_| state == State::Delivered)
             ])?;
+        if let Settled::Failed(reason) = settled {
+            self.store.note_failure(seq, reason)?;
+        }
         if keeps_body {
             self.store
                 .cached(

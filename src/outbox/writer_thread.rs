@@ -265,6 +265,7 @@ impl WriterThread {
         let checked = committed.and_then(|appended| {
             self.stats.set_pending_bytes(&self.store.pending_bytes);
             self.maintenance.after_commit(&self.store.db, now)?;
+            self.store.failures.committed(self.clock.mono());
             Ok(appended)
         });
         checked.map_err(|e| self.maintenance.report(e))

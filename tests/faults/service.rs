@@ -44,5 +44,6 @@ pub const FAULTS: &[Fault] = &[
         run: limits::open_files,
     },
     Fault { name: "log", title: "the log of an hour in which all goes well", alone: false, run: log::hour },
+    Fault { name: "log-notices", title: "each line that the page lists", alone: false, run: log::notices },
     Fault { name: "soak", title: "load and failures over and over", alone: false, run: soak::nothing_grows },
 ];

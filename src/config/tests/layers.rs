@@ -22,6 +22,7 @@ fn the_commented_defaults_are_the_defaults() {
         assert_eq!(config.spool, without_file.spool);
         assert_eq!(config.outbox, without_file.outbox);
         assert_eq!(config.koala, without_file.koala);
+        assert_eq!(config.log, without_file.log);
         assert_eq!(config.warnings, [""; 0]);
     }
 }

@@ -68,6 +68,7 @@ fn a_wrong_value_is_named_with_its_line_and_what_is_wanted() {
     let path = "is not an absolute path; write an absolute path in quotes";
     let duration = "must be a duration such as \"30s\", \"2m\" or \"30d\"";
     let size = "must be a size such as \"64MiB\", or a number of bytes";
+    let level = "must be \"error\", \"warning\", \"info\" or \"debug\"";
     let floor = "must be a share from \"0%\" to \"100%\", or a size such as \"1GiB\"";
     for (key, value, wrong) in [
         ("spool.dir", "\"spool\"", path),
@@ -91,6 +92,9 @@ fn a_wrong_value_is_named_with_its_line_and_what_is_wanted() {
         ("koala.concurrency", "\"8\"", "must be \"auto\" or a whole number from 1 to 64"),
         ("koala.allow_plain_http", "\"true\"", "must be true or false"),
         ("koala.endpoint", "{}", "must be a text in quotes"),
+        ("log.level", "\"warn\"", level),
+        ("log.level", "\"Info\"", level),
+        ("log.level", "3", level),
         (
             "koala.endpoint",
             "\"https://k.test/v1\"",

@@ -80,6 +80,8 @@ pub(super) fn resume(config: &config::OutboxConfig, lock: &Lock) -> Result<bool,
     let damaged = path.with_file_name(&note.damaged);
     if !(damaged.exists() && path.exists()) {
         tracing::warn!(
+            notice = "outbox_damaged",
+            outbox = %path.display(),
             "the outbox {} is damaged ({}): what can be read is recovered",
             path.display(),
             note.why
@@ -91,7 +93,12 @@ pub(super) fn resume(config: &config::OutboxConfig, lock: &Lock) -> Result<bool,
         create_database(config, |store| {
             let copied = store.transaction(|store| copy::copy(&pages, store))?;
             let text = format!("the outbox was damaged ({}): {copied}", note.why);
-            tracing::warn!("{text}; the damaged files are kept as {}", damaged.display());
+            tracing::warn!(
+                notice = "outbox_recovered",
+                outbox = %path.display(),
+                kept_as = %damaged.display(),
+                "{text}; the damaged files are kept"
+            );
             let incident = Incident { at: note.at, text, files: Some(damaged.clone()) };
             store.transaction(|store| meta::set_incident(&store.db.conn, &incident))
         })?;

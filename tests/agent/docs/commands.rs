@@ -1,7 +1,7 @@
-//! koala-agent(1), koala-agent-guarantees(7), and the README: commands, what they print, backup, space.
+//! koala-agent(1) and the README: commands, what they print, space.
 
-use super::run::{agent, is_installed, receiver, shell, start, stop, until};
-use super::text::{AGENT, EVENTS, GUARANTEES, README, fenced, literal, section};
+use super::run::{agent, is_installed, receiver, shell, until};
+use super::text::{AGENT, EVENTS, README, fenced, literal, section};
 use crate::common::setup::Setup;
 use std::fs;
 
@@ -55,44 +55,6 @@ fn the_page_names_members_of_the_status_and_columns_of_the_outbox_that_exist() {
     let mut documented: Vec<&str> = documented.unwrap().trim_end_matches(" .").split(" , ").collect();
     documented.sort_unstable();
     assert_eq!(documented, columns);
-}
-
-#[test]
-fn a_backup_that_is_made_and_restored_as_the_readme_says_holds_every_event() {
-    if !is_installed("sqlite3") {
-        return;
-    }
-    let lines = |word: &str| {
-        let script = fenced(README, "sh").into_iter().find(|script| script.contains("sqlite3")).unwrap();
-        let lines = script.lines().filter(|line| line.contains(word)).collect::<Vec<_>>();
-        assert!(!lines.is_empty(), "{word}");
-        lines.join("\n")
-    };
-    let on_the_page = literal(&section(GUARANTEES, "EXAMPLES"))[0].replace("\\\n  ", "");
-    assert_eq!(on_the_page.trim_end(), lines("sqlite3"));
-    let (_receiver, address) = receiver(&["--offline"]);
-    let mut setup = Setup::new();
-    let running = agent(&mut setup, &address, "pk_test");
-    let send = |id: &str| {
-        let event =
-            format!("{{\"type\":\"identify\",\"messageId\":\"{id}\",\"traits\":{{\"email\":\"a@b.c\"}}}}");
-        assert_eq!(setup.run_with(&["send"], &event).code, 0);
-        until(&setup, |status| status["spool"]["waiting_files"] == 0 && status["outbox"]["pending"] != 0);
-    };
-    send("before");
-    until(&setup, |status| status["outbox"]["pending"] == 1);
-    let backup = shell(&setup, &lines("sqlite3"), "");
-    assert_eq!(backup.code, 0, "{backup:?}");
-    send("after");
-    until(&setup, |status| status["outbox"]["pending"] == 2);
-    stop(&setup, running);
-
-    let restored = shell(&setup, &(lines("outbox.db-wal") + "\n" + &lines("install -o")), "");
-    assert_eq!(restored.code, 0, "{restored:?}");
-    let _running = start(&setup);
-    until(&setup, |status| status["outbox"]["pending"] == 1);
-    assert_eq!(setup.state_of("before").as_deref(), Some("pending"));
-    assert_eq!(setup.state_of("after"), None);
 }
 
 /// Compares lines of the README with lines of the program. In the README, a line `…` stands for any number of lines, and

@@ -57,6 +57,7 @@ fn every_default_on_the_page_is_the_default() {
     assert_eq!(written.koala.endpoint, defaults.koala.endpoint);
     assert_eq!(written.koala.concurrency, defaults.koala.concurrency);
     assert_eq!(written.koala.timeout, defaults.koala.timeout);
+    assert_eq!(written.log, defaults.log);
 }
 
 #[test]

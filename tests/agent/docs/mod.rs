@@ -8,7 +8,8 @@
 //! configuration  koala-agent.toml(5)
 //! mappings       koala-agent-mappings(7)
 //! spool          koala-agent-spool(7)
-//! commands       koala-agent(1), the README's commands, backup, space
+//! commands       koala-agent(1), the README's commands, space
+//! operations     koala-agent-operations(7), koala-agent-containers(7)
 //! ```
 //!
 //! The lists of koala-agent(1) are compared with the command line in `src/cli/man.rs`.
@@ -16,6 +17,7 @@
 mod commands;
 mod configuration;
 mod mappings;
+mod operations;
 mod pages;
 mod run;
 mod spool;

@@ -9,14 +9,20 @@ pub const TOML: &str = include_str!("../../../packaging/man/koala-agent.toml.5")
 pub const SPOOL: &str = include_str!("../../../packaging/man/koala-agent-spool.7");
 pub const GUARANTEES: &str = include_str!("../../../packaging/man/koala-agent-guarantees.7");
 pub const MAPPINGS: &str = include_str!("../../../packaging/man/koala-agent-mappings.7");
+pub const OPERATIONS: &str = include_str!("../../../packaging/man/koala-agent-operations.7");
+pub const LOG: &str = include_str!("../../../packaging/man/koala-agent-log.7");
+pub const CONTAINERS: &str = include_str!("../../../packaging/man/koala-agent-containers.7");
 
 /// Every manual page by its file name.
-pub const PAGES: [(&str, &str); 5] = [
+pub const PAGES: [(&str, &str); 8] = [
     ("koala-agent.1", AGENT),
     ("koala-agent.toml.5", TOML),
     ("koala-agent-spool.7", SPOOL),
     ("koala-agent-guarantees.7", GUARANTEES),
     ("koala-agent-mappings.7", MAPPINGS),
+    ("koala-agent-operations.7", OPERATIONS),
+    ("koala-agent-log.7", LOG),
+    ("koala-agent-containers.7", CONTAINERS),
 ];
 
 /// Three events of one person.

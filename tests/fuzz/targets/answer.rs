@@ -34,7 +34,7 @@ fuzz_target!(|bytes: &[u8]| {
     if let Verdict::Unavailable { retry_after, .. } = &verdict {
         assert!(retry_after.is_none_or(|wait| Duration::ZERO < wait && wait <= MAX_RETRY_AFTER));
     }
-    let Some(reason) = verdict.into_reason() else { return };
+    let Some(reason) = verdict.reason() else { return };
     assert!(!reason.text.contains(KEY), "the key: {reason}");
     assert!(!reason.text.replace("…@…", "").contains('@'), "an email: {reason}");
     assert!(!reason.text.chars().any(char::is_control), "a control character: {reason:?}");
