@@ -63,6 +63,16 @@ readme() {
     done
 }
 
+# page SECTION - run the first block of that section of the installed koala-agent-operations(7); apt asks nobody
+page() {
+    local block
+    block=$(gzip --decompress --stdout /usr/share/man/man7/koala-agent-operations.7.gz | sed -n "/^\.Sh $1\$/,/^\.Sh /p" |
+        sed -n '/^\.Bd /,/^\.Ed/{/^\.Ed/q; /^\.Bd /d; s/\\-/-/g; s/\\e/\\/g; s/^apt /apt-get --yes --quiet /; p}')
+    [[ -n $block ]] || fail "no block in $1"
+    note "${block//$'\n'/; }"
+    bash -euc "$block"
+}
+
 install_deb() { apt-get install --yes --quiet "$1"; }
 
 # newer DEB VERSION - the path of the same package with a higher version
@@ -120,7 +130,7 @@ installing_starts_a_service_that_stores_and_says_that_there_is_no_key() {
 
 what_belongs_to_the_program_is_installed_with_it() {
     local file
-    for file in man1/koala-agent.1 man5/koala-agent.toml.5 man7/koala-agent-{spool,mappings,guarantees}.7; do
+    for file in man1/koala-agent.1 man5/koala-agent.toml.5 man7/koala-agent-{spool,mappings,guarantees,operations,log,containers}.7; do
         gzip --test "/usr/share/man/$file.gz"
     done
     bash -n /usr/share/bash-completion/completions/koala-agent
@@ -145,7 +155,8 @@ an_upgrade_under_load_loses_nothing_and_keeps_the_configuration() {
     flood upgrade "$work/enough" > "$work/count" &
     producer=$!
     sleep 1
-    install_deb "$work/newer.deb"
+    cp "$work/newer.deb" "$work/koala-agent_NEWER_amd64.deb"
+    (cd "$work" && page UPGRADE)
     sleep 1
     touch "$work/enough"
     wait $producer
@@ -156,6 +167,16 @@ an_upgrade_under_load_loses_nothing_and_keeps_the_configuration() {
     eventually $WAIT "each of $count events at the receiver, once" received_all upgrade "$count"
     grep -q "endpoint = \"http://$ADDRESS\"" $ETC/config.toml
     note "$count files in $seconds s, each delivered once"
+}
+
+a_backup_is_made_and_restored_as_the_page_says() {
+    page BACKUP
+    [[ $(stat -c %a /root/outbox.db /root/public-key | sort --unique) == 600 ]]
+    page RESTORE
+    active
+    [[ $(stat -c '%U:%G %a' $STATE/outbox.db) == "koala-agent:koala-agent 640" ]]
+    drop $PRODUCER restored-0
+    eventually $WAIT "the event at the receiver" received_all restored 1
 }
 
 removing_stops_it_and_keeps_spool_outbox_configuration_and_key() {
@@ -241,6 +262,7 @@ step installing_starts_a_service_that_stores_and_says_that_there_is_no_key
 step what_belongs_to_the_program_is_installed_with_it
 step with_a_key_it_delivers
 step an_upgrade_under_load_loses_nothing_and_keeps_the_configuration
+step a_backup_is_made_and_restored_as_the_page_says
 step removing_stops_it_and_keeps_spool_outbox_configuration_and_key
 step installed_again_it_goes_on
 step purging_keeps_what_was_never_delivered_and_says_so
