@@ -69,6 +69,7 @@ page() {
     block=$(gzip --decompress --stdout /usr/share/man/man7/koala-agent-operations.7.gz | sed -n "/^\.Sh $1\$/,/^\.Sh /p" |
         sed -n '/^\.Bd /,/^\.Ed/{/^\.Ed/q; /^\.Bd /d; s/\\-/-/g; s/\\e/\\/g; s/^apt /apt-get --yes --quiet /; p}')
     [[ -n $block ]] || fail "no block in $1"
+    block=${block//$'\\\n '/}
     note "${block//$'\n'/; }"
     bash -euc "$block"
 }
