@@ -173,3 +173,26 @@ for line in lines:
     assert "pk_test" not in text, f"the key: {text}"
 ' || fail "see above"
 }
+
+case_the_lines_of_the_page_find_notices_in_the_journal() {
+    local lines failed requests
+    lines=$(koala-agent man log | sed -n '/^\.Sh EXAMPLES/,$p' | sed -n '/^\.Bd/,/^\.Ed/{/^\./d; s/\\-/-/g; s/\\(aq/\x27/g; p}')
+    [[ $(grep -c ^journalctl <<< "$lines") == 2 ]] || fail "other lines: $lines"
+    receiver --key pk_test
+    start
+    # A reload is enough for another level.
+    printf '%s\n' '[log]' 'level = "debug"' >> $ETC/config.toml
+    systemctl reload koala-agent
+    eventually $WAIT "the configuration is in force" journal_has notice=config_in_force
+    drop $PRODUCER m-1
+    echo '{"type":"track","messageId":"m-2","properties":{"email":"ana@acme.dev"}}' | as $PRODUCER tee $SPOOL/nameless.ndjson > /dev/null
+    eventually $WAIT "an event fails" journal_has 'notice=event_failed code=invalid_field message_id=m-2'
+    arrive m-1
+    eventually $WAIT "the request has a line" journal_has 'notice=request path=/batch'
+    # Cases before this one have journals too.
+    failed=$(bash -euc "$(sed -n '1,/uniq/p' <<< "$lines")")
+    grep -q 'code=invalid_field' <<< "$failed" || fail "failed: $failed"
+    requests=$(bash -euc "$(grep request <<< "$lines")")
+    [[ $requests == *ids=m-1 ]] || fail "requests: $requests"
+    if journal info | grep notice=request > /dev/null; then fail "a request is more than a debug line"; fi
+}
