@@ -77,3 +77,22 @@ pub async fn ask_auth(client: Client, clock: Clock) -> Verdict {
     }
     verdict
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_names_the_first_ids_and_counts_all_events() {
+        let mut line = RequestLine::default();
+        for n in 0..7 {
+            line.add(&MessageId::from_stored(format!("m-{n}")));
+        }
+        assert_eq!((line.ids.as_str(), line.events), ("m-0,m-1,m-2,m-3,m-4", 7));
+    }
+
+    #[test]
+    fn there_is_no_line_where_the_level_debug_is_not_logged() {
+        assert!(RequestLine::of("batch").is_none());
+    }
+}
