@@ -189,7 +189,9 @@ fn build(queue: &mut QueueReader, clock: &Clock, job: BatchJob) -> BuildResult {
     let BatchBuilder { batch, seqs, settled, are_alone, line, .. } = builder;
     let read_version = are_alone.then_some(read.read_version);
     let line = match (line, &batch) {
-        (Some(line), Some(batch)) => queue.hash_of(batch.person().as_str())?.map(|hash| line.about(hash)),
+        (Some(line), Some(batch)) => {
+            queue.reader().hash_of(batch.person().as_str())?.map(|hash| line.about(hash))
+        }
         _ => None,
     };
     let request = batch.map(|batch| BuiltRequest {

@@ -71,7 +71,7 @@ impl RequestLine {
 /// Asks `/auth`, and logs the request.
 pub async fn ask_auth(client: Client, clock: Clock) -> Verdict {
     let line = RequestLine::of("auth").map(|line| line.sent(clock.mono()));
-    let (verdict, status) = client.ask_auth().await;
+    let (verdict, status) = client.auth().await;
     if let Some(line) = line {
         line.answered(&verdict, status, clock.mono());
     }

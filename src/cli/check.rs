@@ -403,7 +403,7 @@ fn check_receiver(context: &CommandContext, config: &Config, report: &mut Report
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let verdict = match runtime {
-        Ok(runtime) => runtime.block_on(client.auth()),
+        Ok(runtime) => runtime.block_on(client.auth()).0,
         Err(error) => return report.fail("receiver", format!("cannot be asked: {error}")),
     };
     if let Some(ahead) = client.receiver_clock().seconds_ahead() {

@@ -102,13 +102,8 @@ impl Client {
     }
 
     /// Asks the receiver whether it accepts the key, without sending an event, under the limits of any request. Accepted:
-    /// the receiver is well.
-    pub async fn auth(&self) -> Verdict {
-        self.ask_auth().await.0
-    }
-
-    /// Like [`Client::auth`]. Returns also the status of the response, if there was a whole one.
-    pub async fn ask_auth(&self) -> (Verdict, Option<u16>) {
+    /// the receiver is well. Returns also the status of the response, if there was a whole one.
+    pub async fn auth(&self) -> (Verdict, Option<u16>) {
         let url = self.urls.auth.clone();
         self.send(self.pool(), |http| http.get(url)).await
     }

@@ -2,7 +2,6 @@
 
 use super::ack_log::each_ack;
 use super::keying::KeyQueries;
-use super::retention::PersonKey;
 use super::{OutboxError, OutboxStats, PendingItem, QueuedItem, Reader};
 use crate::clock::Mono;
 use crate::item::OrderingKey;
@@ -134,15 +133,9 @@ impl QueueReader {
         Ok(Gathered { gone, read_version: snapshot.read_version })
     }
 
-    /// The hash that stands for a person once their event is delivered, for the log; `None`: the outbox has no key for
-    /// such hashes.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn hash_of(&self, person: &str) -> Result<Option<String>, OutboxError> {
-        let key = PersonKey::read(self.reader.connection());
-        let key = key.map_err(|e| self.reader.error("read the key for hashes of persons", e))?;
-        Ok(key.map(|key| key.hash(person)))
+    /// The connection.
+    pub fn reader(&self) -> &Reader {
+        &self.reader
     }
 
     /// The open snapshot, or one that begins now.

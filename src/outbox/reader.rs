@@ -5,6 +5,7 @@
 
 use super::counters::Counts;
 use super::event_queries::EventQueries;
+use super::retention::PersonKey;
 use super::{OutboxError, meta, schema};
 use crate::clock::Timestamp;
 use crate::status::Incident;
@@ -121,6 +122,16 @@ impl Reader {
     /// SQLite's.
     pub fn clock_step(&self, now: Timestamp) -> Result<Option<Incident>, OutboxError> {
         meta::clock_step(&self.conn, now).map_err(|e| self.error("read the last step of the clock", e))
+    }
+
+    /// The hash that stands for a person once their event is delivered; `None`: the outbox has no key for such hashes.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn hash_of(&self, person: &str) -> Result<Option<String>, OutboxError> {
+        let key = PersonKey::read(&self.conn);
+        let key = key.map_err(|e| self.error("read the key for hashes of persons", e))?;
+        Ok(key.map(|key| key.hash(person)))
     }
 
     /// Bytes of the database in use, free pages apart.

@@ -348,7 +348,7 @@ async fn requests_in_flight_share_one_connection_where_the_receiver_offers_http_
         [(direct.1, endpoint, lines), (behind.1, "https://koala.invalid".into(), proxied)]
     {
         let client = client(&endpoint, &lines);
-        assert_eq!(client.auth().await, Verdict::Accepted);
+        assert_eq!(client.auth().await, (Verdict::Accepted, Some(204)));
         assert_eq!(send_all(&client, &bodies).await, vec![Verdict::Accepted; 64]);
         assert_eq!(times(&processed), bodies.iter().map(|body| (body.clone(), 1)).collect());
         let connections: BTreeSet<_> = processed.lock().unwrap().iter().map(|(_, number)| *number).collect();
