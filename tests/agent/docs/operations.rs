@@ -131,11 +131,11 @@ fn the_variables_of_the_containers_are_keys_of_the_configuration() {
     let mut variables = Vec::new();
     for part in text.split("KOALA_AGENT_").skip(1) {
         let ends = |c: char| c.is_whitespace() || c == '}';
-        let (name, value) = part.split_once(['=', ',']).unwrap();
-        let value = value.strip_prefix(" value: ").unwrap_or(value);
+        let (name, value) = part.split_once(['=', ',', '\n']).unwrap();
+        let value = value.trim_start().trim_start_matches("value: ");
         variables.push((format!("KOALA_AGENT_{name}"), value.split(ends).next().unwrap().to_owned()));
     }
-    assert_eq!(variables.len(), 3, "{variables:?}");
+    assert_eq!(variables.len(), 4, "{variables:?}");
     let setup = Setup::new();
     fs::write(setup.config_file(), "").unwrap();
     let options = ConfigOptions { config: Some(setup.config_file()), user: false };
