@@ -217,13 +217,13 @@ fn erase_looks_at_any_file_in_bounded_memory() {
     let folder = agent.spool().join("rejected");
     fs::create_dir(&folder).unwrap();
     let sparse = fs::File::create(folder.join("sparse.txt")).unwrap();
-    sparse.set_len(1 << 30).unwrap();
-    std::os::unix::fs::FileExt::write_all_at(&sparse, b" ana@acme.dev ", (1 << 30) - 14).unwrap();
+    sparse.set_len(640 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b" ana@acme.dev ", (640 << 20) - 14).unwrap();
     fs::write(folder.join("damaged.json.gz"), b"\x1f\x8b\x08\0damaged").unwrap();
     let mut command = agent.command("erase");
     command.args(["--email", ANA, "--json"]);
     let mut limited = Command::new("prlimit");
-    limited.arg(format!("--as={}", 768u64 << 20)).arg(command.get_program()).args(command.get_args());
+    limited.arg(format!("--as={}", 512u64 << 20)).arg(command.get_program()).args(command.get_args());
     let output = limited.output().unwrap();
     let receipt: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(
