@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 
 /// Arguments, environment and clock of the process.
 pub struct CommandContext {
-    /// `--config` and `--user`.
+    /// `--config`, `--user` and `--instance`.
     pub options: ConfigOptions,
     /// The environment variables.
     pub environment: Environment,
@@ -96,10 +96,11 @@ impl CommandContext {
 
 /// A koala-agent command line that uses this configuration, quoted for a shell.
 pub fn agent_command(config: &Config, arguments: &str) -> String {
-    match config.scope {
-        Scope::System => format!("koala-agent {arguments}"),
-        Scope::User => format!("koala-agent --user {arguments}"),
-        Scope::Named => {
+    match (config.scope, &config.instance) {
+        (_, Some(name)) => format!("koala-agent --instance {name} {arguments}"),
+        (Scope::System, None) => format!("koala-agent {arguments}"),
+        (Scope::User, None) => format!("koala-agent --user {arguments}"),
+        (Scope::Named, None) => {
             format!("koala-agent --config {} {arguments}", shell_quoted(config.path.as_os_str()))
         }
     }
@@ -108,7 +109,7 @@ pub fn agent_command(config: &Config, arguments: &str) -> String {
 /// The systemctl command line for the service; `None` for an agent that is run by hand.
 pub fn service_command(config: &Config, verb: &str) -> Option<String> {
     match config.scope {
-        Scope::System => Some(format!("systemctl {verb} koala-agent")),
+        Scope::System => Some(format!("systemctl {verb} {}", config.unit()?)),
         Scope::User if is_run_by_hand(config) => None,
         Scope::User => Some(format!("systemctl --user {verb} koala-agent")),
         Scope::Named => None,

@@ -34,7 +34,7 @@ mod wait;
 use context::CommandContext;
 use error::{CliError, ExitCode};
 
-use crate::config::ConfigOptions;
+use crate::config::{ConfigOptions, Instance};
 use crate::limits;
 use clap::{Parser, Subcommand};
 use std::io::{self, IsTerminal, Write};
@@ -53,6 +53,9 @@ struct Cli {
     /// Use your own agent: its configuration, spool and outbox are in your home folder
     #[arg(long, global = true, conflicts_with = "config", display_order = 901)]
     user: bool,
+    /// Use this one of several agents of the system: /etc/koala-agent/NAME.toml, koala-agent@NAME.service
+    #[arg(long, global = true, value_name = "NAME", conflicts_with_all = ["config", "user"], display_order = 902)]
+    instance: Option<Instance>,
     #[command(subcommand)]
     command: Command,
 }
@@ -99,7 +102,7 @@ fn command_line(mut context: CommandContext) -> ExitCode {
             return if error_or_help.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
         }
     };
-    context.options = ConfigOptions { config: cli.config, user: cli.user };
+    context.options = ConfigOptions { config: cli.config, user: cli.user, instance: cli.instance };
     run_command(&context, cli.command).unwrap_or_else(|error| {
         print_error(&context, &error);
         error.exit_code()

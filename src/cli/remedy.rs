@@ -2,7 +2,7 @@
 
 use super::context::{agent_command, reload_command, service_command, start_command};
 use super::output::{escaped, indented};
-use crate::config::{Config, KoalaConfig, Scope, SpoolConfig};
+use crate::config::{Config, KoalaConfig, Scope};
 use crate::outbox::holder;
 use crate::reason::Code;
 use crate::spool::shell_quoted;
@@ -110,10 +110,10 @@ pub fn spool_remedy(config: &Config) -> Remedy {
     let dir = shell_quoted(config.spool.dir.as_os_str());
     let restart = service_command(config, "restart").unwrap_or_default();
     let command = match config.scope {
+        // The unit of an instance makes its folder.
+        Scope::System if config.has_packaged_spool() && config.instance.is_some() => restart,
         // tmpfiles.d gives the folder its owner and its ACL. A running service still sees the old folder.
-        Scope::System if config.spool.dir == SpoolConfig::default().dir => {
-            format!("systemd-tmpfiles --create && {restart}")
-        }
+        Scope::System if config.has_packaged_spool() => format!("systemd-tmpfiles --create && {restart}"),
         Scope::System => {
             format!("mkdir -p {dir} && chown koala-agent:koala-drop {dir} && chmod 3730 {dir} && {restart}")
         }
@@ -154,15 +154,10 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
             Remedy::text(format!("check the network to {endpoint}, or raise koala.timeout in {file}"))
         }
         Code::Proxy => Remedy::text(format!("check koala.proxy in {file}, or HTTPS_PROXY")),
-        Code::NoKey => {
-            let text = format!("put the public key of your Koala workspace into {key}");
-            match (config.scope, &config.koala.key_file) {
-                (Scope::User | Scope::Named, Some(_)) => {
-                    Remedy::text(format!("{text}; the agent reads it within 30 s"))
-                }
-                _ => Remedy::then_read_key(config, text),
-            }
-        }
+        Code::NoKey => Remedy::run(
+            format!("put the public key of your Koala workspace into {key}; this asks for it"),
+            agent_command(config, "init"),
+        ),
         Code::KeyRefused => Remedy::then_read_key(config, format!("put the right public key into {key}")),
         Code::NotFound => Remedy::then_reload(
             config,

@@ -6,6 +6,7 @@
 
 mod address;
 mod builder;
+mod instance;
 mod key;
 mod load;
 mod mappings;
@@ -15,6 +16,7 @@ mod tests;
 mod units;
 mod value;
 
+pub use instance::Instance;
 pub use key::{InvalidKey, PublicKey};
 pub use load::{ConfigOptions, FileDigest, digest_of, load};
 pub use sections::{Concurrency, KoalaConfig, OutboxConfig, SpoolConfig};
@@ -39,7 +41,7 @@ const VARIABLE: &str = "KOALA_AGENT_CONFIG";
 /// The kind of place from which the configuration comes. It decides the defaults of all paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// `/etc/koala-agent/config.toml` and the system's paths.
+    /// `/etc/koala-agent/config.toml` and the system's paths, or those of an instance.
     System,
     /// The user's own folders.
     User,
@@ -52,6 +54,8 @@ pub enum Scope {
 pub struct Config {
     /// The kind of place from which the configuration comes.
     pub scope: Scope,
+    /// The instance, if this is one of several agents of the system.
+    pub instance: Option<Instance>,
     /// The configuration file, whether it exists or not.
     pub path: PathBuf,
     /// Whether that file exists.
@@ -81,6 +85,17 @@ pub struct Config {
 }
 
 impl Config {
+    /// The unit of the service, as systemctl names it; `None`: no service of the system.
+    pub fn unit(&self) -> Option<&str> {
+        self.koala.unit.as_deref()
+    }
+
+    /// Whether the spool is the folder that the package or the unit makes for this agent of the system.
+    pub fn has_packaged_spool(&self) -> bool {
+        let packaged = instance::SystemPlaces::of(self.instance.as_ref()).spool;
+        self.scope == Scope::System && self.spool.dir == packaged
+    }
+
     /// Returns this configuration if the daemon can run with it.
     ///
     /// # Errors
@@ -140,7 +155,7 @@ pub enum ConfigError {
     Missing {
         /// The file.
         path: PathBuf,
-        /// `--config` or `KOALA_AGENT_CONFIG`.
+        /// `--config`, `--instance` or `KOALA_AGENT_CONFIG`.
         named_by: &'static str,
     },
     /// The settings are wrong.
