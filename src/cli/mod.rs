@@ -11,6 +11,7 @@ mod discard;
 mod erase;
 mod error;
 mod expect;
+mod init;
 mod input;
 mod list;
 mod man;
@@ -19,8 +20,10 @@ mod output;
 mod permission;
 mod preview;
 mod producer;
+mod prompt;
 mod receiver;
 mod remedy;
+mod replace_file;
 mod retry;
 mod run;
 mod send;
@@ -62,6 +65,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::InitArgs),
     Run(run::RunArgs),
     Demo(demo::DemoArgs),
     Send(send::SendArgs),
@@ -111,6 +115,7 @@ fn command_line(mut context: CommandContext) -> ExitCode {
 
 fn run_command(context: &CommandContext, command: Command) -> Result<ExitCode, CliError> {
     match command {
+        Command::Init(args) => init::run(context, &args),
         Command::Run(args) => Ok(run::run(context, args)),
         Command::Demo(args) => demo::run(context, args),
         Command::Send(args) => send::run(context, &args),

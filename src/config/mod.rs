@@ -6,6 +6,7 @@
 
 mod address;
 mod builder;
+mod edit;
 mod instance;
 mod key;
 mod load;
@@ -16,9 +17,10 @@ mod tests;
 mod units;
 mod value;
 
+pub use edit::with_endpoint;
 pub use instance::Instance;
-pub use key::{InvalidKey, PublicKey};
-pub use load::{ConfigOptions, FileDigest, digest_of, load};
+pub use key::{InvalidKey, MAX_KEY_FILE_BYTES, PublicKey};
+pub use load::{ConfigOptions, FileDigest, digest_of, load, load_before_it_exists};
 pub use sections::{Concurrency, KoalaConfig, OutboxConfig, SpoolConfig};
 pub use units::{Bytes, MinFree};
 
@@ -151,7 +153,7 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file that was named does not exist.
-    #[error("the configuration {}, named by {named_by}, does not exist", path.display())]
+    #[error("the configuration {}, named by {named_by}, does not exist; the command init writes it", path.display())]
     Missing {
         /// The file.
         path: PathBuf,

@@ -54,7 +54,14 @@ fn a_check_names_each_fault_and_its_remedy() {
     let ran = setup.run(&["check", "--offline"]);
     assert_eq!(ran.code, 1);
     let key = setup.path("key").display().to_string();
-    assert_says(&ran.out, &["FAIL  key", &format!("put the public key of your Koala workspace into {key}")]);
+    assert_says(
+        &ran.out,
+        &[
+            "FAIL  key",
+            &format!("put the public key of your Koala workspace into {key}; this asks for it"),
+            " init\n",
+        ],
+    );
     assert_eq!(setup.run(&["check", "--config-only"]).code, 0);
 
     write_key(&setup, "pk_5ecret");
