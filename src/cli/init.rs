@@ -143,9 +143,8 @@ fn choose_address(config: &Config, args: &InitArgs) -> Result<KoalaConfig, CliEr
     }
 }
 
-/// The key that is given or asked for; `None`: the one that is there.
+/// The key that is given or asked for; `None`: a person keeps the one that is there.
 fn choose_key(config: &Config, args: &InitArgs) -> Result<Option<PublicKey>, CliError> {
-    let has_key = config.koala.public_key.is_some();
     if let Some(file) = &args.key_file {
         let name = file.display().to_string();
         let read = File::open(file)
@@ -162,8 +161,10 @@ fn choose_key(config: &Config, args: &InitArgs) -> Result<Option<PublicKey>, Cli
         let read = read_key(io::stdin()).map_err(|source| CliError::Input { name, source })?;
         let key = PublicKey::from_file_content(&read);
         let key = key.map_err(|e| CliError::new(ExitCode::BadData, format!("stdin: the input is {e}")))?;
-        return if key.is_some() || has_key { Ok(key) } else { Err(not_given(config)) };
+        // An empty input does not keep the key that is there: it may be of a program that has failed to print one.
+        return key.ok_or_else(|| not_given(config)).map(Some);
     }
+    let has_key = config.koala.public_key.is_some();
     let question = match has_key {
         true => "Public key (not shown; nothing keeps the present one): ",
         false => "Public key (not shown): ",

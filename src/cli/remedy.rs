@@ -51,15 +51,6 @@ impl Remedy {
         }
     }
 
-    /// A change of the public key. systemd hands the packaged service its key at the start; any other agent reads it at
-    /// a reload.
-    fn then_read_key(config: &Config, text: impl fmt::Display) -> Remedy {
-        match config.scope {
-            Scope::System => Remedy::then_restart(config, text),
-            Scope::User | Scope::Named => Remedy::then_reload(config, text),
-        }
-    }
-
     /// A change that is in force after the agent has been started again.
     fn then_restart(config: &Config, text: impl fmt::Display) -> Remedy {
         match service_command(config, "restart") {
@@ -154,11 +145,15 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
             Remedy::text(format!("check the network to {endpoint}, or raise koala.timeout in {file}"))
         }
         Code::Proxy => Remedy::text(format!("check koala.proxy in {file}, or HTTPS_PROXY")),
-        Code::NoKey => Remedy::run(
-            format!("put the public key of your Koala workspace into {key}; this asks for it"),
-            agent_command(config, "init"),
-        ),
-        Code::KeyRefused => Remedy::then_read_key(config, format!("put the right public key into {key}")),
+        // Which also says how the agent comes to read it.
+        Code::NoKey | Code::KeyRefused => {
+            let wanted =
+                if code == Code::NoKey { "public key of your Koala workspace" } else { "right public key" };
+            Remedy::run(
+                format!("put the {wanted} into {key}; this asks for it"),
+                agent_command(config, "init"),
+            )
+        }
         Code::NotFound => Remedy::then_reload(
             config,
             format!("{endpoint} is not a Koala receiver: correct koala.endpoint in {file}"),

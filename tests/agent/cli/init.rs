@@ -146,10 +146,14 @@ fn from_a_pipe_or_a_file_it_reads_the_key_and_keeps_what_a_receiver_refuses() {
     assert_says(&ran.out, &["config.toml is unchanged", "accepts the key"]);
     assert_eq!(fs::read_to_string(setup.path("key")).unwrap(), format!("{KEY}\n"));
 
-    // And the address alone.
+    // And the address alone; no key is not the one that is there.
     let ran = setup.run(&["init", "--endpoint", "http://127.0.0.1:9"]);
+    assert_eq!(ran.code, 64, "{ran:?}");
+    let key = setup.path("key");
+    let ran = setup.run(&["init", "--endpoint", "http://127.0.0.1:9", "--key-file", key.to_str().unwrap()]);
     assert_eq!(ran.code, 1, "{ran:?}");
-    assert_says(&ran.out, &["key is unchanged", "FAIL  receiver", "connect: "]);
+    assert_says(&ran.out, &["FAIL  receiver", "connect: "]);
+    assert_eq!(fs::read_to_string(setup.path("key")).unwrap(), format!("{KEY}\n"));
     assert_eq!(fs::read_to_string(setup.config_file()).unwrap(), config);
     assert!(!format!("{ran:?}").contains(KEY), "{ran:?}");
 }

@@ -49,7 +49,7 @@ other_received() { curl --silent --fail http://127.0.0.1:8791/receiver/events | 
 other_received_is() { [[ $(other_received) == "(1, '$1')" ]]; }
 
 case_instances_beside_the_service_deliver_each_its_own() {
-    local name
+    local name said
     receiver --key pk_test
     systemd-run --quiet --collect --unit=koala-test-second koala-agent receiver --listen 127.0.0.1:8791 --key pk_shop
     eventually $WAIT "the other receiver answers" curl --silent --fail http://127.0.0.1:8791/receiver/events
@@ -77,8 +77,8 @@ case_instances_beside_the_service_deliver_each_its_own() {
         fail "$(koala-agent --instance shop status)"
     active_is koala-agent@news && active_is koala-agent || fail "another one stopped"
     rm -r $SPOOL-shop
-    koala-agent --instance shop check --offline | grep 'create the spool folder: systemctl restart koala-agent@shop' > /dev/null ||
-        fail "$(koala-agent --instance shop check --offline)"
+    said=$(koala-agent --instance shop check --offline) && fail "no fault: $said"
+    grep 'create the spool folder: systemctl restart koala-agent@shop' <<< "$said" > /dev/null || fail "$said"
     systemctl restart koala-agent@shop
     event again | as $PRODUCER koala-agent --instance shop send --wait=60s
 }
