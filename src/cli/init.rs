@@ -11,7 +11,10 @@ use super::permission::service_user;
 use super::prompt::{ask, ask_secret};
 use super::remedy::Remedy;
 use super::replace_file::{Access, replace_file};
-use super::{CliError, CommandContext, ExitCode, error::io_exit_code};
+use super::{
+    CliError, CommandContext, ExitCode,
+    error::{io_exit_code, without_number},
+};
 use crate::config::{self, Config, KoalaConfig, MAX_KEY_FILE_BYTES, PublicKey, Scope};
 use crate::outbox::holder;
 use clap::Args;
@@ -255,7 +258,7 @@ fn write(path: &Path, content: &[u8], access: Access) -> Result<Change, CliError
             ExitCode::NotFound => ExitCode::CannotCreate,
             code => code,
         };
-        CliError::new(code, format!("cannot write {}: {e}", path.display()))
+        CliError::new(code, format!("cannot write {}: {}", path.display(), without_number(&e)))
     };
     replace_file(path, content, access).map_err(failed)?;
     Ok(Change::Written)

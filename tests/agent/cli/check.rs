@@ -1,6 +1,7 @@
 //! Usage, configuration and check.
 
 use crate::common::setup::{Setup, assert_says, run_command};
+use crate::docs::run::is_installed;
 use koala_agent::clock::Clock;
 use koala_agent::receiver::{Receiver, ReceiverOptions};
 use std::fs;
@@ -163,6 +164,9 @@ fn check_names_the_proxy_that_is_used_and_what_is_taken_for_one() {
 /// Pretends to the program that every file system is NFS.
 #[test]
 fn check_names_network_file_systems() {
+    if !is_installed("strace") {
+        return;
+    }
     let mut setup = Setup::new();
     write_key(&setup, "pk_good");
     let nfs = "inject=statfs:poke_exit=@arg2=6969000000000000";

@@ -1,6 +1,7 @@
 //! `init`: at a terminal, with its input from elsewhere, and with everything that a person can get wrong.
 
 use crate::common::setup::{Ran, Setup, assert_says, names_in, run_command};
+use crate::docs::run::is_installed;
 use koala_agent::receiver::{Receiver, ReceiverOptions};
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{LocalFlags, tcgetattr};
@@ -244,6 +245,30 @@ fn each_mistake_is_named_and_changes_nothing() {
         assert_says(&ran.err, &[said]);
         assert!(!ran.err.contains("pk_secret"), "{ran:?}");
         assert_eq!(files(&setup), present, "{line}");
+    }
+}
+
+/// The first flush is that of the configuration, the third that of the key; those between are of folders.
+#[test]
+fn a_disk_that_fails_leaves_each_file_as_it_was_or_replaced_as_a_whole() {
+    if !is_installed("strace") {
+        return;
+    }
+    for (failing, config_is_new) in [(1, false), (3, true)] {
+        let mut setup = Setup::new();
+        setup.env("PATH", std::env::var("PATH").unwrap());
+        fs::write(setup.path("key"), "pk_former").unwrap();
+        let config = fs::read_to_string(setup.config_file()).unwrap();
+        let fault = format!("inject=fsync:error=EIO:when={failing}");
+        let trace = ["strace", "-f", "-o", "/dev/null", "-e", "trace=fsync", "-e", &fault].map(Into::into);
+        let mut command = setup.wrapped_program(&trace);
+        let ran = run_command(command.args(["init", "--endpoint", "http://127.0.0.1:10"]), KEY);
+        assert_eq!(ran.code, 74, "{ran:?}");
+        assert_says(&ran.err, &["cannot write ", ": input/output error"]);
+        let wanted = if config_is_new { config.replace("127.0.0.1:9", "127.0.0.1:10") } else { config };
+        assert_eq!(fs::read_to_string(setup.config_file()).unwrap(), wanted);
+        assert_eq!(fs::read_to_string(setup.path("key")).unwrap(), "pk_former");
+        assert_eq!(names_in(&setup.path("")), ["beside", "config.toml", "key", "spool"]);
     }
 }
 
