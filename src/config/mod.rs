@@ -1,6 +1,6 @@
 //! The settings in force, and where they came from.
 //!
-//! [`Config`] is the checked and typed result for the rest of the program. [`load`] reads it from the command line, the
+//! [`Config`] is the checked and typed result for the rest of the program. [`load()`] reads it from the command line, the
 //! environment, one file and the defaults, in that order. The layers are read by hand rather than by a crate such as
 //! figment, so that an error names the file, the line and the nearest known key, lists all problems, and quotes no value.
 

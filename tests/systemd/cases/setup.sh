@@ -1,6 +1,8 @@
 # shellcheck shell=bash
 # Setting up: `init`, and several instances beside each other.
 
+readonly OTHER_ADDRESS=127.0.0.1:8792 # of another receiver
+
 # As the package leaves it: no key, and every setting a comment. A machine's disk may be almost full.
 as_installed() {
     rm $ETC/public-key
@@ -45,15 +47,15 @@ case_without_credentials_as_before_systemd_247_the_service_reads_the_key_that_in
 }
 
 instance_shown_is() { [[ $(systemctl show --property="$2" --value "koala-agent@$1") == "$3" ]]; }
-other_received() { curl --silent --fail http://127.0.0.1:8791/receiver/events | json 'len(d), d[0]["message_id"]'; }
+other_received() { curl --silent --fail "http://$OTHER_ADDRESS/receiver/events" | json 'len(d), d[0]["message_id"]'; }
 other_received_is() { [[ $(other_received) == "(1, '$1')" ]]; }
 
 case_instances_beside_the_service_deliver_each_its_own() {
     local name said
     receiver --key pk_test
-    systemd-run --quiet --collect --unit=koala-test-second koala-agent receiver --listen 127.0.0.1:8791 --key pk_shop
-    eventually $WAIT "the other receiver answers" curl --silent --fail http://127.0.0.1:8791/receiver/events
-    exits 0 koala-agent --instance shop init --endpoint http://127.0.0.1:8791 <<< pk_shop
+    systemd-run --quiet --collect --unit=koala-test-second koala-agent receiver --listen $OTHER_ADDRESS --key pk_shop
+    eventually $WAIT "the other receiver answers" curl --silent --fail "http://$OTHER_ADDRESS/receiver/events"
+    exits 0 koala-agent --instance shop init --endpoint "http://$OTHER_ADDRESS" <<< pk_shop
     exits 0 koala-agent --instance news init --endpoint "http://$ADDRESS" <<< pk_test
     for name in shop news; do sed -i '1i outbox.min_free = 0' $ETC/$name.toml; done
     start
