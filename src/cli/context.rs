@@ -83,7 +83,8 @@ impl CommandContext {
         let mut line = String::from("sudo ");
         line += &shell_quoted(arguments.next().map_or(OsStr::new("koala-agent"), OsString::as_os_str));
         // sudo does not pass the environment on.
-        if let (None, Some(path)) = (&self.options.config, self.environment.get("KOALA_AGENT_CONFIG")) {
+        let is_chosen = self.options.config.is_some() || self.options.instance.is_some();
+        if let (false, Some(path)) = (is_chosen, self.environment.get("KOALA_AGENT_CONFIG")) {
             line += &format!(" --config {}", shell_quoted(path));
         }
         for argument in arguments {
@@ -140,7 +141,12 @@ mod tests {
     use super::*;
 
     fn context(arguments: &[&str], environment: &[(&str, &str)]) -> CommandContext {
+        let instance = arguments.iter().skip_while(|argument| **argument != "--instance").nth(1);
         CommandContext {
+            options: ConfigOptions {
+                instance: instance.map(|name| name.parse().unwrap()),
+                ..ConfigOptions::default()
+            },
             arguments: arguments.iter().map(OsString::from).collect(),
             environment: environment.iter().map(|(k, v)| (*k, *v)).collect(),
             ..CommandContext::of_process()
@@ -160,6 +166,11 @@ mod tests {
                 vec!["koala-agent", "retry", "a b"],
                 vec![("KOALA_AGENT_CONFIG", "/etc/k.toml")],
                 "sudo koala-agent --config /etc/k.toml retry 'a b'",
+            ),
+            (
+                vec!["koala-agent", "--instance", "shop", "list"],
+                vec![("KOALA_AGENT_CONFIG", "/etc/k.toml")],
+                "sudo koala-agent --instance shop list",
             ),
         ] {
             assert_eq!(context(&arguments, &environment).sudo_line(), line);

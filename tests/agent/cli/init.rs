@@ -1,7 +1,7 @@
 //! `init`: at a terminal, with its input from elsewhere, and with everything that a person can get wrong.
 
 use crate::common::setup::{Ran, Setup, assert_says, names_in, run_command};
-use crate::docs::run::is_installed;
+use crate::docs::run::{is_installed, start, stop};
 use koala_agent::receiver::{Receiver, ReceiverOptions};
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{LocalFlags, tcgetattr};
@@ -157,6 +157,23 @@ fn from_a_pipe_or_a_file_it_reads_the_key_and_keeps_what_a_receiver_refuses() {
     assert_eq!(fs::read_to_string(setup.path("key")).unwrap(), format!("{KEY}\n"));
     assert_eq!(fs::read_to_string(setup.config_file()).unwrap(), config);
     assert!(!format!("{ran:?}").contains(KEY), "{ran:?}");
+}
+
+#[test]
+fn it_says_how_a_running_agent_comes_to_use_what_was_written() {
+    let setup = Setup::new();
+    let running = start(&setup);
+    let init = |endpoint: &str, key: &str| setup.run_with(&["init", "--endpoint", endpoint], key).out;
+    assert_says(
+        &init("http://127.0.0.1:9", "pk_1"),
+        &["config.toml is unchanged", "  - nothing: the agent runs, and reads its first key within 30 s\n"],
+    );
+    let pid = setup.run(&["status", "--json"]).json()["agent"]["pid"].clone();
+    for (endpoint, key) in [("http://127.0.0.1:9", "pk_2"), ("http://127.0.0.1:10", "pk_2")] {
+        assert_says(&init(endpoint, key), &[&format!("  - put it in force: kill -HUP {pid}\n")]);
+    }
+    stop(&setup, running);
+    assert_says(&init("http://127.0.0.1:10", "pk_2"), &["  - start the agent: koala-agent --config "]);
 }
 
 #[test]
