@@ -30,6 +30,9 @@ use std::path::{Path, PathBuf};
 /// key. The key is not shown; without a terminal, it is read from standard input. Of a configuration that exists, only the
 /// line of the address is changed.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  koala-agent init\n  koala-agent init --endpoint https://koala.example.com --key-file key.txt\n  pass show koala | koala-agent init --endpoint https://koala.example.com"
+)]
 pub struct InitArgs {
     /// Deliver to this service, at its own address unless --endpoint names another
     #[arg(long, value_name = "NAME", value_parser = ["koala"])]

@@ -148,8 +148,8 @@ fn warning_for_unreadable(path: &Path, kind: ErrorKind, user: &str, unit: Option
     // Whoever runs the agent may be anybody: no line gives the key to them.
     let fix = match (kind, unit) {
         (ErrorKind::PermissionDenied, Some(unit)) => &format!(
-            "systemd hands it to the service when that starts: systemctl restart {unit}; for an agent of your own: \
-             koala-agent --user run"
+            "systemd hands it to the service when that starts: systemctl restart {unit} (before its version 247 it cannot: \
+             run koala-agent init, which gives the file to the service); for an agent of your own: koala-agent --user run"
         ),
         (ErrorKind::PermissionDenied, None) => {
             "let the agent run as the file's owner, or name another file with koala.public_key_file; until it can, events \
@@ -282,7 +282,8 @@ mod tests {
         assert_eq!(
             warning(Some("koala-agent@shop")),
             "ana cannot read the public key file /etc/key: permission denied; systemd hands it to the service when that \
-             starts: systemctl restart koala-agent@shop; for an agent of your own: koala-agent --user run"
+             starts: systemctl restart koala-agent@shop (before its version 247 it cannot: run koala-agent init, which gives \
+             the file to the service); for an agent of your own: koala-agent --user run"
         );
         assert_eq!(
             warning(None),
