@@ -96,3 +96,14 @@ case_an_instance_without_a_configuration_ends_and_says_what_writes_it() {
     if systemctl start koala-agent@config; then fail "it started"; fi
     instance_shown_is config ExecMainStatus 64 || fail "exit $(systemctl show koala-agent@config)"
 }
+
+case_check_says_that_the_service_does_not_see_the_proxy_of_a_shell() {
+    local said
+    config https://koala.invalid
+    start
+    said=$(HTTPS_PROXY=http://127.0.0.1:9 koala-agent check) && fail "no fault: $said"
+    grep 'HTTPS_PROXY is set here, so this command uses it; the service does not see it' <<< "$said" > /dev/null || fail "$said"
+    grep "name the proxy in $ETC/config.toml: koala.proxy" <<< "$said" > /dev/null || fail "$said"
+    said=$(koala-agent check) && fail "no fault: $said"
+    grep '^ok    proxy          none$' <<< "$said" > /dev/null || fail "$said"
+}
