@@ -19,6 +19,6 @@ mod configuration;
 mod mappings;
 mod operations;
 mod pages;
-mod run;
+pub mod run;
 mod spool;
 mod text;

@@ -138,7 +138,7 @@ fn the_variables_of_the_containers_are_keys_of_the_configuration() {
     assert_eq!(variables.len(), 4, "{variables:?}");
     let setup = Setup::new();
     fs::write(setup.config_file(), "").unwrap();
-    let options = ConfigOptions { config: Some(setup.config_file()), user: false };
+    let options = ConfigOptions { config: Some(setup.config_file()), ..ConfigOptions::default() };
     let config = load(&options, &variables.into_iter().collect::<Environment>()).unwrap();
     assert_eq!(config.warnings, [""; 0]);
 }

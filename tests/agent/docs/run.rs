@@ -55,6 +55,13 @@ pub fn start(setup: &Setup) -> Running {
     running
 }
 
+pub fn stop(setup: &Setup, mut running: Running) {
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(running.0.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(running.0.wait().unwrap().success());
+    until(setup, |status| status["agent"]["running"] == false);
+}
+
 /// Waits until the status shows a fact, and returns the status.
 pub fn until(setup: &Setup, fact: impl Fn(&Value) -> bool) -> Value {
     let began = Instant::now();
