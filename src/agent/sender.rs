@@ -22,7 +22,7 @@ use crate::koala::{Client, Verdict};
 use crate::mapping::Mappings;
 use crate::outbox::{Enqueued, KeyRenewal, OutboxError, Settlement, Writer};
 use crate::reason::Reason;
-use crate::status::DestinationState;
+use crate::status::{DestinationState, DestinationStatus, RequestCounts};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -86,6 +86,8 @@ pub struct Sender {
     reporter: StateReporter,
     /// The states of the paths as they were reported last.
     published: [DestinationState; 2],
+    /// Requests with events since the start.
+    requests_answered: RequestCounts,
     heartbeat: Heartbeat,
 }
 
@@ -127,6 +129,7 @@ impl Sender {
             retry_after_deadline,
             reporter,
             published: [DestinationState::Unknown; 2],
+            requests_answered: RequestCounts::default(),
             heartbeat,
         }
     }
@@ -352,6 +355,7 @@ impl Sender {
 
     fn answered(&mut self, answered: Answered) {
         let Answered { in_flight, read_version, verdict, status } = answered;
+        self.requests_answered.add(status);
         let had_accepted = self.scheduler.destination.has_ever_accepted;
         let effects = self.scheduler.answered(in_flight, verdict, self.clock.moment());
         if self.scheduler.destination.has_ever_accepted && !had_accepted {
@@ -449,6 +453,7 @@ impl Sender {
         }
         self.published = self.scheduler.destination.states();
         let status = status_of(&self.scheduler, self.client.as_ref().err(), now);
+        let status = DestinationStatus { requests: self.requests_answered, ..status };
         self.reporter.report(status, now.wall);
     }
 }

@@ -33,6 +33,9 @@ enum Page {
     /// koala-agent-mappings(7): which events are sent, and as what
     #[value(alias = "koala-agent-mappings")]
     Mappings,
+    /// koala-agent-monitoring(7): Nagios, Icinga, Prometheus, Grafana
+    #[value(alias = "koala-agent-monitoring")]
+    Monitoring,
 }
 
 impl Page {
@@ -43,6 +46,7 @@ impl Page {
             Page::Spool => include_str!("../../packaging/man/koala-agent-spool.7"),
             Page::Guarantees => include_str!("../../packaging/man/koala-agent-guarantees.7"),
             Page::Mappings => include_str!("../../packaging/man/koala-agent-mappings.7"),
+            Page::Monitoring => include_str!("../../packaging/man/koala-agent-monitoring.7"),
         }
     }
 }

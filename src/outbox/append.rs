@@ -226,6 +226,7 @@ impl<'a> Append<'a> {
             item_seq += 1;
         }
         self.store.next_seq = item_seq.max(seq + 1);
+        self.store.counters.create();
         self.store.counters.add(State::Pending, "", 1);
         Ok(())
     }
@@ -257,6 +258,8 @@ impl<'a> Append<'a> {
                 code,
                 text
             ])?;
+        self.store.counters.create();
+        self.store.counters.settle(state, code);
         self.store.counters.add(state, code, 1);
         if self.store.retention.keeps_body(settled) {
             self.store

@@ -119,6 +119,12 @@ fn a_producer_without_access_to_the_outbox_reads_the_status_file() {
     let status = by(STRANGER, &setup, &program, &["status", "--json"], "").json();
     assert_eq!((&status["agent"]["running"], &status["outbox"]["delivered"]), (&true.into(), &3.into()));
     assert_eq!(by(STRANGER, &setup, &program, &["list"], "").code, 77);
+    let check = by(STRANGER, &setup, &program, &["status", "--check"], "");
+    assert_eq!(check.code, 1, "{check:?}");
+    assert_says(&check.out, &["KOALA-AGENT WARNING - 2 events failed, the newest ", " | pending=0;;;0 "]);
+    let metrics = by(STRANGER, &setup, &program, &["metrics"], "");
+    assert_eq!((metrics.code, metrics.err.as_str()), (0, ""));
+    assert_says(&metrics.out, &["\nkoala_agent_items_created_total{destination=\"koala\"} 7\n"]);
 
     for (settled, limit, code) in [(true, "--wait=30s", 0), (false, "--wait=3s", 75)] {
         let ran = std::thread::scope(|scope| {

@@ -9,14 +9,16 @@ pub const TOML: &str = include_str!("../../../packaging/man/koala-agent.toml.5")
 pub const SPOOL: &str = include_str!("../../../packaging/man/koala-agent-spool.7");
 pub const GUARANTEES: &str = include_str!("../../../packaging/man/koala-agent-guarantees.7");
 pub const MAPPINGS: &str = include_str!("../../../packaging/man/koala-agent-mappings.7");
+pub const MONITORING: &str = include_str!("../../../packaging/man/koala-agent-monitoring.7");
 
 /// Every manual page by its file name.
-pub const PAGES: [(&str, &str); 5] = [
+pub const PAGES: [(&str, &str); 6] = [
     ("koala-agent.1", AGENT),
     ("koala-agent.toml.5", TOML),
     ("koala-agent-spool.7", SPOOL),
     ("koala-agent-guarantees.7", GUARANTEES),
     ("koala-agent-mappings.7", MAPPINGS),
+    ("koala-agent-monitoring.7", MONITORING),
 ];
 
 /// Three events of one person.

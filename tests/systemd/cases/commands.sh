@@ -15,8 +15,12 @@ case_anyone_may_map_ask_for_the_status_run_the_demo_and_a_receiver() {
     pending
     event one | as $STRANGER koala-agent map > /dev/null
     eventually $WAIT "a stranger's status counts the event" stranger_sees_one
+    exits 0 as $STRANGER koala-agent status --check
+    as $STRANGER koala-agent metrics | grep -x 'koala_agent_pending{destination="koala"} 1'
     systemctl stop koala-agent
     stranger_sees_one || fail "a stranger's status does not count while the agent is down"
+    exits 2 as $STRANGER koala-agent status --check
+    as $STRANGER koala-agent metrics | grep -x 'koala_agent_pending{destination="koala"} 1'
     exits 0 as $STRANGER timeout 120 koala-agent demo
     as $STRANGER timeout 120 koala-agent receiver --listen 127.0.0.1:8791 &
     receiver=$!
