@@ -53,9 +53,13 @@ const METRICS: [Metric; 22] = [
     Metric(Gauge, "pending", &["destination"], "Items that wait for delivery.", |s| {
         of_destination(s, s.outbox.pending as f64)
     }),
-    Metric(Gauge, "pending_oldest_age_seconds", &["destination"], "Age of the oldest item that waits.", |s| {
-        of_destination(s, s.outbox.oldest_pending_seconds.unwrap_or(0) as f64)
-    }),
+    Metric(
+        Gauge,
+        "pending_oldest_age_seconds",
+        &["destination"],
+        "Age of the oldest item that waits.",
+        |s| of_destination(s, s.outbox.oldest_pending_seconds.unwrap_or(0) as f64),
+    ),
     Metric(Gauge, "outbox_bytes", &[], "Bytes of the outbox in use.", |s| one(s.outbox.bytes as f64)),
     Metric(Gauge, "outbox_limit_bytes", &[], "Bytes of the outbox at which no more files are read.", |s| {
         one(s.outbox.max_bytes as f64)
@@ -72,19 +76,32 @@ const METRICS: [Metric; 22] = [
     Metric(Gauge, "rejected_files", &[], "Files in rejected/.", |s| {
         one(s.spool.rejected_files.unwrap_or(0) as f64)
     }),
-    Metric(Gauge, "destination_state", &["destination", "state"], "1 for the state of the destination.", |s| {
-        let states = DestinationState::ALL.map(DestinationState::as_str);
-        let is_in = |state: &&str| f64::from(*state == s.destination.state.as_str());
-        states.iter().map(|state| (vec![s.destination.kind.clone(), (*state).into()], is_in(state))).collect()
-    }),
+    Metric(
+        Gauge,
+        "destination_state",
+        &["destination", "state"],
+        "1 for the state of the destination.",
+        |s| {
+            let states = DestinationState::ALL.map(DestinationState::as_str);
+            let is_in = |state: &&str| f64::from(*state == s.destination.state.as_str());
+            states
+                .iter()
+                .map(|state| (vec![s.destination.kind.clone(), (*state).into()], is_in(state)))
+                .collect()
+        },
+    ),
     Metric(Gauge, "intake_state", &["state"], "1 for the state of the intake, which reads files.", |s| {
         let states = IntakeState::ALL.map(IntakeState::as_str);
         let is_in = |state: &&str| f64::from(*state == s.intake.state.as_str());
         states.iter().map(|state| (vec![(*state).into()], is_in(state))).collect()
     }),
-    Metric(Gauge, "retry_after_seconds", &["destination"], "Time until the next try; 0: now, or none waits.", |s| {
-        of_destination(s, s.destination.retry_at.map_or(0.0, |at| at.since(s.now).as_secs_f64()))
-    }),
+    Metric(
+        Gauge,
+        "retry_after_seconds",
+        &["destination"],
+        "Time until the next try; 0: now, or none waits.",
+        |s| of_destination(s, s.destination.retry_at.map_or(0.0, |at| at.since(s.now).as_secs_f64())),
+    ),
     Metric(
         Gauge,
         "last_delivery_timestamp_seconds",
@@ -135,9 +152,8 @@ const METRICS: [Metric; 22] = [
         &["destination", "state", "reason"],
         "Items that were settled since the outbox was created; lost: with a damaged database.",
         |s| {
-            let labels = |state: &str, code: &str| {
-                vec![s.destination.kind.clone(), state.to_owned(), code.to_owned()]
-            };
+            let labels =
+                |state: &str, code: &str| vec![s.destination.kind.clone(), state.to_owned(), code.to_owned()];
             let totals = s.outbox.totals.iter().flat_map(|totals| &totals.settled);
             let known = SETTLED.iter().map(|(state, code)| labels(state, code));
             with_zeros(known, totals.map(|count| (labels(&count.state, &count.code), count.events)))
@@ -260,9 +276,9 @@ fn render(status: &Status) -> Result<String, prometheus::Error> {
     for Metric(kind, name, labels, help, samples) in &METRICS {
         let options = Opts::new(*name, *help);
         let samples = samples(status);
-        let samples = samples.iter().map(|(values, number)| {
-            (values.iter().map(String::as_str).collect::<Vec<_>>(), *number)
-        });
+        let samples = samples
+            .iter()
+            .map(|(values, number)| (values.iter().map(String::as_str).collect::<Vec<_>>(), *number));
         match kind {
             Gauge => {
                 let gauge = GaugeVec::new(options, labels)?;

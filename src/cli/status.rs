@@ -38,7 +38,9 @@ const CLOCK_SLACK: Duration = Duration::from_secs(2);
 /// Works for every user, whether the agent runs or not. Users who may not read the outbox see the counts that the
 /// agent published last.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  koala-agent status --json | jq .outbox.pending\n  koala-agent status --check --warning-age 30m --critical-age 4h")]
+#[command(
+    after_help = "Examples:\n  koala-agent status --json | jq .outbox.pending\n  koala-agent status --check --warning-age 30m --critical-age 4h"
+)]
 pub struct StatusArgs {
     /// Print JSON
     #[arg(long)]

@@ -281,14 +281,8 @@ mod tests {
                 "CRITICAL - the receiver /accounts/batch refuses events for 1 min",
             ),
             (|s| s.outbox.oldest_pending_seconds = Some(600), "OK - online, 3 pending, 7 delivered"),
-            (
-                |s| s.outbox.oldest_pending_seconds = Some(601),
-                "WARNING - an event has waited for 10 min 1 s",
-            ),
-            (
-                |s| s.outbox.oldest_pending_seconds = Some(3601),
-                "CRITICAL - an event has waited for 1 h",
-            ),
+            (|s| s.outbox.oldest_pending_seconds = Some(601), "WARNING - an event has waited for 10 min 1 s"),
+            (|s| s.outbox.oldest_pending_seconds = Some(3601), "CRITICAL - an event has waited for 1 h"),
             (
                 |s| {
                     s.outbox.failed = 2;

@@ -158,8 +158,12 @@ mod tests {
         let settled = counts.totals.settled.iter();
         let settled: Vec<_> = settled.map(|count| (&*count.state, &*count.code, count.events)).collect();
         assert_eq!((version(&conn), counts.totals.created, counts.totals.requeued), (7, 15, 0));
-        let expected =
-            [("delivered", "", 5), ("failed", "refused", 2), ("failed", "too_large", 1), ("skipped", "erased", 4)];
+        let expected = [
+            ("delivered", "", 5),
+            ("failed", "refused", 2),
+            ("failed", "too_large", 1),
+            ("skipped", "erased", 4),
+        ];
         assert_eq!((counts.of(State::Pending), settled.as_slice()), (3, expected.as_slice()));
     }
 

@@ -3,8 +3,8 @@
 use super::counters::CounterChanges;
 use super::fixture::{assert_balanced, config, event};
 use super::{
-    Admin, EventFilter, EventReference, NewEvent, Outbox, OutboxError, QueueReader, Reader, Settled, Settlement,
-    State,
+    Admin, EventFilter, EventReference, NewEvent, Outbox, OutboxError, QueueReader, Reader, Settled,
+    Settlement, State,
 };
 use crate::clock::{Clock, Timestamp};
 use crate::config;
