@@ -48,141 +48,55 @@ use Kind::{Counter, Gauge};
 /// A metric: its kind, its name after `koala_agent_`, its labels, its help, and its samples.
 struct Metric(Kind, &'static str, &'static [&'static str], &'static str, fn(&Status) -> Samples);
 
-/// Every metric. A counter counts from the creation of the outbox, or from the start of the agent, as its help says.
+const DESTINATION: &[&str] = &["destination"];
+
+/// Every metric. A counter counts from the creation of the outbox or from the start of the agent, as its help says.
+#[rustfmt::skip]
 const METRICS: [Metric; 22] = [
-    Metric(Gauge, "pending", &["destination"], "Items that wait for delivery.", |s| {
-        of_destination(s, s.outbox.pending as f64)
-    }),
-    Metric(
-        Gauge,
-        "pending_oldest_age_seconds",
-        &["destination"],
-        "Age of the oldest item that waits.",
-        |s| of_destination(s, s.outbox.oldest_pending_seconds.unwrap_or(0) as f64),
-    ),
-    Metric(Gauge, "outbox_bytes", &[], "Bytes of the outbox in use.", |s| one(s.outbox.bytes as f64)),
-    Metric(Gauge, "outbox_limit_bytes", &[], "Bytes of the outbox at which no more files are read.", |s| {
-        one(s.outbox.max_bytes as f64)
-    }),
-    Metric(Gauge, "disk_free_bytes", &[], "Free bytes of the file system of the outbox.", |s| {
-        one(s.outbox.disk_free.map_or(f64::NAN, |free| free as f64))
-    }),
-    Metric(Gauge, "waiting_files", &[], "Files in the spool that have not been read yet.", |s| {
-        one(s.spool.waiting_files.unwrap_or(0) as f64)
-    }),
-    Metric(Gauge, "unreadable_files", &[], "Files in the spool that the agent may not read.", |s| {
-        one(s.spool.unreadable_files.unwrap_or(0) as f64)
-    }),
-    Metric(Gauge, "rejected_files", &[], "Files in rejected/.", |s| {
-        one(s.spool.rejected_files.unwrap_or(0) as f64)
-    }),
-    Metric(
-        Gauge,
-        "destination_state",
-        &["destination", "state"],
-        "1 for the state of the destination.",
-        |s| {
-            let states = DestinationState::ALL.map(DestinationState::as_str);
-            let is_in = |state: &&str| f64::from(*state == s.destination.state.as_str());
-            states
-                .iter()
-                .map(|state| (vec![s.destination.kind.clone(), (*state).into()], is_in(state)))
-                .collect()
-        },
-    ),
-    Metric(Gauge, "intake_state", &["state"], "1 for the state of the intake, which reads files.", |s| {
-        let states = IntakeState::ALL.map(IntakeState::as_str);
-        let is_in = |state: &&str| f64::from(*state == s.intake.state.as_str());
-        states.iter().map(|state| (vec![(*state).into()], is_in(state))).collect()
-    }),
-    Metric(
-        Gauge,
-        "retry_after_seconds",
-        &["destination"],
-        "Time until the next try; 0: now, or none waits.",
-        |s| of_destination(s, s.destination.retry_at.map_or(0.0, |at| at.since(s.now).as_secs_f64())),
-    ),
-    Metric(
-        Gauge,
-        "last_delivery_timestamp_seconds",
-        &["destination"],
-        "When the receiver last accepted an item; 0: never.",
-        |s| of_destination(s, seconds(s.destination.last_delivery.unwrap_or(Timestamp(0)))),
-    ),
-    Metric(Gauge, "metrics_written_timestamp_seconds", &[], "When the agent published these numbers.", |s| {
-        one(seconds(s.now))
-    }),
-    Metric(Gauge, "build_info", &["version"], "1 for the version of the agent.", |s| {
-        vec![(vec![s.agent.version.clone()], 1.0)]
-    }),
-    Metric(
-        Counter,
-        "events_accepted_total",
-        &["source"],
-        "Events that were stored, duplicates aside, since the outbox was created.",
-        |s| vec![(vec!["spool".into()], created(s))],
-    ),
-    Metric(
-        Counter,
-        "events_rejected_total",
-        &["reason"],
-        "Files and parts of files that were rejected since the agent started.",
-        |s| {
-            let counted = s.spool.rejections.iter().map(|count| (vec![count.code.clone()], count.rejections));
-            with_zeros(REJECTION_CODES.iter().map(|code| vec![code.to_string()]), counted)
-        },
-    ),
-    Metric(
-        Counter,
-        "events_duplicate_total",
-        &[],
-        "Events that were dropped because they were stored before, since the outbox was created.",
-        |s| one(s.spool.duplicates as f64),
-    ),
-    Metric(
-        Counter,
-        "items_created_total",
-        &["destination"],
-        "Items that came in since the outbox was created: always pending + settled - requeued.",
-        |s| of_destination(s, created(s)),
-    ),
-    Metric(
-        Counter,
-        "items_settled_total",
-        &["destination", "state", "reason"],
-        "Items that were settled since the outbox was created; lost: with a damaged database.",
-        |s| {
-            let labels =
-                |state: &str, code: &str| vec![s.destination.kind.clone(), state.to_owned(), code.to_owned()];
-            let totals = s.outbox.totals.iter().flat_map(|totals| &totals.settled);
-            let known = SETTLED.iter().map(|(state, code)| labels(state, code));
-            with_zeros(known, totals.map(|count| (labels(&count.state, &count.code), count.events)))
-        },
-    ),
-    Metric(
-        Counter,
-        "items_requeued_total",
-        &["destination"],
-        "Items that a person made pending again since the outbox was created.",
-        |s| of_destination(s, s.outbox.totals.as_ref().map_or(0.0, |totals| totals.requeued as f64)),
-    ),
-    Metric(
-        Counter,
-        "requests_total",
-        &["destination", "class"],
-        "Requests with items since the agent started, by the answer; network: there was no whole one.",
-        |s| {
-            let requests = s.destination.requests.by_class().into_iter();
-            requests.map(|(class, n)| (vec![s.destination.kind.clone(), class.into()], n as f64)).collect()
-        },
-    ),
-    Metric(
-        Counter,
-        "log_lines_dropped_total",
-        &[],
-        "Lines of the log that could not be written since the agent started.",
-        |s| one(s.agent.log_lines_dropped as f64),
-    ),
+    Metric(Gauge, "pending", DESTINATION, "Items that wait for delivery.",
+        |s| of_destination(s, s.outbox.pending as f64)),
+    Metric(Gauge, "pending_oldest_age_seconds", DESTINATION, "Age of the oldest item that waits.",
+        |s| of_destination(s, s.outbox.oldest_pending_seconds.unwrap_or(0) as f64)),
+    Metric(Gauge, "outbox_bytes", &[], "Bytes of the outbox in use.",
+        |s| one(s.outbox.bytes as f64)),
+    Metric(Gauge, "outbox_limit_bytes", &[], "Bytes of the outbox at which no more files are read.",
+        |s| one(s.outbox.max_bytes as f64)),
+    Metric(Gauge, "disk_free_bytes", &[], "Free bytes of the file system of the outbox; NaN: not known.",
+        |s| one(s.outbox.disk_free.map_or(f64::NAN, |free| free as f64))),
+    Metric(Gauge, "waiting_files", &[], "Files in the spool that have not been read yet.",
+        |s| one(s.spool.waiting_files.unwrap_or(0) as f64)),
+    Metric(Gauge, "unreadable_files", &[], "Files in the spool that the agent may not read.",
+        |s| one(s.spool.unreadable_files.unwrap_or(0) as f64)),
+    Metric(Gauge, "rejected_files", &[], "Files in rejected/.",
+        |s| one(s.spool.rejected_files.unwrap_or(0) as f64)),
+    Metric(Gauge, "destination_state", &["destination", "state"], "1 for the state of the destination.",
+        destination_states),
+    Metric(Gauge, "intake_state", &["state"], "1 for the state of the intake, which reads files.",
+        intake_states),
+    Metric(Gauge, "retry_after_seconds", DESTINATION, "Time until the next try; 0: now, or none waits.",
+        |s| of_destination(s, s.destination.retry_at.map_or(0.0, |at| at.since(s.now).as_secs_f64()))),
+    Metric(Gauge, "last_delivery_timestamp_seconds", DESTINATION, "When an item was last accepted; 0: never.",
+        |s| of_destination(s, seconds(s.destination.last_delivery.unwrap_or(Timestamp(0))))),
+    Metric(Gauge, "metrics_written_timestamp_seconds", &[], "When the agent published these numbers.",
+        |s| one(seconds(s.now))),
+    Metric(Gauge, "build_info", &["version"], "1 for the version of the agent.",
+        |s| vec![(vec![s.agent.version.clone()], 1.0)]),
+    Metric(Counter, "events_accepted_total", &["source"], "Events stored, without duplicates, since the outbox was created.",
+        |s| vec![(vec!["spool".to_owned()], created(s))]),
+    Metric(Counter, "events_rejected_total", &["reason"], "Files and parts of files rejected since the agent started.",
+        rejections),
+    Metric(Counter, "events_duplicate_total", &[], "Events dropped as stored before, since the outbox was created.",
+        |s| one(s.spool.duplicates as f64)),
+    Metric(Counter, "items_created_total", DESTINATION, "Items that came in since the outbox was created: pending + settled - requeued.",
+        |s| of_destination(s, created(s))),
+    Metric(Counter, "items_settled_total", &["destination", "state", "reason"], "Items settled since the outbox was created.",
+        settled),
+    Metric(Counter, "items_requeued_total", DESTINATION, "Items made pending again since the outbox was created.",
+        |s| of_destination(s, s.outbox.totals.as_ref().map_or(0.0, |totals| totals.requeued as f64))),
+    Metric(Counter, "requests_total", &["destination", "class"], "Requests with items since the agent started, by the answer.",
+        requests),
+    Metric(Counter, "log_lines_dropped_total", &[], "Lines of the log that could not be written since the agent started.",
+        |s| one(s.agent.log_lines_dropped as f64)),
 ];
 
 /// The reasons for which files are rejected; a counter that begins with its first event shows no growth.
@@ -215,6 +129,39 @@ fn of_destination(status: &Status, value: f64) -> Samples {
 
 fn created(status: &Status) -> f64 {
     status.outbox.totals.as_ref().map_or(0.0, |totals| totals.created as f64)
+}
+
+fn destination_states(status: &Status) -> Samples {
+    let own = status.destination.state;
+    let sample = |state: DestinationState| {
+        (vec![status.destination.kind.clone(), state.as_str().to_owned()], f64::from(state == own))
+    };
+    DestinationState::ALL.map(sample).into()
+}
+
+fn intake_states(status: &Status) -> Samples {
+    let own = status.intake.state;
+    let sample = |state: IntakeState| (vec![state.as_str().to_owned()], f64::from(state == own));
+    IntakeState::ALL.map(sample).into()
+}
+
+fn rejections(status: &Status) -> Samples {
+    let known = REJECTION_CODES.iter().map(|code| vec![code.to_string()]);
+    let counted = status.spool.rejections.iter();
+    with_zeros(known, counted.map(|count| (vec![count.code.clone()], count.rejections)))
+}
+
+fn settled(status: &Status) -> Samples {
+    let labels =
+        |state: &str, code: &str| vec![status.destination.kind.clone(), state.to_owned(), code.to_owned()];
+    let known = SETTLED.iter().map(|(state, code)| labels(state, code));
+    let counted = status.outbox.totals.iter().flat_map(|totals| &totals.settled);
+    with_zeros(known, counted.map(|count| (labels(&count.state, &count.code), count.events)))
+}
+
+fn requests(status: &Status) -> Samples {
+    let classes = status.destination.requests.by_class();
+    classes.map(|(class, n)| (vec![status.destination.kind.clone(), class.to_owned()], n as f64)).into()
 }
 
 fn seconds(at: Timestamp) -> f64 {
