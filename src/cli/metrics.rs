@@ -16,8 +16,8 @@ use crate::status::{DestinationState, IntakeState, Status};
 use clap::Args;
 use prometheus::{CounterVec, GaugeVec, Opts, Registry, TextEncoder};
 use std::collections::BTreeMap;
-use std::fs::Permissions;
-use std::io::Write;
+use std::fs::{File, Permissions};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -186,16 +186,17 @@ pub fn run(context: &CommandContext, args: &MetricsArgs) -> Result<ExitCode, Cli
     let config = context.config_beside_agent()?;
     let published = Status::read(&config.status_file);
     let Some(status) = published.filter(|status| status.outbox.totals.is_some()) else {
-        let file = output::escaped(&config.status_file.display().to_string()).into_owned();
-        return Err(match config.status_file.exists() {
-            true => CliError::new(
+        let file = config.status_file.display().to_string();
+        return Err(match File::open(&config.status_file) {
+            Ok(_) => CliError::new(
                 ExitCode::TryAgain,
                 format!("an agent of another version has written {file}: restart it"),
             ),
-            false => CliError::new(
+            Err(e) if e.kind() == ErrorKind::NotFound => CliError::new(
                 ExitCode::Unavailable,
                 format!("no agent has published {file}: start it with {}", start_command(&config)),
             ),
+            Err(source) => CliError::Input { name: file, source },
         });
     };
     if !is_publisher_alive(&status) {

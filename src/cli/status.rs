@@ -89,7 +89,9 @@ fn check(context: &CommandContext, args: &StatusArgs) -> ExitCode {
     print_check(match context.config_beside_agent() {
         Ok(config) => {
             let status = current_status(&config, context.clock.now());
-            let is_unreadable = status.agent.since.is_none() && config.status_file.exists();
+            // Of an agent that has never run, there is no file.
+            let is_unreadable =
+                status.agent.since.is_none() && !matches!(config.status_file.try_exists(), Ok(false));
             match is_unreadable && !status.agent.running {
                 true => CheckResult::unknown(&format!("cannot read {}", config.status_file.display())),
                 false => CheckResult::of(&status, limits),

@@ -206,9 +206,12 @@ fn metrics_are_those_of_the_agent_that_ran_last_and_it_is_said_if_it_runs_no_mor
     let out = agent.run(&["metrics", "--out", missing.to_str().unwrap()]);
     assert_eq!(out.code, 73, "{out:?}");
 
-    fs::write(agent.config().status_file, "{}").unwrap();
+    for file in [agent.config().status_file, agent.config().private_status_file] {
+        fs::write(file, "{}").unwrap();
+    }
     let ran = agent.run(&["metrics"]);
     assert_eq!((ran.code, ran.out.as_str()), (75, ""), "{ran:?}");
+    assert_check(&agent, &[], 3, "UNKNOWN - cannot read ");
 }
 
 /// Runs `status --check`, and compares its exit code and how its one line begins.

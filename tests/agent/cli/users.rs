@@ -76,6 +76,17 @@ fn each_command_has_its_users() {
 }
 
 #[test]
+fn whoever_may_not_read_what_the_agent_publishes_is_told_so() {
+    let Some((setup, program)) = setup() else { return };
+    fs::set_permissions(setup.state(), Permissions::from_mode(0o700)).unwrap();
+    let check = by(STRANGER, &setup, &program, &["status", "--check"], "");
+    assert_eq!(check.code, 3, "{check:?}");
+    assert_says(&check.out, &["KOALA-AGENT UNKNOWN - cannot read ", "status.json"]);
+    let metrics = by(STRANGER, &setup, &program, &["metrics"], "");
+    assert_eq!((metrics.code, metrics.out.as_str()), (77, ""), "{metrics:?}");
+}
+
+#[test]
 fn send_reports_a_closed_spool_before_it_reads_events() {
     let Some((setup, program)) = setup() else { return };
     fs::set_permissions(setup.spool(), Permissions::from_mode(0o3730)).unwrap();
