@@ -6,6 +6,7 @@ use crate::common::setup::{Ran, Setup, assert_says, run_command};
 use koala_agent::outbox::State;
 use koala_agent::receiver::Faults;
 use koala_agent::status::{DestinationState, IntakeState};
+use nix::sys::signal::Signal;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -275,11 +276,13 @@ fn a_check_tells_how_the_agent_is() {
 #[test]
 fn a_check_tells_of_an_intake_that_is_blocked() {
     let mut agent = TestAgent::program(Faults::default());
+    agent.set("outbox.min_free = \"100%\"");
     agent.start_and_wait();
-    fs::rename(agent.spool(), agent.path("moved")).unwrap();
+    agent.drop_track("m-1", "ana@acme.dev");
     agent.until_status("it is blocked", |status| status.intake.state == IntakeState::Blocked);
-    assert_check(&agent, &[], 2, "CRITICAL - no files are read (unreadable)");
-    fs::rename(agent.path("moved"), agent.spool()).unwrap();
+    assert_check(&agent, &[], 2, "CRITICAL - no files are read (min_free)");
+    agent.set("outbox.min_free = \"0%\"");
+    agent.signal(Signal::SIGHUP);
     agent.until_status("it is open", |status| status.intake.state == IntakeState::Open);
     assert_check(&agent, &[], 0, "OK");
     agent.stop();
