@@ -145,9 +145,9 @@ impl CounterChanges {
         *self.events.entry((name, code)).or_default() += events;
     }
 
-    /// Counts an item that has come in.
-    pub(super) fn create(&mut self) {
-        self.add_named(CREATED, "", 1);
+    /// Counts items that have come in.
+    pub(super) fn create(&mut self, items: i64) {
+        self.add_named(CREATED, "", items);
     }
 
     /// Counts an item that has left `pending`, or came in and never was in it.
