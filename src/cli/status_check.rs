@@ -5,10 +5,11 @@
 //! skip runs, and gets the same answer.
 
 use super::ExitCode;
+use super::output::{counted, grouped};
 use super::status_text::is_full;
 use super::time::duration_text;
 use crate::reason::Reason;
-use crate::status::{DestinationState, IntakeState, Status};
+use crate::status::{DestinationState, IntakeState, Status, backoff_word};
 use std::time::Duration;
 
 /// Trouble with the receiver that is shorter passes by itself.
@@ -68,8 +69,8 @@ impl CheckResult {
             Severity::Ok => format!(
                 "{}, {} pending, {} delivered",
                 status.destination.state.as_str(),
-                status.outbox.pending,
-                status.outbox.delivered
+                grouped(status.outbox.pending),
+                grouped(status.outbox.delivered)
             ),
             _ => findings.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join("; "),
         };
@@ -131,13 +132,15 @@ fn findings(status: &Status, limits: AgeLimits) -> Vec<(Severity, String)> {
     for (path, state, since, reason) in std::iter::once(own).chain(paths) {
         let lasts = since.map(age).unwrap_or_default();
         let (severity, what) = match state {
-            DestinationState::Refused => (Critical, "refuses events"),
-            DestinationState::Backoff if lasts > LASTING => (Warning, "cannot be reached or fails"),
-            DestinationState::Unknown if reason.is_some() => (Warning, "is sent nothing"),
+            DestinationState::Refused => (Critical, "refused events".to_owned()),
+            DestinationState::Backoff if lasts > LASTING => {
+                (Warning, format!("been {}", backoff_word(reason)))
+            }
+            DestinationState::Unknown if reason.is_some() => (Warning, "been sent nothing".to_owned()),
             _ => continue,
         };
         let path = if path.is_empty() { String::new() } else { format!(" {path}") };
-        let text = format!("the receiver{path} {what} for {}{}", duration_text(lasts), code(reason));
+        let text = format!("the receiver{path} has {what} for {}{}", duration_text(lasts), code(reason));
         findings.push((severity, text));
     }
     let oldest = Duration::from_secs(status.outbox.oldest_pending_seconds.unwrap_or(0));
@@ -145,13 +148,13 @@ fn findings(status: &Status, limits: AgeLimits) -> Vec<(Severity, String)> {
     if let Some((_, severity)) = is_old.into_iter().find(|(limit, _)| oldest > *limit) {
         findings.push((severity, format!("an event has waited for {}", duration_text(oldest))));
     }
-    for (number, newest, what) in [
-        (status.outbox.failed, status.outbox.last_failed, "events failed"),
-        (status.spool.rejected_files.unwrap_or(0), status.spool.last_rejected, "files are rejected"),
+    for (number, noun, verb, newest) in [
+        (status.outbox.failed, "event", "failed", status.outbox.last_failed),
+        (status.spool.rejected_files.unwrap_or(0), "file", "rejected", status.spool.last_rejected),
     ] {
-        if let Some(newest) = newest.filter(|newest| number > 0 && age(*newest) < NEW_FOR) {
-            let text = format!("{number} {what}, the newest {} ago", duration_text(age(newest)));
-            findings.push((Warning, text));
+        if let Some(age) = newest.map(age).filter(|age| number > 0 && *age < NEW_FOR) {
+            let (number, age) = (counted(number, noun), duration_text(age));
+            findings.push((Warning, format!("{number} {verb}, the newest {age} ago")));
         }
     }
     findings
@@ -256,16 +259,20 @@ mod tests {
             (|s| s.outbox.bytes = 100, "CRITICAL - the outbox is full"),
             (
                 |s| destination(s, Refused, 61, Code::KeyRefused),
-                "CRITICAL - the receiver refuses events for 1 h 1 min (key_refused)",
+                "CRITICAL - the receiver has refused events for 1 h 1 min (key_refused)",
+            ),
+            (
+                |s| destination(s, Backoff, 6, Code::Http5xx),
+                "WARNING - the receiver has been failing for 6 min (http_5xx)",
             ),
             (|s| destination(s, Backoff, 5, Code::Dns), "OK - backoff, 3 pending, 7 delivered"),
             (
                 |s| destination(s, Backoff, 6, Code::Dns),
-                "WARNING - the receiver cannot be reached or fails for 6 min (dns)",
+                "WARNING - the receiver has been unreachable for 6 min (dns)",
             ),
             (
                 |s| destination(s, Unknown, 1, Code::NoKey),
-                "WARNING - the receiver is sent nothing for 1 min (no_key)",
+                "WARNING - the receiver has been sent nothing for 1 min (no_key)",
             ),
             (|s| s.destination.state = Unknown, "OK - unknown, 3 pending, 7 delivered"),
             (
@@ -278,7 +285,7 @@ mod tests {
                         retry_at: None,
                     });
                 },
-                "CRITICAL - the receiver /accounts/batch refuses events for 1 min",
+                "CRITICAL - the receiver /accounts/batch has refused events for 1 min",
             ),
             (|s| s.outbox.oldest_pending_seconds = Some(600), "OK - online, 3 pending, 7 delivered"),
             (|s| s.outbox.oldest_pending_seconds = Some(601), "WARNING - an event has waited for 10 min 1 s"),
@@ -302,7 +309,7 @@ mod tests {
                     s.spool.rejected_files = Some(1);
                     s.spool.last_rejected = Some(minutes_ago(2));
                 },
-                "WARNING - 1 files are rejected, the newest 2 min ago",
+                "WARNING - 1 file rejected, the newest 2 min ago",
             ),
             (
                 |s| {
@@ -312,8 +319,8 @@ mod tests {
                     destination(s, Refused, 1, Code::Redirect);
                     s.outbox.oldest_pending_seconds = Some(700);
                 },
-                "CRITICAL - the receiver refuses events for 1 min (redirect); an event has waited for 11 min 40 s; \
-                 1 events failed, the newest 1 min ago",
+                "CRITICAL - the receiver has refused events for 1 min (redirect); an event has waited for 11 min 40 s; \
+                 1 event failed, the newest 1 min ago",
             ),
         ];
         let limits = AgeLimits { warning: Duration::from_secs(600), critical: Duration::from_secs(3600) };

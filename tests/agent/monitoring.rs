@@ -241,12 +241,12 @@ fn a_check_tells_how_the_agent_is() {
 
     agent.drop_file("f.json", r#"{"type":"track","messageId":"f-1","properties":{"email":"ana@acme.dev"}}"#);
     agent.until_status("it has failed", |status| status.outbox.failed == 1);
-    assert_check(&agent, &[], 1, "WARNING - 1 events failed, the newest ");
+    assert_check(&agent, &[], 1, "WARNING - 1 event failed, the newest ");
     assert_eq!(agent.run(&["discard", "f-1"]).code, 0);
     assert_check(&agent, &[], 0, "OK");
     agent.drop_file("bad.json", "17");
     agent.until_status("it is rejected", |status| status.spool.last_rejected.is_some());
-    assert_check(&agent, &[], 1, "WARNING - 1 files are rejected, the newest ");
+    assert_check(&agent, &[], 1, "WARNING - 1 file rejected, the newest ");
     for file in ["rejected/bad.json", "rejected/bad.json.why"] {
         fs::remove_file(agent.spool().join(file)).unwrap();
     }
@@ -254,10 +254,10 @@ fn a_check_tells_how_the_agent_is() {
     agent.receiver.set_faults(Faults { status: Some(401), ..Faults::default() });
     agent.drop_track("m-2", "ana@acme.dev");
     agent.until_destination(DestinationState::Refused);
-    assert_check(&agent, &[], 2, "CRITICAL - the receiver refuses events for ");
+    assert_check(&agent, &[], 2, "CRITICAL - the receiver has refused events for ");
     std::thread::sleep(Duration::from_millis(1_100));
     let ran =
-        assert_check(&agent, &["--critical-age", "0s"], 2, "CRITICAL - the receiver refuses events for ");
+        assert_check(&agent, &["--critical-age", "0s"], 2, "CRITICAL - the receiver has refused events for ");
     assert_says(&ran.out, &["(key_refused); an event has waited for ", "oldest="]);
     agent.stop();
     assert_check(&agent, &[], 2, "CRITICAL - the agent has not run for ");
