@@ -173,8 +173,8 @@ impl CounterChanges {
         }
     }
 
-    /// Balances totals that were recovered with the items that are pending now: items that were counted and are in no
-    /// table are lost, and such as were not counted are.
+    /// Balances totals that were recovered with the items that are pending now. Items that were counted and are in no
+    /// table are lost; items in a table that were not counted are counted as created.
     pub(super) fn balance_totals(&mut self, pending: i64) {
         let total = |is_of: fn(&str) -> bool| -> i64 {
             self.events.iter().filter(|((name, _), _)| is_of(name)).map(|(_, events)| events).sum()
