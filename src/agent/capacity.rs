@@ -42,7 +42,7 @@ impl Capacity {
     /// # Errors
     /// Nothing can be stored for now, and why.
     pub fn check(&mut self, outbox: &config::OutboxConfig) -> Result<(), Reason> {
-        self.check_size(self.stats.bytes(), outbox.max_bytes)?;
+        self.check_size(self.stats.bytes(), self.stats.history_bytes(), outbox.max_bytes)?;
         match disk::space_of(&outbox.path) {
             Some(disk) => {
                 self.check_disk(disk, outbox.min_free.bytes(disk.total), self.stats.missing_reserve())
@@ -60,13 +60,15 @@ impl Capacity {
         owner_share(self.stats.bytes(), self.stats.pending_bytes(owner), outbox.max_bytes)
     }
 
-    fn check_size(&self, used: u64, max_bytes: u64) -> Result<(), Reason> {
+    /// `history` bytes of those in use are about to be given up; for that moment they may stand over the limit.
+    fn check_size(&self, used: u64, history: u64, max_bytes: u64) -> Result<(), Reason> {
+        let used = used.saturating_sub(history.min(max_bytes / 4));
         let limit = max_bytes as f64 * if self.is_blocked_by(Code::MaxBytes) { REOPEN_BELOW } else { 1.0 };
         if (used as f64) < limit {
             return Ok(());
         }
         let text = format!(
-            "the outbox ({}, with the ids of delivered events) has reached outbox.max_bytes ({}); files are read again \
+            "the outbox ({} of pending and failed events) has reached outbox.max_bytes ({}); files are read again \
              when it is 5% smaller",
             config::Bytes(used),
             config::Bytes(max_bytes)
@@ -155,8 +157,18 @@ mod tests {
             (Some(Code::MaxBytes), 949, true),
             (Some(Code::MinFree), 999, true),
         ] {
-            let checked = blocked_by(blocked).check_size(used, 1000);
+            let checked = blocked_by(blocked).check_size(used, 0, 1000);
             assert_eq!(checked.is_ok(), is_open, "{used} bytes, blocked by {blocked:?}: {checked:?}");
+        }
+    }
+
+    #[test]
+    fn history_keeps_nothing_out_and_may_stand_a_quarter_over_the_limit_for_a_moment() {
+        for (used, history, is_open) in
+            [(999, 0, true), (1100, 101, true), (1100, 100, false), (1249, 900, true), (1250, 900, false)]
+        {
+            let checked = blocked_by(None).check_size(used, history, 1000);
+            assert_eq!(checked.is_ok(), is_open, "{used} bytes, {history} of them history: {checked:?}");
         }
     }
 

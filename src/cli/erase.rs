@@ -1,23 +1,21 @@
 //! `koala-agent erase`: erases a person's events from this machine, and prints a receipt.
 
 use super::context::agent_command;
-use super::input::EventInput;
+use super::mentions::count_mentions;
 use super::output::{self, BOLD, LabelledLines, counted, escaped, grouped, indented, styled, terminal_width};
 use super::permission::{become_service, may_change};
 use super::{CliError, CommandContext, ExitCode};
 use crate::agent::Agent;
-use crate::clock::{Clock, Timestamp};
+use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::outbox::{Admin, EventReference, State, holder};
-use crate::spool::{
-    QUIET_BEFORE_UNLINK, REMOVING, RejectedFolder, SpoolError, format_of, shell_quoted, unpacked,
-};
+use crate::outbox::{Admin, EventReference, Reader, State, SuppressedPerson, holder};
+use crate::spool::{QUIET_BEFORE_UNLINK, REMOVING, RejectedFolder, SpoolError, shell_quoted};
 use crate::subject::Subject;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
-use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -31,30 +29,43 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Overwrites the data, and prints a receipt: what was erased, and which events Koala has accepted and when. Ask Koala to
 /// erase those. Later events of the person are skipped with the reason code erased, and their bodies are not kept.
 #[derive(Debug, Args)]
-#[command(group(ArgGroup::new("person").required(true)))]
-#[command(after_help = "Example:\n  koala-agent erase --email ana@acme.dev --json > receipt.json")]
+#[command(group(ArgGroup::new("person").required(true).multiple(true)))]
+#[command(
+    after_help = "Examples:\n  koala-agent erase --email ana@acme.dev --dry-run\n  koala-agent erase --email ana@acme.dev --json > receipt.json\n  koala-agent erase --list"
+)]
 pub struct EraseArgs {
     /// Erase every event that contains this address
-    #[arg(long, value_name = "EMAIL", value_parser = parse_email, group = "person")]
+    #[arg(long, value_name = "EMAIL", value_parser = parse_email, group = "person", conflicts_with_all = ["user_id", "profile_id"])]
     email: Option<String>,
     /// Erase every event with this userId or previousId whose body is still kept; --email and --profile-id find more
-    #[arg(long, value_name = "ID", value_parser = parse_id, group = "person")]
+    #[arg(long, value_name = "ID", value_parser = parse_id, group = "person", conflicts_with = "profile_id")]
     user_id: Option<String>,
     /// Erase every event of this profile_id
     #[arg(long, value_name = "ID", value_parser = parse_id, group = "person")]
     profile_id: Option<String>,
     /// Accept later events of the person again; without this they are skipped
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["dry_run", "list"])]
     may_return: bool,
+    /// Print what would be erased, and change nothing
+    #[arg(long, conflicts_with = "list")]
+    dry_run: bool,
+    /// List since when persons are kept out, by the keyed hash that is kept of each; with a person: whether that one is
+    #[arg(long, group = "person")]
+    list: bool,
     /// Print the receipt as JSON
     #[arg(long)]
     json: bool,
 }
 
 fn parse_email(text: &str) -> Result<String, String> {
-    match text.trim() {
-        text if text.contains('@') => Ok(text.to_owned()),
-        _ => Err("an email address has an @".to_owned()),
+    let text = text.trim();
+    match text.rsplit_once('@') {
+        Some((name, domain))
+            if !name.is_empty() && !domain.is_empty() && !text.contains(char::is_whitespace) =>
+        {
+            Ok(text.to_owned())
+        }
+        _ => Err("an email address is a name, an @ and a domain".to_owned()),
     }
 }
 
@@ -77,12 +88,11 @@ impl EraseArgs {
         agent_command(config, &format!("erase {option} {value} --may-return"))
     }
 
-    fn subject(&self) -> Subject {
-        match (&self.email, &self.user_id) {
-            (Some(email), _) => Subject::Email(email.clone()),
-            (None, Some(id)) => Subject::UserId(id.clone()),
-            (None, None) => Subject::ProfileId(self.profile_id.clone().unwrap_or_default()),
-        }
+    /// The person; `None` with `--list` alone.
+    fn subject(&self) -> Option<Subject> {
+        let email = self.email.clone().map(Subject::Email);
+        let user = self.user_id.clone().map(Subject::UserId);
+        email.or(user).or_else(|| self.profile_id.clone().map(Subject::ProfileId))
     }
 }
 
@@ -91,6 +101,8 @@ impl EraseArgs {
 struct Receipt {
     person: String,
     at: Timestamp,
+    /// Nothing was erased: this is what would be.
+    dry_run: bool,
     /// The events of the outbox, in the order of the spool, in their last state.
     events: Vec<EventReference>,
     /// The number of events in spool files that a running agent has read meanwhile.
@@ -103,21 +115,38 @@ struct Receipt {
     left: Vec<String>,
 }
 
-/// Erases the person, and prints the receipt.
+impl Receipt {
+    fn print(&self, is_json: bool, is_running: bool, may_return: &str) -> Result<(), CliError> {
+        output::print(&match is_json {
+            true => serde_json::to_string_pretty(self).map_err(std::io::Error::from)? + "\n",
+            false => render(self, is_running, may_return, terminal_width()),
+        })?;
+        Ok(())
+    }
+}
+
+/// Erases the person, and prints the receipt; or what `--dry-run` and `--list` ask for.
 ///
 /// # Errors
 /// This user may not erase, or the outbox cannot be changed. Running the command again erases the rest.
 pub fn run(context: &CommandContext, args: &EraseArgs) -> Result<ExitCode, CliError> {
     let config = context.config()?;
+    let subject = match args.subject() {
+        Some(subject) if !args.list => subject,
+        subject => return list(&config, subject.as_ref(), args.json),
+    };
     may_change(context, &config, "erase a person")?;
     become_service(&config)?;
-    let subject = args.subject();
     let is_running = holder(&config.outbox.path).is_some();
     if !config.outbox.path.exists() && !config.spool.dir.exists() {
         // There is nothing to erase: an outbox must not be created for it.
         return Err(SpoolError::Missing { path: config.spool.dir }.into());
     }
-    if !is_running && (!config.outbox.path.exists() || !files_mentioning(&config, &subject)?.is_empty()) {
+    if args.dry_run {
+        return dry_run(context, &config, &subject, args);
+    }
+    if !is_running && (!config.outbox.path.exists() || !files_mentioning(&config, &subject)?.files.is_empty())
+    {
         ingest(context, &config, &subject)?;
     }
     let mut admin = Admin::open(&config.outbox)?;
@@ -126,20 +155,25 @@ pub fn run(context: &CommandContext, args: &EraseArgs) -> Result<ExitCode, CliEr
         true => drop(admin.unsuppress(&subject)?),
         false => admin.suppress(&subject, now)?,
     }
-    let files = files_mentioning(&config, &subject)?;
+    let files = files_mentioning(&config, &subject)?.files;
     wait_until_removed(&files);
     let remaining = files_mentioning(&config, &subject)?;
     let events = EventReference::find_all(admin.reader(), &subject)?;
     admin.erase(&subject, &events)?;
+    let is_gone = |file: &&WaitingFile| !remaining.files.contains(file);
+    let (rejected, unread) = rejected_mentioning(&config, &subject)?;
+    erase_rejected(&config, &rejected)?;
     let mut receipt = Receipt {
         person: subject.to_string(),
         at: now,
-        spool_events: files.iter().filter(|file| !remaining.contains(file)).map(|file| file.events).sum(),
-        rejected: erase_rejected(&config, &subject)?,
+        dry_run: false,
+        spool_events: files.iter().filter(is_gone).map(|file| file.events).sum(),
+        rejected: names_of(&rejected),
         suppressed: !args.may_return,
-        left: remaining.iter().map(|file| file.sentence()).collect(),
+        left: remaining.files.iter().map(|file| file.sentence()).chain(remaining.unread).collect(),
         events,
     };
+    receipt.left.extend(unread);
     if !admin.overwrite()? {
         receipt.left.push(format!(
             "{}-wal could not be emptied, because another process reads it; run erase again",
@@ -148,11 +182,55 @@ pub fn run(context: &CommandContext, args: &EraseArgs) -> Result<ExitCode, CliEr
     }
     receipt.left.extend(kept_files_mentioning(&config, &subject)?);
     receipt.left.extend(damaged_outboxes(&config));
-    output::print(&match args.json {
-        true => serde_json::to_string_pretty(&receipt).map_err(std::io::Error::from)? + "\n",
-        false => render(&receipt, is_running, &args.may_return_command(&config), terminal_width()),
-    })?;
+    receipt.print(args.json, is_running, &args.may_return_command(&config))?;
     Ok(if receipt.left.is_empty() { ExitCode::Success } else { ExitCode::TryAgain })
+}
+
+/// Prints what would be erased. Events that were delivered a moment ago may be called pending still.
+fn dry_run(
+    context: &CommandContext,
+    config: &Config,
+    subject: &Subject,
+    args: &EraseArgs,
+) -> Result<ExitCode, CliError> {
+    let waiting = files_mentioning(config, subject)?;
+    let (rejected, unread) = rejected_mentioning(config, subject)?;
+    let events = match config.outbox.path.exists() {
+        true => EventReference::find_all(&Reader::open(&config.outbox.path)?, subject)?,
+        false => Vec::new(),
+    };
+    let receipt = Receipt {
+        person: subject.to_string(),
+        at: context.clock.now(),
+        dry_run: true,
+        spool_events: waiting.files.iter().map(|file| file.events).sum(),
+        rejected: names_of(&rejected),
+        suppressed: false,
+        left: waiting.unread.into_iter().chain(unread).chain(damaged_outboxes(config)).collect(),
+        events,
+    };
+    receipt.print(args.json, true, "")?;
+    Ok(ExitCode::Success)
+}
+
+/// Prints who is kept out.
+fn list(config: &Config, subject: Option<&Subject>, is_json: bool) -> Result<ExitCode, CliError> {
+    let persons = SuppressedPerson::find(&Reader::open(&config.outbox.path)?, subject)?;
+    let mut text = String::new();
+    for person in &persons {
+        text += &match is_json {
+            true => serde_json::to_string(person).map_err(std::io::Error::from)? + "\n",
+            false => format!("{}  {}\n", person.since, person.hash),
+        };
+    }
+    if persons.is_empty() && !is_json {
+        text = match subject {
+            Some(subject) => format!("{} is not kept out\n", escaped(&subject.to_string())),
+            None => "nobody is kept out\n".to_owned(),
+        };
+    }
+    output::print(&text)?;
+    Ok(if persons.is_empty() && subject.is_some() { ExitCode::NotFound } else { ExitCode::Success })
 }
 
 /// A spool file that mentions the person.
@@ -169,8 +247,16 @@ impl WaitingFile {
     }
 }
 
+/// What a search of a folder has found.
+#[derive(Default)]
+struct FilesFound {
+    files: Vec<WaitingFile>,
+    /// A sentence for each file that could not be looked at as a whole.
+    unread: Vec<String>,
+}
+
 /// The files that mention the person and wait in the spool to be read.
-fn files_mentioning(config: &Config, subject: &Subject) -> Result<Vec<WaitingFile>, CliError> {
+fn files_mentioning(config: &Config, subject: &Subject) -> Result<FilesFound, CliError> {
     files_of_folder_mentioning(&config.spool.dir, config, subject)
 }
 
@@ -185,67 +271,43 @@ fn kept_files_mentioning(config: &Config, subject: &Subject) -> Result<Vec<Strin
             QUIET_BEFORE_UNLINK.as_secs() / 60
         )
     };
-    Ok(files.iter().map(sentence).collect())
+    Ok(files.files.iter().map(sentence).chain(files.unread).collect())
 }
 
 fn files_of_folder_mentioning(
     dir: &Path,
     config: &Config,
     subject: &Subject,
-) -> Result<Vec<WaitingFile>, CliError> {
+) -> Result<FilesFound, CliError> {
     let error = |source| CliError::Input { name: format!("the spool {}", dir.display()), source };
-    let mut files = Vec::new();
+    let mut found = FilesFound::default();
     let entries = match fs::read_dir(dir) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(files),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(found),
         entries => entries.map_err(error)?,
     };
     for entry in entries {
         let path = entry.map_err(error)?.path();
-        if !path.is_file() {
-            continue;
-        }
-        let events = count_mentions(&path, config, subject);
-        if events > 0 {
-            files.push(WaitingFile { path, events });
+        match count_mentions(&path, &config.spool, subject) {
+            Ok(0) => {}
+            Ok(events) => found.files.push(WaitingFile { path, events }),
+            Err(e) => found.unread.push(unread_sentence(&path, &e)),
         }
     }
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(files)
+    found.files.sort_by(|a, b| a.path.cmp(&b.path));
+    found.unread.sort();
+    Ok(found)
 }
 
-/// The number of events of a file that mention the person. A file that contains no events counts as one if it mentions
-/// the person; a file that is gone, as none.
-fn count_mentions(path: &Path, config: &Config, subject: &Subject) -> u64 {
-    let mut mentions = 0;
-    let source = EventInput::open(path, &Clock::system()).ok();
-    if let Some(mut events) = source.and_then(|source| source.events(&config.spool).ok()) {
-        while let Ok(Some(event)) = events.next() {
-            mentions += u64::from(event.event.is_ok_and(|text| subject.is_named_in(&text)));
-        }
-    }
-    match mentions {
-        0 => u64::from(mentions_subject(path, subject)),
-        mentions => mentions,
-    }
-}
-
-/// Whether the name of a file or any line of it mentions the person.
-fn mentions_subject(path: &Path, subject: &Subject) -> bool {
-    let name = path.file_name().unwrap_or_default();
-    if subject.is_in_file_name(&name.to_string_lossy()) {
-        return true;
-    }
-    let is_gzip = format_of(name).is_some_and(|(_, is_gzip)| is_gzip);
-    let Ok(file) = File::open(path) else { return false };
-    let mut lines = BufReader::new(unpacked(file, is_gzip)).split(b'\n');
-    lines.any(|line| line.is_ok_and(|line| subject.has_address_in(&String::from_utf8_lossy(&line))))
+fn unread_sentence(path: &Path, error: &std::io::Error) -> String {
+    let path = path.display();
+    format!("{path} cannot be read to its end ({error}), so it may name the person; look at it, or remove it")
 }
 
 /// Reads the waiting files into the outbox, as the agent would, but sends nothing.
 fn ingest(context: &CommandContext, config: &Config, subject: &Subject) -> Result<(), CliError> {
     let mut config = config.clone();
     (config.koala.public_key, config.koala.key_file) = (None, None);
-    let files = files_mentioning(&config, subject)?;
+    let files = files_mentioning(&config, subject)?.files;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         let agent = Agent::start(config, context.clock.clone()).await?;
@@ -262,22 +324,33 @@ fn wait_until_removed(files: &[WaitingFile]) {
     }
 }
 
-/// Deletes the rejected files that mention the person. Returns their names.
-fn erase_rejected(config: &Config, subject: &Subject) -> Result<Vec<String>, CliError> {
-    let rejected_folder = RejectedFolder::of_spool(&config.spool.dir);
-    let mut erased = Vec::new();
+/// The rejected files that mention the person, and a sentence for each that could not be looked at as a whole.
+fn rejected_mentioning(config: &Config, subject: &Subject) -> Result<(Vec<OsString>, Vec<String>), CliError> {
+    let folder = RejectedFolder::of_spool(&config.spool.dir);
+    let (mut mentioning, mut unread) = (Vec::new(), Vec::new());
     for file in super::list::all_rejected(config)? {
-        let path = rejected_folder.path_of(&file.name);
-        if count_mentions(&path, config, subject) > 0 {
-            let name = path.display().to_string();
-            rejected_folder
-                .remove(&file.name)
-                .map_err(|source| CliError::Input { name: name.clone(), source })?;
-            erased.push(file.name.to_string_lossy().into_owned());
+        let path = folder.path_of(&file.name);
+        match count_mentions(&path, &config.spool, subject) {
+            Ok(0) => {}
+            Ok(_) => mentioning.push(file.name),
+            Err(e) => unread.push(unread_sentence(&path, &e)),
         }
     }
-    erased.sort();
-    Ok(erased)
+    mentioning.sort();
+    Ok((mentioning, unread))
+}
+
+fn erase_rejected(config: &Config, names: &[OsString]) -> Result<(), CliError> {
+    let folder = RejectedFolder::of_spool(&config.spool.dir);
+    for name in names {
+        let error = |source| CliError::Input { name: folder.path_of(name).display().to_string(), source };
+        folder.remove(name).map_err(error)?;
+    }
+    Ok(())
+}
+
+fn names_of(files: &[OsString]) -> Vec<String> {
+    files.iter().map(|name| name.to_string_lossy().into_owned()).collect()
 }
 
 /// A sentence for each damaged outbox that is kept: it is not searched.
@@ -317,17 +390,18 @@ fn render(receipt: &Receipt, is_running: bool, may_return: &str, width: Option<u
         lines.add("spool", counted(receipt.spool_events, "event"));
     }
     lines.add("rejected", counted(receipt.rejected.len() as u64, "file"));
-    lines.add(
-        "afterwards",
-        match receipt.suppressed {
-            true => "events of this person are skipped; this command accepts them again:",
-            false => "events of this person are accepted again",
-        },
-    );
+    match receipt {
+        Receipt { dry_run: true, .. } => lines.add("afterwards", "nothing has changed"),
+        Receipt { suppressed: true, .. } => {
+            lines.add("afterwards", "events of this person are skipped; this command accepts them again:");
+        }
+        _ => lines.add("afterwards", "events of this person are accepted again"),
+    }
     if receipt.suppressed {
         lines.add_below(escaped(may_return));
     }
-    let mut text = format!("{}\n{lines}", styled(BOLD, format!("erased {}", escaped(&receipt.person))));
+    let title = if receipt.dry_run { "would erase" } else { "erased" };
+    let mut text = format!("{}\n{lines}", styled(BOLD, format!("{title} {}", escaped(&receipt.person))));
     let paragraph = |sentence: &str| format!("\n  {}\n", indented(sentence, 2, width));
     let delivered: Vec<&EventReference> =
         receipt.events.iter().filter(|event| event.state == State::Delivered).collect();
@@ -339,7 +413,7 @@ fn render(receipt: &Receipt, is_running: bool, may_return: &str, width: Option<u
         let name = event.event.as_deref().or(event.kind.as_deref()).unwrap_or("-");
         text += &format!("    {at}  {}  {}\n", escaped(&event.message_id), escaped(name));
     }
-    if is_running && in_state(State::Pending) > 0 {
+    if is_running && !receipt.dry_run && in_state(State::Pending) > 0 {
         text += &paragraph("Koala may also have accepted events that were being sent at this moment.");
     }
     for sentence in &receipt.left {

@@ -42,15 +42,26 @@ impl EventInput {
                 content,
             });
         }
-        let name = path.display().to_string();
-        let opened = File::open(path).and_then(|file| file.metadata().map(|meta| (file, meta)));
-        let (file, meta) = opened.map_err(|source| CliError::Input { name: name.clone(), source })?;
+        let opened = File::open(path).and_then(|file| EventInput::of_file(file, path, clock));
+        opened.map_err(|source| CliError::Input { name: path.display().to_string(), source })
+    }
+
+    /// The input that is this file, open for reading, at that path.
+    ///
+    /// # Errors
+    /// The system's, or it is a folder.
+    pub fn of_file(file: File, path: &Path, clock: &Clock) -> io::Result<EventInput> {
+        let meta = file.metadata()?;
         if meta.is_dir() {
-            return Err(CliError::Input { name, source: io::ErrorKind::IsADirectory.into() });
+            return Err(io::ErrorKind::IsADirectory.into());
         }
-        let written = meta.modified().map_or_else(|_| clock.now(), Timestamp::from_system);
-        let format = format_of(path.as_os_str()).map(|(format, _)| format);
-        Ok(EventInput { name, written, size: Some(meta.len()), format, content: Box::new(file) })
+        Ok(EventInput {
+            name: path.display().to_string(),
+            written: meta.modified().map_or_else(|_| clock.now(), Timestamp::from_system),
+            size: Some(meta.len()),
+            format: format_of(path.as_os_str()).map(|(format, _)| format),
+            content: Box::new(file),
+        })
     }
 
     /// The same input with its content read through another reader, such as one that counts bytes.

@@ -15,6 +15,7 @@ mod input;
 mod list;
 mod man;
 mod map;
+mod mentions;
 mod metrics;
 mod output;
 mod permission;

@@ -122,12 +122,11 @@ pub fn spool_remedy(config: &Config) -> Remedy {
     Remedy::run("create the spool folder", command)
 }
 
-/// The remedy for a full outbox. Without pending events it holds little but the ids of delivered ones, which no delivery
-/// removes.
+/// The remedy for a full outbox. Without pending events it holds failed ones, which no delivery removes.
 pub fn full_outbox_remedy(pending: u64, config: &Config) -> Remedy {
     let file = config.path.display();
     let text = match pending {
-        0 => format!("raise outbox.max_bytes, or lower outbox.keep_delivered, in {file}"),
+        0 => format!("retry or discard failed events, or raise outbox.max_bytes in {file}"),
         _ => format!("wait until events have been delivered, or raise outbox.max_bytes in {file}"),
     };
     Remedy::then_reload(config, text)

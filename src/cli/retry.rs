@@ -14,10 +14,12 @@ use crate::item::Disposition;
 use crate::outbox::{Admin, EventFilter, NewItem, Retained, State};
 use crate::reason::{Code, Reason};
 use crate::spool::{RejectedFolder, SpoolError};
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgGroup, Args};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 
 /// The most events that one transaction changes, so that the commits of a running agent do not wait longer for it than
 /// for its own.
@@ -46,8 +48,16 @@ pub struct RetryArgs {
     #[arg(long, value_name = "TIME", conflicts_with_all = ["message_ids", "rejected"])]
     since: Option<TimeArgument>,
     /// Rejected files to put back into the spool
-    #[arg(long, value_name = "NAME", num_args = 1.., group = "which")]
+    #[arg(long, value_name = "NAME", num_args = 1.., value_parser = OsStringValueParser::new().try_map(file_name), group = "which")]
     rejected: Vec<OsString>,
+}
+
+fn file_name(name: OsString) -> Result<OsString, &'static str> {
+    match name.as_bytes() {
+        b"" | b"." | b".." => Err("the name of a file is wanted"),
+        bytes if bytes.contains(&b'/') => Err("a name is wanted, not a path"),
+        _ => Ok(name),
+    }
 }
 
 fn settled_state(name: &str) -> Result<State, String> {

@@ -80,10 +80,10 @@ impl Counts {
         self.states.get(&state).copied().unwrap_or(0)
     }
 
-    /// Reads all of it from one snapshot. Must be called outside of a transaction.
+    /// Reads all of it from one snapshot: that of the transaction in which it is called, or one of its own.
     pub(super) fn read(conn: &Connection) -> Result<Counts, rusqlite::Error> {
-        let snapshot = conn.unchecked_transaction()?;
-        let time = |sql| snapshot.query_row(sql, [], |r| Ok(Timestamp(r.get(0)?))).optional();
+        let _snapshot = conn.is_autocommit().then(|| conn.unchecked_transaction()).transpose()?;
+        let time = |sql| conn.query_row(sql, [], |r| Ok(Timestamp(r.get(0)?))).optional();
         let oldest_pending = time("SELECT received_at FROM pending ORDER BY seq LIMIT 1")?;
         let last_failed = time(LAST_FAILED)?;
         let mut counts = Counts { oldest_pending, last_failed, ..Counts::default() };

@@ -1,11 +1,14 @@
-//! The deletion of settled events, and of their bodies, that are older than the configuration keeps them.
+//! The deletion of settled events, and of their bodies, that are older than the configuration keeps them, and of the oldest of
+//! them while the outbox is nearly full: what is delivered never keeps out what is not.
 
+use super::counters::Counts;
 use super::dedup::hash_id_text;
+use super::meta::{self, IDS_REMEMBERED_SINCE};
 use super::row::State;
 use super::store::Store;
 use crate::clock::Timestamp;
 use crate::reason::Code;
-use rusqlite::params;
+use rusqlite::{Row, params};
 
 const OLD_ROWS: &str = "SELECT seq, message_id, code FROM settled
                          WHERE state = ? AND state <> 'delivered' AND settled_at / 60000 < ? / 60000
@@ -13,6 +16,18 @@ const OLD_ROWS: &str = "SELECT seq, message_id, code FROM settled
 const OLD_BODIES: &str = "SELECT b.seq, s.person FROM bodies b JOIN settled s ON s.seq = b.seq
                            WHERE b.state = ? AND b.settled_at / 60000 < ? / 60000
                            ORDER BY b.settled_at / 60000 LIMIT ?";
+
+/// What is given up for room: the history, without failed events, which wait for a person.
+const HISTORY: &str = "SELECT seq, message_id, code, state, received_at FROM settled
+                        WHERE seq > ? AND state <> 'failed' ORDER BY seq LIMIT ?";
+const OLDEST_SKIPPED: &str = "SELECT seq, message_id, code, state, received_at FROM settled
+                               WHERE state = 'skipped' ORDER BY settled_at / 60000 LIMIT ?";
+/// The bytes of disk that a settled event takes at least, its id included.
+const HISTORY_ROW_BYTES: u64 = 200;
+/// Skipped events may take this share of `outbox.max_bytes` while there is no room; a flood of them shall not displace the
+/// ids of delivered ones. Each counts for [`SKIPPED_BYTES`], since its body is kept for a while.
+const SKIPPED_SHARE: u64 = 10;
+const SKIPPED_BYTES: u64 = 1 << 10;
 
 /// A row to be deleted.
 struct ExpiredRow {
@@ -38,6 +53,8 @@ pub(super) struct Expired {
 pub(super) struct Expiry {
     /// Delivered rows up to this one have been read; 0: the next step starts at the first.
     delivered_upto: i64,
+    /// The same for rows that are given up.
+    given_up: i64,
 }
 
 impl Expiry {
@@ -72,6 +89,43 @@ impl Expiry {
             expired.add(bodies, bodies == limit);
         }
         Ok(expired)
+    }
+
+    /// Deletes up to `limit` of the oldest settled events, whatever their age, failed ones apart: skipped ones first where
+    /// they have more than their share. Returns how many. Must be called within [`Store::transaction`].
+    pub(super) fn give_up_oldest(
+        &mut self,
+        store: &mut Store,
+        limit: usize,
+    ) -> Result<usize, rusqlite::Error> {
+        let skipped = Counts::read(&store.db.conn)?.of(State::Skipped);
+        let share = store.retention.config.max_bytes / SKIPPED_SHARE / SKIPPED_BYTES;
+        let excess = usize::try_from(skipped.saturating_sub(share)).unwrap_or(limit).min(limit);
+        let oldest: Vec<(ExpiredRow, State, i64)> = match excess {
+            0 => {
+                let mut history = store.cached(HISTORY)?;
+                history
+                    .query_map(params![self.given_up, limit as i64], history_row)?
+                    .collect::<Result<_, _>>()?
+            }
+            excess => {
+                let mut skipped = store.cached(OLDEST_SKIPPED)?;
+                skipped.query_map([excess as i64], history_row)?.collect::<Result<_, _>>()?
+            }
+        };
+        if excess == 0 {
+            // From the first row again: events that were made pending by hand are settled in their old places.
+            self.given_up = oldest.last().map_or(0, |(row, ..)| row.seq);
+        }
+        let delivered = oldest.iter().filter(|(_, state, _)| *state == State::Delivered);
+        if let Some(newest) = delivered.map(|(.., received_at)| *received_at).max() {
+            meta::set(&store.db.conn, IDS_REMEMBERED_SINCE, newest)?;
+        }
+        let count = oldest.len();
+        for (row, state, _) in oldest {
+            delete(store, state, vec![row])?;
+        }
+        Ok(count)
     }
 
     /// Reads up to `limit` rows from where the last step ended up to the first that came too late to be old, and
@@ -109,6 +163,19 @@ impl Expiry {
         delete(store, State::Delivered, rows)?;
         Ok(expired)
     }
+}
+
+/// The bytes that [`Expiry::give_up_oldest`] could gain.
+pub(super) fn history_bytes(counts: &Counts) -> u64 {
+    let rows = [State::Delivered, State::Skipped, State::Discarded].map(|state| counts.of(state));
+    rows.iter().sum::<u64>() * HISTORY_ROW_BYTES
+}
+
+fn history_row(row: &Row<'_>) -> Result<(ExpiredRow, State, i64), rusqlite::Error> {
+    let state: String = row.get("state")?;
+    let expired =
+        ExpiredRow { seq: row.get("seq")?, message_id: row.get("message_id")?, code: row.get("code")? };
+    Ok((expired, State::parse(&state).unwrap_or(State::Discarded), row.get("received_at")?))
 }
 
 impl Expired {
@@ -156,10 +223,12 @@ fn erase_bodies(
 mod tests {
     use super::*;
     use crate::event::MessageId;
+    use crate::item::Disposition;
     use crate::outbox::append::Append;
     use crate::outbox::fixture::{self, numbered_event};
     use crate::outbox::transitions::Transitions;
-    use crate::outbox::{Appended, Counts, NewEvent, Settled};
+    use crate::outbox::{Appended, NewEvent, Settled};
+    use crate::reason::Reason;
     use crate::subject::Subject;
     use std::time::Duration;
 
@@ -245,6 +314,60 @@ mod tests {
         assert!(!is_new(&append(&mut store, &events, BEGAN)));
         assert_eq!(expire(&mut store, &mut Expiry::default(), days(40)), 1);
         assert!(is_new(&append(&mut store, &events, days(40))));
+    }
+
+    #[test]
+    fn the_oldest_history_is_given_up_for_room_and_no_failed_event() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, mut expiry) = (fixture::store(dir.path()), Expiry::default());
+        let events: Vec<NewEvent> = (0..10).map(numbered_event).collect();
+        let Appended::Stored { enqueued, .. } = append(&mut store, &events[..1], BEGAN) else { panic!() };
+        let reason = Reason::new(Code::Refused, "");
+        let failed = [(enqueued.items[0].seq, Settled::Failed(reason.clone()))];
+        let settle = |store: &mut Store, rows: &[(i64, Settled)]| {
+            store
+                .transaction(|store| Transitions { store, now: BEGAN, status: None }.settle(rows, false))
+                .unwrap();
+        };
+        settle(&mut store, &failed);
+        for (n, event) in events.iter().enumerate().skip(1) {
+            deliver(&mut store, std::slice::from_ref(event), days(n as u64));
+        }
+        let mut give_up = |limit| store.transaction(|store| expiry.give_up_oldest(store, limit)).unwrap();
+        assert_eq!([3, 3].map(&mut give_up), [3, 3]);
+        let since = meta::get::<i64>(&store.db.conn, IDS_REMEMBERED_SINCE).unwrap();
+        assert_eq!(since, Some(days(6).0));
+        let known: Vec<bool> = events
+            .iter()
+            .map(|event| !is_new(&append(&mut store, std::slice::from_ref(event), days(11))))
+            .collect();
+        assert_eq!(known, [true, false, false, false, false, false, false, true, true, true]);
+        let left = Counts::read(&store.db.conn).unwrap();
+        assert_eq!((left.of(State::Failed), left.of(State::Delivered), left.of(State::Pending)), (1, 3, 6));
+        let mut give_up = |limit| store.transaction(|store| expiry.give_up_oldest(store, limit)).unwrap();
+        assert_eq!([9, 9, 9].map(&mut give_up), [3, 0, 0]);
+    }
+
+    #[test]
+    fn skipped_events_beyond_their_share_are_given_up_before_any_delivered_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, mut expiry) = (fixture::store(dir.path()), Expiry::default());
+        store.retention.config.max_bytes = 4 * SKIPPED_SHARE * SKIPPED_BYTES;
+        deliver(&mut store, &[numbered_event(0), numbered_event(1)], BEGAN);
+        let skip = |n| NewEvent {
+            disposition: Disposition::Skip(Reason::new(Code::NoMapping, "")),
+            ..numbered_event(n)
+        };
+        append(&mut store, &(2..12).map(skip).collect::<Vec<_>>(), days(1));
+        let mut give_up = |limit| store.transaction(|store| expiry.give_up_oldest(store, limit)).unwrap();
+        assert_eq!([4, 4].map(&mut give_up), [4, 2]);
+        let left = Counts::read(&store.db.conn).unwrap();
+        assert_eq!((left.of(State::Delivered), left.of(State::Skipped)), (2, 4));
+        // Within the share, the oldest go first, whatever they are.
+        let mut give_up = |limit| store.transaction(|store| expiry.give_up_oldest(store, limit)).unwrap();
+        assert_eq!(give_up(3), 3);
+        let left = Counts::read(&store.db.conn).unwrap();
+        assert_eq!((left.of(State::Delivered), left.of(State::Skipped)), (0, 3));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The work of the writer's thread between commits: it keeps the write-ahead log short, deletes rows whose time is up,
 //! gives free space back, notices what other processes have done, and publishes the figures.
 
+use super::counters::Counts;
 use super::database::Database;
-use super::expiry::Expiry;
+use super::expiry::{Expiry, history_bytes};
 use super::lock::Lock;
 use super::meta::{self, RETRY_REQUESTS};
 use super::replaced_files::check_files;
@@ -21,6 +22,10 @@ use tokio::sync::watch;
 
 /// Rows deleted in one transaction, so that an append never waits long behind them.
 const EXPIRE_AT_ONCE: usize = 2_000;
+/// The share of `outbox.max_bytes` from which on the oldest history is given up.
+const NEARLY_FULL: f64 = 0.9;
+/// Transactions of that kind after one commit: together they gain about as much as an append takes.
+const GIVE_UP_STEPS: usize = 5;
 /// The interval of the search for rows whose time is up, once none are left; the keep_… settings are in days.
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(30);
 /// Free pages given back in one step (4 MiB), and the least that is worth a step.
@@ -59,7 +64,7 @@ impl Maintenance {
         alarm: Alarm,
     ) -> Result<Maintenance, OutboxError> {
         let stats = Arc::new(OutboxStats::default());
-        publish(&stats, db, &reserve, clock.now())?;
+        publish(&stats, db, &reserve, u64::MAX, clock.now())?;
         let wal = WalKeeper::new(db, lock, stats.clone(), stats.wal_bytes());
         let saved = meta::retention_clock(&db.conn).map_err(|e| db.error("read its clock", e))?;
         let newest = newest_time(db)?;
@@ -104,9 +109,24 @@ impl Maintenance {
         }
         self.reserve.create();
         let is_done = self.wal.is_empty() && !store.is_compacting() && self.reserve.missing() == 0;
-        self.measure_or_report(&store.db);
+        self.measure_or_report(store);
         self.wal.report_readers(&store.db);
         is_done
+    }
+
+    /// Gives up the oldest history while the outbox is nearly full. An error here is no worse than not having run yet.
+    pub(super) fn make_room(&mut self, store: &mut Store) {
+        for _ in 0..GIVE_UP_STEPS {
+            if self.stats.history_bytes() == 0 {
+                return;
+            }
+            match store.transaction(|store| self.expiry.give_up_oldest(store, EXPIRE_AT_ONCE)) {
+                Ok(0) => return,
+                Ok(_) => self.wal.set_empty(false),
+                Err(e) => return drop(self.report(e)),
+            }
+            self.measure_or_report(store);
+        }
     }
 
     fn run_steps(&mut self, store: &mut Store, is_idle: bool) -> Result<(), OutboxError> {
@@ -174,9 +194,10 @@ impl Maintenance {
     ///
     /// # Errors
     /// [`OutboxError::FilesReplaced`] and [`OutboxError::Io`]: nothing more may be committed.
-    pub(super) fn after_commit(&mut self, db: &Database, now: Timestamp) -> Result<(), OutboxError> {
+    pub(super) fn after_commit(&mut self, store: &Store, now: Timestamp) -> Result<(), OutboxError> {
         self.wal.confirm_commit()?;
-        let measured = publish(&self.stats, db, &self.reserve, now);
+        let max_bytes = store.retention.config.max_bytes;
+        let measured = publish(&self.stats, &store.db, &self.reserve, max_bytes, now);
         if measured.is_err() || self.stats.wal_bytes() > 0 {
             self.wal.set_empty(false);
         }
@@ -184,11 +205,11 @@ impl Maintenance {
     }
 
     /// Keeps the write-ahead log short amid the work.
-    pub(super) fn shorten_wal(&mut self, db: &Database) {
-        match self.wal.copy_if_long(db) {
+    pub(super) fn shorten_wal(&mut self, store: &Store) {
+        match self.wal.copy_if_long(&store.db) {
             Ok(true) => {
-                self.empty_wal(db, Duration::ZERO);
-                self.measure_or_report(db);
+                self.empty_wal(&store.db, Duration::ZERO);
+                self.measure_or_report(store);
             }
             Ok(false) => {}
             Err(e) => drop(self.report(e)),
@@ -233,8 +254,9 @@ impl Maintenance {
         error
     }
 
-    fn measure_or_report(&mut self, db: &Database) {
-        if let Err(e) = publish(&self.stats, db, &self.reserve, self.clock.now()) {
+    fn measure_or_report(&mut self, store: &Store) {
+        let (max_bytes, now) = (store.retention.config.max_bytes, self.clock.now());
+        if let Err(e) = publish(&self.stats, &store.db, &self.reserve, max_bytes, now) {
             self.report(e);
         }
     }
@@ -245,11 +267,19 @@ fn publish(
     stats: &OutboxStats,
     db: &Database,
     reserve: &ReserveFile,
+    max_bytes: u64,
     now: Timestamp,
 ) -> Result<(), OutboxError> {
     stats.missing_reserve.store(reserve.missing(), Relaxed);
     stats.wal_bytes.store(check_files(db, now)?, Relaxed);
-    stats.bytes.store(db.size()?.bytes, Relaxed);
+    let bytes = db.size()?.bytes;
+    // Looked at only where it matters.
+    let history = match bytes as f64 >= max_bytes as f64 * NEARLY_FULL {
+        true => history_bytes(&Counts::read(&db.conn).map_err(|e| db.error("read the counters", e))?),
+        false => 0,
+    };
+    stats.history_bytes.store(history, Relaxed);
+    stats.bytes.store(bytes, Relaxed);
     Ok(())
 }
 

@@ -31,6 +31,8 @@ pub(super) const KEYING: &str = "keying";
 pub(super) const STALE_KEYS_FROM: &str = "stale_keys_from";
 /// The first item after those.
 pub(super) const STALE_KEYS_TO: &str = "stale_keys_to";
+/// When the newest event came whose id was forgotten before its time, for want of room.
+pub(super) const IDS_REMEMBERED_SINCE: &str = "ids_remembered_since";
 /// Zeros that stand in the database for a moment, to overwrite its free space.
 pub(super) const FILLER: &str = "filler";
 /// The state of the clock of retention.

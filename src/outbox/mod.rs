@@ -68,6 +68,7 @@ pub use row::{Addressee, NewEvent, NewItem, PendingItem, QueuedItem, Settled, St
 pub use spool_progress::FileProgress;
 pub use stats::{OutboxStats, Throughput};
 pub use subject_search::EventReference;
+pub use suppression::SuppressedPerson;
 pub use writer::{PendingCommit, Settlement, Writer};
 
 use crate::clock::{Clock, Timestamp};

@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 #[derive(Debug, Default)]
 pub struct OutboxStats {
     pub(super) bytes: AtomicU64,
+    pub(super) history_bytes: AtomicU64,
     pub(super) wal_bytes: AtomicU64,
     pub(super) wal_is_long: AtomicBool,
     pub(super) wal_held_by: Mutex<Vec<i32>>,
@@ -39,6 +40,12 @@ impl OutboxStats {
     /// Bytes of the database in use, free pages apart.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
+    }
+
+    /// Bytes of the database that are given up as soon as room is short: the history of settled events, failed ones apart.
+    /// 0 while there is room.
+    pub fn history_bytes(&self) -> u64 {
+        self.history_bytes.load(Relaxed)
     }
 
     /// Bytes of the write-ahead log.

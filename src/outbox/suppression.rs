@@ -1,6 +1,8 @@
 //! Persons whose events are not stored: each is a fact in `meta` under a keyed hash of the person's name.
 
+use super::OutboxError;
 use super::meta::{self, SUPPRESSED};
+use super::reader::Reader;
 use super::retention::PersonKey;
 use super::row::NewEvent;
 use crate::clock::Timestamp;
@@ -9,7 +11,48 @@ use crate::item::Disposition;
 use crate::reason::{Code, Reason};
 use crate::subject::{self, Subject};
 use rusqlite::Connection;
+use serde::Serialize;
 use std::sync::Arc;
+
+/// A person whose events are not stored, as the outbox knows it.
+#[derive(Debug, Serialize)]
+pub struct SuppressedPerson {
+    /// The keyed hash of the person's name; the name is not kept.
+    pub hash: String,
+    /// When the person was erased.
+    pub since: Timestamp,
+}
+
+impl SuppressedPerson {
+    /// All of them, or that one, if it is one of them; the first that was erased comes first.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn find(reader: &Reader, subject: Option<&Subject>) -> Result<Vec<SuppressedPerson>, OutboxError> {
+        let found = SuppressedPerson::select(reader.connection(), subject);
+        found.map_err(|e| reader.error("list the persons that were erased", e))
+    }
+
+    fn select(
+        conn: &Connection,
+        subject: Option<&Subject>,
+    ) -> Result<Vec<SuppressedPerson>, rusqlite::Error> {
+        let hash = match subject {
+            None => "*".to_owned(),
+            Some(subject) => match PersonKey::read(conn)? {
+                Some(key) => key.hash(&subject.key()),
+                None => return Ok(Vec::new()),
+            },
+        };
+        conn.prepare_cached("SELECT name, value FROM meta WHERE name GLOB ? ORDER BY value, name")?
+            .query_map([format!("{SUPPRESSED}{hash}")], |row| {
+                let name: String = row.get(0)?;
+                let hash = name.strip_prefix(SUPPRESSED).unwrap_or(&name).to_owned();
+                Ok(SuppressedPerson { hash, since: Timestamp(row.get(1)?) })
+            })?
+            .collect()
+    }
+}
 
 /// The list of suppressed persons.
 pub(super) struct Suppression<'a> {

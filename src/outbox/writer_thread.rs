@@ -120,6 +120,9 @@ impl WriterThread {
                 let is_done = self.maintenance.run(&mut self.store, matches!(round, Round::Idle));
                 self.is_idle = matches!(round, Round::Idle) && is_done && self.waiting.is_empty();
             }
+            if !is_stop && !self.alarm.is_raised() {
+                self.maintenance.make_room(&mut self.store);
+            }
             if self.alarm.is_raised() {
                 // The callers learn it from the closed channel; the log stays as it is, for the next start.
                 return;
@@ -206,7 +209,7 @@ impl WriterThread {
             result => self.answer(commands, result),
         }
         if !self.alarm.is_raised() {
-            self.maintenance.shorten_wal(&self.store.db);
+            self.maintenance.shorten_wal(&self.store);
         }
     }
 
@@ -264,7 +267,7 @@ impl WriterThread {
         });
         let checked = committed.and_then(|appended| {
             self.stats.set_pending_bytes(&self.store.pending_bytes);
-            self.maintenance.after_commit(&self.store.db, now)?;
+            self.maintenance.after_commit(&self.store, now)?;
             Ok(appended)
         });
         checked.map_err(|e| self.maintenance.report(e))

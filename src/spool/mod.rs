@@ -32,7 +32,7 @@ pub use left_files::{LeftFile, WhyLeft, left_files, let_agent_read};
 pub use listing::{MAX_LISTED_BYTES, OwnerFiles, SpoolListing};
 pub use names::{Format, format_of, shell_quoted};
 pub(crate) use names::{is_finished_name, is_reason_name};
-pub use rejected::{RejectedFile, RejectedFolder, Rejection, RestMark, RestOfFile};
+pub use rejected::{RejectedFile, RejectedFolder, Rejection, RestMark, RestOfFile, open_regular};
 pub use rejection_writer::{FailedRejection, MAX_PARTS, RejectedUsage, RejectionWriter};
 pub use removing::{KeptFile, QUIET_BEFORE_UNLINK, REMOVING, Removal};
 pub use rest::PartKind;

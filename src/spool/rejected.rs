@@ -320,11 +320,12 @@ impl RejectedFolder {
     /// name.
     ///
     /// # Errors
-    /// There is no such file, or the system refuses.
+    /// There is no such file (a folder or a link is none), or the system refuses.
     pub fn put_back(&self, name: &OsStr) -> Result<OsString, SpoolError> {
         let from = self.dir.join(name);
         let error = |e| SpoolError::new(&from, "put a file back", e);
-        if !is_finished_name(name) || is_reason_name(name) || name.as_bytes().contains(&b'/') {
+        let is_name = is_finished_name(name) && !is_reason_name(name) && !name.as_bytes().contains(&b'/');
+        if !is_name || !fs::symlink_metadata(&from).map_err(error)?.is_file() {
             return Err(error(io::ErrorKind::NotFound.into()));
         }
         let spool = self.dir.parent().unwrap_or(&self.dir);
@@ -367,8 +368,11 @@ pub fn size_on_disk(meta: &fs::Metadata) -> u64 {
     meta.blocks() * 512
 }
 
-/// Opens a file of the folder for reading, and nothing else: whoever may write there could have put anything in its place.
-fn open_regular(path: &Path) -> io::Result<File> {
+/// Opens a file for reading, and nothing else: whoever may write to its folder could have put anything in its place.
+///
+/// # Errors
+/// The system's; `InvalidData`: it is no regular file.
+pub fn open_regular(path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     match file.metadata()?.is_file() {

@@ -6,6 +6,7 @@ use koala_agent::receiver::Faults;
 use serde_json::{Value, json};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 const ANA: &str = "ana@acme.dev";
 
@@ -180,10 +181,72 @@ fn list_shows_everything_that_is_kept_about_a_person() {
 }
 
 #[test]
+fn a_dry_run_changes_nothing_and_the_list_tells_who_is_kept_out() {
+    let mut agent = TestAgent::program(Faults { offline: true, ..Faults::default() });
+    agent.start_and_wait();
+    agent.drop_file("a.jsonl", lines([event("a", ANA, 9), event("b", "bo@acme.dev", 9)]));
+    agent.until_status("both are stored", |status| status.outbox.pending == 2);
+    agent.drop_file("bad.json", format!("{{{ANA}"));
+    agent.until_status("it is rejected", |status| status.spool.rejected_files == Some(1));
+    let (code, receipt) = erase(&agent, &["--email", ANA, "--dry-run"]);
+    assert_eq!(
+        (code, &receipt["dry_run"], &receipt["rejected"]),
+        (0, &true.into(), &vec!["bad.json"].into())
+    );
+    assert_eq!(receipt["events"][0]["message_id"], "a");
+    assert_eq!(agent.status().outbox.pending, 2);
+    assert!(agent.spool().join("rejected/bad.json").exists());
+    let list = |arguments: &[&str]| {
+        let output = agent.command("erase").arg("--list").args(arguments).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    assert_eq!(list(&[]), (0, "nobody is kept out\n".to_owned()));
+    let (code, receipt) = erase(&agent, &["--email", ANA]);
+    assert_eq!((code, &receipt["dry_run"]), (0, &false.into()), "{receipt}");
+    let (code, all) = list(&[]);
+    assert!(code == 0 && all.lines().count() == 1 && !all.contains("ana"), "{all}");
+    assert_eq!(list(&["--email", "Ana@acme.dev"]), (0, all));
+    assert_eq!(list(&["--email", "bo@acme.dev"]), (66, "bo@acme.dev is not kept out\n".to_owned()));
+    agent.stop();
+}
+
+/// Whatever stands in rejected/, a search takes little memory, and what it could not look at is told.
+#[test]
+fn erase_looks_at_any_file_in_bounded_memory() {
+    let agent = TestAgent::program(Faults::default());
+    let folder = agent.spool().join("rejected");
+    fs::create_dir(&folder).unwrap();
+    let sparse = fs::File::create(folder.join("sparse.txt")).unwrap();
+    sparse.set_len(640 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b" ana@acme.dev ", (640 << 20) - 14).unwrap();
+    fs::write(folder.join("damaged.json.gz"), b"\x1f\x8b\x08\0damaged").unwrap();
+    let mut command = agent.command("erase");
+    command.args(["--email", ANA, "--json"]);
+    let mut limited = Command::new("prlimit");
+    limited.arg(format!("--as={}", 512u64 << 20)).arg(command.get_program()).args(command.get_args());
+    let output = limited.output().unwrap();
+    let receipt: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (output.status.code(), &receipt["rejected"]),
+        (Some(75), &vec!["sparse.txt"].into()),
+        "{receipt}"
+    );
+    let left = receipt["left"].as_array().unwrap();
+    assert!(
+        left.len() == 1 && left[0].as_str().unwrap().contains("damaged.json.gz cannot be read"),
+        "{receipt}"
+    );
+}
+
+#[test]
 fn a_wrong_command_line_of_erase_says_what_is_wanted() {
     let setup = Setup::new();
     for (arguments, said) in [
-        (&["--email", "ana"][..], "an email address has an @"),
+        (&["--email", "ana"][..], "a name, an @ and a domain"),
+        (&["--email", "@"], "a name, an @ and a domain"),
+        (&["--email", "ana@"], "a name, an @ and a domain"),
+        (&["--email", "ana bo@acme.dev"], "a name, an @ and a domain"),
+        (&["--list", "--dry-run"], "cannot be used with"),
         (&[], "required"),
         (&["--email", ANA, "--user-id", "7"], "cannot be used with"),
     ] {

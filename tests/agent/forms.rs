@@ -149,7 +149,8 @@ fn what_cannot_be_rejected_holds_up_nothing_else() {
     let mut agent = started(&[]);
     // No reason can be written where a folder stands.
     let in_the_way = agent.spool().join("rejected/.why.tmp");
-    fs::create_dir(&in_the_way).unwrap();
+    // Its outbox shows that it runs before it has opened the spool.
+    agent.until("the folder is there", |_| fs::create_dir(&in_the_way).is_ok());
     agent.drop_file("a.json", "{bad");
     agent.drop_file(
         "b.jsonl",

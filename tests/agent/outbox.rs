@@ -1,8 +1,10 @@
 //! The outbox as the commands read it.
 
+use crate::common::agent::TestAgent;
 use crate::common::events::new_event;
 use crate::common::setup::Setup;
 use koala_agent::outbox::State;
+use koala_agent::receiver::Faults;
 
 #[test]
 fn the_person_becomes_a_hash_when_the_body_is_erased() {
@@ -34,4 +36,43 @@ fn the_body_of_an_event_turned_off_is_erased_at_once_and_other_skipped_bodies_ar
     outbox.close();
     let body = |id| setup.reader().events().show(id).unwrap().unwrap().body;
     assert_eq!((body("off"), body("nobody").is_some()), (None, true));
+}
+
+/// An outbox of 2 MiB, through which several times as much goes.
+#[test]
+fn what_is_delivered_or_skipped_never_keeps_out_what_is_not() {
+    const EVENTS: usize = 15_000;
+    let mut agent = TestAgent::program(Faults::default());
+    agent.set("outbox.max_bytes = \"2MiB\"");
+    agent.start_and_wait();
+    let event = |n: usize, email: &str| {
+        format!("{{\"type\":\"track\",\"event\":\"E\",\"messageId\":\"m-{n}\",\"properties\":{{{email}}}}}\n")
+    };
+    for file in 0..EVENTS / 1_000 {
+        let numbers = file * 1_000..(file + 1) * 1_000;
+        let lines: String =
+            numbers.map(|n| event(n, &format!("\"email\":\"p{}@acme.dev\"", n % 50))).collect();
+        agent.drop_file(format!("{file}.jsonl"), lines);
+        // Of nobody, so skipped.
+        agent.drop_file(
+            format!("{file}-skipped.jsonl"),
+            "{\"type\":\"track\",\"event\":\"E\"}\n".repeat(1_000),
+        );
+        // So that what waits never fills it.
+        agent.until_held((file + 1) * 1_000);
+    }
+    agent.until_status("nothing waits, and there is room", |status| {
+        status.outbox.pending == 0
+            && status.spool.waiting_files == Some(0)
+            && status.outbox.bytes < status.outbox.max_bytes
+    });
+    let status = agent.status();
+    assert!(!agent.log().contains("the intake is blocked"), "{}", agent.log());
+    let (delivered, skipped) = (status.outbox.delivered as usize, status.outbox.skipped as usize);
+    assert!((1_000..EVENTS - 1_000).contains(&delivered) && skipped < EVENTS - 1_000, "{status:?}");
+    // The newest ids are remembered still.
+    agent.drop_file("again.jsonl", event(EVENTS - 1, "\"email\":\"p49@acme.dev\""));
+    agent.until_status("it is a duplicate", |status| status.spool.duplicates == 1);
+    agent.stop();
+    assert_eq!(agent.receiver.stats().events as usize, EVENTS);
 }

@@ -340,6 +340,12 @@ fn rejected_files_are_listed_with_their_reasons() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(setup.path("spool/bad.json").exists());
     assert_eq!(setup.run(&["retry", "--rejected", "bad.json"]).code, 66);
+    for name in ["", ".", "..", "../rejected"] {
+        assert_eq!(setup.run(&["retry", "--rejected", name]).code, 64, "{name:?}");
+    }
+    std::fs::create_dir(setup.path("spool/rejected/folder.json")).unwrap();
+    assert_eq!(setup.run(&["retry", "--rejected", "folder.json"]).code, 66);
+    assert!(setup.path("spool/rejected/folder.json").exists());
 }
 
 #[test]
