@@ -72,7 +72,7 @@
 //!   it again and again while it is proven to accept others (`agent::suspicion`).
 //! - One person's trouble never stops another's events, until there is proof that it is everybody's (`agent::path`).
 //! - Nothing is sent while accepted events cannot be acknowledged (`agent::sender`).
-//! - The key never leaves [`config::PublicKey`] except into the address of a request.
+//! - The key never leaves [`config::PublicKey`] except into the address of a request, and by `init` into its file.
 //!
 //! # Our words
 //!

@@ -10,7 +10,7 @@ use std::ffi::{OsStr, OsString};
 
 /// Arguments, environment and clock of the process.
 pub struct CommandContext {
-    /// `--config` and `--user`.
+    /// `--config`, `--user` and `--instance`.
     pub options: ConfigOptions,
     /// The environment variables.
     pub environment: Environment,
@@ -83,7 +83,8 @@ impl CommandContext {
         let mut line = String::from("sudo ");
         line += &shell_quoted(arguments.next().map_or(OsStr::new("koala-agent"), OsString::as_os_str));
         // sudo does not pass the environment on.
-        if let (None, Some(path)) = (&self.options.config, self.environment.get("KOALA_AGENT_CONFIG")) {
+        let is_chosen = self.options.config.is_some() || self.options.instance.is_some();
+        if let (false, Some(path)) = (is_chosen, self.environment.get("KOALA_AGENT_CONFIG")) {
             line += &format!(" --config {}", shell_quoted(path));
         }
         for argument in arguments {
@@ -96,10 +97,11 @@ impl CommandContext {
 
 /// A koala-agent command line that uses this configuration, quoted for a shell.
 pub fn agent_command(config: &Config, arguments: &str) -> String {
-    match config.scope {
-        Scope::System => format!("koala-agent {arguments}"),
-        Scope::User => format!("koala-agent --user {arguments}"),
-        Scope::Named => {
+    match (config.scope, &config.instance) {
+        (_, Some(name)) => format!("koala-agent --instance {name} {arguments}"),
+        (Scope::System, None) => format!("koala-agent {arguments}"),
+        (Scope::User, None) => format!("koala-agent --user {arguments}"),
+        (Scope::Named, None) => {
             format!("koala-agent --config {} {arguments}", shell_quoted(config.path.as_os_str()))
         }
     }
@@ -108,7 +110,7 @@ pub fn agent_command(config: &Config, arguments: &str) -> String {
 /// The systemctl command line for the service; `None` for an agent that is run by hand.
 pub fn service_command(config: &Config, verb: &str) -> Option<String> {
     match config.scope {
-        Scope::System => Some(format!("systemctl {verb} koala-agent")),
+        Scope::System => Some(format!("systemctl {verb} {}", config.unit()?)),
         Scope::User if is_run_by_hand(config) => None,
         Scope::User => Some(format!("systemctl --user {verb} koala-agent")),
         Scope::Named => None,
@@ -139,7 +141,12 @@ mod tests {
     use super::*;
 
     fn context(arguments: &[&str], environment: &[(&str, &str)]) -> CommandContext {
+        let instance = arguments.iter().skip_while(|argument| **argument != "--instance").nth(1);
         CommandContext {
+            options: ConfigOptions {
+                instance: instance.map(|name| name.parse().unwrap()),
+                ..ConfigOptions::default()
+            },
             arguments: arguments.iter().map(OsString::from).collect(),
             environment: environment.iter().map(|(k, v)| (*k, *v)).collect(),
             ..CommandContext::of_process()
@@ -159,6 +166,11 @@ mod tests {
                 vec!["koala-agent", "retry", "a b"],
                 vec![("KOALA_AGENT_CONFIG", "/etc/k.toml")],
                 "sudo koala-agent --config /etc/k.toml retry 'a b'",
+            ),
+            (
+                vec!["koala-agent", "--instance", "shop", "list"],
+                vec![("KOALA_AGENT_CONFIG", "/etc/k.toml")],
+                "sudo koala-agent --instance shop list",
             ),
         ] {
             assert_eq!(context(&arguments, &environment).sudo_line(), line);

@@ -185,7 +185,7 @@ async fn start(context: &CommandContext, folder: &Path, endpoint: &str) -> Resul
     std::fs::write(&file, text)?;
     // The environment of the process may hold settings of a real agent.
     let empty: Environment = std::iter::empty::<(&str, &str)>().collect();
-    let config = load(&ConfigOptions { config: Some(file), user: false }, &empty)?;
+    let config = load(&ConfigOptions::with_file(file), &empty)?;
     Ok(Agent::start(config, context.clock.clone()).await?)
 }
 

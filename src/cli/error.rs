@@ -176,7 +176,7 @@ impl From<Fatal> for CliError {
 }
 
 /// The system's message in the style of ours: without the error number, in lower case.
-fn without_number(error: &io::Error) -> String {
+pub fn without_number(error: &io::Error) -> String {
     let text = error.to_string();
     match text.split_once(" (os error") {
         Some((message, _)) => message.to_lowercase(),

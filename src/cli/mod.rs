@@ -11,6 +11,7 @@ mod discard;
 mod erase;
 mod error;
 mod expect;
+mod init;
 mod input;
 mod list;
 mod man;
@@ -21,8 +22,10 @@ mod output;
 mod permission;
 mod preview;
 mod producer;
+mod prompt;
 mod receiver;
 mod remedy;
+mod replace_file;
 mod retry;
 mod run;
 mod send;
@@ -37,7 +40,7 @@ mod wait;
 use context::CommandContext;
 use error::{CliError, ExitCode};
 
-use crate::config::ConfigOptions;
+use crate::config::{ConfigOptions, Instance};
 use crate::limits;
 use clap::{Parser, Subcommand};
 use std::io::{self, IsTerminal, Write};
@@ -56,12 +59,16 @@ struct Cli {
     /// Use your own agent: its configuration, spool and outbox are in your home folder
     #[arg(long, global = true, conflicts_with = "config", display_order = 901)]
     user: bool,
+    /// Use this one of several agents of the system: /etc/koala-agent/NAME.toml, koala-agent@NAME.service
+    #[arg(long, global = true, value_name = "NAME", conflicts_with_all = ["config", "user"], display_order = 902)]
+    instance: Option<Instance>,
     #[command(subcommand)]
     command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    Init(init::InitArgs),
     Run(run::RunArgs),
     Demo(demo::DemoArgs),
     Send(send::SendArgs),
@@ -107,7 +114,7 @@ fn command_line(mut context: CommandContext) -> ExitCode {
             };
         }
     };
-    context.options = ConfigOptions { config: cli.config, user: cli.user };
+    context.options = ConfigOptions { config: cli.config, user: cli.user, instance: cli.instance };
     run_command(&context, cli.command).unwrap_or_else(|error| {
         print_error(&context, &error);
         error.exit_code()
@@ -116,6 +123,7 @@ fn command_line(mut context: CommandContext) -> ExitCode {
 
 fn run_command(context: &CommandContext, command: Command) -> Result<ExitCode, CliError> {
     match command {
+        Command::Init(args) => init::run(context, &args),
         Command::Run(args) => Ok(run::run(context, args)),
         Command::Demo(args) => demo::run(context, args),
         Command::Send(args) => send::run(context, &args),

@@ -2,7 +2,7 @@
 
 use super::context::{agent_command, reload_command, service_command, start_command};
 use super::output::{escaped, indented};
-use crate::config::{Config, KoalaConfig, Scope, SpoolConfig};
+use crate::config::{Config, KoalaConfig, Scope};
 use crate::outbox::holder;
 use crate::reason::Code;
 use crate::spool::shell_quoted;
@@ -48,15 +48,6 @@ impl Remedy {
         match reload_command(config) {
             Some(command) => Remedy::run(format!("{text}, then run"), command),
             None => Remedy::text(format!("{text}, then send SIGHUP to the agent if it runs")),
-        }
-    }
-
-    /// A change of the public key. systemd hands the packaged service its key at the start; any other agent reads it at
-    /// a reload.
-    fn then_read_key(config: &Config, text: impl fmt::Display) -> Remedy {
-        match config.scope {
-            Scope::System => Remedy::then_restart(config, text),
-            Scope::User | Scope::Named => Remedy::then_reload(config, text),
         }
     }
 
@@ -110,10 +101,10 @@ pub fn spool_remedy(config: &Config) -> Remedy {
     let dir = shell_quoted(config.spool.dir.as_os_str());
     let restart = service_command(config, "restart").unwrap_or_default();
     let command = match config.scope {
+        // The unit of an instance makes its folder.
+        Scope::System if config.has_packaged_spool() && config.instance.is_some() => restart,
         // tmpfiles.d gives the folder its owner and its ACL. A running service still sees the old folder.
-        Scope::System if config.spool.dir == SpoolConfig::default().dir => {
-            format!("systemd-tmpfiles --create && {restart}")
-        }
+        Scope::System if config.has_packaged_spool() => format!("systemd-tmpfiles --create && {restart}"),
         Scope::System => {
             format!("mkdir -p {dir} && chown koala-agent:koala-drop {dir} && chmod 3730 {dir} && {restart}")
         }
@@ -153,16 +144,15 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
             Remedy::text(format!("check the network to {endpoint}, or raise koala.timeout in {file}"))
         }
         Code::Proxy => Remedy::text(format!("check koala.proxy in {file}, or HTTPS_PROXY")),
-        Code::NoKey => {
-            let text = format!("put the public key of your Koala workspace into {key}");
-            match (config.scope, &config.koala.key_file) {
-                (Scope::User | Scope::Named, Some(_)) => {
-                    Remedy::text(format!("{text}; the agent reads it within 30 s"))
-                }
-                _ => Remedy::then_read_key(config, text),
-            }
+        // Which also says how the agent comes to read it.
+        Code::NoKey | Code::KeyRefused => {
+            let wanted =
+                if code == Code::NoKey { "public key of your Koala workspace" } else { "right public key" };
+            Remedy::run(
+                format!("put the {wanted} into {key}; this asks for it"),
+                agent_command(config, "init"),
+            )
         }
-        Code::KeyRefused => Remedy::then_read_key(config, format!("put the right public key into {key}")),
         Code::NotFound => Remedy::then_reload(
             config,
             format!("{endpoint} is not a Koala receiver: correct koala.endpoint in {file}"),

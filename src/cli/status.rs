@@ -312,8 +312,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.toml");
         fs::write(&file, "").unwrap();
-        let config =
-            load(&ConfigOptions { config: Some(file), user: false }, &Environment::default()).unwrap();
+        let config = load(&ConfigOptions::with_file(file), &Environment::default()).unwrap();
         let mut status = never_started(&config);
         for (running, pid, now, want) in [
             (true, Some(std::process::id()), Clock::system().now(), true),

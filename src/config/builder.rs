@@ -2,6 +2,7 @@
 //!
 //! A problem names the place, the key and the wanted value. It never quotes the value it found, which may be a secret.
 
+use super::sections::UNENCRYPTED;
 use super::units::{Bytes, LONGEST};
 use super::value::{SettingValue, SourceText, ValueProblem};
 use super::{
@@ -227,13 +228,8 @@ impl ConfigBuilder {
                     .to_owned(),
             ));
         }
-        if address::is_plain(&koala.endpoint) && !koala.is_loopback() && !koala.allow_plain_http {
-            problems.push((
-                ["koala.endpoint", "koala.endpoint"],
-                "koala.endpoint would send the key and the events unencrypted; \
-                 write https://, or set koala.allow_plain_http = true"
-                    .to_owned(),
-            ));
+        if koala.is_unencrypted() {
+            problems.push((["koala.endpoint", "koala.endpoint"], format!("koala.endpoint {UNENCRYPTED}")));
         }
         for (keys, problem) in problems {
             let place = keys.iter().find_map(|key| self.places.get(key));

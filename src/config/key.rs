@@ -10,7 +10,7 @@ use std::path::Path;
 const MAX_KEY_BYTES: usize = 200;
 
 /// The most bytes read of a key file: the longest key with room for white space around it.
-const MAX_KEY_FILE_BYTES: u64 = 4096;
+pub const MAX_KEY_FILE_BYTES: u64 = 4096;
 
 /// The permission bit by which everybody can read a file.
 pub(super) const READABLE_BY_OTHERS: u32 = 0o004;
@@ -42,7 +42,17 @@ impl PublicKey {
         }
     }
 
-    /// The key itself, for the client alone, which needs it in the URL. There is no other way to read it.
+    /// The key in the content of a file; `None` if the file is empty.
+    ///
+    /// # Errors
+    /// See [`PublicKey::new`].
+    pub fn from_file_content(content: &[u8]) -> Result<Option<PublicKey>, InvalidKey> {
+        // Bytes that are not UTF-8 become a character that no key has. Some editors put a mark at the beginning.
+        let text = String::from_utf8_lossy(content);
+        PublicKey::new(text.strip_prefix('\u{feff}').unwrap_or(&text))
+    }
+
+    /// The key itself, for the client, which needs it in the URL. There is no other way to read it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -96,19 +106,17 @@ pub(super) struct KeyFile {
 }
 
 /// Reads a key file. A missing or an empty file means "no key yet". A file that may not be read, or whose content is not a
-/// key, means the same, with a warning, so that events are stored meanwhile. `is_service`: an agent as the package
+/// key, means the same, with a warning, so that events are stored meanwhile. `unit`: that of an agent as the package
 /// installs it, to which systemd hands the key.
-pub(super) fn read_file(path: &Path, is_service: bool) -> KeyFile {
+pub(super) fn read_file(path: &Path, unit: Option<&str>) -> KeyFile {
     let shown = path.display();
     let without_key = |warning| KeyFile { key: None, warnings: vec![warning] };
     let (bytes, mode) = match read(path) {
         Ok(content_and_mode) => content_and_mode,
         Err(e) if e.kind() == ErrorKind::NotFound => return KeyFile::default(),
-        Err(e) => return without_key(warning_for_unreadable(path, e.kind(), &user(), is_service)),
+        Err(e) => return without_key(warning_for_unreadable(path, e.kind(), &user(), unit)),
     };
-    // Bytes that are not UTF-8 become a character that no key has. Some editors put a mark at the beginning.
-    let text = String::from_utf8_lossy(&bytes);
-    match PublicKey::new(text.strip_prefix('\u{feff}').unwrap_or(&text)) {
+    match PublicKey::from_file_content(&bytes) {
         Ok(key) => {
             let warning = key.is_some().then(|| exposed(path, mode, "the public key")).flatten();
             KeyFile { key, warnings: warning.into_iter().collect() }
@@ -135,15 +143,15 @@ pub(super) fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
     Ok((bytes, mode))
 }
 
-fn warning_for_unreadable(path: &Path, kind: ErrorKind, user: &str, is_service: bool) -> String {
+fn warning_for_unreadable(path: &Path, kind: ErrorKind, user: &str, unit: Option<&str>) -> String {
     let shown = path.display();
     // Whoever runs the agent may be anybody: no line gives the key to them.
-    let fix = match (kind, is_service) {
-        (ErrorKind::PermissionDenied, true) => {
-            "systemd hands it to the service when that starts: systemctl restart koala-agent; for an agent of your own: \
-             koala-agent --user run"
-        }
-        (ErrorKind::PermissionDenied, false) => {
+    let fix = match (kind, unit) {
+        (ErrorKind::PermissionDenied, Some(unit)) => &format!(
+            "systemd hands it to the service when that starts: systemctl restart {unit} (before its version 247 it cannot: \
+             run koala-agent init, which gives the file to the service); for an agent of your own: koala-agent --user run"
+        ),
+        (ErrorKind::PermissionDenied, None) => {
             "let the agent run as the file's owner, or name another file with koala.public_key_file; until it can, events \
              are stored but not sent"
         }
@@ -224,7 +232,7 @@ mod tests {
             if let Some(text) = content {
                 fs::write(&path, text).unwrap();
             }
-            let file = read_file(&path, false);
+            let file = read_file(&path, None);
             assert_eq!((file.key, file.warnings), (None, vec![]));
         }
     }
@@ -238,13 +246,13 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
         for content in ["pk_1\n", "\u{feff}pk_1\r\n", "\u{feff} pk_1"] {
             fs::write(&path, content).unwrap();
-            let file = read_file(&path, false);
+            let file = read_file(&path, None);
             assert_eq!((file.key, file.warnings), (Some(key("pk_1")), vec![]), "{content:?}");
         }
 
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(
-            read_file(&path, false).warnings,
+            read_file(&path, None).warnings,
             [format!("everybody can read the public key in {shown}; run: chmod o-r {shown}")]
         );
 
@@ -255,7 +263,7 @@ mod tests {
             (b"\xef\xbb\xbf\xef\xbb\xbfpk", "its character 1 is U+FEFF"),
         ] {
             fs::write(&path, bytes).unwrap();
-            let file = read_file(&path, false);
+            let file = read_file(&path, None);
             assert_eq!(file.key, None);
             assert_eq!(
                 file.warnings,
@@ -269,21 +277,21 @@ mod tests {
 
     #[test]
     fn a_key_file_that_may_not_be_read_is_given_to_nobody() {
-        let warning = |is_service| {
-            warning_for_unreadable(Path::new("/etc/key"), ErrorKind::PermissionDenied, "ana", is_service)
-        };
+        let warning =
+            |unit| warning_for_unreadable(Path::new("/etc/key"), ErrorKind::PermissionDenied, "ana", unit);
         assert_eq!(
-            warning(true),
+            warning(Some("koala-agent@shop")),
             "ana cannot read the public key file /etc/key: permission denied; systemd hands it to the service when that \
-             starts: systemctl restart koala-agent; for an agent of your own: koala-agent --user run"
+             starts: systemctl restart koala-agent@shop (before its version 247 it cannot: run koala-agent init, which gives \
+             the file to the service); for an agent of your own: koala-agent --user run"
         );
         assert_eq!(
-            warning(false),
+            warning(None),
             "ana cannot read the public key file /etc/key: permission denied; let the agent run as the file's owner, or \
              name another file with koala.public_key_file; until it can, events are stored but not sent"
         );
         let dir = tempfile::tempdir().unwrap();
-        let file = read_file(dir.path(), true);
+        let file = read_file(dir.path(), Some("koala-agent"));
         assert!(file.key.is_none());
         assert!(file.warnings[0].contains("is a directory; until it can, events are stored but not sent"));
     }

@@ -1,6 +1,7 @@
 //! Finds the configuration file and reads the layers: the defaults, the file, the environment.
 
 use super::builder::{ConfigBuilder, KeySetting};
+use super::instance::{Instance, SystemPlaces, unit_of};
 use super::mappings::read_exported;
 use super::{Config, ConfigError, Environment, Scope, VARIABLE, key};
 use crate::mapping::{HashKey, Mappings};
@@ -13,12 +14,6 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The configuration file of the system's agent.
-const SYSTEM_FILE: &str = "/etc/koala-agent/config.toml";
-/// The default key file of the system's agent.
-const SYSTEM_KEY_FILE: &str = "/etc/koala-agent/public-key";
-/// The status file of the system's agent.
-const SYSTEM_STATUS_FILE: &str = "/run/koala-agent/status.json";
 /// The systemd credential that holds the key.
 const CREDENTIAL: &str = "koala-public-key";
 /// The systemd credential that holds the key for hashes.
@@ -35,14 +30,24 @@ pub struct ConfigOptions {
     pub config: Option<PathBuf>,
     /// `--user`
     pub user: bool,
+    /// `--instance`
+    pub instance: Option<Instance>,
 }
 
-/// Loads the configuration in force. The file is that of `--config`, else of `$KOALA_AGENT_CONFIG`, else with `--user`
-/// that of the user, else that of the system. The environment overrides the file, and the file overrides the defaults.
+impl ConfigOptions {
+    /// The options `--config FILE`.
+    pub fn with_file(file: impl Into<PathBuf>) -> ConfigOptions {
+        ConfigOptions { config: Some(file.into()), ..ConfigOptions::default() }
+    }
+}
+
+/// Loads the configuration in force. The file is that of `--config` or `--instance`, else of `$KOALA_AGENT_CONFIG`, else
+/// with `--user` that of the user, else that of the system. The environment overrides the file, and the file overrides the
+/// defaults.
 ///
 /// The key is the first that is set of: `public_key` or `public_key_file` in the environment; the same in the file; the
-/// systemd credential `koala-public-key`, unless it is empty; the default file, which is `/etc/koala-agent/public-key`, or
-/// `public-key` in the user's own folder with `--user`.
+/// systemd credential `koala-public-key`, unless it is empty; the default file, which is `/etc/koala-agent/public-key`,
+/// `/etc/koala-agent/NAME.public-key` with `--instance NAME`, or `public-key` in the user's own folder with `--user`.
 ///
 /// Loading reads files and changes nothing, so a running daemon reloads by loading again.
 ///
@@ -52,9 +57,19 @@ pub fn load(options: &ConfigOptions, env: &Environment) -> Result<Config, Config
     load_among(&Folders::of_machine(), options, env)
 }
 
+/// Like [`load`], where the file that an option or a variable names need not exist yet.
+///
+/// # Errors
+/// [`ConfigError`], except [`ConfigError::Missing`].
+pub fn load_before_it_exists(options: &ConfigOptions, env: &Environment) -> Result<Config, ConfigError> {
+    let folders = Folders::of_machine();
+    let selection = select(&folders, options, env)?;
+    load_selected(&folders, Selection { named_by: None, ..selection }, env)
+}
+
 /// The places of configurations when none is named; tests make their own.
 pub(super) struct Folders {
-    pub system_file: PathBuf,
+    pub etc: PathBuf,
     /// `None` if the user has no home.
     pub user: Option<UserFolders>,
 }
@@ -73,7 +88,7 @@ impl Folders {
             state: dirs.state_dir().unwrap_or_else(|| dirs.data_local_dir()).to_owned(),
             runtime: dirs.runtime_dir().map(Path::to_owned),
         });
-        Folders { system_file: PathBuf::from(SYSTEM_FILE), user }
+        Folders { etc: SystemPlaces::etc().to_owned(), user }
     }
 }
 
@@ -81,25 +96,34 @@ impl Folders {
 struct Selection {
     scope: Scope,
     path: PathBuf,
-    /// The option or variable that names the file, if one does.
+    /// The option or variable that names the file, if one does. Such a file must exist: of a name with a slip in it, the
+    /// defaults would be another agent's.
     named_by: Option<&'static str>,
+    instance: Option<Instance>,
 }
 
 fn select(folders: &Folders, options: &ConfigOptions, env: &Environment) -> Result<Selection, ConfigError> {
+    let system_file = |instance| folders.etc.join(SystemPlaces::of(instance).config_name);
+    if let Some(name) = &options.instance {
+        let path = system_file(Some(name));
+        let named_by = Some("--instance");
+        return Ok(Selection { scope: Scope::System, path, named_by, instance: Some(name.clone()) });
+    }
     let by_option = options.config.clone().map(|path| (path, "--config"));
     let by_variable = || env.get(VARIABLE).map(|path| (PathBuf::from(path), VARIABLE));
     if let Some((path, named_by)) = by_option.or_else(by_variable) {
         // The path is made absolute, since the daemon may have another working folder when it reloads.
         let path = std::path::absolute(&path).unwrap_or(path);
         // Naming the system's file has the same effect as naming none.
-        let scope = if path == folders.system_file { Scope::System } else { Scope::Named };
-        return Ok(Selection { scope, path, named_by: Some(named_by) });
+        let scope = if path == system_file(None) { Scope::System } else { Scope::Named };
+        return Ok(Selection { scope, path, named_by: Some(named_by), instance: None });
     }
-    if !options.user {
-        return Ok(Selection { scope: Scope::System, path: folders.system_file.clone(), named_by: None });
-    }
-    let user = folders.user.as_ref().ok_or_else(|| ConfigError::one(NO_HOME.to_owned()))?;
-    Ok(Selection { scope: Scope::User, path: user.config.join("config.toml"), named_by: None })
+    let (scope, path) = match (options.user, &folders.user) {
+        (false, _) => (Scope::System, system_file(None)),
+        (true, Some(user)) => (Scope::User, user.config.join("config.toml")),
+        (true, None) => return Err(ConfigError::one(NO_HOME.to_owned())),
+    };
+    Ok(Selection { scope, path, named_by: None, instance: None })
 }
 
 pub(super) fn load_among(
@@ -107,17 +131,26 @@ pub(super) fn load_among(
     options: &ConfigOptions,
     env: &Environment,
 ) -> Result<Config, ConfigError> {
-    let Selection { scope, path, named_by } = select(folders, options, env)?;
+    load_selected(folders, select(folders, options, env)?, env)
+}
+
+fn load_selected(folders: &Folders, selection: Selection, env: &Environment) -> Result<Config, ConfigError> {
+    let Selection { scope, path, named_by, instance } = selection;
     let mut builder = ConfigBuilder::default();
-    let (default_key_file, status_file) = match (scope, &folders.user) {
+    let places = SystemPlaces::of(instance.as_ref());
+    let (key_file, hash_key_file, status_file) = match (scope, &folders.user) {
         (Scope::User, Some(user)) => {
             builder.spool.dir = user.state.join("spool");
             builder.outbox.path = user.state.join("outbox.db");
             let status_file = user.runtime.as_ref().map(|runtime| runtime.join("status.json"));
-            (user.config.join("public-key"), status_file)
+            (user.config.join("public-key"), user.config.join("hash-key"), status_file)
         }
-        (Scope::System, _) => (PathBuf::from(SYSTEM_KEY_FILE), Some(PathBuf::from(SYSTEM_STATUS_FILE))),
-        (Scope::User | Scope::Named, _) => (PathBuf::from(SYSTEM_KEY_FILE), None),
+        (Scope::System, _) => {
+            builder.spool.dir = places.spool;
+            builder.outbox.path = places.outbox;
+            (places.key_file, places.hash_key_file, Some(places.status_file))
+        }
+        (Scope::User | Scope::Named, _) => (places.key_file, places.hash_key_file, None),
     };
 
     let file = match (read_config(&path), named_by) {
@@ -140,9 +173,9 @@ pub(super) fn load_among(
     builder.check_together();
 
     let mappings = build_mappings(&mut builder, &path);
-    let hash_key_file = builder.hash_key_file.take();
-    builder.koala.is_service = scope == Scope::System;
-    read_key(&mut builder, key, default_key_file.clone(), env);
+    let hash_key_setting = builder.hash_key_file.take();
+    builder.koala.unit = (scope == Scope::System).then(|| unit_of(instance.as_ref()));
+    read_key(&mut builder, key, key_file, env);
     let ConfigBuilder { spool, outbox, mut koala, warnings, problems, .. } = builder;
     if key_exposed {
         let shown = path.display();
@@ -153,16 +186,17 @@ pub(super) fn load_among(
     let status_file = status_file.unwrap_or_else(|| beside(&outbox.path, ".status.json"));
     let private_status_file = beside(&outbox.path, ".private-status.json");
     let file_exists = file.is_some();
-    let hash_key_file = hash_key_file.unwrap_or_else(|| {
+    let hash_key_file = hash_key_setting.unwrap_or_else(|| {
         let credential = env.get("CREDENTIALS_DIRECTORY").map(|dir| Path::new(dir).join(HASH_CREDENTIAL));
         // Without a key the unit passes a credential of one line end.
         let filled = credential.filter(|file| std::fs::metadata(file).is_ok_and(|file| file.len() > 1));
-        filled.unwrap_or_else(|| default_key_file.with_file_name("hash-key"))
+        filled.unwrap_or(hash_key_file)
     });
     let (mappings, mappings_lack) = with_hash_key(mappings, &hash_key_file, &mut koala.key_warnings);
     let mappings = Arc::new(mappings.with_consent(koala.consent_categories.clone()));
     let config = Config {
         scope,
+        instance,
         path,
         file_exists,
         file_digest: file.map(|(text, _)| FileDigest::of(text.as_bytes())),

@@ -1,11 +1,13 @@
 //! The settings in force, and where they came from.
 //!
-//! [`Config`] is the checked and typed result for the rest of the program. [`load`] reads it from the command line, the
+//! [`Config`] is the checked and typed result for the rest of the program. [`load()`] reads it from the command line, the
 //! environment, one file and the defaults, in that order. The layers are read by hand rather than by a crate such as
 //! figment, so that an error names the file, the line and the nearest known key, lists all problems, and quotes no value.
 
 mod address;
 mod builder;
+mod edit;
+mod instance;
 mod key;
 mod load;
 mod mappings;
@@ -15,8 +17,10 @@ mod tests;
 mod units;
 mod value;
 
-pub use key::{InvalidKey, PublicKey};
-pub use load::{ConfigOptions, FileDigest, digest_of, load};
+pub use edit::with_endpoint;
+pub use instance::Instance;
+pub use key::{InvalidKey, MAX_KEY_FILE_BYTES, PublicKey};
+pub use load::{ConfigOptions, FileDigest, digest_of, load, load_before_it_exists};
 pub use sections::{Concurrency, KoalaConfig, OutboxConfig, SpoolConfig};
 pub use units::{Bytes, MinFree};
 
@@ -39,7 +43,7 @@ const VARIABLE: &str = "KOALA_AGENT_CONFIG";
 /// The kind of place from which the configuration comes. It decides the defaults of all paths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// `/etc/koala-agent/config.toml` and the system's paths.
+    /// `/etc/koala-agent/config.toml` and the system's paths, or those of an instance.
     System,
     /// The user's own folders.
     User,
@@ -52,6 +56,8 @@ pub enum Scope {
 pub struct Config {
     /// The kind of place from which the configuration comes.
     pub scope: Scope,
+    /// The instance, if this is one of several agents of the system.
+    pub instance: Option<Instance>,
     /// The configuration file, whether it exists or not.
     pub path: PathBuf,
     /// Whether that file exists.
@@ -81,6 +87,17 @@ pub struct Config {
 }
 
 impl Config {
+    /// The unit of the service, as systemctl names it; `None`: no service of the system.
+    pub fn unit(&self) -> Option<&str> {
+        self.koala.unit.as_deref()
+    }
+
+    /// Whether the spool is the folder that the package or the unit makes for this agent of the system.
+    pub fn has_packaged_spool(&self) -> bool {
+        let packaged = instance::SystemPlaces::of(self.instance.as_ref()).spool;
+        self.scope == Scope::System && self.spool.dir == packaged
+    }
+
     /// Returns this configuration if the daemon can run with it.
     ///
     /// # Errors
@@ -136,11 +153,11 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file that was named does not exist.
-    #[error("the configuration {}, named by {named_by}, does not exist", path.display())]
+    #[error("the configuration {}, named by {named_by}, does not exist; the command init writes it", path.display())]
     Missing {
         /// The file.
         path: PathBuf,
-        /// `--config` or `KOALA_AGENT_CONFIG`.
+        /// `--config`, `--instance` or `KOALA_AGENT_CONFIG`.
         named_by: &'static str,
     },
     /// The settings are wrong.

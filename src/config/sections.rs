@@ -7,6 +7,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// The problem with an address that [`KoalaConfig::is_unencrypted`].
+pub(super) const UNENCRYPTED: &str = "would send the key and the events unencrypted; write https://, or set \
+                                      koala.allow_plain_http = true";
+
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `[spool]`: the folder that programs drop files into.
@@ -87,8 +91,8 @@ pub struct KoalaConfig {
     pub key_source: String,
     /// The file that the key comes from; `None` if it stands in the configuration itself.
     pub key_file: Option<PathBuf>,
-    /// Whether this is an agent as the package installs it, to which systemd hands the key.
-    pub is_service: bool,
+    /// The unit of an agent as the package installs it, to which systemd hands the key.
+    pub unit: Option<String>,
     /// Why the key's file, which is there, gives no key.
     unusable_key: Option<String>,
     /// Warnings about the files of keys, a sentence each, for commands that need the keys.
@@ -115,7 +119,7 @@ impl Default for KoalaConfig {
             public_key: None,
             key_source: String::new(),
             key_file: None,
-            is_service: false,
+            unit: None,
             unusable_key: None,
             key_warnings: Vec::new(),
             consent_categories: Vec::new(),
@@ -134,10 +138,24 @@ impl KoalaConfig {
         address::is_loopback(&self.endpoint)
     }
 
+    /// Whether requests would carry the key and the events unencrypted over a network, without anybody having allowed it.
+    pub(super) fn is_unencrypted(&self) -> bool {
+        address::is_plain(&self.endpoint) && !self.is_loopback() && !self.allow_plain_http
+    }
+
+    /// The same destination at another address.
+    ///
+    /// # Errors
+    /// The reason that events cannot be sent there: a clause that follows the name of what holds the address.
+    pub fn at(&self, endpoint: &str) -> Result<KoalaConfig, &'static str> {
+        let koala = KoalaConfig { endpoint: address::endpoint(endpoint)?, ..self.clone() };
+        if koala.is_unencrypted() { Err(UNENCRYPTED) } else { Ok(koala) }
+    }
+
     /// Reads the key and its warnings again, if the key comes from a file.
     pub fn reread_key(&mut self) {
         let Some(file) = &self.key_file else { return };
-        let read = key::read_file(file, self.is_service);
+        let read = key::read_file(file, self.unit.as_deref());
         self.public_key = read.key;
         self.unusable_key = read.warnings.first().cloned().filter(|_| self.public_key.is_none());
         self.key_warnings = read.warnings;

@@ -139,9 +139,34 @@ fn new_pool(config: &config::KoalaConfig) -> Result<reqwest::Client, ClientError
     builder.build().map_err(|e| ClientError::Setup(innermost(&e)))
 }
 
-/// The proxy for requests; requests to this machine use none.
+/// Variables that name a proxy, the first that is set; the one in capitals is the usual one.
+const PROXY_VARIABLES: [&str; 2] = ["HTTPS_PROXY", "https_proxy"];
+
+/// The place in which the proxy for requests is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxySource {
+    /// `koala.proxy`
+    Setting,
+    /// A variable in the environment of this process.
+    Variable(&'static str),
+}
+
+impl ProxySource {
+    /// The place for requests to this destination; `None`: they use no proxy, as those to this machine never do.
+    pub fn of(config: &config::KoalaConfig) -> Option<ProxySource> {
+        let is_set = |name: &str| std::env::var(name).is_ok_and(|address| !address.is_empty());
+        match &config.proxy {
+            _ if config.is_loopback() => None,
+            Some(_) => Some(ProxySource::Setting),
+            None => PROXY_VARIABLES.into_iter().find(|name| is_set(name)).map(ProxySource::Variable),
+        }
+    }
+}
+
+/// The address of the proxy for requests, if they use one.
 pub fn proxy_of(config: &config::KoalaConfig) -> Option<String> {
-    let environment = || ["HTTPS_PROXY", "https_proxy"].iter().find_map(|name| std::env::var(name).ok());
-    let proxy = config.proxy.clone().or_else(environment);
-    proxy.filter(|address| !address.is_empty() && !config.is_loopback())
+    match ProxySource::of(config)? {
+        ProxySource::Setting => config.proxy.clone(),
+        ProxySource::Variable(name) => std::env::var(name).ok(),
+    }
 }

@@ -8,6 +8,6 @@ mod receiver_clock;
 mod verdict;
 
 pub use client::Client;
-pub use connections::{ClientError, Pool, USER_AGENT};
+pub use connections::{ClientError, Pool, ProxySource, USER_AGENT};
 pub use receiver_clock::ReceiverClock;
 pub use verdict::{MAX_RETRY_AFTER, Verdict};

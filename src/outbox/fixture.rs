@@ -12,7 +12,7 @@ use std::path::Path;
 pub(crate) fn config(dir: &Path) -> crate::config::OutboxConfig {
     let file = dir.join("config.toml");
     std::fs::write(&file, format!("outbox.path = \"{}/outbox.db\"", dir.display())).unwrap();
-    load(&ConfigOptions { config: Some(file), user: false }, &Environment::default()).unwrap().outbox
+    load(&ConfigOptions::with_file(file), &Environment::default()).unwrap().outbox
 }
 
 /// Opens the store in that folder, and creates it if there is none.

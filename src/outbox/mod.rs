@@ -73,6 +73,7 @@ pub use writer::{PendingCommit, Settlement, Writer};
 
 use crate::clock::{Clock, Timestamp};
 use crate::config;
+use crate::disk;
 use crate::status::Incident;
 use lock::{Lock, PreviousWal};
 use recovery::Inspection;
@@ -231,28 +232,12 @@ fn refuse_old_sqlite() -> Result<(), OutboxError> {
 
 /// Locks and shared memory are not reliable on network file systems, so a WAL database is not safe there.
 fn refuse_network(folder: &Path, path: &Path) -> Result<(), OutboxError> {
-    #[cfg(target_os = "linux")]
-    {
-        // From statfs(2).
-        const NETWORK: [(i64, &str); 8] = [
-            (0x6969, "NFS"),
-            (0x517b, "SMB"),
-            (0xff53_4d42, "CIFS"),
-            (0xfe53_4d42, "SMB2"),
-            (0x0102_1997, "9P"),
-            (0x00c3_6400, "Ceph"),
-            (0x5346_414f, "AFS"),
-            (0x0bd0_0bd0, "Lustre"),
-        ];
-        let stat = nix::sys::statfs::statfs(folder)
-            .map_err(|e| OutboxError::io(folder, "examine the file system", &e.into()))?;
-        let found = stat.filesystem_type().0 as i64 & 0xffff_ffff;
-        if let Some((_, kind)) = NETWORK.iter().find(|(magic, _)| *magic == found) {
-            return Err(OutboxError::NetworkFileSystem { path: path.to_owned(), kind });
-        }
+    let found = disk::network_file_system(folder)
+        .map_err(|e| OutboxError::io(folder, "examine the file system", &e))?;
+    match found {
+        Some(kind) => Err(OutboxError::NetworkFileSystem { path: path.to_owned(), kind }),
+        None => Ok(()),
     }
-    let _ = (folder, path);
-    Ok(())
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ pub use rest::PartKind;
 pub use text::{GZIP_MAGIC, Text, unpacked};
 pub use value::{EventPlace, MakeEvent, ReadLimits, fits};
 pub use values::{ReadEnd, ReadPosition, ReadStep, RejectedPart, Values};
-pub use watch::Watcher;
+pub use watch::{NotWatched, Watcher};
 
 use crate::clock::Timestamp;
 use entry::{identity, nanoseconds};

@@ -3,6 +3,7 @@
 //! The system reports nothing on network file systems and bind mounts, and drops events when its queue overflows.
 //! Therefore the periodic scan of the folder decides, and the watcher only makes it start early.
 
+use nix::libc;
 use notify::event::{AccessKind, AccessMode, ModifyKind, RemoveKind, RenameMode};
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use std::collections::HashSet;
@@ -13,6 +14,30 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The most names kept between two scans. In a flood of more files, the scan finds the others a little later.
 const MAX_ANNOUNCED: usize = 30_000;
 
+/// Why the system does not watch a folder.
+#[derive(Debug, thiserror::Error)]
+pub enum NotWatched {
+    /// This user's programs have as many instances of inotify as they may (inotify(7)).
+    #[error("this user's programs have all instances of inotify that they may have")]
+    Instances,
+    /// They have as many files watched as they may.
+    #[error("this user's programs have as many files watched as they may")]
+    Watches,
+    /// Anything else, in the words of the system.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<notify::Error> for NotWatched {
+    fn from(error: notify::Error) -> NotWatched {
+        match &error.kind {
+            notify::ErrorKind::MaxFilesWatch => NotWatched::Watches,
+            notify::ErrorKind::Io(e) if e.raw_os_error() == Some(libc::EMFILE) => NotWatched::Instances,
+            _ => NotWatched::Other(error.to_string()),
+        }
+    }
+}
+
 /// Watches one folder for as long as it lives.
 pub struct Watcher {
     inner: Option<RecommendedWatcher>,
@@ -22,7 +47,7 @@ pub struct Watcher {
 impl Watcher {
     /// Watches `dir` and calls `wake`, from another thread, whenever a file may have become readable. Where the system
     /// cannot watch, the second value says why, and the scan alone finds files.
-    pub fn new(dir: &Path, wake: impl Fn() + Send + 'static) -> (Watcher, Option<String>) {
+    pub fn new(dir: &Path, wake: impl Fn() + Send + 'static) -> (Watcher, Option<NotWatched>) {
         let announced = Arc::new(Mutex::new(HashSet::new()));
         let (announcing, watched_dir) = (announced.clone(), dir.to_owned());
         let handler = move |event: notify::Result<notify::Event>| {
@@ -58,7 +83,7 @@ impl Watcher {
         });
         match watching {
             Ok(watcher) => (Watcher { inner: Some(watcher), announced }, None),
-            Err(e) => (Watcher { inner: None, announced }, Some(e.to_string())),
+            Err(e) => (Watcher { inner: None, announced }, Some(e.into())),
         }
     }
 

@@ -39,7 +39,7 @@ pub fn run_if_driven() -> Option<ExitCode> {
 
 /// Does what it is told, line by line, and answers each line.
 async fn obey(config: &Path, clock: Clock) {
-    let options = ConfigOptions { config: Some(config.to_owned()), user: false };
+    let options = ConfigOptions::with_file(config);
     let config = load(&options, &Environment::default()).unwrap();
     let mut agent = Agent::start(config, clock.clone()).await.unwrap();
     println!("started");

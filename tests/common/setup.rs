@@ -146,7 +146,7 @@ impl Setup {
 
     /// The configuration as the program would load it.
     pub fn config(&self) -> Config {
-        let options = ConfigOptions { config: Some(self.config_file()), user: false };
+        let options = ConfigOptions::with_file(self.config_file());
         load(&options, &Environment::default()).unwrap()
     }
 

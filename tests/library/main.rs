@@ -11,5 +11,6 @@ mod presets;
 mod receiver;
 mod requests;
 mod triggers;
+mod units;
 mod vectors;
 mod wire;

@@ -32,8 +32,7 @@ fn config(lines: &str) -> Config {
     let timeout = if lines.contains("koala.timeout") { "" } else { "koala.timeout = \"2s\"" };
     std::fs::write(&file, format!("koala.public_key = \"{KEY}\"\n{timeout}\n{lines}\n")).unwrap();
     let nothing: [(&str, &str); 0] = [];
-    load(&ConfigOptions { config: Some(file), user: false }, &nothing.into_iter().collect::<Environment>())
-        .unwrap()
+    load(&ConfigOptions::with_file(file), &nothing.into_iter().collect::<Environment>()).unwrap()
 }
 
 fn client(endpoint: &str, lines: &str) -> Client {

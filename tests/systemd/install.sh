@@ -7,6 +7,7 @@ packaging=$(readlink -f -- "$(dirname -- "$0")/../../packaging")
 
 install -m 755 -- "$bin" /usr/bin/koala-agent
 install -D -m 644 "$packaging/systemd/koala-agent.service" /usr/lib/systemd/system/koala-agent.service
+install -D -m 644 "$packaging/systemd/koala-agent@.service" /usr/lib/systemd/system/koala-agent@.service
 install -D -m 644 "$packaging/systemd/user/koala-agent.service" /usr/lib/systemd/user/koala-agent.service
 install -D -m 644 "$packaging/sysusers.d/koala-agent.conf" /usr/lib/sysusers.d/koala-agent.conf
 install -D -m 644 "$packaging/tmpfiles.d/koala-agent.conf" /usr/lib/tmpfiles.d/koala-agent.conf

@@ -38,6 +38,37 @@ exits() {
     [[ $got == "$want" ]] || fail "exit $got instead of $want: $* ($out)"
 }
 
+# at_terminal COMMAND [QUESTION ANSWER]... - run the shell's command at a terminal, and type each answer when its question
+# is there; print what the terminal has shown. Its status is the command's.
+at_terminal() {
+    timeout $WAIT python3 - "$@" << 'EOF_PY'
+import os, pty, sys
+command, *talk = sys.argv[1:]
+child, terminal = pty.fork()
+if child == 0:
+    os.execvp("bash", ["bash", "-c", command])
+shown, answered = b"", 0
+def more():
+    global shown
+    try:
+        piece = os.read(terminal, 4096)
+    except OSError: # the command has ended
+        piece = b""
+    shown += piece
+    return piece
+for question, answer in zip(talk[::2], talk[1::2]):
+    while shown.find(question.encode(), answered) < 0:
+        if not more():
+            sys.exit(f"it does not ask {question!r}: {shown.decode()}")
+    answered = shown.find(question.encode(), answered) + len(question)
+    os.write(terminal, answer.encode() + b"\n")
+while more():
+    pass
+print(shown.decode(), end="")
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+EOF_PY
+}
+
 json() { # json EXPRESSION < DOCUMENT - the Python expression over the document d
     python3 -c 'import json, sys; d = json.load(sys.stdin); print(eval(sys.argv[1]))' "$1"
 }
@@ -134,12 +165,13 @@ start() { systemctl start koala-agent; }
 fresh() {
     local user
     systemctl stop koala-agent koala-test-receiver koala-test-second koala-test-manager 2> /dev/null || true
-    systemctl reset-failed koala-agent 2> /dev/null || true
+    systemctl stop 'koala-agent@*' 2> /dev/null || true
+    systemctl reset-failed koala-agent 'koala-agent@*' 2> /dev/null || true
     if [[ -d $DROP_INS ]]; then
         rm -r $DROP_INS
         systemctl daemon-reload
     fi
-    rm -rf $STATE $RUNTIME $SPOOL $ETC/public-key /var/lib/koala-test-user
+    rm -rf {$STATE,$RUNTIME,$SPOOL}{,-*} $ETC/*public-key $ETC/*.toml /var/lib/koala-test-user
     systemd-tmpfiles --create koala-agent.conf
     for user in $PRODUCER $OTHER_PRODUCER; do usermod --groups koala-drop $user; done
     usermod --groups koala-agent $READER
@@ -160,7 +192,7 @@ uninstall() {
     local user
     fresh > /dev/null 2>&1 || true
     for user in $PRODUCER $OTHER_PRODUCER $READER $STRANGER; do userdel $user 2> /dev/null || true; done
-    rm -rf $STATE $RUNTIME $SPOOL $ETC /usr/bin/koala-agent \
-        /usr/lib/systemd/{system,user}/koala-agent.service /usr/lib/{sysusers,tmpfiles}.d/koala-agent.conf
+    rm -rf {$STATE,$RUNTIME,$SPOOL}{,-*} $ETC /usr/bin/koala-agent \
+        /usr/lib/systemd/{system,user}/koala-agent{,@}.service /usr/lib/{sysusers,tmpfiles}.d/koala-agent.conf
     systemctl daemon-reload
 }

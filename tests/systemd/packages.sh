@@ -51,13 +51,20 @@ step() { # step FACT - run the function of that name; a failure ends the run
 
 note() { echo "note: $*"; }
 
+# readme_line SECTION TEXT - that line of the README's section
+readme_line() {
+    local line
+    line=$(sed -n "/^## $1/,/^## /{/^[^#]*$2/p}" README.md)
+    [[ -n $line && $line != *$'\n'* ]] || fail "not one line of the README has: $2"
+    echo "$line"
+}
+
 # readme SECTION TEXT... - run those lines of the README's section; apt asks nobody
 readme() {
     local title=$1 text line
     shift
     for text; do
-        line=$(sed -n "/^## $title/,/^## /{/^[^#]*$text/p}" README.md)
-        [[ -n $line && $line != *$'\n'* ]] || fail "not one line of the README has: $text"
+        line=$(readme_line "$title" "$text")
         note "$line"
         bash -c "${line/#apt /apt-get --yes --quiet }"
     done
@@ -127,23 +134,35 @@ what_belongs_to_the_program_is_installed_with_it() {
     [[ -s /usr/share/koala-agent/prometheus/koala-agent.rules.yml ]]
     json 'd["uid"]' < /usr/share/koala-agent/grafana/koala-agent.json
     [[ -s /usr/share/zsh/vendor-completions/_koala-agent && -s /usr/share/fish/vendor_completions.d/koala-agent.fish ]]
-    systemd-analyze verify koala-agent.service
+    systemd-analyze verify koala-agent.service koala-agent@shop.service
     [[ $(dpkg-query --show --showformat='${Conffiles}' koala-agent) == *" /etc/koala-agent/config.toml "* ]]
     [[ $(stat -c '%U:%G %a' /etc/koala-agent/config.toml) == "root:root 644" ]]
 }
 
-with_a_key_it_delivers() {
+set_up_by_init_it_delivers() {
+    local line
     receiver --key YOUR_PUBLIC_KEY
-    config "http://$ADDRESS"
-    readme Install public-key 'systemctl restart' 'koala-agent check'
+    sed -i 's/^#min_free = .*/min_free = 0/' $ETC/config.toml # the machine's disk may be almost full
+    line=$(readme_line Install 'koala-agent init')
+    note "$line"
+    at_terminal "$line" 'Address of the receiver' "http://$ADDRESS" 'Public key' YOUR_PUBLIC_KEY
+    readme Install 'systemctl restart' 'koala-agent check'
     arrive first
     note "$((SECONDS - begun)) s from the package to the first delivered event"
 }
 
+an_instance_runs_beside_it() {
+    koala-agent --instance shop init --endpoint "http://$ADDRESS" <<< YOUR_PUBLIC_KEY
+    sed -i '1i outbox.min_free = 0' $ETC/shop.toml
+    systemctl enable --now koala-agent@shop
+    event shop | as $PRODUCER koala-agent --instance shop send --wait=60s
+}
+
 an_upgrade_under_load_loses_nothing_and_keeps_the_configuration() {
-    local producer count seconds before
+    local producer count seconds before instance
     newer "$deb" 99.0-1
     before=$(shown MainPID)
+    instance=$(systemctl show --property=MainPID --value koala-agent@shop)
     flood upgrade "$work/enough" > "$work/count" &
     producer=$!
     sleep 1
@@ -155,6 +174,8 @@ an_upgrade_under_load_loses_nothing_and_keeps_the_configuration() {
     [[ $(dpkg-query --show --showformat='${Version}' koala-agent) == 99.0-1 ]]
     active
     if shown_is MainPID "$before"; then fail "it was not restarted"; fi
+    [[ $(systemctl is-active koala-agent@shop) == active ]]
+    [[ $(systemctl show --property=MainPID --value koala-agent@shop) != "$instance" ]] || fail "the instance was not restarted"
     eventually $WAIT "each of $count events at the receiver, once" received_all upgrade "$count"
     grep -q "endpoint = \"http://$ADDRESS\"" $ETC/config.toml
     note "$count files in $seconds s, each delivered once"
@@ -167,6 +188,8 @@ removing_stops_it_and_keeps_spool_outbox_configuration_and_key() {
     readme Maintain 'apt remove'
     [[ ! -e /usr/bin/koala-agent && ! -e /usr/lib/systemd/system/koala-agent.service ]]
     if active; then fail "it still runs"; fi
+    [[ $(systemctl is-active koala-agent@shop) == inactive ]]
+    [[ -s $STATE-shop/outbox.db && -s $ETC/shop.toml && -s $ETC/shop.public-key ]]
     [[ -s $STATE/outbox.db && -s $ETC/config.toml && -s $ETC/public-key ]]
     drop $PRODUCER meanwhile
     [[ $(find $SPOOL -name '*.json' | wc -l) == 1 ]]
@@ -176,6 +199,7 @@ installed_again_it_goes_on() {
     install_deb "$deb"
     active
     systemctl is-enabled --quiet koala-agent
+    [[ $(systemctl is-active koala-agent@shop) == active ]]
     eventually $WAIT "both are pending" status_is 'd["outbox"]["pending"]' 2
 }
 
@@ -241,7 +265,8 @@ make_users
 rm -f /var/lib/man-db/auto-update # reading all pages of the machine takes longer than the rest
 step installing_starts_a_service_that_stores_and_says_that_there_is_no_key
 step what_belongs_to_the_program_is_installed_with_it
-step with_a_key_it_delivers
+step set_up_by_init_it_delivers
+step an_instance_runs_beside_it
 step an_upgrade_under_load_loses_nothing_and_keeps_the_configuration
 step removing_stops_it_and_keeps_spool_outbox_configuration_and_key
 step installed_again_it_goes_on

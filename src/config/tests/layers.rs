@@ -70,6 +70,33 @@ fn a_user_has_folders_of_their_own() {
 }
 
 #[test]
+fn an_instance_has_places_of_its_own_and_a_file_that_must_exist() {
+    let world = World::new();
+    let options = ConfigOptions { instance: Some("shop".parse().unwrap()), ..ConfigOptions::default() };
+    let error = world.load(&options, &[]).unwrap_err();
+    let file = world.at("shop.toml").display().to_string();
+    assert_eq!(
+        error.to_string(),
+        format!("the configuration {file}, named by --instance, does not exist; the command init writes it")
+    );
+    world.write("shop.toml", "[koala]\nconcurrency = 3");
+    world.write("config.toml", "[koala]\nconcurrency = 4");
+    // The option goes before the variable.
+    let config = world.load(&options, &[("KOALA_AGENT_CONFIG", "/none.toml")]).unwrap();
+    assert_eq!((config.scope, &config.path), (Scope::System, &world.at("shop.toml")));
+    assert_eq!((config.unit(), config.koala.concurrency), (Some("koala-agent@shop"), Concurrency::Fixed(3)));
+    assert_eq!(config.spool.dir, Path::new("/var/spool/koala-agent-shop"));
+    assert_eq!(config.outbox.path, Path::new("/var/lib/koala-agent-shop/outbox.db"));
+    assert_eq!(config.status_file, Path::new("/run/koala-agent-shop/status.json"));
+    assert_eq!(config.koala.key_source, "/etc/koala-agent/shop.public-key");
+    assert!(config.has_packaged_spool());
+
+    let config = world.system(&[]);
+    assert_eq!((config.unit(), &config.instance), (Some("koala-agent"), &None));
+    assert_eq!(world.user(&[]).unit(), None);
+}
+
+#[test]
 fn the_option_goes_before_the_variable_and_that_before_the_users_folders() {
     let world = World::new();
     world.write("option.toml", "[outbox]\npath = \"/option.db\"");

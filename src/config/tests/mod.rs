@@ -25,7 +25,7 @@ impl World {
             runtime: Some(dir.path().join("runtime")),
         };
         fs::create_dir(dir.path().join("user")).unwrap();
-        World { folders: Folders { system_file: dir.path().join("config.toml"), user: Some(user) }, dir }
+        World { folders: Folders { etc: dir.path().to_owned(), user: Some(user) }, dir }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -51,7 +51,7 @@ impl World {
     }
 
     fn named(&self, name: &str) -> ConfigOptions {
-        ConfigOptions { config: Some(self.at(name)), ..ConfigOptions::default() }
+        ConfigOptions::with_file(self.at(name))
     }
 
     /// The error for a system configuration with that text, without the name of the folder.

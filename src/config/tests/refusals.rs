@@ -10,13 +10,15 @@ fn a_named_file_must_exist_and_a_file_that_exists_must_be_read() {
     assert!(matches!(error, ConfigError::Missing { .. }));
     assert_eq!(
         error.to_string(),
-        format!("the configuration {dir}/none.toml, named by --config, does not exist")
+        format!(
+            "the configuration {dir}/none.toml, named by --config, does not exist; the command init writes it"
+        )
     );
 
     let error = world.load(&ConfigOptions::default(), &[("KOALA_AGENT_CONFIG", "/none.toml")]).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the configuration /none.toml, named by KOALA_AGENT_CONFIG, does not exist"
+        "the configuration /none.toml, named by KOALA_AGENT_CONFIG, does not exist; the command init writes it"
     );
 
     fs::create_dir(world.at("config.toml")).unwrap();

@@ -1,6 +1,7 @@
 //! Usage, configuration and check.
 
 use crate::common::setup::{Setup, assert_says, run_command};
+use crate::docs::run::is_installed;
 use koala_agent::clock::Clock;
 use koala_agent::receiver::{Receiver, ReceiverOptions};
 use std::fs;
@@ -54,7 +55,14 @@ fn a_check_names_each_fault_and_its_remedy() {
     let ran = setup.run(&["check", "--offline"]);
     assert_eq!(ran.code, 1);
     let key = setup.path("key").display().to_string();
-    assert_says(&ran.out, &["FAIL  key", &format!("put the public key of your Koala workspace into {key}")]);
+    assert_says(
+        &ran.out,
+        &[
+            "FAIL  key",
+            &format!("put the public key of your Koala workspace into {key}; this asks for it"),
+            " init\n",
+        ],
+    );
     assert_eq!(setup.run(&["check", "--config-only"]).code, 0);
 
     write_key(&setup, "pk_5ecret");
@@ -66,7 +74,15 @@ fn a_check_names_each_fault_and_its_remedy() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert_says(
         &ran.out,
-        &["ok    configuration", "ok    key", "ok    spool", "ok    outbox", "ok    disk", "ok    clock"],
+        &[
+            "ok    configuration",
+            "ok    key",
+            "ok    spool",
+            "ok    inotify        the spool can be watched; max_user_instances = ",
+            "ok    outbox",
+            "ok    disk",
+            "ok    clock",
+        ],
     );
     assert!(!ran.out.contains("pk_5ecret"));
 
@@ -112,6 +128,64 @@ fn check_asks_the_receiver_about_the_key() {
         assert!(!ran.out.contains(key));
     }
     runtime.block_on(receiver.stop());
+}
+
+#[test]
+fn check_names_the_proxy_that_is_used_and_what_is_taken_for_one() {
+    let mut setup = Setup::new();
+    write_key(&setup, "pk_good");
+    let _agent = setup.open_outbox();
+    let check = |setup: &Setup, variable: &str| {
+        let mut command = setup.command("check");
+        // Nobody listens there.
+        run_command(command.env(variable, "http://ana:s3cret@127.0.0.1:9"), "").out
+    };
+    let proxy = |out: &str| {
+        assert!(!out.contains("s3cret"), "{out}");
+        out.lines().skip_while(|line| !line.contains(" proxy ")).take(2).collect::<Vec<_>>().join("\n")
+    };
+    assert_says(&proxy(&check(&setup, "HTTPS_PROXY")), &["ok ", "none: the receiver is on this machine"]);
+
+    setup.set("koala.endpoint = \"https://koala.invalid\"");
+    let out = check(&setup, "HTTPS_PROXY");
+    assert_says(&proxy(&out), &["ok ", "as HTTPS_PROXY says, except for hosts in NO_PROXY"]);
+    assert_says(&out, &["FAIL  receiver", "proxy: ", "check koala.proxy in "]);
+    for unused in ["ALL_PROXY", "HTTP_PROXY", "http_proxy"] {
+        let said = proxy(&check(&setup, unused));
+        assert_says(
+            &said,
+            &["note ", &format!("none: {unused} is set here and has no effect"), "koala.proxy"],
+        );
+    }
+    setup.set("koala.proxy = \"http://ana:s3cret@127.0.0.1:9\"");
+    assert_says(&proxy(&check(&setup, "X")), &["ok ", "as koala.proxy says"]);
+}
+
+/// Pretends to the program that every file system is NFS.
+#[test]
+fn check_names_network_file_systems() {
+    if !is_installed("strace") {
+        return;
+    }
+    let mut setup = Setup::new();
+    write_key(&setup, "pk_good");
+    let nfs = "inject=statfs:poke_exit=@arg2=6969000000000000";
+    let trace = ["strace", "-f", "-o", "/dev/null", "-e", "trace=statfs", "-e", nfs].map(Into::into);
+    setup.env("PATH", std::env::var("PATH").unwrap());
+    let ran = run_command(setup.wrapped_program(&trace).args(["check", "--offline"]), "");
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert_says(
+        &ran.out,
+        &[
+            "FAIL  outbox",
+            "is on a network file system (NFS): set outbox.path to a local disk",
+            "note  spool",
+            "on a network file system (NFS): files that another machine writes are found within 30s",
+        ],
+    );
+    let ran = run_command(setup.wrapped_program(&trace).args(["run"]), "");
+    assert_eq!(ran.code, 78, "{ran:?}");
+    assert_says(&ran.err, &["is on a network file system (NFS): set outbox.path to a local disk"]);
 }
 
 #[test]

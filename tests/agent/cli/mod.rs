@@ -2,6 +2,7 @@
 
 mod check;
 mod configuration;
+mod init;
 mod retry;
 mod send;
 mod status;

@@ -8,10 +8,11 @@ use koala_agent::outbox::Settled;
 use koala_agent::status::Status;
 use nix::unistd::Uid;
 use std::fs::{self, Permissions};
+use std::io::Read;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 /// Numbers without names, that no system gives to anybody.
@@ -111,6 +112,34 @@ fn check_by_root_checks_as_the_service_user() {
     let ran = by(0, &setup, &program, &["check", "--offline"], "");
     assert_eq!(ran.code, 1);
     assert_says(&ran.out, &["FAIL  spool", &format!("chown {SERVICE} ")]);
+}
+
+#[test]
+fn check_by_root_finds_that_the_service_has_used_up_its_watches() {
+    let Some((setup, program)) = setup() else { return };
+    // Takes all instances of inotify that this user may have, until its input ends.
+    let taking = "import ctypes, sys\n\
+                  libc = ctypes.CDLL(None)\n\
+                  while libc.inotify_init() >= 0: pass\n\
+                  print(flush=True)\n\
+                  sys.stdin.read()";
+    let mut taker = Command::new("python3");
+    taker.args(["-c", taking]).uid(SERVICE).gid(SERVICE).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut taker = taker.spawn().unwrap();
+    assert_eq!(taker.stdout.as_mut().unwrap().read(&mut [0]).unwrap(), 1);
+    let check = || by(0, &setup, &program, &["check", "--offline"], "").out;
+    assert_says(
+        &check(),
+        &[
+            "FAIL  inotify",
+            "the spool cannot be watched, so a file is found within 30s",
+            "raise the limit, or end a program that has many files watched",
+            "sysctl -w fs.inotify.max_user_instances=",
+        ],
+    );
+    drop(taker.stdin.take());
+    assert!(taker.wait().unwrap().success());
+    assert_says(&check(), &["ok    inotify"]);
 }
 
 #[test]

@@ -177,7 +177,6 @@ fn the_readme_shows_what_the_commands_of_a_day_print() {
     let commands = console(blocks[1]);
     assert_eq!(commands.len(), 3);
     let folder = setup.path("").display().to_string();
-    let pid = setup.run(&["status", "--json"]).json()["agent"]["pid"].clone();
     for (command, output) in commands {
         let ran = shell(&setup, &command, "");
         assert_eq!(ran.code, 0, "{ran:?}");
@@ -188,8 +187,7 @@ fn the_readme_shows_what_the_commands_of_a_day_print() {
             .replace(&format!("{folder}config.toml"), "/etc/koala-agent/config.toml")
             .replace(&format!("{folder}spool"), "/var/spool/koala-agent")
             .replace(&format!("{folder}state/outbox.db"), "/var/lib/koala-agent/outbox.db")
-            .replace(&format!("{folder}key"), "/etc/koala-agent/public-key")
-            .replace(&format!("kill -HUP {pid}"), "systemctl restart koala-agent");
+            .replace(&format!("{folder}key"), "/etc/koala-agent/public-key");
         assert_prints(&output, &printed);
     }
 }

@@ -68,7 +68,7 @@ fn the_example_configuration_can_be_written_in_the_environment() {
     let written = setup.config();
     fs::write(setup.config_file(), "").unwrap();
     let variables = environment.lines().map(|line| line.split_once('=').unwrap());
-    let options = koala_agent::config::ConfigOptions { config: Some(setup.config_file()), user: false };
+    let options = koala_agent::config::ConfigOptions::with_file(setup.config_file());
     let set = koala_agent::config::load(&options, &variables.collect()).unwrap();
     assert_eq!((set.warnings, set.outbox), (written.warnings, written.outbox));
     assert_eq!(

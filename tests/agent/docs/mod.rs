@@ -17,6 +17,6 @@ mod commands;
 mod configuration;
 mod mappings;
 mod pages;
-mod run;
+pub mod run;
 mod spool;
 mod text;

@@ -65,7 +65,7 @@ fn wire() -> (Runtime, TcpListener, Client) {
     let settings =
         [("KOALA_AGENT_KOALA__ENDPOINT", endpoint.as_str()), ("KOALA_AGENT_KOALA__PUBLIC_KEY", KEY)];
     let file = tempfile::NamedTempFile::new().unwrap();
-    let options = ConfigOptions { config: Some(file.path().to_owned()), user: false };
+    let options = ConfigOptions::with_file(file.path());
     let config = load(&options, &settings.into_iter().collect::<Environment>()).unwrap();
     let clock = Clock::manual(Timestamp(784_111_777_000));
     (runtime, listener, Client::new(&config.koala, clock).unwrap().unwrap())

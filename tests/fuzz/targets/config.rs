@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
     fs::write(&path, file).unwrap();
     let variables = String::from_utf8_lossy(variables).into_owned();
     let variables: Vec<(&str, &str)> = variables.lines().filter_map(|line| line.split_once('=')).collect();
-    let options = ConfigOptions { config: Some(path), user: false };
+    let options = ConfigOptions::with_file(path);
     match load(&options, &variables.iter().copied().collect::<Environment>()) {
         Ok(config) => drop(format!("{config:?}")),
         Err(error) => assert!(!error.to_string().is_empty()),

@@ -3,7 +3,7 @@
 
 case_systemd_analyze_verify_has_nothing_to_say() {
     local said
-    said=$(systemd-analyze verify koala-agent.service 2>&1)
+    said=$(systemd-analyze verify koala-agent.service koala-agent@shop.service 2>&1)
     [[ -z $said ]] || fail "$said"
     said=$(XDG_RUNTIME_DIR=/run systemd-analyze --user verify /usr/lib/systemd/user/koala-agent.service 2>&1)
     [[ -z $said ]] || fail "$said"
@@ -11,6 +11,7 @@ case_systemd_analyze_verify_has_nothing_to_say() {
 
 case_the_exposure_is_at_most_1_5() {
     systemd-analyze security --offline=yes --threshold=15 /usr/lib/systemd/system/koala-agent.service | tail -n 1
+    systemd-analyze security --offline=yes --threshold=15 /usr/lib/systemd/system/koala-agent@.service | tail -n 1
 }
 
 case_it_starts_as_it_was_installed() {

@@ -19,10 +19,10 @@ case_a_user_runs_an_agent_of_their_own() {
     local spool=$HOME_OF_USER/.local/state/koala-agent/spool
     receiver --key pk_test
     log_in
-    session mkdir -p $HOME_OF_USER/.config/koala-agent
-    session cp $ETC/config.toml $HOME_OF_USER/.config/koala-agent
-    session tee $HOME_OF_USER/.config/koala-agent/public-key > /dev/null <<< pk_test
-    session systemctl --user start koala-agent
+    session koala-agent --user init --endpoint "http://$ADDRESS" <<< pk_test
+    [[ $(stat -c '%U %a' $HOME_OF_USER/.config/koala-agent/public-key) == "$STRANGER 600" ]] || fail "the key file is not the user's"
+    session sed -i '1i outbox.min_free = 0' $HOME_OF_USER/.config/koala-agent/config.toml
+    session systemctl --user enable --now koala-agent
     event one | session tee $spool/one.json > /dev/null
     arrive one
     [[ $(session koala-agent --user status --json | json 'd["agent"]["running"]') == True ]] || fail "status: not running"

@@ -1,7 +1,14 @@
 //! `koala-agent check`: checks that everything is in place, as the user that the agent runs as.
 
+mod machine;
+mod receiver;
+mod report;
+
+pub use receiver::check_receiver;
+pub use report::Report;
+
 use super::context::agent_command;
-use super::output::{self, BAD, DIM, GOOD, counted, escaped, indented, styled, terminal_width};
+use super::output::{self, counted};
 use super::permission::{become_service, may_change, my_name};
 use super::preview::BROWSER_INTEGRATION_WARNING;
 use super::producer::{self, DropTrial};
@@ -9,20 +16,17 @@ use super::remedy::{
     Remedy, clock_remedy, damaged_outbox_remedy, full_outbox_remedy, remedy, spool_remedy, start_remedy,
 };
 use super::status::existing_folder;
-use super::status_text::clock_text;
 use super::{CliError, CommandContext, ExitCode, unreadable};
 use crate::clock::Timestamp;
 use crate::config::{self, Bytes, Config, ConfigError, Scope};
 use crate::disk;
 use crate::event::Event;
-use crate::koala::Client;
 use crate::mapping::turns_off_only_browser;
 use crate::outbox::{EventFilter, OutboxError, Reader, State, holder};
-use crate::reason::{Code, Reason};
+use crate::reason::Code;
 use crate::spool::REJECTED;
 use clap::Args;
 use nix::unistd::{AccessFlags, Uid, access};
-use std::fmt::Display;
 use std::path::PathBuf;
 
 /// A clock before this time is wrong, since this program is newer: it would make certificates seem invalid.
@@ -50,90 +54,6 @@ pub struct CheckArgs {
     drop_into: Option<PathBuf>,
 }
 
-/// How good a subject is, from the best to the worst.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Grade {
-    Ok,
-    Note,
-    Fail,
-}
-
-/// What was found about one subject.
-struct Finding {
-    grade: Grade,
-    subject: &'static str,
-    lines: Vec<String>,
-}
-
-/// The findings so far, one for each subject.
-#[derive(Default)]
-struct Report {
-    findings: Vec<Finding>,
-    width: Option<usize>,
-    /// Whether root runs the command: the rights of root are given up before the checks.
-    is_run_by_root: bool,
-}
-
-/// The column in which the text of a finding begins.
-const TEXT_COLUMN: usize = 21;
-
-impl Report {
-    fn add(&mut self, grade: Grade, subject: &'static str, text: &str) {
-        let line = indented(&escaped(text), TEXT_COLUMN, self.width);
-        self.add_line(grade, subject, line);
-    }
-
-    /// Adds a line to the finding about the subject, whose grade becomes the worst of all its lines.
-    fn add_line(&mut self, grade: Grade, subject: &'static str, line: String) {
-        match self.findings.iter_mut().find(|finding| finding.subject == subject) {
-            Some(finding) => {
-                finding.grade = finding.grade.max(grade);
-                finding.lines.push(line);
-            }
-            None => self.findings.push(Finding { grade, subject, lines: vec![line] }),
-        }
-    }
-
-    fn ok(&mut self, subject: &'static str, text: impl Display) {
-        self.add(Grade::Ok, subject, &text.to_string());
-    }
-
-    fn note(&mut self, subject: &'static str, text: impl Display) {
-        self.add(Grade::Note, subject, &text.to_string());
-    }
-
-    fn fail(&mut self, subject: &'static str, text: impl Display) {
-        self.add(Grade::Fail, subject, &text.to_string());
-    }
-
-    fn fail_with(&mut self, subject: &'static str, text: impl Display, remedy: &Remedy) {
-        self.fail(subject, text);
-        self.add_remedy(subject, remedy);
-    }
-
-    fn add_remedy(&mut self, subject: &'static str, remedy: &Remedy) {
-        self.add_line(Grade::Ok, subject, remedy.render(TEXT_COLUMN, self.width));
-    }
-
-    fn has_failed(&self) -> bool {
-        self.findings.iter().any(|finding| finding.grade == Grade::Fail)
-    }
-
-    fn render(&self) -> String {
-        let mut text = String::new();
-        for Finding { grade, subject, lines } in &self.findings {
-            let mark = match grade {
-                Grade::Ok => styled(GOOD, "ok  "),
-                Grade::Note => styled(DIM, "note"),
-                Grade::Fail => styled(BAD, "FAIL"),
-            };
-            let separator = format!("\n{:TEXT_COLUMN$}", "");
-            text += &format!("{mark}  {subject:<13}  {}\n", lines.join(&separator));
-        }
-        text
-    }
-}
-
 /// Prints the findings.
 ///
 /// # Errors
@@ -142,8 +62,9 @@ pub fn run(context: &CommandContext, args: &CheckArgs) -> Result<ExitCode, CliEr
     if let (Some(user), Some(dir)) = (&args.producer, &args.drop_into) {
         return producer::drop_as(user, dir);
     }
-    let mut report =
-        Report { is_run_by_root: Uid::effective().is_root(), width: terminal_width(), ..Report::default() };
+    // The rights of root are given up before the checks.
+    let is_run_by_root = Uid::effective().is_root();
+    let mut report = Report::for_terminal();
     match config::load(&context.options, &context.environment) {
         Err(error @ ConfigError::Unreadable { .. }) => return Err(error.into()),
         Err(error) => error.to_string().lines().for_each(|problem| report.fail("configuration", problem)),
@@ -159,7 +80,7 @@ pub fn run(context: &CommandContext, args: &CheckArgs) -> Result<ExitCode, CliEr
                     .transpose()?;
                 become_service(&config)?;
             }
-            check_config(&config, args.config_only, &mut report);
+            check_config(&config, args.config_only, is_run_by_root, &mut report);
             if !args.config_only {
                 check_machine(context, &config, args, &mut report);
             }
@@ -172,7 +93,7 @@ pub fn run(context: &CommandContext, args: &CheckArgs) -> Result<ExitCode, CliEr
     Ok(if report.has_failed() { ExitCode::No } else { ExitCode::Success })
 }
 
-fn check_config(config: &Config, is_config_only: bool, report: &mut Report) {
+fn check_config(config: &Config, is_config_only: bool, is_run_by_root: bool, report: &mut Report) {
     let path = config.path.display();
     match config.file_exists {
         true if access(&config.path, AccessFlags::R_OK).is_err() => report.fail_with(
@@ -190,11 +111,11 @@ fn check_config(config: &Config, is_config_only: bool, report: &mut Report) {
             false => report.note("configuration", warning),
         }
     }
-    check_mappings(config, report);
-    check_key(config, is_config_only, report);
+    check_mappings(config, is_run_by_root, report);
+    check_key(config, is_config_only, is_run_by_root, report);
 }
 
-fn check_mappings(config: &Config, report: &mut Report) {
+fn check_mappings(config: &Config, is_run_by_root: bool, report: &mut Report) {
     let mut is_ok = true;
     for mapping in config.mappings.iter() {
         for flaw in mapping.lint() {
@@ -208,7 +129,7 @@ fn check_mappings(config: &Config, report: &mut Report) {
     }
     match &config.mappings_lack {
         // systemd reads root's file for the service.
-        Some(lack) if config.scope == Scope::System && !report.is_run_by_root => {
+        Some(lack) if config.scope == Scope::System && !is_run_by_root => {
             report.note("mappings", format!("{lack}; run check as root to check it"));
         }
         Some(lack) => report.fail("mappings", lack),
@@ -216,7 +137,7 @@ fn check_mappings(config: &Config, report: &mut Report) {
     }
 }
 
-fn check_key(config: &Config, is_config_only: bool, report: &mut Report) {
+fn check_key(config: &Config, is_config_only: bool, is_run_by_root: bool, report: &mut Report) {
     let source = &config.koala.key_source;
     let warnings = &config.koala.key_warnings;
     if config.koala.public_key.is_some() {
@@ -243,7 +164,7 @@ fn check_key(config: &Config, is_config_only: bool, report: &mut Report) {
         if let Some(remedy) = remedy(Code::NoKey, config) {
             report.add_remedy("key", &remedy);
         }
-    } else if config.scope == Scope::System && !report.is_run_by_root {
+    } else if config.scope == Scope::System && !is_run_by_root {
         report.note("key", format!("{source} belongs to root; run check as root to check it"));
     } else {
         warnings.iter().for_each(|warning| report.fail("key", warning));
@@ -265,13 +186,16 @@ fn check_integrations(reader: &Reader, report: &mut Report) -> Result<(), Outbox
 
 fn check_machine(context: &CommandContext, config: &Config, args: &CheckArgs, report: &mut Report) {
     check_spool(config, report);
+    machine::check_watching(config, report);
     check_files(config, report);
     let newest_event = check_outbox(config, report);
+    machine::check_file_systems(config, report);
     check_disk(config, report);
     check_clock(context.clock.now(), newest_event, report);
     if args.offline {
         report.note("receiver", "not asked, because of --offline");
     } else {
+        receiver::check_proxy(context, config, report);
         check_receiver(context, config, report);
     }
     match holder(&config.outbox.path) {
@@ -391,70 +315,5 @@ fn check_clock(now: Timestamp, newest_event: Option<Timestamp>, report: &mut Rep
         report.fail_with("clock", text, &remedy);
     } else {
         report.ok("clock", now);
-    }
-}
-
-fn check_receiver(context: &CommandContext, config: &Config, report: &mut Report) {
-    let endpoint = &config.koala.endpoint;
-    let client = match Client::new(&config.koala, context.clock.clone()) {
-        Ok(Some(client)) => client,
-        Ok(None) => return report.note("receiver", format!("{endpoint}, not asked: there is no key")),
-        Err(error) => return report.fail("receiver", error),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let verdict = match runtime {
-        Ok(runtime) => runtime.block_on(client.auth()),
-        Err(error) => return report.fail("receiver", format!("cannot be asked: {error}")),
-    };
-    if let Some(ahead) = client.receiver_clock().seconds_ahead() {
-        report.fail_with("clock", clock_text(ahead), &clock_remedy());
-    }
-    let Some(Reason { code, text, .. }) = verdict.into_reason() else {
-        return report.ok("receiver", format!("{endpoint} accepts the key"));
-    };
-    if code == Code::TooLarge {
-        // The request had no body, so no event is too large.
-        let file = config.path.display();
-        let remedy =
-            Remedy::text(format!("check koala.endpoint in {file}, and the limits of any proxy on the way"));
-        let text = format!("{code}: {text}; it refuses even an empty request as too large");
-        return report.fail_with("receiver", text, &remedy);
-    }
-    // No event was sent, so a refusal is not about an event.
-    let code = if code == Code::Refused { Code::RefusesAll } else { code };
-    let text = format!("{code}: {text}");
-    match remedy(code, config) {
-        Some(remedy) => report.fail_with("receiver", text, &remedy),
-        None => {
-            report.note("receiver", text);
-            report.add_remedy("receiver", &Remedy::text("nothing to do: the agent tries again by itself"));
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_subject_is_printed_once_with_its_worst_grade_and_all_its_lines() {
-        let mut report = Report { width: Some(60), ..Report::default() };
-        report.ok("outbox", "/outbox.db");
-        report.note("integrations", "odd");
-        report.fail_with(
-            "outbox",
-            "cannot be written",
-            &Remedy::run("give it the files", "chown a /outbox.db*"),
-        );
-        report.ok("outbox", "1 B used");
-        assert!(report.has_failed());
-        assert_eq!(
-            anstream::adapter::strip_str(&report.render()).to_string(),
-            "FAIL  outbox         /outbox.db\n\
-             \x20                    cannot be written\n\
-             \x20                    give it the files: chown a /outbox.db*\n\
-             \x20                    1 B used\n\
-             note  integrations   odd\n"
-        );
     }
 }
