@@ -11,6 +11,7 @@ use super::status::is_publisher_alive;
 use super::time::time_and_age;
 use super::{CliError, CommandContext, ExitCode};
 use crate::clock::Timestamp;
+use crate::config::Instance;
 use crate::reason::Code;
 use crate::status::{DestinationState, IntakeState, Status};
 use clap::Args;
@@ -203,7 +204,7 @@ pub fn run(context: &CommandContext, args: &MetricsArgs) -> Result<ExitCode, Cli
         let at = time_and_age(status.now, context.clock.now());
         output::hint(format_args!("warning: the agent does not run; these are its last numbers, of {at}"));
     }
-    let text = render(&status)
+    let text = render(&status, config.instance.as_ref())
         .map_err(|e| CliError::new(ExitCode::Bug, format!("the metrics cannot be rendered: {e}")))?;
     match &args.out {
         None => output::print(&text)?,
@@ -218,9 +219,10 @@ pub fn run(context: &CommandContext, args: &MetricsArgs) -> Result<ExitCode, Cli
     Ok(ExitCode::Success)
 }
 
-/// The metrics as text.
-fn render(status: &Status) -> Result<String, prometheus::Error> {
-    let registry = Registry::new_custom(Some("koala_agent".to_owned()), None)?;
+/// The metrics as text. Those of an instance have its name as a label: the collector reads the files of all instances.
+fn render(status: &Status, instance: Option<&Instance>) -> Result<String, prometheus::Error> {
+    let labels = instance.map(|name| [("agent".to_owned(), name.to_string())].into());
+    let registry = Registry::new_custom(Some("koala_agent".to_owned()), labels)?;
     for Metric(kind, name, labels, help, samples) in &METRICS {
         let options = Opts::new(*name, *help);
         let samples = samples(status);
@@ -278,7 +280,10 @@ mod tests {
             "destination": {"kind": "koala", "endpoint": "https://koala.test", "state": "online", "since": null,
                             "reason": null, "retry_at": null, "last_delivery": null},
         });
-        let text = render(&serde_json::from_value(status).unwrap()).unwrap();
+        let status = serde_json::from_value(status).unwrap();
+        let of_instance = render(&status, Some(&"shop".parse().unwrap())).unwrap();
+        assert!(of_instance.contains("koala_agent_pending{destination=\"koala\",agent=\"shop\"} 3\n"));
+        let text = render(&status, None).unwrap();
         for Metric(kind, name, ..) in &METRICS {
             assert_eq!(*kind == Counter, name.ends_with("_total"), "{name}");
             for line in [format!("# HELP koala_agent_{name} "), format!("\nkoala_agent_{name}")] {
