@@ -97,11 +97,26 @@ pub struct SpoolStatus {
     pub rejected_files: Option<u64>,
     /// Duplicate events that were dropped.
     pub duplicates: u64,
+    /// The newest rejection whose file is still in `rejected/`.
+    #[serde(default)]
+    pub last_rejected: Option<Timestamp>,
+    /// Files and parts of files that were rejected since the agent started, by reason.
+    #[serde(default)]
+    pub rejections: Vec<RejectionCount>,
     /// The time of the last scan.
     pub scanned_at: Option<Timestamp>,
     /// Those whose files wait, the most files first; at most 20.
     #[serde(default)]
     pub owners: Vec<OwnerStatus>,
+}
+
+/// The number of files and parts of files that were rejected for one reason.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RejectionCount {
+    /// The reason code.
+    pub code: String,
+    /// The number.
+    pub rejections: u64,
 }
 
 /// The waiting files of one owner.
@@ -138,6 +153,19 @@ pub enum IntakeState {
     Blocked,
 }
 
+impl IntakeState {
+    /// Every state.
+    pub const ALL: [IntakeState; 2] = [IntakeState::Open, IntakeState::Blocked];
+
+    /// The name, as in JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            IntakeState::Open => "open",
+            IntakeState::Blocked => "blocked",
+        }
+    }
+}
+
 /// The status of the database.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct OutboxStatus {
@@ -157,6 +185,12 @@ pub struct OutboxStatus {
     pub oldest_pending: Option<Timestamp>,
     /// The age of the oldest pending event.
     pub oldest_pending_seconds: Option<u64>,
+    /// The time when the newest of the failed events failed, exact to a minute.
+    #[serde(default)]
+    pub last_failed: Option<Timestamp>,
+    /// What has happened to items since the outbox was created; `None`: an agent that did not count it published this.
+    #[serde(default)]
+    pub totals: Option<ItemTotals>,
     /// Bytes of the database in use.
     pub bytes: u64,
     /// The size at which the intake is blocked.
@@ -174,6 +208,18 @@ pub struct OutboxStatus {
     pub incident: Option<Incident>,
 }
 
+/// What has happened to items since the outbox was created. At any moment, created = pending + settled − requeued. While
+/// there is one destination, an item is an event.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemTotals {
+    /// Items that have come in.
+    pub created: u64,
+    /// Items that a person has made pending again.
+    pub requeued: u64,
+    /// Items that were settled, by state and reason. To discard a failed one does not settle it once more.
+    pub settled: Vec<ReasonCount>,
+}
+
 /// Damage to the outbox that was repaired as far as possible, or a step of the clock. It is part of the status until its
 /// files are removed, or for a week if it left none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -186,12 +232,20 @@ pub struct Incident {
     pub files: Option<PathBuf>,
 }
 
+impl Incident {
+    /// Whether nobody needs to do anything about it any more. Damage that was found at `now`, by whoever made this
+    /// status, is not repaired yet; later the damaged files are evidence that somebody has to look at.
+    pub fn is_settled(&self, now: Timestamp) -> bool {
+        self.files.is_none() && self.at != now
+    }
+}
+
 /// The number of settled events with one state and reason.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReasonCount {
     /// The state.
     pub state: String,
-    /// The reason code.
+    /// The reason code; empty where the state needs none.
     pub code: String,
     /// The number.
     pub events: u64,
@@ -217,6 +271,9 @@ pub struct DestinationStatus {
     pub retry_at: Option<Timestamp>,
     /// The time of the last delivery, also by an earlier run.
     pub last_delivery: Option<Timestamp>,
+    /// Requests with events since the agent started.
+    #[serde(default)]
+    pub requests: RequestCounts,
 }
 
 impl DestinationStatus {
@@ -231,7 +288,42 @@ impl DestinationStatus {
             paths: Vec::new(),
             retry_at: None,
             last_delivery: None,
+            requests: RequestCounts::default(),
         }
+    }
+}
+
+/// The number of requests by the class of the answer's status.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestCounts {
+    #[serde(rename = "2xx")]
+    success: u64,
+    #[serde(rename = "3xx")]
+    redirect: u64,
+    #[serde(rename = "4xx")]
+    refusal: u64,
+    #[serde(rename = "5xx")]
+    failure: u64,
+    network: u64,
+}
+
+impl RequestCounts {
+    /// Counts a request that was answered with that status; `None`: there was no whole answer.
+    pub fn add(&mut self, status: Option<u16>) {
+        let count = match status {
+            Some(200..=299) => &mut self.success,
+            Some(300..=399) => &mut self.redirect,
+            Some(400..=499) => &mut self.refusal,
+            Some(_) => &mut self.failure,
+            None => &mut self.network,
+        };
+        *count += 1;
+    }
+
+    /// The classes and their numbers.
+    pub fn by_class(self) -> [(&'static str, u64); 5] {
+        let RequestCounts { success, redirect, refusal, failure, network } = self;
+        [("2xx", success), ("3xx", redirect), ("4xx", refusal), ("5xx", failure), ("network", network)]
     }
 }
 

@@ -712,7 +712,7 @@ impl Intake {
     fn flush(&mut self) -> Result<(), Interruption> {
         self.tick_or_stop()?;
         self.batch_began = None;
-        let failed = self.rejections.sync()?.inspect(|_| self.report.rejected(self.rejections.count()));
+        let failed = self.rejections.sync()?.inspect(|_| self.report.rejected(&self.rejections));
         let has_failed = failed.as_ref().is_some_and(|failed| !failed.is_empty());
         self.withdraw(None, failed.unwrap_or_default());
         if self.batch.is_empty() && !has_failed {
@@ -749,7 +749,7 @@ impl Intake {
                         self.ledger.cancel_removal(&entry.name);
                         self.forget_waiting(&entry);
                     }
-                    self.report.rejected(self.rejections.count());
+                    self.report.rejected(&self.rejections);
                     self.submit(batch);
                 }
                 Err(e) if e.is_transient() => {
@@ -846,8 +846,8 @@ impl Intake {
         let retention_time = self.agent.writer.stats().retention_time();
         let (spool, keep_failed) = (&self.config.spool, self.config.outbox.keep_failed);
         let sign_of_life = || self.agent.heartbeat.tick();
-        if let Some(count) = self.rejections.tidy(now, retention_time, spool, keep_failed, sign_of_life) {
-            self.report.rejected(count);
+        if self.rejections.tidy(now, retention_time, spool, keep_failed, sign_of_life) {
+            self.report.rejected(&self.rejections);
         }
     }
 }

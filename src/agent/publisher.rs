@@ -8,7 +8,7 @@ use super::summary::Summary;
 use crate::clock::{Clock, Timestamp};
 use crate::disk;
 use crate::koala::ReceiverClock;
-use crate::outbox::{OutboxError, OutboxStats, Reader, State, Throughput, Writer};
+use crate::outbox::{OutboxError, OutboxStats, Reader, Throughput, Writer};
 use crate::status::{self, SCHEMA, Status, backoff_word};
 use crate::telemetry::lines_dropped;
 use std::io::{self, ErrorKind};
@@ -213,7 +213,7 @@ impl Publisher {
         let snapshot = self.snapshot.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let config = self.settings.borrow().config.clone();
         let now = self.clock.now();
-        Ok(Status {
+        let mut status = Status {
             schema: SCHEMA,
             now,
             config: config.path.clone(),
@@ -225,41 +225,26 @@ impl Publisher {
                 since: Some(if is_running { self.started_at } else { now }),
                 log_lines_dropped: lines_dropped(),
             },
-            spool: status::SpoolStatus { duplicates: counts.duplicates, ..snapshot.spool },
+            spool: snapshot.spool,
             intake: snapshot.intake,
             outbox: status::OutboxStatus {
                 path: config.outbox.path.clone(),
-                pending: counts.of(State::Pending),
-                delivered: counts.of(State::Delivered),
-                skipped: counts.of(State::Skipped),
-                failed: counts.of(State::Failed),
-                discarded: counts.of(State::Discarded),
-                oldest_pending: counts.oldest_pending,
-                oldest_pending_seconds: counts.oldest_pending.map(|at| now.since(at).as_secs()),
                 bytes: self.stats.bytes(),
                 max_bytes: config.outbox.max_bytes,
                 disk_free: disk::space_of(&config.outbox.path).map(|disk| disk.free),
                 log_bytes: self.stats.wal_bytes(),
                 log_held_by: self.stats.wal_held_by(),
                 incident,
+                ..status::OutboxStatus::default()
             },
             clock_step,
             clock_ahead_seconds: self.receiver_clock.seconds_ahead(),
-            reasons: counts
-                .reasons
-                .into_iter()
-                .map(|(state, code, events)| status::ReasonCount {
-                    state: state.as_str().to_owned(),
-                    code,
-                    events,
-                })
-                .collect(),
-            destination: status::DestinationStatus {
-                last_delivery: counts.last_delivery,
-                ..self.destination.borrow().clone()
-            },
+            reasons: Vec::new(),
+            destination: self.destination.borrow().clone(),
             longest_waiting: Vec::new(),
-        })
+        };
+        counts.show_in(&mut status);
+        Ok(status)
     }
 }
 

@@ -11,8 +11,9 @@ use crate::spool::{
     ContentStamp, FailedRejection, FileKey, Format, PartKind, RejectedFolder, RejectedPart, RejectedUsage,
     RejectionWriter, Spool, SpoolEntry, SpoolError, SpoolListing, printable, user_name,
 };
+use crate::status::{RejectionCount, SpoolStatus};
 use crate::telemetry::LogLimiter;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 /// The interval at which `rejected/` is searched for files that have expired or have grown whole.
@@ -39,6 +40,10 @@ pub struct Rejections {
     folder: RejectedFolder,
     writer: RejectionWriter,
     usage: Usage,
+    /// Rejections since the start.
+    counted: BTreeMap<Code, u64>,
+    /// The newest rejection whose file is in the folder.
+    newest: Option<Timestamp>,
     limiter: LogLimiter<RejectionKind>,
     /// Files that ended too early: as of the reading, and since when they have been so.
     incomplete: HashMap<FileKey, (ContentStamp, Mono)>,
@@ -93,15 +98,25 @@ impl Rejections {
             writer: RejectionWriter::new(folder.clone()),
             folder,
             usage: Usage { max_bytes: u64::MAX, ..Usage::default() },
+            counted: BTreeMap::new(),
+            newest: None,
             limiter: LogLimiter::new(),
             incomplete: HashMap::new(),
             tidy_at: Mono::ZERO,
         }
     }
 
-    /// The number of files in the folder.
-    pub fn count(&self) -> u64 {
-        self.usage.files()
+    /// Puts what was rejected into the status.
+    pub fn show_in(&self, status: &mut SpoolStatus) {
+        status.rejected_files = Some(self.usage.files());
+        status.last_rejected = self.newest;
+        let counted = self.counted.iter();
+        status.rejections = counted
+            .map(|(code, rejections)| RejectionCount {
+                code: code.as_str().to_owned(),
+                rejections: *rejections,
+            })
+            .collect();
     }
 
     /// Why no files of the owner are read: it has more than its share of `rejected/`, because events whose ids were used
@@ -162,8 +177,7 @@ impl Rejections {
         self.check_room(entry.owner, spool.size_on_disk(entry))?;
         let rejected = self.writer.reject_file(spool, entry, flaw, now.wall)?;
         if let Some(usage) = rejected {
-            self.usage.add(entry.owner, usage);
-            self.log(RejectionKind::File, entry, flaw, now.mono);
+            self.note(RejectionKind::File, entry, flaw, usage, now);
         }
         Ok(rejected.is_some())
     }
@@ -192,15 +206,29 @@ impl Rejections {
         let SourceFile { entry, progress, .. } = source;
         let is_resumed = progress.position > 0 || progress.place > 0;
         let usage = self.writer.reject_part(entry, &progress.identity, is_resumed, kind, part, now.wall)?;
-        self.usage.add(entry.owner, usage);
-        if usage.files > 0 {
-            let kind = match kind {
-                PartKind::Flawed => RejectionKind::Part,
-                PartKind::ReusedId => RejectionKind::ReusedId,
-            };
-            self.log(kind, entry, &part.flaw, now.mono);
-        }
+        let kind = match kind {
+            PartKind::Flawed => RejectionKind::Part,
+            PartKind::ReusedId => RejectionKind::ReusedId,
+        };
+        self.note(kind, entry, &part.flaw, usage, now);
         Ok(())
+    }
+
+    /// Counts a rejection, and logs one that takes a file of its own.
+    fn note(
+        &mut self,
+        kind: RejectionKind,
+        entry: &SpoolEntry,
+        flaw: &Flaw,
+        usage: RejectedUsage,
+        now: Moment,
+    ) {
+        self.usage.add(entry.owner, usage);
+        *self.counted.entry(flaw.code).or_default() += 1;
+        self.newest = self.newest.max(Some(now.wall));
+        if usage.files > 0 {
+            self.log(kind, entry, flaw, now.mono);
+        }
     }
 
     fn log(&mut self, kind: RejectionKind, entry: &SpoolEntry, flaw: &Flaw, now: Mono) {
@@ -257,8 +285,7 @@ impl Rejections {
                 // A file that was replaced or written to since it was read is read by the next scan.
                 self.writer.reject_file(spool, &source.entry, &flaw, now.wall).map(|usage| {
                     if let Some(usage) = usage {
-                        self.usage.add(source.entry.owner, usage);
-                        self.log(RejectionKind::File, &source.entry, &flaw, now.mono);
+                        self.note(RejectionKind::File, &source.entry, &flaw, usage, now);
                     }
                     whole_files.insert(source_index);
                 })
@@ -286,8 +313,8 @@ impl Rejections {
     }
 
     /// If it is time, puts files back into the spool that have grown whole, deletes those whose time is up, and counts the
-    /// others. `retention_time` is the time by which events expire. `sign_of_life` is called for each file. Returns how many
-    /// files are then in `rejected/`. The next time comes after `spool.scan_interval` at most, unless the search takes long.
+    /// others. `retention_time` is the time by which events expire. `sign_of_life` is called for each file. Returns whether it
+    /// was time. The next time comes after `spool.scan_interval` at most, unless the search takes long.
     pub fn tidy(
         &mut self,
         now: Moment,
@@ -295,18 +322,19 @@ impl Rejections {
         spool: &SpoolConfig,
         keep_failed: Duration,
         mut sign_of_life: impl FnMut(),
-    ) -> Option<u64> {
+    ) -> bool {
         self.usage.max_bytes = spool.max_rejected;
         while let Some((_, count)) = self.limiter.overdue(now.mono) {
             tracing::warn!("{count} more rejections; koala-agent list --rejected shows them");
         }
         if now.mono < self.tidy_at {
-            return None;
+            return false;
         }
         // A clock that was set back dates rejections at once, and the outbox notices it up to a second later.
         let expired_before = retention_time.min(now.wall).minus(keep_failed);
         let began = Instant::now();
         self.usage.of_owner.clear();
+        self.newest = None;
         for file in self.folder.files().into_iter().flatten() {
             sign_of_life();
             let why = file.why.as_ref();
@@ -325,10 +353,11 @@ impl Rejections {
             }
             let owner = why.and_then(|why| why.owner).unwrap_or(file.owner);
             self.usage.add(owner, RejectedUsage::of_file(file.on_disk));
+            self.newest = self.newest.max(why.map(|why| why.when));
         }
         let interval = TIDY_INTERVAL.min(spool.scan_interval);
         self.tidy_at = now.mono + interval.max(began.elapsed() * TIDY_SHARE);
-        Some(self.count())
+        true
     }
 }
 
@@ -380,11 +409,19 @@ mod tests {
             let at = |days| Moment { wall: after(days), mono: Mono::ZERO };
             let flaw = Flaw::at("", 0, Code::NotJson, "bad");
             assert!(rejections.reject_file(&spool, &entry, &flaw, at(rejected)).unwrap());
-            let count =
-                rejections.tidy(at(wall), after(retention_time), &SpoolConfig::default(), 90 * DAY, || {});
+            assert!(rejections.tidy(
+                at(wall),
+                after(retention_time),
+                &SpoolConfig::default(),
+                90 * DAY,
+                || {}
+            ));
+            let mut status = SpoolStatus::default();
+            rejections.show_in(&mut status);
+            let newest = is_kept.then_some(after(rejected));
             assert_eq!(
-                count,
-                Some(u64::from(is_kept)),
+                (status.rejected_files, status.last_rejected),
+                (Some(u64::from(is_kept)), newest),
                 "rejected on day {rejected}, looked at on day {wall}"
             );
         }

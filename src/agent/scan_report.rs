@@ -1,5 +1,6 @@
 //! The spool's part of the status, and the lines in the log about files that are left where they are.
 
+use super::rejections::Rejections;
 use crate::clock::{Moment, Mono};
 use crate::reason::Reason;
 use crate::spool::{FileKey, SpoolEntry, SpoolListing, let_agent_read, printable, user_name};
@@ -250,8 +251,8 @@ impl ScanReport {
         self.update(|snapshot| snapshot.spool.unreadable_files = Some(unreadable));
     }
 
-    pub fn rejected(&self, count: u64) {
-        self.update(|snapshot| snapshot.spool.rejected_files = Some(count));
+    pub fn rejected(&self, rejections: &Rejections) {
+        self.update(|snapshot| rejections.show_in(&mut snapshot.spool));
     }
 
     /// Notes why no files are ingested for now; `None`: they are.

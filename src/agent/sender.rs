@@ -23,7 +23,7 @@ use crate::koala::{Client, Verdict};
 use crate::mapping::Mappings;
 use crate::outbox::{Enqueued, KeyRenewal, OutboxError, Settlement, Writer};
 use crate::reason::Reason;
-use crate::status::DestinationState;
+use crate::status::{DestinationState, DestinationStatus, RequestCounts};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
@@ -88,6 +88,8 @@ pub struct Sender {
     reporter: StateReporter,
     /// The states of the paths as they were reported last.
     published: [DestinationState; 2],
+    /// Requests with events since the start.
+    requests_answered: RequestCounts,
     heartbeat: Heartbeat,
 }
 
@@ -129,6 +131,7 @@ impl Sender {
             retry_after_deadline,
             reporter,
             published: [DestinationState::Unknown; 2],
+            requests_answered: RequestCounts::default(),
             heartbeat,
         }
     }
@@ -358,6 +361,7 @@ impl Sender {
         if let Some(line) = line {
             line.answered(&verdict, status, self.clock.mono());
         }
+        self.requests_answered.add(status);
         let had_accepted = self.scheduler.destination.has_ever_accepted;
         let effects = self.scheduler.answered(in_flight, verdict, self.clock.moment());
         if self.scheduler.destination.has_ever_accepted && !had_accepted {
@@ -455,6 +459,7 @@ impl Sender {
         }
         self.published = self.scheduler.destination.states();
         let status = status_of(&self.scheduler, self.client.as_ref().err(), now);
+        let status = DestinationStatus { requests: self.requests_answered, ..status };
         self.reporter.report(status, now.wall);
     }
 }

@@ -211,14 +211,11 @@ mod tests {
         ] {
             let second = |s: i64| Timestamp(s * 1000);
             let now = DestinationStatus {
-                kind: "koala".to_owned(),
-                endpoint: "https://koala.test".to_owned(),
                 state,
                 since: Some(second(since)),
                 reason: code.map(|code| Reason::new(code, "")),
-                paths: Vec::new(),
                 retry_at: retry_at.map(second),
-                last_delivery: None,
+                ..DestinationStatus::unknown("https://koala.test".to_owned())
             };
             let unaddressed =
                 DestinationStatus { kind: String::new(), endpoint: String::new(), ..now.clone() };

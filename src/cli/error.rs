@@ -7,14 +7,19 @@ use crate::outbox::OutboxError;
 use crate::spool::SpoolError;
 use std::io::{self, ErrorKind};
 
-/// How a command ends, by the codes of sysexits.h: part of the interface.
+/// How a command ends, by the codes of sysexits.h, except that `status --check` has those of Nagios' plugins: part of the
+/// interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum ExitCode {
     /// The command has done its work; `status` and `map` always end so if they could answer.
     Success = 0,
-    /// The answer is no: a check failed.
+    /// The answer is no: a check failed. `status --check`: a warning.
     No = 1,
+    /// `status --check` alone: critical, by the conventions of Nagios' plugins.
+    Critical = 2,
+    /// `status --check` alone: the status is not known.
+    Unknown = 3,
     /// The command line is wrong. clap would end with 2, which sysexits.h does not have.
     Usage = 64,
     /// An event is invalid, was refused, or is in a state that the command cannot change.
@@ -39,9 +44,11 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// Every code.
-    pub const ALL: [ExitCode; 12] = [
+    pub const ALL: [ExitCode; 14] = [
         ExitCode::Success,
         ExitCode::No,
+        ExitCode::Critical,
+        ExitCode::Unknown,
         ExitCode::Usage,
         ExitCode::BadData,
         ExitCode::NotFound,

@@ -42,6 +42,9 @@ enum Page {
     /// koala-agent-containers(7): in a container
     #[value(alias = "koala-agent-containers")]
     Containers,
+    /// koala-agent-monitoring(7): Nagios, Icinga, Prometheus, Grafana
+    #[value(alias = "koala-agent-monitoring")]
+    Monitoring,
 }
 
 impl Page {
@@ -55,6 +58,7 @@ impl Page {
             Page::Operations => include_str!("../../packaging/man/koala-agent-operations.7"),
             Page::Log => include_str!("../../packaging/man/koala-agent-log.7"),
             Page::Containers => include_str!("../../packaging/man/koala-agent-containers.7"),
+            Page::Monitoring => include_str!("../../packaging/man/koala-agent-monitoring.7"),
         }
     }
 }

@@ -17,6 +17,7 @@ mod list;
 mod man;
 mod map;
 mod mentions;
+mod metrics;
 mod output;
 mod permission;
 mod preview;
@@ -30,6 +31,7 @@ mod run;
 mod send;
 mod show;
 mod status;
+mod status_check;
 mod status_text;
 mod time;
 mod unreadable;
@@ -71,6 +73,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Send(send::SendArgs),
     Status(status::StatusArgs),
+    Metrics(metrics::MetricsArgs),
     List(list::ListArgs),
     Show(show::ShowArgs),
     Retry(retry::RetryArgs),
@@ -104,7 +107,11 @@ fn command_line(mut context: CommandContext) -> ExitCode {
         Err(error_or_help) => {
             // clap reports --help and --version as errors. A reader that closes the pipe has read enough of them.
             let _ = error_or_help.print();
-            return if error_or_help.use_stderr() { ExitCode::Usage } else { ExitCode::Success };
+            return match error_or_help.use_stderr() {
+                true if status::is_check(&context.arguments) => status::wrong_usage(),
+                true => ExitCode::Usage,
+                false => ExitCode::Success,
+            };
         }
     };
     context.options = ConfigOptions { config: cli.config, user: cli.user, instance: cli.instance };
@@ -121,6 +128,7 @@ fn run_command(context: &CommandContext, command: Command) -> Result<ExitCode, C
         Command::Demo(args) => demo::run(context, args),
         Command::Send(args) => send::run(context, &args),
         Command::Status(args) => status::run(context, &args),
+        Command::Metrics(args) => metrics::run(context, &args),
         Command::List(args) => list::run(context, args),
         Command::Show(args) => show::run(context, &args),
         Command::Retry(args) => retry::run(context, args),

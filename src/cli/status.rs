@@ -2,21 +2,23 @@
 //! may read it.
 
 use super::permission::{become_service, may_change};
+use super::status_check::{AgeLimits, CheckResult};
 use super::{CliError, CommandContext, ExitCode, output, status_text, unreadable};
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Scope};
 use crate::disk;
-use crate::outbox::{OutboxError, Reader, State, WaitingEvent, holder};
+use crate::outbox::{OutboxError, Reader, WaitingEvent, holder};
 use crate::reason::{Code, NO_KEY, Reason};
 use crate::spool::{REJECTED, SpoolError, format_of, is_finished_name, is_reason_name};
 use crate::status::{
-    AgentStatus, DestinationStatus, Incident, IntakeState, IntakeStatus, ReasonCount, SCHEMA, SpoolStatus,
-    Status, WaitingPerson,
+    AgentStatus, DestinationStatus, Incident, IntakeState, IntakeStatus, SCHEMA, SpoolStatus, Status,
+    WaitingPerson,
 };
 use clap::Args;
 use nix::errno::Errno;
 use nix::sys::signal::kill;
 use nix::unistd::Pid;
+use std::ffi::OsString;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -36,11 +38,24 @@ const CLOCK_SLACK: Duration = Duration::from_secs(2);
 /// Works for every user, whether the agent runs or not. Users who may not read the outbox see the counts that the
 /// agent published last.
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  koala-agent status --json | jq .outbox.pending")]
+#[command(
+    after_help = "Examples:\n  koala-agent status --json | jq .outbox.pending\n  koala-agent status --check --warning-age 30m --critical-age 4h"
+)]
 pub struct StatusArgs {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Print one line as a plugin of Nagios or Icinga, and end with 0, 1, 2 or 3
+    #[arg(long, conflicts_with = "json")]
+    check: bool,
+    /// Warn of an event that has waited for longer
+    #[arg(long, value_name = "AGE", requires = "check", default_value = "10m",
+          value_parser = humantime::parse_duration)]
+    warning_age: Duration,
+    /// An event that has waited for longer is critical
+    #[arg(long, value_name = "AGE", requires = "check", default_value = "1h",
+          value_parser = humantime::parse_duration)]
+    critical_age: Duration,
 }
 
 /// Prints the status.
@@ -48,6 +63,9 @@ pub struct StatusArgs {
 /// # Errors
 /// The configuration is wrong, or stdout cannot be written. An agent that is not running is no error.
 pub fn run(context: &CommandContext, args: &StatusArgs) -> Result<ExitCode, CliError> {
+    if args.check {
+        return Ok(check(context, args));
+    }
     let config = context.config_beside_agent()?;
     let status = current_status(&config, context.clock.now());
     let left = match status.spool.unreadable_files {
@@ -63,6 +81,38 @@ pub fn run(context: &CommandContext, args: &StatusArgs) -> Result<ExitCode, CliE
     };
     output::print(&text)?;
     Ok(ExitCode::Success)
+}
+
+/// Prints the line of a plugin. Whatever prevents an answer is a status that is not known.
+fn check(context: &CommandContext, args: &StatusArgs) -> ExitCode {
+    let limits = AgeLimits { warning: args.warning_age, critical: args.critical_age };
+    print_check(match context.config_beside_agent() {
+        Ok(config) => {
+            let status = current_status(&config, context.clock.now());
+            // Of an agent that has never run, there is no file.
+            let is_unreadable =
+                status.agent.since.is_none() && !matches!(config.status_file.try_exists(), Ok(false));
+            match is_unreadable && !status.agent.running {
+                true => CheckResult::unknown(&format!("cannot read {}", config.status_file.display())),
+                false => CheckResult::of(&status, limits),
+            }
+        }
+        Err(error) => CheckResult::unknown(&error.to_string()),
+    })
+}
+
+fn print_check(result: CheckResult) -> ExitCode {
+    output::print(&result.line()).map_or(ExitCode::Unknown, |()| result.exit_code())
+}
+
+/// Whether a command line that is wrong was meant for a check, whose caller knows no other exit codes.
+pub fn is_check(arguments: &[OsString]) -> bool {
+    ["status", "--check"].iter().all(|word| arguments.iter().any(|argument| argument == word))
+}
+
+/// Answers a check with a wrong command line, of which stderr has the error.
+pub fn wrong_usage() -> ExitCode {
+    print_check(CheckResult::unknown("the command line is wrong: see koala-agent status --help"))
 }
 
 /// The status as far as this user can see it.
@@ -149,19 +199,8 @@ fn read_outbox(status: &mut Status, config: &Config) -> bool {
     status.longest_waiting = waiting.into_iter().map(|event| waiting_person(event, status.now)).collect();
     status.outbox.incident = incident;
     status.clock_step = clock_step;
-    status.outbox.pending = counts.of(State::Pending);
-    status.outbox.delivered = counts.of(State::Delivered);
-    status.outbox.skipped = counts.of(State::Skipped);
-    status.outbox.failed = counts.of(State::Failed);
-    status.outbox.discarded = counts.of(State::Discarded);
-    status.outbox.oldest_pending = counts.oldest_pending;
     status.outbox.bytes = bytes;
-    status.spool.duplicates = counts.duplicates;
-    status.destination.last_delivery = counts.last_delivery;
-    let reasons = counts.reasons.into_iter();
-    status.reasons = reasons
-        .map(|(state, code, events)| ReasonCount { state: state.as_str().to_owned(), code, events })
-        .collect();
+    counts.show_in(status);
     true
 }
 

@@ -67,6 +67,8 @@ pub(super) struct Append<'a> {
     enqueued: Enqueued,
     new_ids: Vec<IdHash>,
     duplicates: u64,
+    /// Events that are inserted.
+    created: i64,
     reused: Vec<ReusedId>,
 }
 
@@ -89,10 +91,11 @@ impl<'a> Append<'a> {
             enqueued: Enqueued { from: first_seq, ..Enqueued::default() },
             new_ids: Vec::new(),
             duplicates: 0,
+            created: 0,
             reused: Vec::new(),
         };
         append.add_all(events)?;
-        let Append { store, mut enqueued, new_ids, duplicates, reused, .. } = append;
+        let Append { store, mut enqueued, new_ids, duplicates, created, reused, .. } = append;
         if !reused.is_empty() {
             store.db.conn.execute_batch("ROLLBACK TO append; RELEASE append")?;
             store.next_seq = first_seq;
@@ -107,6 +110,7 @@ impl<'a> Append<'a> {
         store.db.run("RELEASE append")?;
         store.counters.merge(earlier);
         store.counters.add_duplicates(duplicates as i64);
+        store.counters.create(created);
         enqueued.to = store.next_seq;
         if enqueued.is_stale {
             store.keying.add_stale(&store.db.conn, enqueued.from..enqueued.to)?;
@@ -180,6 +184,7 @@ impl<'a> Append<'a> {
     }
 
     fn insert(&mut self, event: &NewEvent) -> Result<(), rusqlite::Error> {
+        self.created += 1;
         match &event.disposition {
             Disposition::Send(items) => self.insert_items(event, items),
             Disposition::Skip(reason) => self.insert_settled(event, &Settled::Skipped(reason.clone())),
@@ -259,6 +264,7 @@ impl<'a> Append<'a> {
                 code,
                 text
             ])?;
+        self.store.counters.settle(state, code);
         self.store.counters.add(state, code, 1);
         if let Settled::Failed(reason) = settled {
             self.store.failures.add(event.message_id.clone(), reason);

@@ -1,8 +1,14 @@
 //! The number of events in each state, by reason code, and the bytes that each owner has in the queue. Counting rows
 //! would take as long as the outbox is large, so each transaction that changes a row also changes the table `counters`.
+//!
+//! Rows expire, so the table also has totals that only grow: the items that were created, settled and requeued. Each is
+//! counted where that happens, not computed from the others, so that their balance with the pending ones proves the
+//! code: created = pending + settled − requeued.
 
 use super::row::State;
 use crate::clock::Timestamp;
+use crate::reason::Code;
+use crate::status::{ItemTotals, ReasonCount, Status};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::BTreeMap;
 
@@ -11,6 +17,14 @@ pub(super) const DUPLICATES: &str = "duplicate";
 /// When the receiver last accepted an event, in milliseconds since 1970. It stands here and not in `meta`: another table
 /// would cost each commit another page.
 const LAST_DELIVERY: &str = "last_delivery";
+/// The total of items that have come in.
+const CREATED: &str = "created";
+/// The total of items that were made pending again.
+const REQUEUED: &str = "requeued";
+/// The totals of items that were settled: the state follows, and the reason is their code.
+const SETTLED: &str = "settled_";
+/// The total of items that were lost with a damaged database.
+const SETTLED_LOST: &str = "settled_lost";
 /// The counters of bytes by owner, with the uid as their code.
 const OWNER: &str = "owner";
 /// The bytes of disk that a row of `pending` takes beside its body: its other columns and the index of its id. Without
@@ -30,21 +44,49 @@ pub struct Counts {
     pub oldest_pending: Option<Timestamp>,
     /// When the receiver last accepted an event.
     pub last_delivery: Option<Timestamp>,
+    /// When the newest of the failed events failed, exact to a minute.
+    pub last_failed: Option<Timestamp>,
+    /// What has happened to items since the outbox was created.
+    pub totals: ItemTotals,
 }
 
+/// Found by the index by age, which is by minute.
+const LAST_FAILED: &str = "SELECT settled_at FROM settled WHERE state = 'failed' AND state <> 'delivered'
+                            ORDER BY settled_at / 60000 DESC LIMIT 1";
+
 impl Counts {
+    /// Puts the counts into the status.
+    pub fn show_in(self, status: &mut Status) {
+        let outbox = &mut status.outbox;
+        outbox.pending = self.of(State::Pending);
+        outbox.delivered = self.of(State::Delivered);
+        outbox.skipped = self.of(State::Skipped);
+        outbox.failed = self.of(State::Failed);
+        outbox.discarded = self.of(State::Discarded);
+        outbox.oldest_pending = self.oldest_pending;
+        outbox.oldest_pending_seconds = self.oldest_pending.map(|at| status.now.since(at).as_secs());
+        outbox.last_failed = self.last_failed;
+        outbox.totals = Some(self.totals);
+        status.spool.duplicates = self.duplicates;
+        status.destination.last_delivery = self.last_delivery;
+        let reasons = self.reasons.into_iter();
+        status.reasons = reasons
+            .map(|(state, code, events)| ReasonCount { state: state.as_str().to_owned(), code, events })
+            .collect();
+    }
+
     /// The number of events in that state.
     pub fn of(&self, state: State) -> u64 {
         self.states.get(&state).copied().unwrap_or(0)
     }
 
+    /// Reads all of it from one snapshot: that of the transaction in which it is called, or one of its own.
     pub(super) fn read(conn: &Connection) -> Result<Counts, rusqlite::Error> {
-        let oldest_pending = conn
-            .query_row("SELECT received_at FROM pending ORDER BY seq LIMIT 1", [], |r| {
-                Ok(Timestamp(r.get(0)?))
-            })
-            .optional()?;
-        let mut counts = Counts { oldest_pending, ..Counts::default() };
+        let _snapshot = conn.is_autocommit().then(|| conn.unchecked_transaction()).transpose()?;
+        let time = |sql| conn.query_row(sql, [], |r| Ok(Timestamp(r.get(0)?))).optional();
+        let oldest_pending = time("SELECT received_at FROM pending ORDER BY seq LIMIT 1")?;
+        let last_failed = time(LAST_FAILED)?;
+        let mut counts = Counts { oldest_pending, last_failed, ..Counts::default() };
         let mut statement =
             conn.prepare_cached("SELECT state, code, events FROM counters ORDER BY state, code")?;
         let mut rows = statement.query([])?;
@@ -60,7 +102,13 @@ impl Counts {
                 }
                 None if name == DUPLICATES => counts.duplicates = events,
                 None if name == LAST_DELIVERY => counts.last_delivery = Some(Timestamp(events as i64)),
-                None => {}
+                None if name == CREATED => counts.totals.created = events,
+                None if name == REQUEUED => counts.totals.requeued = events,
+                None => {
+                    if let Some(state) = name.strip_prefix(SETTLED) {
+                        counts.totals.settled.push(ReasonCount { state: state.to_owned(), code, events });
+                    }
+                }
             }
         }
         if counts.of(State::Pending) == 0 {
@@ -95,6 +143,48 @@ impl CounterChanges {
 
     fn add_named(&mut self, name: &'static str, code: &'static str, events: i64) {
         *self.events.entry((name, code)).or_default() += events;
+    }
+
+    /// Counts items that have come in.
+    pub(super) fn create(&mut self, items: i64) {
+        self.add_named(CREATED, "", items);
+    }
+
+    /// Counts an item that has left `pending`, or came in and never was in it.
+    pub(super) fn settle(&mut self, state: State, code: &'static str) {
+        self.add_named(settled_name(state), code, 1);
+    }
+
+    /// Counts an item that has come back to `pending`.
+    pub(super) fn requeue(&mut self) {
+        self.add_named(REQUEUED, "", 1);
+    }
+
+    /// Takes over a total from the counters of a damaged database; others are left.
+    pub(super) fn recover_total(&mut self, name: &str, code: &str, items: i64) {
+        let settled = [State::Delivered, State::Skipped, State::Failed, State::Discarded].map(settled_name);
+        let names = settled.into_iter().chain([CREATED, REQUEUED, SETTLED_LOST]);
+        // A damaged number is not taken for a total.
+        let is_credible = (0..1 << 53).contains(&items);
+        if let Some(name) = names.into_iter().find(|known| *known == name).filter(|_| is_credible) {
+            // Of two copies of a page, the newer one has the larger number.
+            let known = self.events.entry((name, Code::parse(code).map_or("", Code::as_str))).or_default();
+            *known = items.max(*known);
+        }
+    }
+
+    /// Balances totals that were recovered with the items that are pending now. Items that were counted and are in no
+    /// table are lost; items in a table that were not counted are counted as created.
+    pub(super) fn balance_totals(&mut self, pending: i64) {
+        let total = |is_of: fn(&str) -> bool| -> i64 {
+            self.events.iter().filter(|((name, _), _)| is_of(name)).map(|(_, events)| events).sum()
+        };
+        let settled = total(|name| name.starts_with(SETTLED));
+        let uncounted = pending + settled - total(|name| name == REQUEUED) - total(|name| name == CREATED);
+        match uncounted {
+            0.. => self.add_named(CREATED, "", uncounted),
+            _ => self.add_named(SETTLED_LOST, "", -uncounted),
+        }
     }
 
     /// Counts one event from one state and reason code into another.
@@ -160,6 +250,17 @@ impl CounterChanges {
     }
 }
 
+fn settled_name(state: State) -> &'static str {
+    match state {
+        State::Delivered => "settled_delivered",
+        State::Skipped => "settled_skipped",
+        State::Failed => "settled_failed",
+        State::Discarded => "settled_discarded",
+        // Nothing settles as pending; `Settled` has no such state.
+        State::Pending => "",
+    }
+}
+
 /// The bytes that events take in `pending`, by the uid of their file's owner. A delivered event counts until its row
 /// moves, because it takes up room for as long.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -203,5 +304,18 @@ impl PendingBytes {
 
     pub(super) fn of(&self, owner: u32) -> u64 {
         self.0.get(&owner).map_or(0, |bytes| u64::try_from(*bytes).unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::outbox::fixture;
+
+    #[test]
+    fn the_newest_failed_event_is_found_by_the_index_by_age() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = fixture::query_plan(&fixture::store(dir.path()), LAST_FAILED);
+        assert_eq!(plan, "SEARCH settled USING INDEX settled_by_age (state=?)");
     }
 }

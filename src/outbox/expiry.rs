@@ -371,12 +371,15 @@ mod tests {
     }
 
     #[test]
-    fn a_number_is_not_used_again_when_all_events_have_expired() {
+    fn a_number_is_not_used_again_when_all_events_have_expired_and_the_totals_stay() {
         let dir = tempfile::tempdir().unwrap();
         let mut store = fixture::store(dir.path());
         deliver(&mut store, &[numbered_event(0), numbered_event(1)], BEGAN);
         let next = store.next_seq;
         assert_eq!(expire(&mut store, &mut Expiry::default(), days(40)), 2);
+        let counts = Counts::read(&store.db.conn).unwrap();
+        fixture::assert_balanced(&counts);
+        assert_eq!((counts.totals.created, counts.of(State::Delivered)), (2, 0), "the totals do not expire");
         drop(store);
         let mut store = fixture::store(dir.path());
         store.transaction(|_| Ok(())).unwrap();

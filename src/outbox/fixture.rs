@@ -1,7 +1,7 @@
 //! Configuration and events for unit tests with an outbox.
 
 use super::store::Store;
-use super::{Addressee, NewEvent, NewItem, recovery};
+use super::{Addressee, Counts, NewEvent, NewItem, State, recovery};
 use crate::clock::Timestamp;
 use crate::config::{ConfigOptions, Environment, load};
 use crate::event::{Digest, MessageId};
@@ -30,6 +30,13 @@ pub(super) fn query_plan(store: &Store, sql: &str) -> String {
     let parameters = vec![rusqlite::types::Null; plan.parameter_count()];
     let steps = plan.query_map(rusqlite::params_from_iter(parameters), |r| r.get::<_, String>(3)).unwrap();
     steps.map(Result::unwrap).collect::<Vec<_>>().join("\n")
+}
+
+/// What came in is pending or settled, and nothing else.
+pub(super) fn assert_balanced(counts: &Counts) {
+    let totals = &counts.totals;
+    let settled: u64 = totals.settled.iter().map(|count| count.events).sum();
+    assert_eq!(totals.created + totals.requeued, counts.of(State::Pending) + settled, "{counts:#?}");
 }
 
 /// An event with the id `m-n` that is to be sent.

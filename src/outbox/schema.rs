@@ -15,7 +15,13 @@ const SCHEMA: &str = include_str!("schema.sql");
 const FIRST: i64 = 6;
 
 /// Entry `n` takes the schema from version `FIRST + n` to the next. Entries are never changed, only added.
-const MIGRATIONS: &[&str] = &[];
+const MIGRATIONS: &[&str] = &[
+    // 7: the totals of items begin with what is remembered.
+    "INSERT INTO counters SELECT 'settled_' || state, code, events FROM counters
+      WHERE state IN ('delivered', 'skipped', 'failed', 'discarded');
+     INSERT INTO counters SELECT 'created', '', coalesce(sum(events), 0) FROM counters
+      WHERE state IN ('pending', 'delivered', 'skipped', 'failed', 'discarded')",
+];
 
 /// Marks the file as an outbox for `file(1)`, and for a reader that was given the wrong database: "Koal".
 const APPLICATION_ID: i64 = 0x4b6f_616c;
@@ -103,6 +109,7 @@ fn check_numbers(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outbox::{Counts, State};
     use std::path::PathBuf;
 
     const ADDITIONS: &[&str] =
@@ -133,6 +140,31 @@ mod tests {
         let (mut created, path) = database(new.path());
         migrate_by(ADDITIONS, &mut created, &path).unwrap();
         assert_eq!((version(&created), schema(&created)), (8, schema(&migrated)));
+    }
+
+    #[test]
+    fn the_totals_of_an_outbox_without_them_begin_with_what_is_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut conn, path) = database(dir.path());
+        migrate_by(&[], &mut conn, &path).unwrap();
+        conn.execute_batch(
+            "INSERT INTO counters VALUES ('pending', '', 3), ('delivered', '', 5), ('failed', 'refused', 2),
+                                         ('failed', 'too_large', 1), ('skipped', 'erased', 4), ('duplicate', '', 9),
+                                         ('owner', '1001', 900), ('last_delivery', '', 1800000000000)",
+        )
+        .unwrap();
+        migrate(&mut conn, &path).unwrap();
+        let counts = Counts::read(&conn).unwrap();
+        let settled = counts.totals.settled.iter();
+        let settled: Vec<_> = settled.map(|count| (&*count.state, &*count.code, count.events)).collect();
+        assert_eq!((version(&conn), counts.totals.created, counts.totals.requeued), (7, 15, 0));
+        let expected = [
+            ("delivered", "", 5),
+            ("failed", "refused", 2),
+            ("failed", "too_large", 1),
+            ("skipped", "erased", 4),
+        ];
+        assert_eq!((counts.of(State::Pending), settled.as_slice()), (3, expected.as_slice()));
     }
 
     #[test]

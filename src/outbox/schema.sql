@@ -119,7 +119,8 @@ CREATE VIEW unindexed AS
 
 -- The number of events by state and reason code, kept in the transactions that change it. In rows with the state
 -- 'owner', the code is a uid and the number is that of the bytes that this owner's events take in `pending`; in the row
--- 'last_delivery', it is a time. They are in this table, because another one would cost each commit another page.
+-- 'last_delivery', it is a time. The rows 'created', 'requeued' and 'settled_…' only grow; the totals of the metrics are
+-- made of them. They are in this table, because another one would cost each commit another page.
 CREATE TABLE counters (
     state  TEXT NOT NULL,
     code   TEXT NOT NULL,

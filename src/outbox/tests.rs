@@ -1,9 +1,16 @@
 //! Tests that look at the tables of the outbox: where it stores events, and when compaction moves them.
 
-use super::fixture::{config, event};
-use super::{Admin, EventFilter, NewEvent, Outbox, QueueReader, Reader, Settled, Settlement, State};
+use super::counters::CounterChanges;
+use super::fixture::{assert_balanced, config, event};
+use super::{
+    Admin, EventFilter, EventReference, NewEvent, Outbox, OutboxError, QueueReader, Reader, Settled,
+    Settlement, State,
+};
 use crate::clock::{Clock, Timestamp};
 use crate::config;
+use crate::item::Disposition;
+use crate::reason::{Code, Reason};
+use crate::subject::Subject;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -109,6 +116,119 @@ fn a_duplicate_is_not_counted_as_ingested() {
     assert_eq!(outbox.writer.stats().throughput().ingested, 2);
     outbox.close();
     assert_eq!(home.reader().counts().unwrap().duplicates, 2);
+}
+
+#[test]
+fn the_totals_of_items_balance_after_every_change_and_only_grow() {
+    let home = Home::new();
+    let refused = || Settled::Failed(Reason::new(Code::Refused, "no"));
+    let ben = r#"{"type":"track","event":"E","email":"ben@acme.dev"}"#;
+    let nobody = NewEvent {
+        disposition: Disposition::Skip(Reason::new(Code::NoIdentity, "nobody")),
+        ..event("e".to_owned(), "{}".to_owned())
+    };
+    let admin = || Admin::open(&home.config).unwrap();
+    let settle = |outbox: &Outbox, id: &str, settled: Settled| {
+        outbox.writer.settle(vec![(home.seq(id), settled)]).block().unwrap();
+    };
+    type Step<'a> = (&'a dyn Fn(&Outbox), &'a str);
+    let steps: &[Step] = &[
+        (&|outbox| append(outbox, ["a", "b", "c", "d"].map(pending).to_vec()), "4 created"),
+        (&|outbox| append(outbox, vec![pending("a")]), "4 created"),
+        (&|outbox| append(outbox, vec![nobody.clone()]), "5 created, 1 skipped no_identity"),
+        (
+            &|outbox| append(outbox, vec![event("f".to_owned(), ben.to_owned())]),
+            "6 created, 1 skipped no_identity",
+        ),
+        (&|outbox| deliver(outbox, &[home.seq("a")]), "6 created, 1 delivered, 1 skipped no_identity"),
+        (
+            &|outbox| settle(outbox, "b", refused()),
+            "6 created, 1 delivered, 1 failed refused, 1 skipped no_identity",
+        ),
+        (
+            &|_| {
+                let Disposition::Send(items) = pending("b").disposition else { panic!() };
+                assert_eq!(admin().requeue(&[(home.seq("b"), items)], Timestamp(0)).unwrap(), 1);
+            },
+            "6 created, 1 requeued, 1 delivered, 1 failed refused, 1 skipped no_identity",
+        ),
+        (
+            &|outbox| settle(outbox, "b", refused()),
+            "6 created, 1 requeued, 1 delivered, 2 failed refused, 1 skipped no_identity",
+        ),
+        // One that failed was settled before.
+        (
+            &|_| home.discard("b"),
+            "6 created, 1 requeued, 1 delivered, 2 failed refused, 1 skipped no_identity",
+        ),
+        (
+            &|_| home.discard("c"),
+            "6 created, 1 requeued, 1 delivered, 1 discarded, 2 failed refused, 1 skipped no_identity",
+        ),
+        (
+            &|_| {
+                let subject = Subject::Email("ben@acme.dev".to_owned());
+                let mut admin = admin();
+                let events = EventReference::find_all(admin.reader(), &subject).unwrap();
+                assert_eq!(events.len(), 1);
+                admin.erase(&subject, &events).unwrap();
+            },
+            "6 created, 1 requeued, 1 delivered, 1 discarded, 2 failed refused, 1 skipped erased, \
+             1 skipped no_identity",
+        ),
+        (
+            &|_| {
+                let subject = Subject::Email("ana@acme.dev".to_owned());
+                let mut admin = admin();
+                let events = EventReference::find_all(admin.reader(), &subject).unwrap();
+                admin.erase(&subject, &events).unwrap();
+            },
+            "6 created, 1 requeued, 1 delivered, 1 discarded, 2 failed refused, 2 skipped erased, \
+             1 skipped no_identity",
+        ),
+    ];
+    let totals = || {
+        let counts = home.reader().counts().unwrap();
+        assert_balanced(&counts);
+        let mut text = format!("{} created", counts.totals.created);
+        if counts.totals.requeued > 0 {
+            text += &format!(", {} requeued", counts.totals.requeued);
+        }
+        for count in counts.totals.settled {
+            text += format!(", {} {} {}", count.events, count.state, count.code).trim_end();
+        }
+        text
+    };
+    let outbox = home.open();
+    for (step, expected) in steps {
+        step(&outbox);
+        assert_eq!(totals(), *expected);
+    }
+    let end = totals();
+    outbox.close();
+    assert_eq!(totals(), end, "after the outbox was closed");
+    // A damaged outbox keeps what can be read of it.
+    let outbox = home.open();
+    outbox.mark_corrupt(&OutboxError::Damaged { path: home.config.path.clone(), text: "damaged".to_owned() });
+    outbox.close();
+    home.open().close();
+    assert_eq!(totals(), end, "after it was recovered");
+}
+
+#[test]
+fn events_that_are_lost_with_a_damaged_outbox_are_counted_as_lost() {
+    let mut totals = CounterChanges::default();
+    for (name, items) in [("created", 10), ("settled_delivered", 4), ("requeued", 1), ("owner", 77)] {
+        totals.recover_total(name, "", items);
+    }
+    totals.balance_totals(5);
+    let home = Home::new();
+    home.open().close();
+    let conn = rusqlite::Connection::open(&home.config.path).unwrap();
+    totals.write(&conn).unwrap();
+    let read = crate::outbox::Counts::read(&conn).unwrap().totals;
+    let settled: Vec<_> = read.settled.iter().map(|count| (&*count.state, count.events)).collect();
+    assert_eq!((read.created, read.requeued, settled), (10, 1, vec![("delivered", 4), ("lost", 2)]));
 }
 
 #[test]

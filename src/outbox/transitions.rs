@@ -83,6 +83,7 @@ impl Transitions<'_> {
     fn acknowledge(&mut self, seq: i64) {
         if self.store.acks.add(seq, Ack { at: self.now, status: self.status }) {
             self.store.counters.change_state((State::Pending, ""), (State::Delivered, ""));
+            self.store.counters.settle(State::Delivered, "");
         }
     }
 
@@ -125,6 +126,7 @@ impl Transitions<'_> {
         }
         delete_pending(self.store, "seq = ?", seq)?;
         self.store.counters.change_state((State::Pending, ""), (state, code));
+        self.store.counters.settle(state, code);
         Ok(())
     }
 
@@ -202,6 +204,7 @@ impl Transitions<'_> {
         delete(self.store, "settled", seq)?;
         delete(self.store, "bodies", seq)?;
         self.store.counters.change_state((state, code), (State::Pending, ""));
+        self.store.counters.requeue();
         Ok(true)
     }
 
@@ -256,7 +259,7 @@ impl Transitions<'_> {
     }
 }
 
-/// Deletes all rows of an event, whatever its state.
+/// Deletes all rows of an event, whatever its state. The totals have one that was pending as skipped.
 pub(super) fn erase(store: &mut Store, seq: i64) -> Result<(), rusqlite::Error> {
     let (state, code) = settled_state(store, seq)?.unwrap_or((State::Pending, ""));
     let mut rows = delete_pending(store, "seq = ?1 OR event_seq = ?1", seq)?;
@@ -266,6 +269,9 @@ pub(super) fn erase(store: &mut Store, seq: i64) -> Result<(), rusqlite::Error> 
     }
     if rows > 0 {
         store.counters.add(state, code, -1);
+        if state == State::Pending {
+            store.counters.settle(State::Skipped, Code::Erased.as_str());
+        }
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ mod erase;
 mod export;
 mod forms;
 mod mappings;
+mod monitoring;
 mod outbox;
 mod owners;
 mod producers;

@@ -138,10 +138,12 @@ installing_starts_a_service_that_stores_and_says_that_there_is_no_key() {
 
 what_belongs_to_the_program_is_installed_with_it() {
     local file
-    for file in man1/koala-agent.1 man5/koala-agent.toml.5 man7/koala-agent-{spool,mappings,guarantees,operations,log,containers}.7; do
+    for file in man1/koala-agent.1 man5/koala-agent.toml.5 man7/koala-agent-{spool,mappings,guarantees,operations,monitoring,log,containers}.7; do
         gzip --test "/usr/share/man/$file.gz"
     done
     bash -n /usr/share/bash-completion/completions/koala-agent
+    [[ -s /usr/share/koala-agent/prometheus/koala-agent.rules.yml ]]
+    json 'd["uid"]' < /usr/share/koala-agent/grafana/koala-agent.json
     [[ -s /usr/share/zsh/vendor-completions/_koala-agent && -s /usr/share/fish/vendor_completions.d/koala-agent.fish ]]
     systemd-analyze verify koala-agent.service koala-agent@shop.service
     [[ $(dpkg-query --show --showformat='${Conffiles}' koala-agent) == *" /etc/koala-agent/config.toml "* ]]

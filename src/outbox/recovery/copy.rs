@@ -2,7 +2,7 @@
 
 use super::pages::{Pages, StoredRow};
 use crate::outbox::ack_log::AckLog;
-use crate::outbox::counters::{DUPLICATES, PendingBytes};
+use crate::outbox::counters::{CounterChanges, DUPLICATES, PendingBytes};
 use crate::outbox::dedup::{DedupIndex, hash_id_text};
 use crate::outbox::meta::{ACCEPTED_BY, PERSON_KEY, RETRY_AFTER_DEADLINE, RETRY_REQUESTS, SUPPRESSED};
 use crate::outbox::row::State;
@@ -78,7 +78,7 @@ impl RowKind {
 /// because an event that is lost here may still be there, and the others are recognised as duplicates. Must be called
 /// within [`Store::transaction`], on a new store.
 pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error> {
-    let (mut counted, mut duplicates) = (None::<i64>, 0);
+    let (mut counted, mut duplicates, mut totals) = (None::<i64>, 0, CounterChanges::default());
     // Settled rows come first: an event that is found in both tables is settled.
     pages.each_row(|row| match RowKind::of(&row) {
         Some(RowKind::Settled) => insert(store, "settled", row),
@@ -93,6 +93,8 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
                     duplicates = *events;
                 } else if State::parse(name).is_some() {
                     *counted.get_or_insert(0) += events;
+                } else if let Value::Text(code) = &row.columns[1] {
+                    totals.recover_total(name, code, *events);
                 }
             }
             Ok(())
@@ -127,10 +129,12 @@ pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error>
     let number = |sql: &str| store.db.conn.query_row(sql, [], |r| r.get::<_, i64>(0));
     let pending = number("SELECT count(DISTINCT coalesce(event_seq, seq)) FROM pending")?;
     let settled = number("SELECT count(*) FROM settled")?;
+    totals.balance_totals(pending);
     let last_seq = number(
         "SELECT max(coalesce((SELECT max(seq) FROM pending), 0), coalesce((SELECT max(seq) FROM settled), 0))",
     )?;
     store.next_seq = last_seq + 1;
+    store.counters.merge(totals);
     DedupIndex::set_merged(&store.db.conn, last_seq)?;
     Ok(Copied { pending, settled, missing: counted.map(|n| (n - pending - settled).max(0)) })
 }

@@ -67,6 +67,7 @@ fn open_and_read(dir: &Path) -> (Vec<(String, Option<String>)>, Option<String>) 
     let events: Vec<_> = events.map(|detail| (detail.row.message_id, detail.body)).collect();
     let counts = reader.counts().unwrap();
     assert_eq!(counts.of(State::Pending) + counts.of(State::Delivered), events.len() as u64);
+    fixture::assert_balanced(&counts);
     check_pending_bytes(&config.path);
     (events, reader.incident(Timestamp(1_800_000_000_000)).unwrap().map(|incident| incident.text))
 }

@@ -77,6 +77,17 @@ fn each_command_has_its_users() {
 }
 
 #[test]
+fn whoever_may_not_read_what_the_agent_publishes_is_told_so() {
+    let Some((setup, program)) = setup() else { return };
+    fs::set_permissions(setup.state(), Permissions::from_mode(0o700)).unwrap();
+    let check = by(STRANGER, &setup, &program, &["status", "--check"], "");
+    assert_eq!(check.code, 3, "{check:?}");
+    assert_says(&check.out, &["KOALA-AGENT UNKNOWN - cannot read ", "status.json"]);
+    let metrics = by(STRANGER, &setup, &program, &["metrics"], "");
+    assert_eq!((metrics.code, metrics.out.as_str()), (77, ""), "{metrics:?}");
+}
+
+#[test]
 fn send_reports_a_closed_spool_before_it_reads_events() {
     let Some((setup, program)) = setup() else { return };
     fs::set_permissions(setup.spool(), Permissions::from_mode(0o3730)).unwrap();
@@ -148,6 +159,12 @@ fn a_producer_without_access_to_the_outbox_reads_the_status_file() {
     let status = by(STRANGER, &setup, &program, &["status", "--json"], "").json();
     assert_eq!((&status["agent"]["running"], &status["outbox"]["delivered"]), (&true.into(), &3.into()));
     assert_eq!(by(STRANGER, &setup, &program, &["list"], "").code, 77);
+    let check = by(STRANGER, &setup, &program, &["status", "--check"], "");
+    assert_eq!(check.code, 1, "{check:?}");
+    assert_says(&check.out, &["KOALA-AGENT WARNING - 2 events failed, the newest ", " | pending=0;;;0 "]);
+    let metrics = by(STRANGER, &setup, &program, &["metrics"], "");
+    assert_eq!((metrics.code, metrics.err.as_str()), (0, ""));
+    assert_says(&metrics.out, &["\nkoala_agent_items_created_total{destination=\"koala\"} 7\n"]);
 
     for (settled, limit, code) in [(true, "--wait=30s", 0), (false, "--wait=3s", 75)] {
         let ran = std::thread::scope(|scope| {

@@ -12,9 +12,10 @@ pub const MAPPINGS: &str = include_str!("../../../packaging/man/koala-agent-mapp
 pub const OPERATIONS: &str = include_str!("../../../packaging/man/koala-agent-operations.7");
 pub const LOG: &str = include_str!("../../../packaging/man/koala-agent-log.7");
 pub const CONTAINERS: &str = include_str!("../../../packaging/man/koala-agent-containers.7");
+pub const MONITORING: &str = include_str!("../../../packaging/man/koala-agent-monitoring.7");
 
 /// Every manual page by its file name.
-pub const PAGES: [(&str, &str); 8] = [
+pub const PAGES: [(&str, &str); 9] = [
     ("koala-agent.1", AGENT),
     ("koala-agent.toml.5", TOML),
     ("koala-agent-spool.7", SPOOL),
@@ -23,6 +24,7 @@ pub const PAGES: [(&str, &str); 8] = [
     ("koala-agent-operations.7", OPERATIONS),
     ("koala-agent-log.7", LOG),
     ("koala-agent-containers.7", CONTAINERS),
+    ("koala-agent-monitoring.7", MONITORING),
 ];
 
 /// Three events of one person.

@@ -40,8 +40,13 @@ impl Outbox {
         let number = |sql: &str| db.query_row(sql, [], |r| r.get::<_, i64>(0)).unwrap() as u64;
         let counters = counted(
             &db,
-            "SELECT state, code, events FROM counters WHERE events > 0 AND state NOT IN ('owner', 'last_delivery')",
+            "SELECT state, code, events FROM counters WHERE events > 0 AND state NOT IN ('owner', 'last_delivery')
+                AND state NOT IN ('created', 'requeued') AND state NOT LIKE 'settled%'",
         );
+        let balance = "SELECT coalesce(sum(CASE WHEN state IN ('created', 'requeued') THEN events
+                                                WHEN state = 'pending' OR state LIKE 'settled%' THEN -events END), 0)
+                         FROM counters";
+        prop_assert_eq!(number(balance), 0, "what came in is pending or settled");
         let bytes_counted =
             counted(&db, "SELECT '', code, events FROM counters WHERE events > 0 AND state = 'owner'");
         let bytes = counted(

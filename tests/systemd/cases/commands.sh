@@ -15,13 +15,39 @@ case_anyone_may_map_ask_for_the_status_run_the_demo_and_a_receiver() {
     pending
     event one | as $STRANGER koala-agent map > /dev/null
     eventually $WAIT "a stranger's status counts the event" stranger_sees_one
+    exits 0 as $STRANGER koala-agent status --check
+    as $STRANGER koala-agent metrics | grep -x 'koala_agent_pending{destination="koala"} 1'
     systemctl stop koala-agent
     stranger_sees_one || fail "a stranger's status does not count while the agent is down"
+    exits 2 as $STRANGER koala-agent status --check
+    as $STRANGER koala-agent metrics | grep -x 'koala_agent_pending{destination="koala"} 1'
     exits 0 as $STRANGER timeout 120 koala-agent demo
     as $STRANGER timeout 120 koala-agent receiver --listen 127.0.0.1:8791 &
     receiver=$!
     eventually $WAIT "a stranger's receiver answers" curl --silent --fail http://127.0.0.1:8791/receiver/events
     kill $receiver
+}
+
+metrics_count_one() { systemctl start koala-agent-metrics.service && grep -x 'koala_agent_pending{destination="koala"} 1' "$1"; }
+
+case_the_timer_of_the_manual_writes_metrics_for_the_textfile_collector() {
+    local prom=/var/lib/prometheus/node-exporter/koala-agent.prom unit line
+    pending
+    koala-agent man monitoring | sed -n '/^# .etc.systemd/,/^\.Ed/{/^\.Ed/d;s/\\-/-/g;s/\\e$/\\/;p}' |
+        while IFS= read -r line; do
+            if [[ $line == '# /etc/systemd/system/'* ]]; then unit=${line#\# }; else printf '%s\n' "$line" >> "$unit"; fi
+        done
+    mkdir -p "${prom%/*}"
+    systemd-analyze verify koala-agent-metrics.timer
+    systemctl daemon-reload
+    systemctl start koala-agent-metrics.timer
+    eventually $WAIT "the file counts the event" metrics_count_one $prom
+    [[ $(stat -c '%a' $prom) == 644 ]]
+    rm $prom
+    eventually 120 "the timer has written the file again" test -s $prom
+    systemctl stop koala-agent-metrics.timer
+    rm /etc/systemd/system/koala-agent-metrics.{service,timer}
+    systemctl daemon-reload
 }
 
 case_the_group_koala_drop_may_send() {
