@@ -27,6 +27,7 @@ use super::removals::Removals;
 use super::scan_report::{ScanReport, SpoolSnapshot};
 use super::scanner::Scanner;
 use super::settings::Settings;
+use super::turn::{Reading, TURN, TurnClock, TurnState};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::Flaw;
@@ -55,12 +56,8 @@ const MAX_DELETION_PAUSES: usize = 60;
 /// The least time between two looks while files keep arriving. A look and a commit take some milliseconds however little
 /// there is, so what arrives meanwhile shares them.
 const LOOK_PAUSE: Duration = Duration::from_millis(10);
-/// The longest turn of one owner while others wait for theirs, unless its batch is full earlier.
-const TURN: Duration = Duration::from_millis(100);
 /// The longest time between two looks, between two commits of what was read, and between two signs of life.
 const ROUND: Duration = Duration::from_secs(1);
-/// Steps of a reader between two looks at the clock: each is some 10 to 100 microseconds of work.
-const STEPS_PER_CLOCK: u32 = 16;
 /// Files that are kept open in the middle between turns. Those of further owners are opened again.
 const MAX_OPEN: usize = 64;
 /// Text that a reader may keep in memory between turns. One reader may keep more; a second one that needs to takes its place
@@ -123,42 +120,6 @@ impl IntakeHandle {
     pub fn wake(&self) {
         // A full channel holds a wake already.
         let _ = self.wakes.try_send(());
-    }
-}
-
-/// A file that is being read.
-struct Reading {
-    /// The file, read as far as its progress says.
-    source: SourceFile,
-    /// `None`: the file is opened again in its owner's next turn.
-    reader: Option<FileReader>,
-    /// Turns in which this reader went beyond what was read before it was opened.
-    turns: u32,
-}
-
-/// How far a turn has come.
-#[derive(PartialEq, Eq)]
-enum TurnState {
-    /// The owner may go on.
-    GoOn,
-    /// It is the next owner's turn.
-    Over,
-}
-
-/// The clock of a turn.
-struct TurnClock {
-    began: Instant,
-    steps: u32,
-}
-
-impl TurnClock {
-    fn start() -> TurnClock {
-        TurnClock { began: Instant::now(), steps: 0 }
-    }
-
-    fn is_over(&mut self) -> bool {
-        self.steps += 1;
-        self.steps.is_multiple_of(STEPS_PER_CLOCK) && self.began.elapsed() >= TURN
     }
 }
 

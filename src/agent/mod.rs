@@ -41,6 +41,7 @@ mod settings;
 mod state_reporter;
 mod summary;
 mod suspicion;
+mod turn;
 
 pub use error::{Fatal, StartError};
 pub use new_event::disposition;

@@ -29,7 +29,7 @@ impl Lease {
         lease
     }
 
-    /// Asks for a file that is open for reading only and is closed at once, which gives the lease back.
+    /// Asks for a file that is open for reading only; closing it gives the lease back.
     pub fn take(file: &File) -> Lease {
         Lease::set(file, Lease::READ)
     }
@@ -37,6 +37,14 @@ impl Lease {
 
 #[cfg(target_os = "linux")]
 impl Lease {
+    /// Whether nobody waits to open for writing a file on which a lease was taken.
+    #[allow(unsafe_code, reason = "neither std nor nix wraps F_GETLEASE")]
+    pub fn is_held(file: &File) -> bool {
+        use std::os::fd::AsRawFd;
+        // SAFETY: the descriptor is open for as long as `file` is borrowed, and the call touches no memory of this process.
+        unsafe { nix::libc::fcntl(file.as_raw_fd(), nix::libc::F_GETLEASE) == Lease::READ }
+    }
+
     const READ: i32 = nix::libc::F_RDLCK;
     const UNLOCK: i32 = nix::libc::F_UNLCK;
 
@@ -72,6 +80,10 @@ impl Lease {
     const READ: i32 = 0;
     const UNLOCK: i32 = 0;
 
+    pub fn is_held(_: &File) -> bool {
+        false
+    }
+
     fn set(_: &File, _: i32) -> Lease {
         Lease::Unavailable
     }
@@ -96,5 +108,14 @@ mod tests {
         assert_eq!(Lease::probe(&file), Lease::Free);
         // The lease was given back: this would wait otherwise.
         drop(OpenOptions::new().append(true).open(&path).unwrap());
+        assert_eq!(Lease::take(&file), Lease::Free);
+        assert!(Lease::is_held(&file));
+        let opening = std::thread::spawn(move || drop(OpenOptions::new().append(true).open(path).unwrap()));
+        while Lease::is_held(&file) {
+            std::thread::yield_now();
+        }
+        assert!(!opening.is_finished());
+        drop(file);
+        opening.join().unwrap();
     }
 }

@@ -236,12 +236,13 @@ impl Spool {
     pub fn remove(&self, read: &SpoolEntry) -> Result<Removal, SpoolError> {
         let error = |e| SpoolError::new(&self.dir.join(&read.name), "remove a file", e);
         match self.removing.claim(read).map_err(error)? {
-            Claim::Claimed { path, is_free: true, .. } => {
+            Claim::Claimed { path, is_free: true, lease, .. } => {
                 let removed =
                     fs::remove_file(&path).inspect_err(|_| self.removing.give_back(&path, &read.name));
+                drop(lease);
                 removed.map(|()| Removal::Removed).map_err(error)
             }
-            Claim::Claimed { path, entry, is_free: false } => {
+            Claim::Claimed { path, entry, is_free: false, .. } => {
                 let kept_as = path.file_name().unwrap_or(&read.name).to_owned();
                 Ok(Removal::Kept(KeptFile { entry, kept_as }))
             }

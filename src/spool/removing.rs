@@ -13,7 +13,7 @@ use super::in_hand::IN_HAND;
 use super::names::{candidate_names, is_finished_name, rename_to_first_free, stem_and_ending};
 use super::{Lease, SpoolEntry, SpoolError, irregularity, open_to_read};
 use std::ffi::{OsStr, OsString};
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,6 +65,8 @@ pub(super) enum Claim {
         entry: SpoolEntry,
         /// Whether anybody can still write to it.
         is_free: bool,
+        /// Whoever opens the file for writing waits until this is closed.
+        lease: Option<File>,
     },
     /// The file cannot be claimed, and this is why.
     Lost(Removal),
@@ -97,35 +99,42 @@ impl RemovingFolder {
             let is_same_file = now.identity.key() == read.identity.key();
             Claim::Lost(if is_same_file { Removal::Changed } else { Removal::Missing })
         };
-        // A producer may wait for its file to disappear; a file that is put back must not disappear first. And only here a
-        // write shows that has put the time back: the renaming changes the file's `changed`.
-        if let Ok(meta) = fs::symlink_metadata(&from) {
-            let now = SpoolEntry::new(read.name.clone(), &meta);
-            if now != *read {
-                return Ok(lost(&now));
+        let is_missing = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+        // From here on nobody opens the file for writing without being noticed. What was written before shows in its version,
+        // and a write that has put the time back in `changed`: only here, since the renaming changes that as well.
+        let (file, lease) = match open_to_read(&from) {
+            Ok(file) => {
+                let lease = Lease::take(&file);
+                (Some(file), lease)
             }
+            Err(e) if is_missing(&e) => return Ok(Claim::Lost(Removal::Missing)),
+            Err(_) => (None, Lease::Unavailable),
+        };
+        let meta = match &file {
+            Some(file) => file.metadata()?,
+            None => fs::symlink_metadata(&from)?,
+        };
+        let now = SpoolEntry::new(read.name.clone(), &meta);
+        if now != *read || irregularity(&meta).is_some() || lease == Lease::OpenForWriting {
+            return Ok(lost(&now));
         }
         let path = match rename_to_first_free(&from, &self.dir, own_name_first(&read.name)) {
             Ok(name) => self.dir.join(name),
             // The error is also NotFound if `.removing` is missing.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && fs::symlink_metadata(&from).is_err() => {
+            Err(e) if is_missing(&e) && fs::symlink_metadata(&from).is_err() => {
                 return Ok(Claim::Lost(Removal::Missing));
             }
             Err(e) => return Err(e),
         };
-        // The lease comes before the comparison: what was written before it was granted shows in the version.
-        let examined = match open_to_read(&path) {
-            Ok(file) => {
-                let lease = Lease::take(&file);
-                file.metadata().map(|meta| (lease, meta))
-            }
-            Err(_) => fs::symlink_metadata(&path).map(|meta| (Lease::Unavailable, meta)),
-        };
-        let (lease, meta) = examined.inspect_err(|_| self.give_back(&path, &read.name))?;
+        // Another file may have taken the name before.
+        let meta = fs::symlink_metadata(&path).inspect_err(|_| self.give_back(&path, &read.name))?;
         let entry = SpoolEntry::new(read.name.clone(), &meta);
-        if entry.is_as_read(read) && irregularity(&meta).is_none() && lease != Lease::OpenForWriting {
-            return Ok(Claim::Claimed { path, entry, is_free: lease == Lease::Free });
+        let is_free = lease == Lease::Free;
+        let is_wanted = || is_free && file.as_ref().is_some_and(|file| !Lease::is_held(file));
+        if entry.is_as_read(read) && irregularity(&meta).is_none() && !is_wanted() {
+            return Ok(Claim::Claimed { path, entry, is_free, lease: file });
         }
+        // Before the lease ends, so that who waits for it writes to a file of the spool.
         self.give_back(&path, &read.name);
         Ok(lost(&entry))
     }
