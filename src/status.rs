@@ -188,6 +188,9 @@ pub struct OutboxStatus {
     /// The time when the newest of the failed events failed, exact to a minute.
     #[serde(default)]
     pub last_failed: Option<Timestamp>,
+    /// The time since when all ids are remembered, because earlier ones were forgotten for want of room; `None`: none was.
+    #[serde(default)]
+    pub ids_remembered_since: Option<Timestamp>,
     /// What has happened to items since the outbox was created; `None`: an agent that did not count it published this.
     #[serde(default)]
     pub totals: Option<ItemTotals>,

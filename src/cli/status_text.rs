@@ -31,7 +31,7 @@ pub fn render(
         lines.add_below(escaped(text));
     }
     intake(status, &mut lines);
-    outbox(status, &mut lines);
+    outbox(status, config, &mut lines);
     if let Some(step) = &status.clock_step {
         lines.add("clock", time_and_age(step.at, status.now));
         lines.add_below(styled(BAD, escaped(&step.text)));
@@ -170,7 +170,7 @@ fn intake(status: &Status, lines: &mut LabelledLines) {
     }
 }
 
-fn outbox(status: &Status, lines: &mut LabelledLines) {
+fn outbox(status: &Status, config: &Config, lines: &mut LabelledLines) {
     let outbox = &status.outbox;
     lines.add("outbox", escaped(&outbox.path.display().to_string()));
     let free = match outbox.disk_free {
@@ -178,6 +178,14 @@ fn outbox(status: &Status, lines: &mut LabelledLines) {
         None => "the free space on its disk is not known".to_owned(),
     };
     lines.add_below(format_args!("{} of {} used; {free}", Bytes(outbox.bytes), Bytes(outbox.max_bytes)));
+    if let Some(since) = outbox.ids_remembered_since
+        && status.now.since(since) < config.outbox.keep_delivered
+    {
+        let since = time_and_age(since, status.now);
+        lines.add_below(format_args!(
+            "for want of room, ids of delivered events are remembered since {since}"
+        ));
+    }
     if !outbox.log_held_by.is_empty() {
         let pids: Vec<_> = outbox.log_held_by.iter().map(ToString::to_string).collect();
         lines.add_below(format_args!(

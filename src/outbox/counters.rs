@@ -5,6 +5,7 @@
 //! counted where that happens, not computed from the others, so that their balance with the pending ones proves the
 //! code: created = pending + settled − requeued.
 
+use super::meta::{self, IDS_REMEMBERED_SINCE};
 use super::row::State;
 use crate::clock::Timestamp;
 use crate::reason::Code;
@@ -46,6 +47,8 @@ pub struct Counts {
     pub last_delivery: Option<Timestamp>,
     /// When the newest of the failed events failed, exact to a minute.
     pub last_failed: Option<Timestamp>,
+    /// When the newest event came whose id was forgotten before its time, for want of room.
+    pub ids_remembered_since: Option<Timestamp>,
     /// What has happened to items since the outbox was created.
     pub totals: ItemTotals,
 }
@@ -66,6 +69,7 @@ impl Counts {
         outbox.oldest_pending = self.oldest_pending;
         outbox.oldest_pending_seconds = self.oldest_pending.map(|at| status.now.since(at).as_secs());
         outbox.last_failed = self.last_failed;
+        outbox.ids_remembered_since = self.ids_remembered_since;
         outbox.totals = Some(self.totals);
         status.spool.duplicates = self.duplicates;
         status.destination.last_delivery = self.last_delivery;
@@ -86,7 +90,8 @@ impl Counts {
         let time = |sql| conn.query_row(sql, [], |r| Ok(Timestamp(r.get(0)?))).optional();
         let oldest_pending = time("SELECT received_at FROM pending ORDER BY seq LIMIT 1")?;
         let last_failed = time(LAST_FAILED)?;
-        let mut counts = Counts { oldest_pending, last_failed, ..Counts::default() };
+        let ids_remembered_since = meta::get(conn, IDS_REMEMBERED_SINCE)?.map(Timestamp);
+        let mut counts = Counts { oldest_pending, last_failed, ids_remembered_since, ..Counts::default() };
         let mut statement =
             conn.prepare_cached("SELECT state, code, events FROM counters ORDER BY state, code")?;
         let mut rows = statement.query([])?;

@@ -70,6 +70,7 @@ fn what_is_delivered_or_skipped_never_keeps_out_what_is_not() {
     assert!(!agent.log().contains("the intake is blocked"), "{}", agent.log());
     let (delivered, skipped) = (status.outbox.delivered as usize, status.outbox.skipped as usize);
     assert!((1_000..EVENTS - 1_000).contains(&delivered) && skipped < EVENTS - 1_000, "{status:?}");
+    assert!(status.outbox.ids_remembered_since.is_some(), "{status:?}");
     // The newest ids are remembered still.
     agent.drop_file("again.jsonl", event(EVENTS - 1, "\"email\":\"p49@acme.dev\""));
     agent.until_status("it is a duplicate", |status| status.spool.duplicates == 1);
