@@ -196,7 +196,10 @@ pub struct OutboxStatus {
     pub totals: Option<ItemTotals>,
     /// Bytes of the database in use.
     pub bytes: u64,
-    /// The size at which the intake is blocked.
+    /// Those of them that are given up as soon as room is short: the history of settled events, failed ones apart.
+    #[serde(default)]
+    pub history_bytes: u64,
+    /// The size at which the intake is blocked, short of the history.
     pub max_bytes: u64,
     /// Free bytes of the file system of the database; `None`: the system does not say.
     pub disk_free: Option<u64>,
@@ -209,6 +212,13 @@ pub struct OutboxStatus {
     /// The latest damage of the database, while it is of interest.
     #[serde(default)]
     pub incident: Option<Incident>,
+}
+
+impl OutboxStatus {
+    /// The bytes in use that no shortage of room makes free.
+    pub fn needed_bytes(&self) -> u64 {
+        self.bytes.saturating_sub(self.history_bytes)
+    }
 }
 
 /// What has happened to items since the outbox was created. At any moment, created = pending + settled − requeued. While

@@ -178,7 +178,7 @@ fn perfdata(status: &Status, limits: AgeLimits) -> String {
         outbox.failed,
         known(spool.rejected_files),
         known(spool.waiting_files),
-        outbox.bytes,
+        outbox.needed_bytes(),
         outbox.max_bytes
     )
 }

@@ -145,7 +145,7 @@ fn is_missing(dir: &Path) -> bool {
 
 /// Whether the outbox has reached its limit, so that the next file is not read even if none has had to wait yet.
 pub fn is_full(outbox: &OutboxStatus) -> bool {
-    outbox.max_bytes > 0 && outbox.bytes >= outbox.max_bytes
+    outbox.max_bytes > 0 && outbox.needed_bytes() >= outbox.max_bytes
 }
 
 fn intake(status: &Status, lines: &mut LabelledLines) {

@@ -32,6 +32,9 @@ const OWNER: &str = "owner";
 /// them, an owner of many small events would seem to hold little of what they fill.
 const ROW_BYTES: i64 = 250;
 
+/// The bytes of disk that a settled event takes at least, its id included.
+const HISTORY_ROW_BYTES: u64 = 200;
+
 /// The counters, and the oldest pending event.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -70,6 +73,7 @@ impl Counts {
         outbox.oldest_pending_seconds = self.oldest_pending.map(|at| status.now.since(at).as_secs());
         outbox.last_failed = self.last_failed;
         outbox.ids_remembered_since = self.ids_remembered_since;
+        outbox.history_bytes = self.history_bytes();
         outbox.totals = Some(self.totals);
         status.spool.duplicates = self.duplicates;
         status.destination.last_delivery = self.last_delivery;
@@ -82,6 +86,13 @@ impl Counts {
     /// The number of events in that state.
     pub fn of(&self, state: State) -> u64 {
         self.states.get(&state).copied().unwrap_or(0)
+    }
+
+    /// The bytes that are given up as soon as room is short: those of settled events, failed ones apart, without their
+    /// bodies.
+    pub fn history_bytes(&self) -> u64 {
+        let rows = [State::Delivered, State::Skipped, State::Discarded].map(|state| self.of(state));
+        rows.iter().sum::<u64>() * HISTORY_ROW_BYTES
     }
 
     /// Reads all of it from one snapshot: that of the transaction in which it is called, or one of its own.

@@ -22,8 +22,6 @@ const HISTORY: &str = "SELECT seq, message_id, code, state, received_at FROM set
                         WHERE seq > ? AND state <> 'failed' ORDER BY seq LIMIT ?";
 const OLDEST_SKIPPED: &str = "SELECT seq, message_id, code, state, received_at FROM settled
                                WHERE state = 'skipped' ORDER BY settled_at / 60000 LIMIT ?";
-/// The bytes of disk that a settled event takes at least, its id included.
-const HISTORY_ROW_BYTES: u64 = 200;
 /// Skipped events may take this share of `outbox.max_bytes` while there is no room; a flood of them shall not displace the
 /// ids of delivered ones. Each counts for [`SKIPPED_BYTES`], since its body is kept for a while.
 const SKIPPED_SHARE: u64 = 10;
@@ -163,12 +161,6 @@ impl Expiry {
         delete(store, State::Delivered, rows)?;
         Ok(expired)
     }
-}
-
-/// The bytes that [`Expiry::give_up_oldest`] could gain.
-pub(super) fn history_bytes(counts: &Counts) -> u64 {
-    let rows = [State::Delivered, State::Skipped, State::Discarded].map(|state| counts.of(state));
-    rows.iter().sum::<u64>() * HISTORY_ROW_BYTES
 }
 
 fn history_row(row: &Row<'_>) -> Result<(ExpiredRow, State, i64), rusqlite::Error> {

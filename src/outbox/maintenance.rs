@@ -3,7 +3,7 @@
 
 use super::counters::Counts;
 use super::database::Database;
-use super::expiry::{Expiry, history_bytes};
+use super::expiry::Expiry;
 use super::lock::Lock;
 use super::meta::{self, RETRY_REQUESTS};
 use super::replaced_files::check_files;
@@ -270,7 +270,7 @@ fn publish(
     let bytes = db.size()?.bytes;
     // Looked at only where it matters.
     let history = match bytes as f64 >= max_bytes as f64 * NEARLY_FULL {
-        true => history_bytes(&Counts::read(&db.conn).map_err(|e| db.error("read the counters", e))?),
+        true => Counts::read(&db.conn).map_err(|e| db.error("read the counters", e))?.history_bytes(),
         false => 0,
     };
     stats.history_bytes.store(history, Relaxed);
