@@ -20,6 +20,9 @@ pub struct Status {
     pub schema: u32,
     /// The time of writing.
     pub now: Timestamp,
+    /// When the agent last published its state; `None` in what it publishes.
+    #[serde(default)]
+    pub published_at: Option<Timestamp>,
     /// The configuration file.
     pub config: PathBuf,
     /// Whether the agent runs with what stands in that file now; `None` if no agent runs.

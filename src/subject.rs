@@ -112,11 +112,16 @@ fn collect_from_text(text: &str, found: &mut BTreeSet<String>) {
     }
     let text = text.replace(ESCAPED_AT, "@");
     found.insert(email_key(&text));
-    let words = text.split(|c: char| !c.is_alphanumeric() && !"@.!#$%+-_'~".contains(c));
+    let words = text.split(|c: char| !may_stand_in_address(c));
     for word in words.filter(|word| word.contains('@')) {
         found.insert(email_key(word));
         found.insert(email_key(word.trim_matches(|c: char| !c.is_alphanumeric())));
     }
+}
+
+/// Whether a character may belong to an email address; any other ends a word.
+pub fn may_stand_in_address(c: char) -> bool {
+    c.is_alphanumeric() || "@.!#$%+-_'~".contains(c)
 }
 
 fn email_key(text: &str) -> String {

@@ -216,6 +216,7 @@ impl Publisher {
         let mut status = Status {
             schema: SCHEMA,
             now,
+            published_at: None,
             config: config.path.clone(),
             config_in_force: is_running.then(|| config_watch.is_in_force(&config)),
             agent: status::AgentStatus {

@@ -10,12 +10,12 @@ use super::output::{self, BOLD, hint, styled, terminal_width};
 use super::permission::service_user;
 use super::prompt::{ask, ask_secret};
 use super::remedy::Remedy;
-use super::replace_file::{Access, replace_file};
+use super::replace_file::{Access, Replacement};
 use super::{
     CliError, CommandContext, ExitCode,
     error::{io_exit_code, without_number},
 };
-use crate::config::{self, Config, KoalaConfig, MAX_KEY_FILE_BYTES, PublicKey, Scope};
+use crate::config::{self, Config, KoalaConfig, MAX_KEY_FILE_BYTES, PublicKey, Scope, system_key_file};
 use crate::outbox::holder;
 use clap::Args;
 use nix::unistd::{Gid, Uid, User};
@@ -62,11 +62,20 @@ pub fn run(context: &CommandContext, args: &InitArgs) -> Result<ExitCode, CliErr
     let key_file = key_file_of(&before)?;
     let koala = choose_address(&before, args)?;
     let text = new_text(&before, &koala.endpoint)?;
+    is_own_key(&before, &key_file)?;
     let key = choose_key(&before, args)?;
 
-    // The key comes last: an agent that lacks one reads it by itself, and must not send it to the former address.
-    let configured = write_config(&before, &text)?;
-    let key_change = key.map_or(Ok(Change::Unchanged), |key| write_key(&before, &key_file, &key))?;
+    let new_config = prepare_config(&before, &text)?;
+    let new_key = key.map(|key| prepare_key(&before, &key_file, &key)).transpose()?;
+    // The key comes last: an agent that lacks one reads both by itself, and must not send it to the former address.
+    let configured = put_in_place(new_config, &before.path)?;
+    let key_change = put_in_place(new_key, &key_file).map_err(|e| match configured {
+        Change::Written => CliError::new(
+            e.exit_code(),
+            format!("{e}; {} has the new address already", before.path.display()),
+        ),
+        Change::Unchanged => e,
+    })?;
     let after = config::load(&context.options, &context.environment)?;
 
     let mut report = Report::for_terminal();
@@ -125,6 +134,19 @@ fn key_file_of(config: &Config) -> Result<PathBuf, CliError> {
         );
         CliError::new(ExitCode::Configuration, text)
     })
+}
+
+/// Refuses to write the key of this machine's agent for another one, whose configuration names no key file.
+fn is_own_key(config: &Config, key_file: &Path) -> Result<(), CliError> {
+    if config.scope == Scope::Named && key_file == system_key_file() {
+        let file = config.path.display();
+        let text = format!(
+            "{file} names no koala.public_key_file, and the default is the key of this machine's agent; set it there, then run \
+             init again; nothing was changed"
+        );
+        return Err(CliError::new(ExitCode::Configuration, text));
+    }
+    Ok(())
 }
 
 /// The destination at the address that is given, asked for, or configured.
@@ -230,10 +252,11 @@ fn new_text(config: &Config, endpoint: &str) -> Result<String, CliError> {
     })
 }
 
-fn write_config(config: &Config, text: &str) -> Result<Change, CliError> {
+/// `None`: the file has this text.
+fn prepare_config(config: &Config, text: &str) -> Result<Option<Replacement>, CliError> {
     let path = &config.path;
     if fs::read_to_string(path).is_ok_and(|present| present == text) {
-        return Ok(Change::Unchanged);
+        return Ok(None);
     }
     let access = match fs::metadata(path) {
         Ok(meta) => Access {
@@ -244,27 +267,33 @@ fn write_config(config: &Config, text: &str) -> Result<Change, CliError> {
         // Every user of the commands reads it.
         Err(_) => Access { owner: None, group: None, mode: 0o644 },
     };
-    write(path, text.as_bytes(), access)
+    prepare(path, text.as_bytes(), access).map(Some)
 }
 
-/// Writes the key for the agent's user alone. systemd reads it as root and hands it to the service; before its version 247
+/// The key is for the agent's user alone. systemd reads it as root and hands it to the service; before its version 247
 /// it cannot, and the service reads the file itself.
-fn write_key(config: &Config, path: &Path, key: &PublicKey) -> Result<Change, CliError> {
+fn prepare_key(config: &Config, path: &Path, key: &PublicKey) -> Result<Replacement, CliError> {
     let owner = service_user(config).filter(|_| Uid::effective().is_root());
     let mode = if config.scope == Scope::System { 0o400 } else { 0o600 };
-    write(path, format!("{}\n", key.expose()).as_bytes(), Access { owner, group: None, mode })
+    prepare(path, format!("{}\n", key.expose()).as_bytes(), Access { owner, group: None, mode })
 }
 
-fn write(path: &Path, content: &[u8], access: Access) -> Result<Change, CliError> {
-    let failed = |e: io::Error| {
-        let code = match io_exit_code(&e) {
-            ExitCode::NotFound => ExitCode::CannotCreate,
-            code => code,
-        };
-        CliError::new(code, format!("cannot write {}: {}", path.display(), without_number(&e)))
-    };
-    replace_file(path, content, access).map_err(failed)?;
+fn prepare(path: &Path, content: &[u8], access: Access) -> Result<Replacement, CliError> {
+    Replacement::prepare(path, content, access).map_err(|e| cannot_write(path, &e))
+}
+
+fn put_in_place(new: Option<Replacement>, path: &Path) -> Result<Change, CliError> {
+    let Some(new) = new else { return Ok(Change::Unchanged) };
+    new.put_in_place().map_err(|e| cannot_write(path, &e))?;
     Ok(Change::Written)
+}
+
+fn cannot_write(path: &Path, error: &io::Error) -> CliError {
+    let code = match io_exit_code(error) {
+        ExitCode::NotFound => ExitCode::CannotCreate,
+        code => code,
+    };
+    CliError::new(code, format!("cannot write {}: {}", path.display(), without_number(error)))
 }
 
 /// The owner of the key file.

@@ -4,7 +4,7 @@ use super::input::EventInput;
 use crate::clock::Clock;
 use crate::config::SpoolConfig;
 use crate::spool::{format_of, open_regular, unpacked};
-use crate::subject::Subject;
+use crate::subject::{Subject, may_stand_in_address};
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
@@ -51,29 +51,39 @@ fn is_named_in_text(mut content: impl Read, subject: &Subject) -> io::Result<boo
     loop {
         let is_last = content.by_ref().take(PIECE as u64).read_to_end(&mut text)? < PIECE;
         if is_in_long_word {
-            let end = text.iter().position(|byte| !may_stand_in_address(*byte)).unwrap_or(text.len());
+            let end = ends_of_words(&text).next().unwrap_or(text.len());
+            is_in_long_word = end == text.len();
             text.drain(..end);
         }
-        let last_word = match is_last {
-            true => text.len(),
-            false => text.iter().rposition(|byte| !may_stand_in_address(*byte)).map_or(0, |at| at + 1),
-        };
-        if subject.has_address_in(&String::from_utf8_lossy(&text[..last_word])) {
+        // A word that has no end here is not longer than this, or no address.
+        let tail = text.len().saturating_sub(MAX_WORD);
+        let last_word = ends_of_words(&text[tail..]).last().map(|end| tail + end);
+        let searched = if is_last { text.len() } else { last_word.unwrap_or(text.len()) };
+        if subject.has_address_in(&String::from_utf8_lossy(&text[..searched])) {
             return Ok(true);
         }
         if is_last {
             return Ok(false);
         }
-        text.drain(..last_word);
-        is_in_long_word = text.len() > MAX_WORD || is_in_long_word && last_word == 0;
-        if is_in_long_word {
-            text.clear();
-        }
+        is_in_long_word |= last_word.is_none() && text.len() > MAX_WORD;
+        text.drain(..searched);
     }
 }
 
-fn may_stand_in_address(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || !byte.is_ascii() || b"@.!#$%+-_'~".contains(&byte)
+/// The places of characters that are of no address. A character that is cut at either end of the bytes is none.
+fn ends_of_words(bytes: &[u8]) -> impl Iterator<Item = usize> + '_ {
+    let begin = bytes.iter().take(3).take_while(|byte| (0x80..0xc0).contains(*byte)).count();
+    let chunks = bytes[begin..].utf8_chunks().scan(begin, |at, chunk| {
+        let from = *at;
+        *at += chunk.valid().len() + chunk.invalid().len();
+        Some((from, chunk, *at))
+    });
+    chunks.flat_map(|(from, chunk, to)| {
+        let valid = chunk.valid().char_indices().filter(|(_, c)| !may_stand_in_address(*c));
+        let is_cut = to == bytes.len() && chunk.invalid().len() < 4;
+        let invalid = (!chunk.invalid().is_empty() && !is_cut).then_some(from + chunk.valid().len());
+        valid.map(move |(at, _)| from + at).chain(invalid)
+    })
 }
 
 #[cfg(test)]
@@ -96,6 +106,13 @@ mod tests {
                     assert_eq!(found, is_named, "{word} at {at}, filled with {filler}");
                 }
             }
+        }
+        for at in 0..9 {
+            // A long run of another script, without a blank before the comma of that script.
+            let text = format!("{}{}，ana@acme.dev，", "a".repeat(at), "字".repeat(PIECE / 2));
+            assert!(is_named_in_text(text.as_bytes(), &ana).unwrap(), "{at}");
+            let text = format!("{}{}ana@acme.dev，", "a".repeat(at), "字".repeat(PIECE / 2));
+            assert!(!is_named_in_text(text.as_bytes(), &ana).unwrap(), "{at}");
         }
         let long = format!("{}ana@acme.dev {} ", "x".repeat(2 * PIECE), "y".repeat(PIECE));
         assert!(!is_named_in_text(long.as_bytes(), &ana).unwrap());

@@ -4,7 +4,8 @@ use nix::unistd::{Gid, Uid, fchown};
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
 
 /// The owner and the mode of a file.
 #[derive(Debug, Clone, Copy)]
@@ -17,27 +18,50 @@ pub struct Access {
     pub mode: u32,
 }
 
-/// Writes a file, in place of one that has this name. When this returns `Ok`, it is on the disk as a whole, with this
-/// access; when it returns an error, the former file is untouched. A symbolic link stays, and its target is replaced.
-/// Missing folders are created.
-///
-/// # Errors
-/// The system's.
-pub fn replace_file(path: &Path, content: &[u8], access: Access) -> io::Result<()> {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(folder)?;
-    // Nobody else can open it before it has its owner and mode.
-    let mut aside = tempfile::Builder::new()
-        .prefix(".koala-agent-")
-        .permissions(Permissions::from_mode(0o600))
-        .tempfile_in(folder)?;
-    fchown(aside.as_file(), access.owner, access.group)?;
-    aside.write_all(content)?;
-    aside.as_file().set_permissions(Permissions::from_mode(access.mode))?;
-    aside.as_file().sync_all()?;
-    aside.persist(&path).map_err(|e| e.error)?;
-    File::open(folder)?.sync_all()
+/// A file that is on the disk as a whole, under another name, to be put in the place of one that has its own. Dropped before
+/// that, it is deleted, and nothing has changed.
+pub struct Replacement {
+    aside: NamedTempFile,
+    path: PathBuf,
+}
+
+impl Replacement {
+    /// Writes the file with this access. Missing folders are created.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn prepare(path: &Path, content: &[u8], access: Access) -> io::Result<Replacement> {
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if path.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        let folder = folder_of(&path);
+        fs::create_dir_all(folder)?;
+        // Nobody else can open it before it has its owner and mode.
+        let mut aside = tempfile::Builder::new()
+            .prefix(".koala-agent-")
+            .permissions(Permissions::from_mode(0o600))
+            .tempfile_in(folder)?;
+        fchown(aside.as_file(), access.owner, access.group)?;
+        aside.write_all(content)?;
+        aside.as_file().set_permissions(Permissions::from_mode(access.mode))?;
+        aside.as_file().sync_all()?;
+        Ok(Replacement { aside, path })
+    }
+
+    /// Gives the file its name. When this returns `Ok`, that is durable; when it returns an error, the former file is
+    /// untouched. A symbolic link stays, and its target is replaced.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn put_in_place(self) -> io::Result<()> {
+        self.aside.persist(&self.path).map_err(|e| e.error)?;
+        File::open(folder_of(&self.path))?.sync_all()
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
 }
 
 #[cfg(test)]
@@ -51,13 +75,14 @@ mod tests {
         let path = dir.path().join("new/key");
         let access = |mode| Access { owner: None, group: None, mode };
         for (content, mode) in [(&b"first"[..], 0o644), (b"second", 0o400), (b"third", 0o600)] {
-            replace_file(&path, content, access(mode)).unwrap();
+            Replacement::prepare(&path, content, access(mode)).unwrap().put_in_place().unwrap();
             assert_eq!(fs::read(&path).unwrap(), content);
             assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, mode);
         }
         let link = dir.path().join("link");
         symlink("new/key", &link).unwrap();
-        replace_file(&link, b"through the link", access(0o600)).unwrap();
+        Replacement::prepare(&link, b"through the link", access(0o600)).unwrap().put_in_place().unwrap();
+        drop(Replacement::prepare(&path, b"given up", access(0o600)).unwrap());
         assert_eq!(fs::read(&path).unwrap(), b"through the link");
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_dir(dir.path().join("new")).unwrap().count(), 1);

@@ -176,10 +176,12 @@ async fn serve(context: &CommandContext, config: Config, log: &Log) -> Result<Ex
             }
             () = tokio::time::sleep_until(next_key_read), if agent.config().koala.public_key.is_none() => {
                 next_key_read += KEY_INTERVAL;
-                let mut new = Config::clone(&agent.config());
-                new.koala.reread_key();
-                if new.koala.public_key.is_some() {
-                    reload(&agent, new, log);
+                if has_key_now(&agent) {
+                    // The whole of it: the key may be one for another address than that in force.
+                    match load_for_daemon(context) {
+                        Ok(new) => reload(&agent, new, log),
+                        Err(e) => tracing::warn!("there is a key now, but the configuration cannot be used: {e}"),
+                    }
                 }
             }
             fatal = agent.failed() => return Err(fatal.into()),
@@ -227,6 +229,13 @@ async fn start(
             started => return started.map(Some),
         }
     }
+}
+
+/// Whether the file of the key, which was missing or held none, holds one now.
+fn has_key_now(agent: &Agent) -> bool {
+    let mut koala = agent.config().koala.clone();
+    koala.reread_key();
+    koala.public_key.is_some()
 }
 
 /// Puts another configuration in force, and says so.

@@ -122,7 +122,7 @@ pub fn current_status(config: &Config, now: Timestamp) -> Status {
     let published_alive =
         published.as_ref().filter(|status| is_publisher_alive(status)).and_then(|status| status.agent.pid);
     let mut status = published.unwrap_or_else(|| never_started(config));
-    status.now = now;
+    (status.now, status.published_at) = (now, published_at);
     status.config.clone_from(&config.path);
     status.outbox.path.clone_from(&config.outbox.path);
 
@@ -154,6 +154,7 @@ fn never_started(config: &Config) -> Status {
     Status {
         schema: SCHEMA,
         now: Timestamp(0),
+        published_at: None,
         config: config.path.clone(),
         config_in_force: None,
         agent: AgentStatus {

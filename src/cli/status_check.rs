@@ -17,6 +17,9 @@ const LASTING: Duration = Duration::from_secs(5 * 60);
 /// Events that failed and files that were rejected are new for so long: enough for a check every half hour to see each.
 const NEW_FOR: Duration = Duration::from_secs(3600);
 
+/// An agent that runs publishes its state once a minute at least; one that hangs does not.
+const SILENT: Duration = Duration::from_secs(3 * 60);
+
 /// How bad a finding is, by the states of the plugin conventions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -107,7 +110,12 @@ fn findings(status: &Status, limits: AgeLimits) -> Vec<(Severity, String)> {
     let mut findings = Vec::new();
     let age = |at| status.now.since(at);
     match status.agent.since {
-        _ if status.agent.running => {}
+        _ if status.agent.running => {
+            if let Some(silent) = status.published_at.map(age).filter(|age| *age > SILENT) {
+                findings
+                    .push((Critical, format!("the agent has said nothing for {}", duration_text(silent))));
+            }
+        }
         Some(since) => {
             findings.push((Critical, format!("the agent has not run for {}", duration_text(age(since)))))
         }
@@ -246,6 +254,8 @@ mod tests {
                 },
                 "CRITICAL - the agent has never run",
             ),
+            (|s| s.published_at = Some(minutes_ago(4)), "CRITICAL - the agent has said nothing for 4 min"),
+            (|s| s.published_at = Some(minutes_ago(2)), "OK - online, 3 pending, 7 delivered"),
             (|s| incident(s, 0, None), "CRITICAL - the outbox was damaged 0 s ago"),
             (|s| incident(s, 60, Some("/damaged")), "CRITICAL - the outbox was damaged 1 h ago"),
             (|s| incident(s, 60, None), "WARNING - the outbox was damaged 1 h ago"),

@@ -50,6 +50,11 @@ pub fn unit_of(instance: Option<&Instance>) -> String {
     instance.map_or_else(|| UNIT.to_owned(), |name| format!("{UNIT}@{name}"))
 }
 
+/// The key file of the system's agent without a name.
+pub fn system_key_file() -> PathBuf {
+    SystemPlaces::of(None).key_file
+}
+
 /// The places of the system's agent, or of one of its instances.
 pub(super) struct SystemPlaces {
     /// The name of the configuration in the folder of configurations.

@@ -18,7 +18,7 @@ mod units;
 mod value;
 
 pub use edit::with_endpoint;
-pub use instance::Instance;
+pub use instance::{Instance, system_key_file};
 pub use key::{InvalidKey, MAX_KEY_FILE_BYTES, PublicKey};
 pub use load::{ConfigOptions, FileDigest, digest_of, load, load_before_it_exists};
 pub use sections::{Concurrency, KoalaConfig, LogConfig, LogLevel, OutboxConfig, SpoolConfig};

@@ -17,9 +17,10 @@ const OLD_BODIES: &str = "SELECT b.seq, s.person FROM bodies b JOIN settled s ON
                            WHERE b.state = ? AND b.settled_at / 60000 < ? / 60000
                            ORDER BY b.settled_at / 60000 LIMIT ?";
 
-/// What is given up for room: the history, without failed events, which wait for a person.
+/// What is given up for room: the history, without failed events, which wait for a person, and without the few that a
+/// person has discarded for good.
 const HISTORY: &str = "SELECT seq, message_id, code, state, received_at FROM settled
-                        WHERE seq > ? AND state <> 'failed' ORDER BY seq LIMIT ?";
+                        WHERE seq > ? AND (state = 'delivered' OR state = 'skipped') ORDER BY seq LIMIT ?";
 const OLDEST_SKIPPED: &str = "SELECT seq, message_id, code, state, received_at FROM settled
                                WHERE state = 'skipped' ORDER BY settled_at / 60000 LIMIT ?";
 /// Skipped events may take this share of `outbox.max_bytes` while there is no room; a flood of them shall not displace the
@@ -89,8 +90,8 @@ impl Expiry {
         Ok(expired)
     }
 
-    /// Deletes up to `limit` of the oldest settled events, whatever their age, failed ones apart: skipped ones first where
-    /// they have more than their share. Returns how many. Must be called within [`Store::transaction`].
+    /// Deletes up to `limit` of the oldest delivered and skipped events, whatever their age: skipped ones first where they
+    /// have more than their share. Returns how many. Must be called within [`Store::transaction`].
     pub(super) fn give_up_oldest(
         &mut self,
         store: &mut Store,
@@ -117,7 +118,12 @@ impl Expiry {
         }
         let delivered = oldest.iter().filter(|(_, state, _)| *state == State::Delivered);
         if let Some(newest) = delivered.map(|(.., received_at)| *received_at).max() {
-            meta::set(&store.db.conn, IDS_REMEMBERED_SINCE, newest)?;
+            let before: Option<i64> = meta::get(&store.db.conn, IDS_REMEMBERED_SINCE)?;
+            meta::set(
+                &store.db.conn,
+                IDS_REMEMBERED_SINCE,
+                before.map_or(newest, |before| before.max(newest)),
+            )?;
         }
         let count = oldest.len();
         for (row, state, _) in oldest {

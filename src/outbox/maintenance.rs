@@ -21,8 +21,14 @@ use tokio::sync::watch;
 
 /// Rows deleted in one transaction, so that an append never waits long behind them.
 const EXPIRE_AT_ONCE: usize = 2_000;
-/// The share of `outbox.max_bytes` from which on the oldest history is given up.
+/// The share of `outbox.max_bytes` from which on the oldest history is given up, down to this share of its own. The rest of it
+/// goes only where nothing else is left: the newest ids are those that come again.
 const NEARLY_FULL: f64 = 0.9;
+const HISTORY_SHARE: u64 = 10;
+/// The pause after a search that has found no history: what was delivered a moment ago has yet to be moved.
+const NO_HISTORY_PAUSE: Duration = Duration::from_secs(5);
+/// The least time between two lines of the log about ids that are forgotten early.
+const GIVE_UP_LOGGED: Duration = Duration::from_secs(86_400);
 /// Transactions of that kind after one commit: together they gain about as much as an append takes.
 const GIVE_UP_STEPS: usize = 5;
 /// The interval of the search for rows whose time is up, once none are left; the keep_… settings are in days.
@@ -48,6 +54,10 @@ pub(super) struct Maintenance {
     clock_step: Option<ClockStep>,
     /// When the last search for rows whose time is up found no more.
     expired_at: Mono,
+    /// History is not searched for before.
+    no_history_until: Mono,
+    /// When the log last told that history is given up.
+    give_up_logged: Option<Mono>,
 }
 
 impl Maintenance {
@@ -80,6 +90,8 @@ impl Maintenance {
             retention_clock,
             clock_step,
             expired_at: clock.mono(),
+            no_history_until: Mono::ZERO,
+            give_up_logged: None,
             clock,
             stats,
             alarm,
@@ -117,15 +129,32 @@ impl Maintenance {
     /// Gives up the oldest history while the outbox is nearly full. An error here is no worse than not having run yet.
     pub(super) fn make_room(&mut self, store: &mut Store) {
         for _ in 0..GIVE_UP_STEPS {
-            if self.stats.history_bytes() == 0 {
+            let now = self.clock.mono();
+            if self.stats.history_bytes() == 0 || now < self.no_history_until {
                 return;
             }
             match store.transaction(|store| self.expiry.give_up_oldest(store, EXPIRE_AT_ONCE)) {
-                Ok(0) => return,
-                Ok(_) => self.wal.set_empty(false),
+                Ok(0) => {
+                    self.no_history_until = now + NO_HISTORY_PAUSE;
+                    return;
+                }
+                Ok(_) => {
+                    self.wal.set_empty(false);
+                    self.log_given_up(now);
+                }
                 Err(e) => return drop(self.report(e)),
             }
             self.measure_or_report(store);
+        }
+    }
+
+    fn log_given_up(&mut self, now: Mono) {
+        if self.give_up_logged.is_none_or(|at| now >= at + GIVE_UP_LOGGED) {
+            self.give_up_logged = Some(now);
+            tracing::warn!(
+                "the outbox is nearly full: the oldest ids of delivered events, and the oldest skipped events, are forgotten \
+                 before their time; raise outbox.max_bytes to keep them longer"
+            );
         }
     }
 
@@ -273,7 +302,8 @@ fn publish(
         true => Counts::read(&db.conn).map_err(|e| db.error("read the counters", e))?.history_bytes(),
         false => 0,
     };
-    stats.history_bytes.store(history, Relaxed);
+    let is_short = bytes >= max_bytes || history > max_bytes / HISTORY_SHARE;
+    stats.history_bytes.store(if is_short { history } else { 0 }, Relaxed);
     stats.bytes.store(bytes, Relaxed);
     Ok(())
 }

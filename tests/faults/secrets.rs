@@ -32,6 +32,29 @@ pub fn key_is_nowhere(_: &Scale) -> Outcome {
     figures.into()
 }
 
+/// A key comes for another address than that in force: it is not sent to the former one.
+pub fn first_key(_: &Scale) -> Outcome {
+    let mut agent = TestAgent::program(Faults::default());
+    let file = agent.path("first-key");
+    agent.unset("koala.public_key");
+    agent.set(&format!("koala.public_key_file = {file:?}"));
+    agent.start();
+    agent.drop_events(10, 3);
+    agent.until_status("they are stored", |status| status.outbox.pending == 10);
+    let former = agent.receiver.endpoint();
+    agent.set("koala.endpoint = \"http://127.0.0.1:1\"");
+    fs::write(&file, KEY).unwrap();
+    agent.until_status("the key is in use", |status| {
+        status.destination.reason.as_ref().is_some_and(|r| r.code == Code::Connect)
+    });
+    assert_eq!(agent.status().destination.endpoint, "http://127.0.0.1:1");
+    assert_eq!(agent.receiver.stats().requests, 0);
+    agent.set(&format!("koala.endpoint = \"{former}\""));
+    agent.signal(Signal::SIGHUP);
+    agent.until_delivered();
+    agent.end().into()
+}
+
 /// A receiver that answers so, and tells the request's head, which names the key, in its address and in its body.
 fn telling(status: &'static str, kind: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

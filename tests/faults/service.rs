@@ -20,6 +20,12 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault { name: "36", title: "the key, in every failure", alone: false, run: secrets::key_is_nowhere },
     Fault {
+        name: "36-first",
+        title: "the first key, for another address",
+        alone: false,
+        run: secrets::first_key,
+    },
+    Fault {
         name: "42-log",
         title: "the log closed, full, without a reader, standing still",
         alone: false,

@@ -4,7 +4,9 @@ use super::pages::{Pages, StoredRow};
 use crate::outbox::ack_log::AckLog;
 use crate::outbox::counters::{CounterChanges, DUPLICATES, PendingBytes};
 use crate::outbox::dedup::{DedupIndex, hash_id_text};
-use crate::outbox::meta::{ACCEPTED_BY, PERSON_KEY, RETRY_AFTER_DEADLINE, RETRY_REQUESTS, SUPPRESSED};
+use crate::outbox::meta::{
+    ACCEPTED_BY, IDS_REMEMBERED_SINCE, PERSON_KEY, RETRY_AFTER_DEADLINE, RETRY_REQUESTS, SUPPRESSED,
+};
 use crate::outbox::row::State;
 use crate::outbox::store::Store;
 use rusqlite::types::Value;
@@ -159,7 +161,7 @@ fn insert_meta(store: &Store, row: &StoredRow) -> Result<(), rusqlite::Error> {
     let is_kept = match row.columns.as_slice() {
         [Value::Text(name), Value::Blob(key)] => name == PERSON_KEY && key.len() == 32,
         [Value::Text(name), Value::Integer(_)] => {
-            [RETRY_REQUESTS, RETRY_AFTER_DEADLINE, ACCEPTED_BY].contains(&name.as_str())
+            [RETRY_REQUESTS, RETRY_AFTER_DEADLINE, ACCEPTED_BY, IDS_REMEMBERED_SINCE].contains(&name.as_str())
                 || name.starts_with(SUPPRESSED)
         }
         _ => false,

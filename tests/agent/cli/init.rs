@@ -70,6 +70,37 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
+fn the_key_of_the_machine_s_agent_is_left_alone_and_nothing_is_half_changed() {
+    let receiver = KeyedReceiver::start();
+    let setup = Setup::new();
+    let elsewhere = setup.path("elsewhere.toml");
+    let init = |config: &Path, key: &Path| {
+        let mut command = Command::new(setup.command("init").get_program());
+        command
+            .arg("--config")
+            .arg(config)
+            .args(["init", "--endpoint", &receiver.endpoint, "--key-file"])
+            .arg(key);
+        let output = command.output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let key = setup.path("new-key");
+    fs::write(&key, KEY).unwrap();
+    fs::write(&elsewhere, "").unwrap();
+    let (code, said) = init(&elsewhere, &key);
+    assert_eq!(code, 78);
+    assert_says(&said, &["names no koala.public_key_file", "nothing was changed"]);
+    // The key cannot be written where a folder stands, so the address stays too.
+    let text = format!("[koala]\npublic_key_file = {:?}\n", setup.path("a-folder"));
+    fs::create_dir(setup.path("a-folder")).unwrap();
+    fs::write(&elsewhere, &text).unwrap();
+    let (code, said) = init(&elsewhere, &key);
+    assert!(code != 0, "{said}");
+    assert_says(&said, &["cannot write", "a-folder"]);
+    assert_eq!(fs::read_to_string(&elsewhere).unwrap(), text);
+}
+
+#[test]
 fn at_a_terminal_it_asks_until_the_answers_fit_and_never_shows_the_key() {
     let receiver = KeyedReceiver::start();
     let setup = Setup::new();
