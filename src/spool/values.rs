@@ -573,7 +573,15 @@ impl Values {
         if length as u64 > self.limits.max_value {
             return Flow::Step(ReadStep::End(ReadEnd::UnusableRest(self.text.located(flaw))));
         }
-        if self.text.is_at_end() { self.reject_span(length, flaw) } else { Flow::NeedText }
+        if !self.text.is_at_end() {
+            return Flow::NeedText;
+        }
+        // What seemed to be cut when it was found may be wrong by what has followed.
+        let flaw = match cut_or_invalid_flaw(self.text.rest()) {
+            whole if flaw.incomplete && whole.code == Code::NotJson => whole,
+            _ => flaw,
+        };
+        self.reject_span(length, flaw)
     }
 
     fn reject_span<T>(&mut self, length: usize, flaw: Flaw) -> Flow<T> {
