@@ -154,11 +154,7 @@ impl From<StartError> for CliError {
             StartError::Spool(e) => e.into(),
             StartError::Client(e) => CliError::new(ExitCode::Configuration, e.to_string()),
             StartError::Status { ref source, .. } => {
-                let code = match io_exit_code(source) {
-                    ExitCode::NotFound => ExitCode::CannotCreate,
-                    code => code,
-                };
-                CliError::new(code, error.to_string())
+                CliError::new(write_exit_code(source), error.to_string())
             }
             StartError::Thread(_) => CliError::new(ExitCode::TryAgain, error.to_string()),
         }
@@ -203,6 +199,14 @@ fn outbox_exit_code(error: &OutboxError) -> ExitCode {
         | OutboxError::FilesReplaced { .. }
         | OutboxError::Damaged { .. }
         | OutboxError::Sqlite { .. } => ExitCode::Io,
+    }
+}
+
+/// The exit code where a file could not be written: a folder that is missing cannot be written to.
+pub fn write_exit_code(error: &io::Error) -> ExitCode {
+    match io_exit_code(error) {
+        ExitCode::NotFound => ExitCode::CannotCreate,
+        code => code,
     }
 }
 

@@ -13,7 +13,7 @@ use super::remedy::Remedy;
 use super::replace_file::{Access, Replacement};
 use super::{
     CliError, CommandContext, ExitCode,
-    error::{io_exit_code, without_number},
+    error::{without_number, write_exit_code},
 };
 use crate::config::{self, Config, KoalaConfig, MAX_KEY_FILE_BYTES, PublicKey, Scope, system_key_file};
 use crate::outbox::holder;
@@ -289,11 +289,10 @@ fn put_in_place(new: Option<Replacement>, path: &Path) -> Result<Change, CliErro
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> CliError {
-    let code = match io_exit_code(error) {
-        ExitCode::NotFound => ExitCode::CannotCreate,
-        code => code,
-    };
-    CliError::new(code, format!("cannot write {}: {}", path.display(), without_number(error)))
+    CliError::new(
+        write_exit_code(error),
+        format!("cannot write {}: {}", path.display(), without_number(error)),
+    )
 }
 
 /// The owner of the key file.

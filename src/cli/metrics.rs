@@ -5,7 +5,7 @@
 //! firewall, and OpenMetrics is not what older tools of Prometheus read.
 
 use super::context::start_command;
-use super::error::io_exit_code;
+use super::error::write_exit_code;
 use super::output;
 use super::status::is_publisher_alive;
 use super::time::time_and_age;
@@ -209,11 +209,7 @@ pub fn run(context: &CommandContext, args: &MetricsArgs) -> Result<ExitCode, Cli
     match &args.out {
         None => output::print(&text)?,
         Some(file) => write(file, &text).map_err(|e| {
-            let code = match io_exit_code(&e) {
-                ExitCode::NotFound => ExitCode::CannotCreate,
-                code => code,
-            };
-            CliError::new(code, format!("cannot write {}: {e}", file.display()))
+            CliError::new(write_exit_code(&e), format!("cannot write {}: {e}", file.display()))
         })?,
     }
     Ok(ExitCode::Success)

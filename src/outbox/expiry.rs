@@ -116,8 +116,10 @@ impl Expiry {
             // From the first row again: events that were made pending by hand are settled in their old places.
             self.given_up = oldest.last().map_or(0, |(row, ..)| row.seq);
         }
-        let delivered = oldest.iter().filter(|(_, state, _)| *state == State::Delivered);
-        if let Some(newest) = delivered.map(|(.., received_at)| *received_at).max() {
+        let count = oldest.len();
+        let (delivered, skipped): (Vec<_>, Vec<_>) =
+            oldest.into_iter().partition(|(_, state, _)| *state == State::Delivered);
+        if let Some(newest) = delivered.iter().map(|(.., received_at)| *received_at).max() {
             let before: Option<i64> = meta::get(&store.db.conn, IDS_REMEMBERED_SINCE)?;
             meta::set(
                 &store.db.conn,
@@ -125,9 +127,8 @@ impl Expiry {
                 before.map_or(newest, |before| before.max(newest)),
             )?;
         }
-        let count = oldest.len();
-        for (row, state, _) in oldest {
-            delete(store, state, vec![row])?;
+        for (state, rows) in [(State::Delivered, delivered), (State::Skipped, skipped)] {
+            delete(store, state, rows.into_iter().map(|(row, ..)| row).collect())?;
         }
         Ok(count)
     }
