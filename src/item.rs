@@ -175,9 +175,9 @@ impl Person {
         &self.text
     }
 
-    /// The identifier as text.
-    pub fn into_string(self) -> String {
-        self.text
+    /// The identifier as text, if it is a `profile_id`.
+    pub fn profile_id(&self) -> Option<&str> {
+        matches!(self.kind, IdentifierKind::Profile).then_some(&self.text)
     }
 
     /// The key under which the person's events are sent in order. It is the same in every process and version.

@@ -5,11 +5,11 @@ use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
 use std::io;
 
-/// The open files without which the agent does not start: the 23 of an idle agent, one each for a spool file, the folder,
+/// The open files without which the agent does not start: the 27 of an idle agent, one each for a spool file, the folder,
 /// the status and the configuration, and a few connections.
-pub const MIN_OPEN_FILES: u64 = 32;
+pub const MIN_OPEN_FILES: u64 = 36;
 /// The open files that are left to all but the connections.
-const NOT_FOR_CONNECTIONS: u64 = 28;
+const NOT_FOR_CONNECTIONS: u64 = 32;
 
 /// Makes a write beyond the limit of a file's size (RLIMIT_FSIZE) an error like that of a full disk, where the system's
 /// signal would end the process. It holds for the calling thread and those that it starts from now on.

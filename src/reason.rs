@@ -103,8 +103,16 @@ codes! {
     DiskFull = "disk_full",
     /// The file system cannot be written.
     ReadOnly = "read_only",
+    /// The outbox is another user's, or its mode keeps the agent from writing.
+    NotWritable = "not_writable",
     /// Another process holds the lock.
     Locked = "locked",
+}
+
+impl Code {
+    /// The codes of a request that got no answer, so that the receiver may have its events. Where there was no connection it
+    /// has not, but to ask it for nothing is the lesser mistake.
+    pub const UNANSWERED: [Code; 2] = [Code::Connect, Code::Timeout];
 }
 
 impl fmt::Display for Code {
@@ -172,6 +180,6 @@ mod tests {
             assert_eq!(Code::parse(code.as_str()), Some(code));
             assert_eq!(serde_json::to_value(code).unwrap(), code.as_str());
         }
-        assert_eq!(Code::ALL.len(), 34);
+        assert_eq!(Code::ALL.len(), 35);
     }
 }

@@ -73,6 +73,9 @@ pub struct AgentStatus {
     pub version: String,
     /// Whether it runs.
     pub running: bool,
+    /// Whether it only waits until it can start, because a file cannot be written for now.
+    #[serde(default)]
+    pub waits_to_start: bool,
     /// The process, while it runs.
     pub pid: Option<u32>,
     /// The time since which it runs or does not run; `None` before the first run.
@@ -197,31 +200,27 @@ pub struct OutboxStatus {
     /// What has happened to items since the outbox was created; `None`: an agent that did not count it published this.
     #[serde(default)]
     pub totals: Option<ItemTotals>,
+    /// When the newest event came of which only the id is remembered, for want of room.
+    #[serde(default)]
+    pub history_since: Option<Timestamp>,
     /// Bytes of the database in use.
     pub bytes: u64,
-    /// Those of them that are given up as soon as room is short: the history of settled events, failed ones apart.
+    /// Those of them that pending and failed events take.
     #[serde(default)]
-    pub history_bytes: u64,
-    /// The size at which the intake is blocked, short of the history.
+    pub needed_bytes: u64,
+    /// The limit of `needed_bytes`, at which the intake is blocked.
     pub max_bytes: u64,
     /// Free bytes of the file system of the database; `None`: the system does not say.
     pub disk_free: Option<u64>,
     /// Bytes of the write-ahead log.
     #[serde(default)]
     pub log_bytes: u64,
-    /// Processes whose open transactions prevent emptying a log that has grown too large.
+    /// Processes whose open transactions prevent emptying the log, once it has grown too large or they have done so for long.
     #[serde(default)]
     pub log_held_by: Vec<i32>,
     /// The latest damage of the database, while it is of interest.
     #[serde(default)]
     pub incident: Option<Incident>,
-}
-
-impl OutboxStatus {
-    /// The bytes in use that no shortage of room makes free.
-    pub fn needed_bytes(&self) -> u64 {
-        self.bytes.saturating_sub(self.history_bytes)
-    }
 }
 
 /// What has happened to items since the outbox was created. At any moment, created = pending + settled − requeued. While

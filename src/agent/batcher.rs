@@ -53,8 +53,8 @@ pub struct BuiltRequest {
     pub endpoint: Endpoint,
     pub body: String,
     pub seqs: Vec<i64>,
-    /// See [`crate::outbox::Settlement::read_version`].
-    pub read_version: Option<u64>,
+    /// See [`crate::outbox::Settlement::are_alone`].
+    pub are_alone: bool,
     /// The request's line in the log, if it gets one.
     pub line: Option<RequestLine>,
 }
@@ -185,9 +185,8 @@ fn run(
 
 fn build(queue: &mut QueueReader, clock: &Clock, job: BatchJob) -> BuildResult {
     let mut builder = BatchBuilder::new(&job.mappings, job.max_bytes);
-    let read = queue.gather(&job.events, clock.mono(), |item| builder.push(item))?;
+    let gone = queue.gather(&job.events, clock.mono(), |item| builder.push(item))?;
     let BatchBuilder { batch, seqs, settled, are_alone, line, .. } = builder;
-    let read_version = are_alone.then_some(read.read_version);
     let line = match (line, &batch) {
         (Some(line), Some(batch)) => {
             queue.reader().hash_of(batch.person().as_str())?.map(|hash| line.about(hash))
@@ -198,10 +197,10 @@ fn build(queue: &mut QueueReader, clock: &Clock, job: BatchJob) -> BuildResult {
         endpoint: batch.endpoint(),
         body: batch.body(),
         seqs,
-        read_version,
+        are_alone,
         line,
     });
-    Ok(BuiltBatch { plan: job.plan, mappings: job.mappings, gone: read.gone, settled, request })
+    Ok(BuiltBatch { plan: job.plan, mappings: job.mappings, gone, settled, request })
 }
 
 /// A request to which the events of a person are added, oldest first.

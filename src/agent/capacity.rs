@@ -42,7 +42,7 @@ impl Capacity {
     /// # Errors
     /// Nothing can be stored for now, and why.
     pub fn check(&mut self, outbox: &config::OutboxConfig) -> Result<(), Reason> {
-        self.check_size(self.stats.bytes(), self.stats.history_bytes(), outbox.max_bytes)?;
+        self.check_size(self.stats.needed_bytes(), outbox.max_bytes)?;
         match disk::space_of(&outbox.path) {
             Some(disk) => {
                 self.check_disk(disk, outbox.min_free.bytes(disk.total), self.stats.missing_reserve())
@@ -57,12 +57,11 @@ impl Capacity {
         if !self.stats.has_other_owner(owner) {
             return None;
         }
-        owner_share(self.stats.bytes(), self.stats.pending_bytes(owner), outbox.max_bytes)
+        owner_share(self.stats.needed_bytes(), self.stats.queued_bytes(owner), outbox.max_bytes)
     }
 
-    /// `history` bytes of those in use are about to be given up; for that moment they may stand over the limit.
-    fn check_size(&self, used: u64, history: u64, max_bytes: u64) -> Result<(), Reason> {
-        let used = used.saturating_sub(history.min(max_bytes / 4));
+    /// History is not counted: it has a budget of its own.
+    fn check_size(&self, used: u64, max_bytes: u64) -> Result<(), Reason> {
         let limit = max_bytes as f64 * if self.is_blocked_by(Code::MaxBytes) { REOPEN_BELOW } else { 1.0 };
         if (used as f64) < limit {
             return Ok(());
@@ -162,18 +161,8 @@ mod tests {
             (Some(Code::MaxBytes), 949, true),
             (Some(Code::MinFree), 999, true),
         ] {
-            let checked = blocked_by(blocked).check_size(used, 0, 1000);
+            let checked = blocked_by(blocked).check_size(used, 1000);
             assert_eq!(checked.is_ok(), is_open, "{used} bytes, blocked by {blocked:?}: {checked:?}");
-        }
-    }
-
-    #[test]
-    fn history_keeps_nothing_out_and_may_stand_a_quarter_over_the_limit_for_a_moment() {
-        for (used, history, is_open) in
-            [(999, 0, true), (1100, 101, true), (1100, 100, false), (1249, 900, true), (1250, 900, false)]
-        {
-            let checked = blocked_by(None).check_size(used, history, 1000);
-            assert_eq!(checked.is_ok(), is_open, "{used} bytes, {history} of them history: {checked:?}");
         }
     }
 

@@ -2,6 +2,7 @@
 
 use crate::koala::ClientError;
 use crate::outbox::OutboxError;
+use crate::reason::{Code, Reason};
 use crate::spool::SpoolError;
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -47,6 +48,21 @@ impl StartError {
             }
             StartError::Spool(_) | StartError::Client(_) | StartError::Thread(_) => false,
         }
+    }
+
+    /// The reason that a start which is tried again gives for what waits.
+    pub fn reason(&self) -> Reason {
+        let (code, text) = match self {
+            StartError::Outbox(e) => return e.reason(),
+            StartError::Spool(SpoolError::Io { source, .. }) | StartError::Status { source, .. } => {
+                let is_read_only = source.kind() == ErrorKind::ReadOnlyFilesystem;
+                (if is_read_only { Code::ReadOnly } else { Code::DiskFull }, self.to_string())
+            }
+            StartError::Spool(_) | StartError::Client(_) | StartError::Thread(_) => {
+                (Code::Unreadable, self.to_string())
+            }
+        };
+        Reason::new(code, text)
     }
 }
 

@@ -31,7 +31,7 @@ use super::turn::{Reading, TURN, TurnClock, TurnState};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::event::Flaw;
-use crate::outbox::{Appended, Enqueued, FileProgress, OutboxError, PendingCommit, Writer};
+use crate::outbox::{Appended, Enqueued, FileProgress, PendingCommit, Writer};
 use crate::reason::{Code, Reason};
 use crate::spool::{
     FailedRejection, FileKey, Format, OpenError, RejectedPart, Spool, SpoolEntry, SpoolError, printable,
@@ -702,6 +702,7 @@ impl Intake {
         while let Some((mut batch, answer)) = self.in_commit.take() {
             match answer.block() {
                 Ok(Appended::Stored { enqueued, .. }) => self.stored(batch, enqueued),
+                Ok(Appended::Outdated) => self.submit(batch),
                 Ok(Appended::Reused(reused)) => {
                     let (spool, now) = (&self.spool, self.agent.clock.moment());
                     let (gone, failed) = self.rejections.reject_reused(&mut batch, &reused, spool, now)?;
@@ -715,7 +716,7 @@ impl Intake {
                 }
                 Err(e) if e.is_transient() => {
                     self.stay(&batch);
-                    return Err(Interruption::Blocked(reason_of(&e)));
+                    return Err(Interruption::Blocked(e.reason()));
                 }
                 Err(e) => return Err(Interruption::Fatal(Fatal::Outbox(e))),
             }
@@ -821,14 +822,4 @@ fn may_be_large(entry: &SpoolEntry, (format, is_packed): (Format, bool)) -> bool
 
 fn is_large(reader: &FileReader) -> bool {
     reader.memory() as u64 > LARGE
-}
-
-fn reason_of(error: &OutboxError) -> Reason {
-    let code = match error {
-        OutboxError::ReadOnly { .. } => Code::ReadOnly,
-        OutboxError::TooManyFiles { .. } => Code::Unreadable,
-        locked if locked.is_locked() => Code::Locked,
-        _ => Code::DiskFull,
-    };
-    Reason::new(code, error.to_string())
 }

@@ -5,6 +5,7 @@
 //!            (thread)            │ outbox │           (thread) ─request─▶ (task)
 //!                                └────────┘ ◀─────────────settle───────────┘
 //!                 Publisher (thread): the state of both, in the status file
+//!                 Executor (thread): what commands ask, by the writer and the sender
 //! ```
 
 mod append_batch;
@@ -13,6 +14,7 @@ mod capacity;
 mod config_watch;
 pub mod destination;
 mod error;
+mod executor;
 mod file_ledger;
 mod file_reader;
 mod heartbeat;
@@ -38,18 +40,23 @@ mod scanner;
 pub mod scheduler;
 mod sender;
 mod settings;
+mod settler;
 mod state_reporter;
 mod summary;
 mod suspicion;
 mod turn;
+mod waiting;
+mod withdrawals;
 
 pub use error::{Fatal, StartError};
+pub use executor::Executor;
 pub use new_event::disposition;
+pub use waiting::{never_started, publish_given_up, publish_waiting};
 
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::koala::{ClientError, ReceiverClock};
-use crate::outbox::{Enqueued, Outbox, OutboxError, Reader, Writer};
+use crate::outbox::{CommandWatch, Enqueued, Outbox, OutboxError, Reader};
 use crate::spool::Spool;
 use crate::status::Status;
 use batcher::Batcher;
@@ -60,6 +67,7 @@ use scan_report::SpoolSnapshot;
 use sender::{Sender, SenderCommand};
 use settings::SettingsInForce;
 use state_reporter::StateReporter;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -75,6 +83,10 @@ pub struct Agent {
     intake: IntakeHandle,
     publisher: Arc<Publisher>,
     publisher_thread: PublisherThread,
+    /// Carries out commands; it waits for `wakes`.
+    executor: std::thread::JoinHandle<()>,
+    wakes: SyncSender<()>,
+    _command_watch: CommandWatch,
     heartbeats: Heartbeats,
     alarm: watch::Receiver<Option<Arc<OutboxError>>>,
 }
@@ -91,11 +103,12 @@ impl Agent {
         let settings = SettingsInForce::new(config.clone(), clock.clone(), receiver_clock.clone())?;
         let snapshot = Arc::new(Mutex::new(SpoolSnapshot::new(spool.dir())));
         let (reporter, reported) = StateReporter::new(config.koala.endpoint.clone());
+        let (wakes, woken) = sync_channel(1);
         let publisher = Arc::new(Publisher::new(
             settings.watch(),
             clock.clone(),
             Reader::open_in_process(&config.outbox.path)?,
-            outbox.writer.clone(),
+            outbox.writer.stats(),
             snapshot.clone(),
             reported.destination,
             receiver_clock,
@@ -125,8 +138,22 @@ impl Agent {
             heartbeat: heartbeats.register("intake"),
         };
         let intake = Intake::start(handles, spool, &outbox.progress, snapshot).map_err(StartError::Thread)?;
-        tokio::spawn(forward_retry_requests(writer.clone(), sender_commands, stopping.clone()));
-        let publisher_thread = publisher.clone().start(reported.changed).map_err(StartError::Thread)?;
+        let in_force = settings.watch();
+        let executor = Executor::new(
+            &outbox,
+            sender_commands,
+            move || in_force.borrow().config.mappings.clone(),
+            stopping.clone(),
+        );
+        let command_watch = CommandWatch::start(outbox.path(), wake(wakes.clone()));
+        let executor = std::thread::Builder::new()
+            .name("commands".into())
+            .spawn(move || executor.run(&woken))
+            .map_err(StartError::Thread)?;
+        // Somebody may have asked while no agent ran.
+        let _ = wakes.try_send(());
+        let publisher_thread =
+            publisher.clone().start(reported.changed, wake(wakes.clone())).map_err(StartError::Thread)?;
         Ok(Agent {
             settings,
             alarm: writer.alarm(),
@@ -136,6 +163,9 @@ impl Agent {
             intake,
             publisher,
             publisher_thread,
+            executor,
+            wakes,
+            _command_watch: command_watch,
             heartbeats,
         })
     }
@@ -205,7 +235,7 @@ impl Agent {
         // The sender passes its ping on to the batcher.
         self.heartbeats.ping();
         self.intake.wake();
-        self.outbox.writer.check_for_commits();
+        self.outbox.writer.ping();
         ticks
     }
 
@@ -218,6 +248,10 @@ impl Agent {
         self.intake.wake();
         let sender = self.sender.await.unwrap_or(Err(Fatal::Defect("sender")));
         let intake = self.intake.ended.await.unwrap_or(Err(Fatal::Defect("intake")));
+        let _ = self.wakes.try_send(());
+        let executor = self.executor;
+        // The panic hook has logged a panic.
+        let _ = tokio::task::spawn_blocking(move || executor.join().ok()).await;
         let (publisher_thread, publisher) = (self.publisher_thread, self.publisher);
         // A hanging disk must not keep the caller from noticing that its time for the stop is over.
         let publish_last = move || {
@@ -242,17 +276,10 @@ fn tell_sender(sender: mpsc::UnboundedSender<SenderCommand>) -> Box<dyn Fn(Enque
     })
 }
 
-/// Has the sender retry whenever a command has put events back among the pending ones.
-async fn forward_retry_requests(
-    writer: Writer,
-    sender: mpsc::UnboundedSender<SenderCommand>,
-    stopping: CancellationToken,
-) {
-    let mut retry_requests = writer.retry_requests();
-    let forward = async {
-        while retry_requests.changed().await.is_ok() {
-            let _ = sender.send(SenderCommand::RetryNow);
-        }
-    };
-    stopping.run_until_cancelled(forward).await;
+/// Wakes the executor.
+fn wake(wakes: SyncSender<()>) -> impl Fn() + Send {
+    move || {
+        // A full channel holds a wake already.
+        let _ = wakes.try_send(());
+    }
 }

@@ -110,5 +110,5 @@ fn new_item(mapped: Mapped<Person>, keying: Keying) -> NewItem {
 
 /// The person as the outbox stores it.
 pub fn addressee(person: Person, keying: Keying) -> Addressee {
-    Addressee { ordering_key: person.ordering_key(), keying, person: person.into_string() }
+    Addressee { ordering_key: person.ordering_key(), keying, person }
 }

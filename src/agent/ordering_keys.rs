@@ -199,6 +199,26 @@ impl OrderingKeys {
         }
     }
 
+    /// Removes events of any ordering key, which nobody may send any more. A busy one keeps what is in flight.
+    pub fn withdraw(&mut self, key: OrderingKey, seqs: &[i64]) {
+        if !self.queues.contains_key(&key) {
+            return;
+        }
+        if self.is_busy(key) {
+            return self.remove_events(key, seqs);
+        }
+        let last_owner = self.last_owner;
+        self.set_busy(key);
+        self.last_owner = last_owner;
+        self.remove_events(key, seqs);
+        self.set_ready(key);
+    }
+
+    /// Whether a request of the ordering key is planned, in flight or being settled.
+    pub fn is_busy(&self, key: OrderingKey) -> bool {
+        self.queues.get(&key).is_some_and(|queue| queue.is_busy)
+    }
+
     /// The ready untried ordering key of these paths at that end of the order of oldest events, of the owner whose turn it
     /// is.
     pub fn untried(&self, paths: &[Option<Endpoint>], side: Side) -> Option<OrderingKey> {

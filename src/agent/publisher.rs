@@ -6,9 +6,10 @@ use super::scan_report::SpoolSnapshot;
 use super::settings::Settings;
 use super::summary::Summary;
 use crate::clock::{Clock, Timestamp};
+use crate::config::Config;
 use crate::disk;
 use crate::koala::ReceiverClock;
-use crate::outbox::{OutboxError, OutboxStats, Reader, Throughput, Writer};
+use crate::outbox::{OutboxError, OutboxStats, Reader, Throughput, has_commands};
 use crate::status::{self, SCHEMA, Status, backoff_word};
 use crate::telemetry::lines_dropped;
 use std::io::{self, ErrorKind};
@@ -18,8 +19,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// The published state is at most this old. Polling costs less than a message for every commit, of the agent's own and
-/// of the commands.
+/// The published state is at most this old. Polling costs less than a message for every commit.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// The interval after [`QUIET_POLLS`] polls without a change: an idle agent wakes for little else.
 const QUIET_POLL_INTERVAL: Duration = Duration::from_secs(3);
@@ -43,7 +43,6 @@ pub struct Publisher {
     settings: watch::Receiver<Settings>,
     clock: Clock,
     reader: Mutex<Reader>,
-    writer: Writer,
     stats: Arc<OutboxStats>,
     snapshot: Arc<Mutex<SpoolSnapshot>>,
     destination: watch::Receiver<status::DestinationStatus>,
@@ -78,18 +77,17 @@ impl Publisher {
         settings: watch::Receiver<Settings>,
         clock: Clock,
         reader: Reader,
-        writer: Writer,
+        stats: Arc<OutboxStats>,
         snapshot: Arc<Mutex<SpoolSnapshot>>,
         destination: watch::Receiver<status::DestinationStatus>,
         receiver_clock: ReceiverClock,
     ) -> Publisher {
-        let (started_at, stats) = (clock.now(), writer.stats());
+        let started_at = clock.now();
         let reader = Mutex::new(reader);
         Publisher {
             settings,
             clock,
             reader,
-            writer,
             stats,
             snapshot,
             destination,
@@ -121,31 +119,32 @@ impl Publisher {
     }
 
     /// Starts a thread that publishes soon after a change, or at once when `changed` has a message, and logs a summary
-    /// every hour. It is a thread because it reads and writes files, and because a timer of tokio wakes the process
+    /// every hour. `on_command` is called while a command stands in the table. It is a thread because it reads and writes files, and because a timer of tokio wakes the process
     /// several times for one wait. It ends when the sender of `changed` is gone.
     ///
     /// # Errors
     /// The system has no more threads.
-    pub fn start(self: Arc<Self>, changed: Receiver<()>) -> io::Result<PublisherThread> {
-        let run = move || self.run(&changed);
+    pub fn start(
+        self: Arc<Self>,
+        changed: Receiver<()>,
+        on_command: impl Fn() + Send + 'static,
+    ) -> io::Result<PublisherThread> {
+        let run = move || self.run(&changed, &on_command);
         std::thread::Builder::new().name("publisher".into()).spawn(run).map(PublisherThread)
     }
 
-    fn run(&self, changed: &Receiver<()>) {
+    fn run(&self, changed: &Receiver<()>, on_command: &impl Fn()) {
         let summary = Summary::new(self.clock.mono());
         let mut polls =
             Polls { published: None, summary, unchanged: 0, is_failing: false, is_clock_wrong: false };
-        let mut version = None;
         loop {
             let wait = if polls.unchanged < QUIET_POLLS { POLL_INTERVAL } else { QUIET_POLL_INTERVAL };
             if changed.recv_timeout(wait) == Err(RecvTimeoutError::Disconnected) {
                 return;
             }
-            let found = self.reader.lock().unwrap_or_else(PoisonError::into_inner).data_version().ok();
-            if found != version {
-                // The commit may be a command's; the writer knows its own.
-                self.writer.check_for_commits();
-                version = found;
+            // A command wakes the executor by itself, where the system watches files.
+            if has_commands(&self.reader.lock().unwrap_or_else(PoisonError::into_inner)).unwrap_or(false) {
+                on_command();
             }
             let polled = self.poll(&mut polls);
             polls.unchanged = if let Ok(false) = polled { polls.unchanged + 1 } else { 0 };
@@ -187,17 +186,10 @@ impl Publisher {
     }
 
     fn write(&self, status: &Status) -> io::Result<()> {
-        let public = status.public();
-        let line = headline(&public);
+        let line = headline(&status.public());
         // Without a service manager nobody reads the line.
         let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&line)]);
-        let config = self.settings.borrow().config.clone();
-        let path = &config.status_file;
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let private = status.write(&config.private_status_file, 0o640);
-        public.write(path, 0o644).and(private)
+        write_status(&self.settings.borrow().config.clone(), status)
     }
 
     /// The present state.
@@ -222,6 +214,7 @@ impl Publisher {
             agent: status::AgentStatus {
                 version: env!("CARGO_PKG_VERSION").to_owned(),
                 running: is_running,
+                waits_to_start: false,
                 pid: is_running.then(std::process::id),
                 since: Some(if is_running { self.started_at } else { now }),
                 log_lines_dropped: lines_dropped(),
@@ -247,6 +240,16 @@ impl Publisher {
         counts.show_in(&mut status);
         Ok(status)
     }
+}
+
+/// Writes the status files: the one for everybody, and the one for who may read the outbox.
+pub fn write_status(config: &Config, status: &Status) -> io::Result<()> {
+    let path = &config.status_file;
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let private = status.write(&config.private_status_file, 0o640);
+    status.public().write(path, 0o644).and(private)
 }
 
 /// Whether the two differ only in what changes all the time: the time, ages, free space.

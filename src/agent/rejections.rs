@@ -5,7 +5,7 @@ use super::append_batch::{AppendBatch, SourceFile};
 use crate::clock::{Moment, Mono, Timestamp};
 use crate::config::{Bytes, SpoolConfig};
 use crate::event::Flaw;
-use crate::outbox::ReusedId;
+use crate::outbox::{FirstEvent, ReusedId};
 use crate::reason::{Code, Reason};
 use crate::spool::{
     ContentStamp, FailedRejection, FileKey, Format, PartKind, RejectedFolder, RejectedPart, RejectedUsage,
@@ -263,16 +263,21 @@ impl Rejections {
     ) -> Result<(Vec<SpoolEntry>, Vec<FailedRejection>), SpoolError> {
         let mut whole_files = HashSet::new();
         let mut failed = Vec::new();
-        for ReusedId { index, first_at, first_file, first_owner } in reused {
+        for ReusedId { index, first } in reused {
             let (event, source_index, source) = batch.event(*index);
             let is_line = matches!(source.entry.format(), Some((Format::Lines, _)));
+            let when = match first {
+                Some(FirstEvent { at, file, owner }) => format!(
+                    "{at} in {}{}",
+                    printable(file),
+                    owner.map(|uid| format!(", a file of {}", user_name(uid))).unwrap_or_default()
+                ),
+                None => "at a time that is no longer in the history".to_owned(),
+            };
             let flaw = Flaw {
                 code: Code::MessageIdReused,
                 text: format!(
-                    "the messageId came before with other content, {first_at} in {}{}: \
-                     give each event an id of its own",
-                    printable(first_file),
-                    first_owner.map(|uid| format!(", a file of {}", user_name(uid))).unwrap_or_default()
+                    "the messageId came before with other content, {when}: give each event an id of its own"
                 ),
                 line: if is_line { event.place as usize } else { 1 },
                 column: 1,

@@ -38,6 +38,7 @@ use crate::koala::Verdict;
 use crate::outbox::{QueuedItem, Settled};
 use crate::reason::{Code, Reason};
 use crate::status::DestinationState;
+use std::collections::HashSet;
 use std::time::Duration;
 
 /// Accepted events whose settlement is not durable yet, at which no further request is sent. With the requests in flight
@@ -63,6 +64,8 @@ pub struct Scheduler {
     /// The state of the destination.
     pub destination: Destination,
     keys: OrderingKeys,
+    /// Events that a command is about to settle: no request with them is started.
+    withdrawn: HashSet<i64>,
     in_flight: InFlightCounts,
     /// The part of those of untried persons that are still being built.
     building: usize,
@@ -91,6 +94,7 @@ impl Scheduler {
         Scheduler {
             destination,
             keys: OrderingKeys::default(),
+            withdrawn: HashSet::new(),
             in_flight: InFlightCounts::default(),
             building: 0,
             unsettled: 0,
@@ -110,9 +114,33 @@ impl Scheduler {
         self.max_bytes
     }
 
-    /// Adds a pending event. The events of an ordering key may come in any order.
+    /// Adds a pending event, unless it is withdrawn. The events of an ordering key may come in any order.
     pub fn discovered(&mut self, item: QueuedItem) {
-        self.keys.discovered(item);
+        if !self.withdrawn.contains(&item.seq) {
+            self.keys.discovered(item);
+        }
+    }
+
+    /// Starts no request with these events any more, until they are given back.
+    /// `items` are those of them that are in the queue.
+    pub fn withdraw(&mut self, seqs: &[i64], items: &[QueuedItem]) {
+        self.withdrawn.extend(seqs);
+        items.iter().for_each(|item| self.keys.withdraw(item.key, &[item.seq]));
+    }
+
+    /// Whether any of these events is withdrawn.
+    pub fn has_withdrawn(&self, mut seqs: impl Iterator<Item = i64>) -> bool {
+        !self.withdrawn.is_empty() && seqs.any(|seq| self.withdrawn.contains(&seq))
+    }
+
+    /// Ends a withdrawal. The events that are still pending may be discovered again.
+    pub fn give_back(&mut self, seqs: &[i64]) {
+        seqs.iter().for_each(|seq| _ = self.withdrawn.remove(seq));
+    }
+
+    /// Whether a request of the ordering key is planned, in flight or being settled.
+    pub fn is_busy(&self, key: OrderingKey) -> bool {
+        self.keys.is_busy(key)
     }
 
     /// Sets whether all pending events are discovered. An event that is stored later makes it `false` again.
@@ -120,9 +148,14 @@ impl Scheduler {
         self.is_exhausted = is_exhausted;
     }
 
-    /// Whether all pending events are discovered, and the window has room for more.
-    pub fn knows_all(&self) -> bool {
-        self.is_exhausted && self.keys.bytes() < WINDOW
+    /// Whether all pending events are discovered.
+    pub fn is_exhausted(&self) -> bool {
+        self.is_exhausted
+    }
+
+    /// Whether the window has room for more.
+    pub fn has_window(&self) -> bool {
+        self.keys.bytes() < WINDOW
     }
 
     /// Whether any person that was never tried is ready to be sent.
@@ -326,7 +359,7 @@ impl Scheduler {
         self.keys.events(plan.key).skip(skip).take(most).collect()
     }
 
-    /// Removes events of the plan that are not pending any more, because a command has settled them.
+    /// Removes events of the plan that are not pending any more: they were withdrawn after it was made.
     pub fn remove_gone(&mut self, plan: BatchPlan, seqs: &[i64]) {
         self.keys.remove_events(plan.key, seqs);
     }

@@ -16,7 +16,9 @@ use super::queue_search::{Met, QueueSearch};
 use super::request_log::{self, RequestLine};
 use super::scheduler::{AnswerEffects, BatchPlan, InFlight, NextAction, Scheduler};
 use super::settings::Settings;
+use super::settler::Settler;
 use super::state_reporter::{StateReporter, status_of};
+use super::withdrawals::{Withdrawals, Withdrawn};
 use crate::clock::{Clock, Timestamp};
 use crate::item::OrderingKey;
 use crate::koala::{Client, Verdict};
@@ -26,30 +28,35 @@ use crate::reason::Reason;
 use crate::status::{DestinationState, DestinationStatus, RequestCounts};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// The time for requests in flight to finish when the agent stops; slower ones are sent again under the same ids. The
 /// whole agent has ten seconds.
 const STOP_GRACE: Duration = Duration::from_secs(5);
-/// The wait before a commit is tried again that a full or locked outbox refused.
-const COMMIT_RETRY: Duration = Duration::from_secs(1);
 
 /// A command to the sender.
 #[derive(Debug)]
 pub enum SenderCommand {
     /// Send these events, which were stored just now.
     Stored(Enqueued),
-    /// Try the receiver at once, and search the whole outbox again, because a command has put events back.
+    /// Send these events, which were put back just now.
+    Requeued(Enqueued),
+    /// Start no request with these items any more; reply when nothing of them is in flight, or that did not come in time.
+    Withdraw(Vec<i64>, oneshot::Sender<Withdrawn>),
+    /// The withdrawal of these items has ended: send what is still pending of them.
+    GiveBack(Vec<i64>),
+    /// Try the receiver at once.
     RetryNow,
 }
 
 /// The answer to a request.
 struct Answered {
     in_flight: InFlight,
-    /// See [`Settlement::read_version`].
-    read_version: Option<u64>,
+    /// See [`Settlement::are_alone`].
+    are_alone: bool,
     line: Option<RequestLine>,
     verdict: Verdict,
     status: Option<u16>,
@@ -79,8 +86,8 @@ pub struct Sender {
     /// At most one request to `/auth`.
     auth: JoinSet<Verdict>,
     commits: JoinSet<CommitResult>,
-    /// The number of commits that the outbox refuses for now. Nothing is sent that could not be noted as delivered.
-    stalled_commits: watch::Sender<usize>,
+    withdrawals: Withdrawals,
+    settler: Settler,
     /// The receiver and key that accepted something, as the outbox has it.
     accepted_by: Option<i64>,
     /// The receiver's deadline as the outbox has it.
@@ -111,6 +118,7 @@ impl Sender {
             clock.moment(),
             fastrand::Rng::new(),
         );
+        let settler = Settler::new(writer.clone());
         Sender {
             settings,
             client,
@@ -126,7 +134,8 @@ impl Sender {
             requests: JoinSet::new(),
             auth: JoinSet::new(),
             commits: JoinSet::new(),
-            stalled_commits: watch::Sender::new(0),
+            withdrawals: Withdrawals::default(),
+            settler,
             accepted_by,
             retry_after_deadline,
             reporter,
@@ -151,12 +160,14 @@ impl Sender {
         self.publish();
         loop {
             self.heartbeat.tick();
+            self.withdrawals.end(&self.scheduler);
+            self.search.add_put_off(self.batcher.queue(), &mut self.scheduler)?;
             if self.is_held && self.requests.is_empty() && self.commits.is_empty() {
                 self.renew_keys()?;
             }
             let now = self.clock.moment();
             let mut is_searching = false;
-            let wait = if self.is_held || self.client.is_err() || *self.stalled_commits.borrow() > 0 {
+            let wait = if self.is_held || self.client.is_err() || self.settler.is_stalled() {
                 None
             } else {
                 match self.scheduler.next(now) {
@@ -187,6 +198,7 @@ impl Sender {
                 }
             };
             let held_until = self.batcher.queue().held_until();
+            let withdrawn_until = self.withdrawals.until();
             tokio::select! {
                 built = self.batcher.built() => {
                     let built = built.ok_or(Fatal::Defect("batcher"))??;
@@ -199,7 +211,7 @@ impl Sender {
                 Some(answered) = self.auth.join_next() => {
                     let verdict = answered.map_err(|_| Fatal::Defect("sender"))?;
                     let effects = self.scheduler.auth_answered(verdict, self.clock.moment());
-                    self.apply(effects, None, None);
+                    self.apply(effects, false, None);
                 }
                 Some(committed) = self.commits.join_next() => self.committed(committed)?,
                 Ok(()) = self.settings.changed() => self.take_settings()?,
@@ -213,6 +225,8 @@ impl Sender {
                 () = self.clock.sleep_until(held_until.unwrap_or_default()), if held_until.is_some() => {
                     self.batcher.queue().release()?;
                 }
+                () = tokio::time::sleep_until(withdrawn_until.unwrap_or_else(Instant::now)),
+                    if withdrawn_until.is_some() => {}
                 () = self.heartbeat.pinged() => self.batcher.ping(),
                 // A search of the whole outbox takes long; answers are handled between its steps.
                 () = tokio::task::yield_now(), if is_searching => {}
@@ -221,16 +235,28 @@ impl Sender {
     }
 
     fn obey(&mut self, command: SenderCommand) -> Result<(), Fatal> {
+        // The intake may have seen changed settings already, and have stored events by them.
         if self.settings.has_changed().unwrap_or(false) {
-            // The intake may have seen them already, and have stored events by them.
             self.take_settings()?;
         }
+        self.batcher.refresh()?;
         match command {
-            SenderCommand::Stored(waiting) => {
-                self.batcher.refresh()?;
-                self.search.add_stored(waiting, &mut self.scheduler);
+            SenderCommand::Stored(waiting) => self.search.add_stored(waiting, &mut self.scheduler),
+            SenderCommand::Requeued(waiting) => {
+                self.search.add_requeued(waiting, self.batcher.queue(), &mut self.scheduler)?;
             }
-            SenderCommand::RetryNow => self.retry_now()?,
+            SenderCommand::Withdraw(seqs, reply) => {
+                // Read here: the ordering keys may have been renewed since the command was sent.
+                let items = self.batcher.queue().reader().events().queued_items(&seqs)?;
+                self.scheduler.withdraw(&seqs, &items);
+                self.withdrawals.begin(items, reply, self.settings.borrow().config.koala.timeout);
+            }
+            SenderCommand::GiveBack(seqs) => {
+                let pending = self.batcher.queue().reader().events().still_pending(&seqs)?;
+                self.scheduler.give_back(&seqs);
+                self.search.add_back(pending, self.batcher.queue(), &mut self.scheduler)?;
+            }
+            SenderCommand::RetryNow => self.retry_now(),
         }
         Ok(())
     }
@@ -248,18 +274,13 @@ impl Sender {
         self.scheduler.receiver_replaced(self.clock.moment());
         self.scheduler.destination.set_concurrency(config.koala.concurrency);
         self.scheduler.destination.has_ever_accepted = self.has_ever_accepted();
-        self.retry_now()
-    }
-
-    fn retry_now(&mut self) -> Result<(), Fatal> {
-        self.scheduler.retry_now(self.clock.mono());
-        self.restart_search()?;
-        self.publish();
+        self.retry_now();
         Ok(())
     }
 
-    fn restart_search(&mut self) -> Result<(), Fatal> {
-        Ok(self.search.restart(self.batcher.queue(), &mut self.scheduler)?)
+    fn retry_now(&mut self) {
+        self.scheduler.retry_now(self.clock.mono());
+        self.publish();
     }
 
     /// Sends nothing until the requests in flight are answered and every ordering key is by the mappings in force.
@@ -267,7 +288,7 @@ impl Sender {
         self.is_held = true;
         // What is being built is recognized by its mappings, and not sent.
         self.mappings = Arc::new((*self.mappings).clone());
-        self.restart_search()
+        Ok(self.search.restart(self.batcher.queue(), &mut self.scheduler)?)
     }
 
     /// Makes a step in the renewal of ordering keys. When there is nothing left to do, what waits is searched for anew.
@@ -283,9 +304,9 @@ impl Sender {
                 );
             }
             let settlement = Settlement { renewal: Some(step), ..Settlement::default() };
-            let (writer, stalled_commits) = (self.writer.clone(), self.stalled_commits.clone());
+            let settler = self.settler.clone();
             self.commits.spawn(async move {
-                commit(&writer, settlement, &stalled_commits).await?;
+                settler.settle(settlement).await?;
                 Ok(None)
             });
         } else if std::mem::take(&mut self.is_held) {
@@ -294,7 +315,7 @@ impl Sender {
             }
             self.scheduler.forget_persons();
             self.batcher.refresh()?;
-            self.restart_search()?;
+            self.search.begin_anew(self.batcher.queue(), &mut self.scheduler)?;
         }
         Ok(())
     }
@@ -328,7 +349,11 @@ impl Sender {
             return;
         }
         self.scheduler.remove_gone(plan, &gone);
-        let may_send = *self.stalled_commits.borrow() == 0;
+        let in_request = request.iter().flat_map(|request| &request.seqs).copied();
+        if self.scheduler.has_withdrawn(in_request.chain(settled.iter().map(|(seq, _)| *seq))) {
+            return self.scheduler.nothing_sent(plan);
+        }
+        let may_send = !self.settler.is_stalled();
         let Some(client) = self.client.as_ref().ok().filter(|_| may_send).cloned() else {
             return self.scheduler.nothing_sent(plan);
         };
@@ -336,7 +361,7 @@ impl Sender {
             let unsent: Vec<i64> = settled.iter().map(|(seq, _)| *seq).collect();
             let keys = self.scheduler.settled_unsent(plan, &unsent);
             self.settle(keys, settled.into());
-        } else if let Some(BuiltRequest { endpoint, body, seqs, read_version, line }) =
+        } else if let Some(BuiltRequest { endpoint, body, seqs, are_alone, line }) =
             request.filter(|request| self.scheduler.may_send(plan, request.endpoint, self.clock.mono()))
         {
             let mut pool = client.pool();
@@ -349,7 +374,7 @@ impl Sender {
             let line = line.map(|line| line.sent(now));
             self.requests.spawn(async move {
                 let (verdict, status) = client.batch_over(pool, endpoint, body).await;
-                Answered { in_flight, read_version, line, verdict, status }
+                Answered { in_flight, are_alone, line, verdict, status }
             });
         } else {
             self.scheduler.nothing_sent(plan);
@@ -357,18 +382,21 @@ impl Sender {
     }
 
     fn answered(&mut self, answered: Answered) {
-        let Answered { in_flight, read_version, line, verdict, status } = answered;
+        let Answered { in_flight, are_alone, line, verdict, status } = answered;
         if let Some(line) = line {
             line.answered(&verdict, status, self.clock.mono());
         }
         self.requests_answered.add(status);
+        if status.is_none() {
+            self.withdrawals.unanswered(&in_flight.seqs);
+        }
         let had_accepted = self.scheduler.destination.has_ever_accepted;
         let effects = self.scheduler.answered(in_flight, verdict, self.clock.moment());
         if self.scheduler.destination.has_ever_accepted && !had_accepted {
             self.accepted_by = self.client.as_ref().ok().map(Client::identity);
             self.accepted_by.into_iter().for_each(|receiver| self.writer.set_accepted_by(receiver));
         }
-        self.apply(effects, read_version, status);
+        self.apply(effects, are_alone, status);
     }
 
     /// Asks `/auth` whether the receiver is well.
@@ -379,7 +407,7 @@ impl Sender {
     }
 
     /// Makes the changes that an answer asks for.
-    fn apply(&mut self, effects: AnswerEffects, read_version: Option<u64>, status: Option<u16>) {
+    fn apply(&mut self, effects: AnswerEffects, are_alone: bool, status: Option<u16>) {
         self.publish();
         let AnswerEffects { rows, keys, noted } = effects;
         if let Some(attempts) = noted {
@@ -387,7 +415,7 @@ impl Sender {
             drop(self.writer.settle(Settlement { attempts: vec![attempts], ..Settlement::default() }));
         }
         if !rows.is_empty() {
-            self.settle(keys, Settlement { rows, read_version, status, ..Settlement::default() });
+            self.settle(keys, Settlement { rows, are_alone, status, ..Settlement::default() });
         }
     }
 
@@ -398,12 +426,12 @@ impl Sender {
 
     /// Settles rows. Nothing of these ordering keys is sent until that is durable.
     fn settle(&mut self, keys: Vec<OrderingKey>, settlement: Settlement) {
-        let (writer, stalled_commits) = (self.writer.clone(), self.stalled_commits.clone());
+        let settler = self.settler.clone();
         let may_wait = !self.scheduler.awaits(&keys, settlement.rows.len());
         self.commits.spawn(async move {
             let seqs = settlement.rows.iter().map(|(seq, _)| *seq).collect();
             let settlement = Settlement { may_wait, ..settlement };
-            commit(&writer, settlement, &stalled_commits).await?;
+            settler.settle(settlement).await?;
             Ok(Some((keys, seqs)))
         });
     }
@@ -422,6 +450,8 @@ impl Sender {
 
     async fn stop(mut self) -> Result<(), Fatal> {
         self.batcher.queue().release()?;
+        // The next agent carries out the command.
+        self.withdrawals = Withdrawals::default();
         let finish_requests = async {
             while let Some(answered) = self.requests.join_next().await {
                 if let Ok(answered) = answered {
@@ -462,36 +492,4 @@ impl Sender {
         let status = DestinationStatus { requests: self.requests_answered, ..status };
         self.reporter.report(status, now.wall);
     }
-}
-
-/// Settles rows, however long the outbox has no room for that.
-async fn commit(
-    writer: &Writer,
-    settlement: Settlement,
-    stalled_commits: &watch::Sender<usize>,
-) -> Result<(), Arc<OutboxError>> {
-    let mut is_stalled = false;
-    let committed = loop {
-        match writer.settle(settlement.clone()).wait().await {
-            Err(e) if e.is_transient() => {
-                if !is_stalled {
-                    let mut is_first = false;
-                    stalled_commits.send_modify(|n| {
-                        *n += 1;
-                        is_first = *n == 1;
-                    });
-                    if is_first {
-                        tracing::warn!("{e}; nothing more is sent until deliveries can be recorded");
-                    }
-                    is_stalled = true;
-                }
-                tokio::time::sleep(COMMIT_RETRY).await;
-            }
-            committed => break committed,
-        }
-    };
-    if is_stalled {
-        stalled_commits.send_modify(|n| *n -= 1);
-    }
-    committed
 }

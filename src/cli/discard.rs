@@ -1,14 +1,17 @@
 //! `koala-agent discard`: drops events for good.
 
+use super::ask::{asker, carry_out, wrong_report};
 use super::output::{self, escaped};
-use super::permission::may_change;
+use super::permission::{become_service, may_change};
 use super::{CliError, CommandContext, ExitCode};
-use crate::outbox::Admin;
+use crate::outbox::{Command, EventOutcome, Report};
 use clap::Args;
+use std::collections::HashSet;
 
 /// Drop events for good
 ///
-/// The events are never sent, and their bodies are erased. This cannot be undone.
+/// The events are never sent, and their bodies are erased. This cannot be undone. Where a request with an event is in flight,
+/// its answer is awaited, and an event that was accepted is told as delivered.
 #[derive(Debug, Args)]
 pub struct DiscardArgs {
     /// Events to drop
@@ -23,21 +26,45 @@ pub struct DiscardArgs {
 pub fn run(context: &CommandContext, args: &DiscardArgs) -> Result<ExitCode, CliError> {
     let config = context.config()?;
     may_change(context, &config, "discard events")?;
-    let mut admin = Admin::open(&config.outbox)?;
+    let asker = asker(context);
+    become_service(&config)?;
+    let mut ids = args.message_ids.clone();
+    let mut known = HashSet::new();
+    ids.retain(|id| known.insert(id.clone()));
+    let Report::Events(events) = carry_out(context, &config, &asker, &Command::Discard(ids))? else {
+        return Err(wrong_report());
+    };
     let mut exit_code = ExitCode::Success;
-    for id in &args.message_ids {
-        let (outcome, code) = match admin.discard(id, context.clock.now())? {
-            Some(true) => ("discarded", exit_code),
-            Some(false) => {
-                let is_delivered =
-                    admin.reader().events().show(id)?.is_some_and(|event| event.row.state == "delivered");
-                let outcome = if is_delivered { "is delivered already" } else { "is discarded already" };
-                (outcome, if exit_code == ExitCode::NotFound { exit_code } else { ExitCode::BadData })
+    for event in events {
+        let (outcome, code) = match event.outcome {
+            EventOutcome::Discarded { is_unanswered: false } => ("discarded", ExitCode::Success),
+            EventOutcome::Discarded { is_unanswered: true } => {
+                ("discarded; a request with it got no answer, so Koala may have it", ExitCode::Success)
             }
-            None => ("no event has this messageId", ExitCode::NotFound),
+            EventOutcome::Delivered { is_meanwhile: false } => ("is delivered already", ExitCode::BadData),
+            EventOutcome::Delivered { is_meanwhile: true } => {
+                ("not discarded: it was delivered by the request that was in flight", ExitCode::BadData)
+            }
+            EventOutcome::InFlight => (
+                "not discarded: it is being sent, and the answer is not recorded yet; try again",
+                ExitCode::TryAgain,
+            ),
+            EventOutcome::Unknown => ("no event has this messageId", ExitCode::NotFound),
+            _ => ("is discarded already", ExitCode::BadData),
         };
-        exit_code = code;
-        output::print(&format!("{}  {outcome}\n", escaped(id)))?;
+        exit_code = worse(exit_code, code);
+        output::print(&format!("{}  {outcome}\n", escaped(&event.message_id)))?;
     }
     Ok(exit_code)
+}
+
+/// The exit code of both: an unknown id outweighs an event that cannot be changed, and that one that is to be tried again.
+fn worse(one: ExitCode, other: ExitCode) -> ExitCode {
+    let weight = |code| match code {
+        ExitCode::Success => 0,
+        ExitCode::TryAgain => 1,
+        ExitCode::BadData => 2,
+        _ => 3,
+    };
+    if weight(other) > weight(one) { other } else { one }
 }

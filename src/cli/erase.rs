@@ -1,5 +1,6 @@
 //! `koala-agent erase`: erases a person's events from this machine, and prints a receipt.
 
+use super::ask::{asker, carry_out, wrong_report};
 use super::context::agent_command;
 use super::mentions::count_mentions;
 use super::output::{self, BOLD, LabelledLines, counted, escaped, grouped, indented, styled, terminal_width};
@@ -8,11 +9,15 @@ use super::{CliError, CommandContext, ExitCode};
 use crate::agent::Agent;
 use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::outbox::{Admin, EventReference, Reader, State, SuppressedPerson, holder};
+use crate::outbox::{
+    Asker, Command, Erased, Erasure, EventReference, Reader, Report, State, SuppressedPerson, finished_files,
+    holder,
+};
 use crate::spool::{QUIET_BEFORE_UNLINK, REMOVING, RejectedFolder, SpoolError, shell_quoted};
 use crate::subject::Subject;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::ErrorKind;
@@ -23,6 +28,10 @@ use std::time::{Duration, Instant};
 /// or the file is incomplete.
 const TIMEOUT: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Events that are erased by one command.
+const MAX_ERASED: usize = 10_000;
+/// Searches while events are put back all the time.
+const MAX_SEARCHES: usize = 10;
 
 /// Erase a person's events from the spool, the outbox, its history and rejected/
 ///
@@ -104,7 +113,7 @@ struct Receipt {
     /// Nothing was erased: this is what would be.
     dry_run: bool,
     /// The events of the outbox, in the order of the spool, in their last state.
-    events: Vec<EventReference>,
+    events: Vec<ReceiptEvent>,
     /// The number of events in spool files that a running agent has read meanwhile.
     spool_events: u64,
     /// The names of rejected files.
@@ -113,6 +122,28 @@ struct Receipt {
     suppressed: bool,
     /// A sentence for each file that may still contain data of the person.
     left: Vec<String>,
+}
+
+/// An event that is erased.
+#[derive(Serialize)]
+struct ReceiptEvent {
+    message_id: String,
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    event: Option<String>,
+    /// A state, or `in_flight`: it was not delivered, and a request with it got no answer, so that Koala may have it.
+    state: &'static str,
+    received_at: Timestamp,
+    settled_at: Option<Timestamp>,
+}
+
+const IN_FLIGHT: &str = "in_flight";
+
+impl From<EventReference> for ReceiptEvent {
+    fn from(found: EventReference) -> ReceiptEvent {
+        let EventReference { message_id, kind, event, state, received_at, settled_at, .. } = found;
+        ReceiptEvent { message_id, kind, event, state: state.as_str(), received_at, settled_at }
+    }
 }
 
 impl Receipt {
@@ -136,6 +167,7 @@ pub fn run(context: &CommandContext, args: &EraseArgs) -> Result<ExitCode, CliEr
         subject => return list(&config, subject.as_ref(), args.json),
     };
     may_change(context, &config, "erase a person")?;
+    let asker = asker(context);
     become_service(&config)?;
     let is_running = holder(&config.outbox.path).is_some();
     if !config.outbox.path.exists() && !config.spool.dir.exists() {
@@ -149,17 +181,22 @@ pub fn run(context: &CommandContext, args: &EraseArgs) -> Result<ExitCode, CliEr
     {
         ingest(context, &config, &subject)?;
     }
-    let mut admin = Admin::open(&config.outbox)?;
+    let person = Reader::open(&config.outbox.path)?.hash_of(&subject.key())?;
+    let Some(person) = person else {
+        return Err(CliError::new(
+            ExitCode::TryAgain,
+            "the outbox has never been used: start the agent first",
+        ));
+    };
     let now = context.clock.now();
-    match args.may_return {
-        true => drop(admin.unsuppress(&subject)?),
-        false => admin.suppress(&subject, now)?,
-    }
+    let is_kept_out = !args.may_return;
+    let command = if is_kept_out { Command::Suppress } else { Command::Unsuppress };
+    carry_out(context, &config, &asker, &command(person.clone()))?;
     let files = files_mentioning(&config, &subject)?.files;
     wait_until_removed(&files);
     let remaining = files_mentioning(&config, &subject)?;
-    let events = EventReference::find_all(admin.reader(), &subject)?;
-    admin.erase(&subject, &events)?;
+    let (events, log) =
+        Erasing { context, config: &config, asker: &asker, subject: &subject, person }.run()?;
     let is_gone = |file: &&WaitingFile| !remaining.files.contains(file);
     let (rejected, unread) = rejected_mentioning(&config, &subject)?;
     erase_rejected(&config, &rejected)?;
@@ -169,21 +206,88 @@ pub fn run(context: &CommandContext, args: &EraseArgs) -> Result<ExitCode, CliEr
         dry_run: false,
         spool_events: files.iter().filter(is_gone).map(|file| file.events).sum(),
         rejected: names_of(&rejected),
-        suppressed: !args.may_return,
+        suppressed: is_kept_out,
         left: remaining.files.iter().map(|file| file.sentence()).chain(remaining.unread).collect(),
         events,
     };
     receipt.left.extend(unread);
-    if !admin.overwrite()? {
-        receipt.left.push(format!(
-            "{}-wal could not be emptied, because another process reads it; run erase again",
-            config.outbox.path.display()
-        ));
-    }
+    receipt.left.extend(log);
     receipt.left.extend(kept_files_mentioning(&config, &subject)?);
     receipt.left.extend(damaged_outboxes(&config));
     receipt.print(args.json, is_running, &args.may_return_command(&config))?;
     Ok(if receipt.left.is_empty() { ExitCode::Success } else { ExitCode::TryAgain })
+}
+
+/// The erasure of what the outbox has of a person. The search runs in this process, on the connection that reads: the agent
+/// goes on meanwhile, and is told the numbers of the events alone, so that nothing of the person is written once more.
+struct Erasing<'a> {
+    context: &'a CommandContext,
+    config: &'a Config,
+    asker: &'a Asker,
+    subject: &'a Subject,
+    /// The keyed hash of the name.
+    person: String,
+}
+
+impl Erasing<'_> {
+    /// Erases the person's events. Returns them, and a sentence where something of them is left in the log.
+    fn run(&self) -> Result<(Vec<ReceiptEvent>, Option<String>), CliError> {
+        let (mut erased, mut log) = (Vec::new(), None);
+        for _ in 0..MAX_SEARCHES {
+            let reader = Reader::open(&self.config.outbox.path)?;
+            let before = reader.counts()?.totals.requeued;
+            let events = EventReference::find_all(&reader, self.subject)?;
+            let files = finished_files(&reader, |name| self.subject.is_in_file_name(name))?;
+            drop(reader);
+            let mut left = Some(files);
+            let mut chunks = events.chunks(MAX_ERASED);
+            while let Some(some) = chunks.next().or_else(|| left.is_some().then_some(&[])) {
+                let files = left.take().unwrap_or_default();
+                let seqs = some.iter().map(|event| event.seq).collect();
+                log = self.erase(
+                    Erasure { person: self.person.clone(), events: seqs, files },
+                    some,
+                    &mut erased,
+                )?;
+            }
+            // An event that was put back while the search passed it may have been missed.
+            if Reader::open(&self.config.outbox.path)?.counts()?.totals.requeued == before {
+                break;
+            }
+        }
+        Ok((erased, log))
+    }
+
+    fn erase(
+        &self,
+        erasure: Erasure,
+        found: &[EventReference],
+        receipt: &mut Vec<ReceiptEvent>,
+    ) -> Result<Option<String>, CliError> {
+        let report = carry_out(self.context, self.config, self.asker, &Command::Erase(erasure))?;
+        let Report::Erased(Erased { events, is_log_empty, log_held_by }) = report else {
+            return Err(wrong_report());
+        };
+        let mut last: HashMap<i64, _> = events.into_iter().map(|event| (event.seq, event)).collect();
+        for event in found {
+            // One that has expired meanwhile is as it was found.
+            let mut erased = ReceiptEvent::from(event.clone());
+            if let Some(last) = last.remove(&event.seq) {
+                (erased.state, erased.settled_at) = (last.state.as_str(), last.settled_at);
+                if last.is_in_flight && last.state != State::Delivered {
+                    erased.state = IN_FLIGHT;
+                }
+            }
+            receipt.push(erased);
+        }
+        let who = match log_held_by.as_slice() {
+            [] => "another process reads it".to_owned(),
+            [pid, ..] => format!("process {pid} reads it"),
+        };
+        let path = self.config.outbox.path.display();
+        let sentence = || format!("{path}-wal could not be emptied, because {who}; run erase again");
+        Ok((!is_log_empty).then(sentence))
+    }
 }
 
 /// Prints what would be erased. Events that were delivered a moment ago may be called pending still.
@@ -207,7 +311,7 @@ fn dry_run(
         rejected: names_of(&rejected),
         suppressed: false,
         left: waiting.unread.into_iter().chain(unread).chain(damaged_outboxes(config)).collect(),
-        events,
+        events: events.into_iter().map(ReceiptEvent::from).collect(),
     };
     receipt.print(args.json, true, "")?;
     Ok(ExitCode::Success)
@@ -377,11 +481,13 @@ fn damaged_outboxes(config: &Config) -> Vec<String> {
 }
 
 fn render(receipt: &Receipt, is_running: bool, may_return: &str, width: Option<usize>) -> String {
-    let in_state = |state: State| receipt.events.iter().filter(|event| event.state == state).count() as u64;
+    let in_state = |state: &str| receipt.events.iter().filter(|event| event.state == state).count() as u64;
     let states: Vec<String> = State::ALL
         .into_iter()
-        .filter(|state| in_state(*state) > 0)
-        .map(|state| format!("{} {}", grouped(in_state(state)), state.as_str()))
+        .map(State::as_str)
+        .chain([IN_FLIGHT])
+        .filter(|state| in_state(state) > 0)
+        .map(|state| format!("{} {}", grouped(in_state(state)), state.replace('_', " ")))
         .collect();
     let states = if states.is_empty() { String::new() } else { format!(": {}", states.join(", ")) };
     let mut lines = LabelledLines::new(width);
@@ -403,18 +509,21 @@ fn render(receipt: &Receipt, is_running: bool, may_return: &str, width: Option<u
     let title = if receipt.dry_run { "would erase" } else { "erased" };
     let mut text = format!("{}\n{lines}", styled(BOLD, format!("{title} {}", escaped(&receipt.person))));
     let paragraph = |sentence: &str| format!("\n  {}\n", indented(sentence, 2, width));
-    let delivered: Vec<&EventReference> =
-        receipt.events.iter().filter(|event| event.state == State::Delivered).collect();
-    if !delivered.is_empty() {
-        text += &paragraph("Koala has accepted these events; ask it to erase them too:");
-    }
-    for event in delivered {
-        let at = event.settled_at.unwrap_or(event.received_at);
-        let name = event.event.as_deref().or(event.kind.as_deref()).unwrap_or("-");
-        text += &format!("    {at}  {}  {}\n", escaped(&event.message_id), escaped(name));
-    }
-    if is_running && !receipt.dry_run && in_state(State::Pending) > 0 {
-        text += &paragraph("Koala may also have accepted events that were being sent at this moment.");
+    for (state, sentence) in [
+        (State::Delivered.as_str(), "Koala has accepted these events; ask it to erase them too:"),
+        (
+            IN_FLIGHT,
+            "Koala may have accepted these events, whose requests got no answer; ask it to erase them too:",
+        ),
+    ] {
+        if in_state(state) > 0 {
+            text += &paragraph(sentence);
+        }
+        for event in receipt.events.iter().filter(|event| event.state == state) {
+            let at = event.settled_at.unwrap_or(event.received_at);
+            let name = event.event.as_deref().or(event.kind.as_deref()).unwrap_or("-");
+            text += &format!("    {at}  {}  {}\n", escaped(&event.message_id), escaped(name));
+        }
     }
     for sentence in &receipt.left {
         text += &paragraph(&format!("not erased: {}", escaped(sentence)));

@@ -185,6 +185,7 @@ fn outbox_exit_code(error: &OutboxError) -> ExitCode {
         OutboxError::Held { .. } | OutboxError::Full { .. } | OutboxError::TooManyFiles { .. } => {
             ExitCode::TryAgain
         }
+        OutboxError::NotWritable { fix: None, .. } => ExitCode::NoPermission,
         OutboxError::Missing { .. } => ExitCode::NotFound,
         OutboxError::OlderSchema { .. }
         | OutboxError::NewerSchema { .. }
@@ -194,7 +195,9 @@ fn outbox_exit_code(error: &OutboxError) -> ExitCode {
         OutboxError::Denied { .. } => ExitCode::NoPermission,
         OutboxError::Closed => ExitCode::Bug,
         transient if transient.is_transient() => ExitCode::TryAgain,
-        OutboxError::ReadOnly { .. }
+        OutboxError::NotWritable { .. }
+        | OutboxError::Locked { .. }
+        | OutboxError::ReadOnly { .. }
         | OutboxError::Io { .. }
         | OutboxError::FilesReplaced { .. }
         | OutboxError::Damaged { .. }

@@ -3,6 +3,7 @@
 //! Each command is a module with its arguments and a `run` function that answers. The other modules are shared by
 //! the commands: errors and exit codes, output, permissions, events from any form of input.
 
+mod ask;
 mod check;
 mod completions;
 mod context;

@@ -2,25 +2,28 @@
 
 use super::{CliError, CommandContext, ExitCode, output::escaped};
 use crate::config::{Config, Scope};
+use crate::outbox::SERVICE_USER;
 use nix::unistd::{Gid, Uid, User, setgid, setuid};
 use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt;
 
-/// The user that the packaged service runs as.
-const SERVICE_USER: &str = "koala-agent";
-
-/// The user that the agent runs as: the owner of the outbox, or of the folder in which it will be created. `None`: the
-/// folder is hidden from the user of this process, who is therefore another one.
+/// The user that the agent runs as: the owner of the folder of the outbox, or of the folder in which it will be created.
+/// Not that of the outbox, which root may have put back. `None`: the folder is hidden from the user of this process, who
+/// is therefore another one.
 pub fn service_user(config: &Config) -> Option<Uid> {
     let by_name = || User::from_name(SERVICE_USER).ok().flatten().map(|user| user.uid);
-    for (up, path) in config.outbox.path.ancestors().enumerate() {
+    for (up, path) in config.outbox.path.ancestors().enumerate().skip(1) {
         // systemd creates the state folder when the service first starts.
         let future_owner = (up > 1 && config.scope == Scope::System).then(by_name).flatten();
         if future_owner.is_some() {
             return future_owner;
         }
         match fs::metadata(path) {
+            // systemd would give it to the service at its next start.
+            Ok(meta) if meta.uid() == 0 && config.scope == Scope::System => {
+                return Some(by_name().unwrap_or(Uid::from_raw(0)));
+            }
             Ok(meta) => return Some(Uid::from_raw(meta.uid())),
             Err(e) if e.kind() == ErrorKind::NotFound => {}
             Err(_) => return None,

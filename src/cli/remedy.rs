@@ -178,7 +178,12 @@ pub fn remedy(code: Code, config: &Config) -> Option<Remedy> {
         Code::OwnerShare => Remedy::text(format!(
             "wait until events have been delivered, or raise outbox.max_bytes in {file}; others' files are taken"
         )),
-        Code::Locked => Remedy::text("stop the other process that the reason names"),
+        Code::Locked => {
+            Remedy::text("stop the other process that the reason names; the agent then goes on by itself")
+        }
+        Code::NotWritable => Remedy::text(
+            "run, as root, the command that the reason ends with; the agent then goes on by itself",
+        ),
         Code::MinFree => {
             Remedy::text(format!("free space on the file system of {}", config.outbox.path.display()))
         }

@@ -1,29 +1,21 @@
 //! `koala-agent retry`: makes settled events pending again, and puts rejected files back into the spool.
 
+use super::ask::{asker, carry_out, wrong_report};
 use super::context::agent_command;
 use super::list::{parse_reason_code, parse_state};
 use super::output::{self, counted, escaped};
-use super::permission::may_change;
+use super::permission::{become_service, may_change};
 use super::time::TimeArgument;
 use super::{CliError, CommandContext, ExitCode};
-use crate::agent::disposition;
-use crate::clock::Timestamp;
 use crate::config::Config;
-use crate::event::Event;
-use crate::item::Disposition;
-use crate::outbox::{Admin, EventFilter, NewItem, Retained, State};
+use crate::outbox::{Command, EventFilter, EventOutcome, EventReport, Report, Retried, State};
 use crate::reason::{Code, Reason};
 use crate::spool::{RejectedFolder, SpoolError};
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{ArgGroup, Args};
-use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
-
-/// The most events that one transaction changes, so that the commits of a running agent do not wait longer for it than
-/// for its own.
-const MAX_PER_TRANSACTION: usize = 1_000;
 
 /// Make failed or skipped events pending again, or put rejected files back into the spool
 ///
@@ -78,102 +70,62 @@ pub fn run(context: &CommandContext, args: RetryArgs) -> Result<ExitCode, CliErr
     if !args.rejected.is_empty() {
         return put_files_back(&config, &args.rejected);
     }
-    let mut admin = Admin::open(&config.outbox)?;
-    if !args.message_ids.is_empty() {
-        return retry_ids(&mut admin, &config, &args.message_ids, context.clock.now());
-    }
-    let filter = EventFilter {
-        states: args.state,
-        reason: args.reason.map(|code| code.as_str().to_owned()),
-        since: args.since.map(|time| time.resolve(context.clock.now())),
-        ..EventFilter::default()
+    let asker = asker(context);
+    become_service(&config)?;
+    let command = match args.message_ids.is_empty() {
+        false => Command::Retry(args.message_ids),
+        true => Command::RetryAll(EventFilter {
+            states: args.state,
+            reason: args.reason.map(|code| code.as_str().to_owned()),
+            since: args.since.map(|time| time.resolve(context.clock.now())),
+            ..EventFilter::default()
+        }),
     };
-    retry_matching(&mut admin, &config, &filter, context.clock.now())
-}
-
-/// The row to requeue, and its items under the mappings in force; or why it still cannot be sent.
-fn remapped(config: &Config, event: &Retained) -> Result<(i64, Vec<NewItem>), Reason> {
-    let parsed = Event::parse(&event.body).map_err(|flaw| Reason::new(flaw.code, flaw.to_string()))?;
-    match disposition(&config.mappings, &parsed, &event.message_id, event.spooled_at) {
-        Disposition::Send(items) => Ok((event.seq, items)),
-        Disposition::Skip(reason) | Disposition::Fail(reason) => Err(reason),
+    match carry_out(context, &config, &asker, &command)? {
+        Report::Events(events) => print_events(&events),
+        Report::Retried(retried) => print_retried(&config, &retried),
+        _ => Err(wrong_report()),
     }
 }
 
-fn retry_matching(
-    admin: &mut Admin,
-    config: &Config,
-    filter: &EventFilter,
-    now: Timestamp,
-) -> Result<ExitCode, CliError> {
-    let total = admin.reader().events().list(filter, 0)?.total;
-    let (mut after, mut examined, mut requeued) = (0, 0, 0);
-    let mut unsendable: BTreeMap<(Code, String), u64> = BTreeMap::new();
-    loop {
-        let page = admin.reader().events().all_retained(filter, after, MAX_PER_TRANSACTION)?;
-        let Some(last) = page.last() else { break };
-        (after, examined) = (last.seq, examined + page.len() as u64);
-        let mut rows = Vec::with_capacity(page.len());
-        for event in &page {
-            match remapped(config, event) {
-                Ok(row) => rows.push(row),
-                Err(reason) => *unsendable.entry((reason.code, reason.text)).or_default() += 1,
-            }
-        }
-        requeued += admin.requeue(&rows, now)?;
+fn print_retried(config: &Config, retried: &Retried) -> Result<ExitCode, CliError> {
+    let mut text = format!("{} pending again\n", counted(retried.requeued, "event"));
+    for (reason, events) in &retried.unsendable {
+        text += &format!("{} still cannot be sent: {}\n", counted(*events, "event"), escaped(reason));
     }
-    if examined == 0 {
-        // An agent that waits for the receiver is to try it now, even if no event has changed.
-        admin.requeue(&[], now)?;
+    if retried.total > retried.examined {
+        let gone = counted(retried.total - retried.examined, "event");
+        text += &format!("{gone} unchanged: the body is not kept any more\n");
     }
-    let mut text = format!("{} pending again\n", counted(requeued, "event"));
-    for ((code, reason), events) in unsendable {
-        text += &format!("{} still cannot be sent: {code}: {}\n", counted(events, "event"), escaped(&reason));
-    }
-    if total > examined {
-        text += &format!("{} unchanged: the body is not kept any more\n", counted(total - examined, "event"));
-    }
-    if total == 0 {
+    if retried.total == 0 {
         text += &format!("no event matches; see {}\n", agent_command(config, "status"));
     }
     output::print(&text)?;
     Ok(ExitCode::Success)
 }
 
-fn retry_ids(
-    admin: &mut Admin,
-    config: &Config,
-    ids: &[String],
-    now: Timestamp,
-) -> Result<ExitCode, CliError> {
-    let (mut text, mut rows, mut exit_code) = (String::new(), Vec::new(), ExitCode::Success);
-    for id in ids {
-        let printed_id = escaped(id);
-        match admin.reader().events().retained(id)? {
-            Some(Ok(event)) => match remapped(config, &event) {
-                Ok(row) => {
-                    rows.push(row);
-                    text += &format!("{printed_id}  pending again\n");
-                }
-                Err(reason) => {
-                    exit_code = first_failure(exit_code, ExitCode::BadData);
-                    let state = event.state.as_str();
-                    text += &format!("{printed_id}  still {state}: {}\n", escaped(&reason.to_string()));
-                }
-            },
-            Some(Err(State::Pending)) => text += &format!("{printed_id}  is pending already\n"),
-            Some(Err(state)) => {
-                exit_code = first_failure(exit_code, ExitCode::BadData);
-                text += &format!("{printed_id}  still {}: its body is not kept any more\n", state.as_str());
-            }
-            None => {
+fn print_events(events: &[EventReport]) -> Result<ExitCode, CliError> {
+    let (mut text, mut exit_code) = (String::new(), ExitCode::Success);
+    for event in events {
+        let outcome = match &event.outcome {
+            EventOutcome::Unknown => {
                 exit_code = ExitCode::NotFound;
-                text += &format!("{printed_id}  no event has this messageId\n");
+                "no event has this messageId".to_owned()
             }
-        }
+            EventOutcome::Unsendable(state, code, text) => {
+                exit_code = first_failure(exit_code, ExitCode::BadData);
+                let reason = Reason::new(*code, text.clone()).to_string();
+                format!("still {}: {}", state.as_str(), escaped(&reason))
+            }
+            EventOutcome::BodyGone(state) => {
+                exit_code = first_failure(exit_code, ExitCode::BadData);
+                format!("still {}: its body is not kept any more", state.as_str())
+            }
+            EventOutcome::Pending => "is pending already".to_owned(),
+            _ => "pending again".to_owned(),
+        };
+        text += &format!("{}  {outcome}\n", escaped(&event.message_id));
     }
-    // An agent that waits for the receiver is to try it now, even if no event has changed.
-    admin.requeue(&rows, now)?;
     output::print(&text)?;
     Ok(exit_code)
 }

@@ -3,7 +3,7 @@
 use super::output::hint;
 use super::remedy::spool_remedy;
 use super::{CliError, CommandContext, ExitCode};
-use crate::agent::{Agent, StartError};
+use crate::agent::{Agent, StartError, publish_given_up, publish_waiting};
 use crate::config::{Config, ConfigError, Scope, load};
 use crate::limits;
 use crate::spool::SpoolError;
@@ -22,7 +22,7 @@ use tokio::time::{Instant, timeout};
 const STOP_TIMEOUT: Duration = Duration::from_millis(9_500);
 /// The interval at which a missing key is looked for.
 const KEY_INTERVAL: Duration = Duration::from_secs(30);
-/// The interval at which a start is tried again that failed for want of disk space.
+/// The interval at which a start is tried again that failed for want of disk space, or of the right to write.
 const START_RETRY: Duration = Duration::from_secs(5);
 /// The extension of the start timeout, in microseconds, that each of these tries asks of the service manager: several
 /// times the interval.
@@ -199,31 +199,35 @@ async fn serve(context: &CommandContext, config: Config, log: &Log) -> Result<Ex
     Ok(ExitCode::Success)
 }
 
-/// Starts the agent as soon as there is room for its outbox: ending, to be restarted by systemd, would not help, and the
+/// Starts the agent as soon as its outbox can be written: ending, to be restarted by systemd, would not help, and the
 /// reason would be harder to find. `None`: a signal stopped it before.
 async fn start(
     config: &Config,
     context: &CommandContext,
     stop: &mut [Signal; 2],
 ) -> Result<Option<Agent>, StartError> {
-    let mut is_logged = false;
+    let (mut logged, since) = (String::new(), context.clock.now());
     loop {
         match Agent::start(config.clone(), context.clock.clone()).await {
             Err(e) if e.is_transient() => {
-                if !is_logged {
+                let line = format!("waiting to start: {e}");
+                if logged != line {
                     tracing::warn!(
                         "{e}; files wait in the spool, the start is tried again every {START_RETRY:?}"
                     );
-                    is_logged = true;
+                    logged.clone_from(&line);
                 }
-                let line = format!("waiting to start: {e}");
+                publish_waiting(config, since, context.clock.now(), &e);
                 notify_manager(&[
                     NotifyState::Status(&line),
                     NotifyState::ExtendTimeoutUsec(START_EXTENSION),
                 ]);
                 tokio::select! {
                     () = tokio::time::sleep(START_RETRY) => {}
-                    () = received(stop) => return Ok(None),
+                    () = received(stop) => {
+                        publish_given_up(config, context.clock.now());
+                        return Ok(None);
+                    }
                 }
             }
             started => return started.map(Some),

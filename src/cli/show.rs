@@ -10,7 +10,7 @@ use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::event::{Event, MessageId, json::pretty};
 use crate::item::Disposition;
-use crate::outbox::{Acceptance, Attempt, Detail, Listed, Reader, State};
+use crate::outbox::{Acceptance, Act, Attempt, Detail, Listed, Reader, State};
 use crate::reason::{Code, Reason};
 use crate::spool::{Format, REJECTED, format_of, user_name};
 use crate::status::{DestinationState, Status};
@@ -48,6 +48,8 @@ struct ShownEvent {
     spooled_at: Timestamp,
     /// The answers, the one that accepted the event last.
     history: Vec<Attempt>,
+    /// What was done to the event by hand, the first first.
+    acts: Vec<Act>,
     /// When a pending event is sent.
     next: Option<NextAttempt>,
     /// The requests under the mappings in force, while the body is kept.
@@ -77,7 +79,17 @@ pub fn run(context: &CommandContext, args: &ShowArgs) -> Result<ExitCode, CliErr
     let now = context.clock.now();
     let reader = Reader::open(&config.outbox.path)?;
     let Some(detail) = reader.events().show(&args.message_id)? else {
-        return Err(unknown_id(&config, &args.message_id));
+        return Err(match reader.events().is_remembered(&args.message_id)? {
+            true => CliError::new(
+                ExitCode::NotFound,
+                format!(
+                    "the event {} was delivered or skipped, and only its id is left: the history of others takes all \
+                     the room there is for it (a quarter of outbox.max_bytes)",
+                    args.message_id
+                ),
+            ),
+            false => unknown_id(&config, &args.message_id),
+        });
     };
     let next = match State::parse(&detail.row.state) {
         Some(State::Pending) => {
@@ -85,7 +97,8 @@ pub fn run(context: &CommandContext, args: &ShowArgs) -> Result<ExitCode, CliErr
         }
         _ => None,
     };
-    let event = shown_event(&config, detail, next);
+    let acts = Act::on_event(&reader, detail.row.seq)?;
+    let event = shown_event(&config, detail, acts, next);
     output::print(&match args.json {
         true => serde_json::to_string_pretty(&event).map_err(std::io::Error::from)? + "\n",
         false => render(&event, terminal_width()),
@@ -93,14 +106,14 @@ pub fn run(context: &CommandContext, args: &ShowArgs) -> Result<ExitCode, CliErr
     Ok(ExitCode::Success)
 }
 
-fn shown_event(config: &Config, detail: Detail, next: Option<NextAttempt>) -> ShownEvent {
+fn shown_event(config: &Config, detail: Detail, acts: Vec<Act>, next: Option<NextAttempt>) -> ShownEvent {
     let Detail { row, spooled_at, body, attempts: mut history, acceptance } = detail;
     history.extend(acceptance.map(accepted));
     let id = MessageId::from_stored(row.message_id.clone());
     let event = body.as_deref().and_then(|body| Event::parse(body).ok());
     let preview = event.map(|event| EventPreview::of(&config.mappings, &event, &id, spooled_at));
     let body = body.and_then(|body| RawValue::from_string(body).ok());
-    ShownEvent { row, spooled_at, history, next, preview, body }
+    ShownEvent { row, spooled_at, history, acts, next, preview, body }
 }
 
 /// The answer that accepted the event, as the history has it.
@@ -183,6 +196,10 @@ fn render(event: &ShownEvent, width: Option<usize>) -> String {
         lines.add_below(format_args!("{}  {}", attempt.at, escaped(printed)));
         last_printed = reason;
     }
+    for (n, act) in event.acts.iter().enumerate() {
+        let line = act_line(act);
+        if n == 0 { lines.add("by hand", line) } else { lines.add_below(line) }
+    }
     if let Some(next) = &event.next {
         lines.add("next", &next.sentence);
         // One answer is "refused" in an attempt, and "refuses_all" of the destination.
@@ -221,6 +238,18 @@ fn render(event: &ShownEvent, width: Option<usize>) -> String {
         text += &block("warning", warning);
     }
     text
+}
+
+/// What was done by hand, as in `discarded by root (sudo: ana) at 2026-01-02T03:04:05Z`.
+fn act_line(act: &Act) -> String {
+    let what = match act.kind.as_str() {
+        "retry" => "put back",
+        "discard" => "discarded",
+        other => other,
+    };
+    let user = act.asker.user.clone().unwrap_or_else(|| format!("uid {}", act.asker.uid));
+    let sudo = act.asker.sudo.as_ref().map(|name| format!(" (sudo: {})", escaped(name))).unwrap_or_default();
+    format!("{what} by {}{sudo} at {}", escaped(&user), act.at)
 }
 
 fn text_block(title: &str, content: &str, width: Option<usize>) -> String {

@@ -4,16 +4,14 @@
 use super::permission::{become_service, may_change};
 use super::status_check::{AgeLimits, CheckResult};
 use super::{CliError, CommandContext, ExitCode, output, status_text, unreadable};
+use crate::agent::never_started;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, Scope};
 use crate::disk;
-use crate::outbox::{OutboxError, Reader, WaitingEvent, holder};
+use crate::outbox::{OutboxError, Reader, WaitingEvent, forecast, holder, is_lock_hidden};
 use crate::reason::{Code, NO_KEY, Reason};
 use crate::spool::{REJECTED, SpoolError, format_of, is_finished_name, is_reason_name};
-use crate::status::{
-    AgentStatus, DestinationStatus, Incident, IntakeState, IntakeStatus, SCHEMA, SpoolStatus, Status,
-    WaitingPerson,
-};
+use crate::status::{DestinationStatus, Incident, IntakeState, IntakeStatus, Status, WaitingPerson};
 use clap::Args;
 use nix::errno::Errno;
 use nix::sys::signal::kill;
@@ -119,17 +117,16 @@ pub fn wrong_usage() -> ExitCode {
 pub fn current_status(config: &Config, now: Timestamp) -> Status {
     let published = published_status(config);
     let published_at = published.as_ref().map(|status| status.now);
-    let published_alive =
-        published.as_ref().filter(|status| is_publisher_alive(status)).and_then(|status| status.agent.pid);
+    let pid = agent_pid(config, published.as_ref());
     let mut status = published.unwrap_or_else(|| never_started(config));
     (status.now, status.published_at) = (now, published_at);
     status.config.clone_from(&config.path);
     status.outbox.path.clone_from(&config.outbox.path);
 
-    let is_readable = read_outbox(&mut status, config);
-    let holder = holder(&config.outbox.path).and_then(|pid| u32::try_from(pid).ok());
-    // A user who can read the outbox can see its lock; for others there is only the published process.
-    let pid = if is_readable { holder } else { published_alive };
+    if pid.is_none() {
+        tell_forecast(&mut status, config);
+    }
+    read_outbox(&mut status, config);
     if pid.is_none() {
         correct_for_stopped_agent(&mut status, config, published_at);
     }
@@ -142,6 +139,21 @@ pub fn current_status(config: &Config, now: Timestamp) -> Status {
     status
 }
 
+/// The pid of the agent that runs with this configuration, as far as this user can see it.
+pub fn running_agent(config: &Config) -> Option<u32> {
+    agent_pid(config, published_status(config).as_ref())
+}
+
+/// The lock says which agent runs. Who may not open it goes by what the agent has published; so does everybody for an agent
+/// that waits to open the outbox.
+fn agent_pid(config: &Config, published: Option<&Status>) -> Option<u32> {
+    let path = &config.outbox.path;
+    let holder = holder(path).and_then(|pid| u32::try_from(pid).ok());
+    let counts = |status: &&Status| status.agent.waits_to_start || is_lock_hidden(path);
+    let alive = || published.filter(counts).filter(|status| is_publisher_alive(status))?.agent.pid;
+    holder.or_else(alive)
+}
+
 /// The status that the agent published last; the whole of it where this user may read that.
 fn published_status(config: &Config) -> Option<Status> {
     let (public, private) = (Status::read(&config.status_file), Status::read(&config.private_status_file));
@@ -149,34 +161,15 @@ fn published_status(config: &Config) -> Option<Status> {
     private.filter(|private| public.as_ref().is_none_or(|public| private.now >= public.now)).or(public)
 }
 
-/// The status before the agent's first start.
-fn never_started(config: &Config) -> Status {
-    Status {
-        schema: SCHEMA,
-        now: Timestamp(0),
-        published_at: None,
-        config: config.path.clone(),
-        config_in_force: None,
-        agent: AgentStatus {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            running: false,
-            pid: None,
-            since: None,
-            log_lines_dropped: 0,
-        },
-        spool: SpoolStatus { dir: config.spool.dir.clone(), ..SpoolStatus::default() },
-        intake: IntakeStatus { state: IntakeState::Open, reason: None },
-        outbox: crate::status::OutboxStatus { max_bytes: config.outbox.max_bytes, ..Default::default() },
-        clock_step: None,
-        clock_ahead_seconds: None,
-        reasons: Vec::new(),
-        destination: DestinationStatus::unknown(config.koala.endpoint.clone()),
-        longest_waiting: Vec::new(),
+/// Says what the next start of the agent will tell of its files.
+fn tell_forecast(status: &mut Status, config: &Config) {
+    if let Ok(Some(text)) = forecast(&config.outbox.path) {
+        status.outbox.incident = Some(Incident { at: status.now, text, files: None });
     }
 }
 
-/// Reads the current counts. Returns whether this user may read them.
-fn read_outbox(status: &mut Status, config: &Config) -> bool {
+/// Reads the current counts, if this user may.
+fn read_outbox(status: &mut Status, config: &Config) {
     let path = &config.outbox.path;
     status.outbox.disk_free = disk::space_of(path).map(|disk| disk.free);
     let read = || {
@@ -194,15 +187,17 @@ fn read_outbox(status: &mut Status, config: &Config) -> bool {
                 let text = format!("{e}; the agent recovers what can be read when it starts");
                 status.outbox.incident = Some(Incident { at: status.now, text, files: None });
             }
-            return false;
+            return;
         }
     };
     status.longest_waiting = waiting.into_iter().map(|event| waiting_person(event, status.now)).collect();
-    status.outbox.incident = incident;
+    // What is found now is newer.
+    if status.outbox.incident.as_ref().is_none_or(|found| found.at != status.now) {
+        status.outbox.incident = incident;
+    }
     status.clock_step = clock_step;
     status.outbox.bytes = bytes;
     counts.show_in(status);
-    true
 }
 
 fn waiting_person(event: WaitingEvent, now: Timestamp) -> WaitingPerson {
@@ -286,10 +281,16 @@ impl FileCount {
 pub fn is_publisher_alive(status: &Status) -> bool {
     let Some(pid) = status.agent.pid.filter(|_| status.agent.running) else { return false };
     let Ok(raw) = i32::try_from(pid) else { return false };
-    if !matches!(kill(Pid::from_raw(raw), None), Ok(()) | Err(Errno::EPERM)) {
+    if !matches!(kill(Pid::from_raw(raw), None), Ok(()) | Err(Errno::EPERM)) || is_zombie(pid) {
         return false;
     }
     process_start(pid).is_none_or(|start| start <= status.now.plus(CLOCK_SLACK))
+}
+
+/// Whether the process has ended, and only waits for its parent to hear of it (proc(5): field 3 of stat).
+fn is_zombie(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('Z'))
 }
 
 /// The start of a process, where there is /proc (proc(5): field 22 of stat, in hundredths of a second since boot).
@@ -322,7 +323,7 @@ mod tests {
             (true, None, Timestamp(i64::MAX), false),
             (true, Some(i32::MAX as u32), Timestamp(i64::MAX), false),
         ] {
-            status.agent = AgentStatus { running, pid, ..status.agent };
+            status.agent = crate::status::AgentStatus { running, pid, ..status.agent };
             status.now = now;
             assert_eq!(is_publisher_alive(&status), want, "{:?} at {now}", status.agent);
         }

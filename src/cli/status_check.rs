@@ -186,7 +186,7 @@ fn perfdata(status: &Status, limits: AgeLimits) -> String {
         outbox.failed,
         known(spool.rejected_files),
         known(spool.waiting_files),
-        outbox.needed_bytes(),
+        outbox.needed_bytes,
         outbox.max_bytes
     )
 }
@@ -210,7 +210,7 @@ mod tests {
                       "rejected_files": 0, "duplicates": 0, "scanned_at": null},
             "intake": {"state": "open", "reason": null},
             "outbox": {"path": "/o.db", "pending": 3, "delivered": 7, "skipped": 0, "failed": 0, "discarded": 0,
-                       "oldest_pending": null, "oldest_pending_seconds": 4, "bytes": 10, "max_bytes": 100,
+                       "oldest_pending": null, "oldest_pending_seconds": 4, "bytes": 10, "needed_bytes": 10, "max_bytes": 100,
                        "disk_free": 1},
             "reasons": [],
             "destination": {"kind": "koala", "endpoint": "https://koala.test", "state": "online", "since": null,
@@ -266,7 +266,7 @@ mod tests {
                 },
                 "CRITICAL - no files are read (min_free)",
             ),
-            (|s| s.outbox.bytes = 100, "CRITICAL - the outbox is full"),
+            (|s| s.outbox.needed_bytes = 100, "CRITICAL - the outbox is full"),
             (
                 |s| destination(s, Refused, 61, Code::KeyRefused),
                 "CRITICAL - the receiver has refused events for 1 h 1 min (key_refused)",

@@ -145,7 +145,7 @@ fn is_missing(dir: &Path) -> bool {
 
 /// Whether the outbox has reached its limit, so that the next file is not read even if none has had to wait yet.
 pub fn is_full(outbox: &OutboxStatus) -> bool {
-    outbox.max_bytes > 0 && outbox.needed_bytes() >= outbox.max_bytes
+    outbox.max_bytes > 0 && outbox.needed_bytes >= outbox.max_bytes
 }
 
 fn intake(status: &Status, lines: &mut LabelledLines) {
@@ -177,7 +177,14 @@ fn outbox(status: &Status, config: &Config, lines: &mut LabelledLines) {
         Some(free) => format!("{} free on its disk", Bytes(free)),
         None => "the free space on its disk is not known".to_owned(),
     };
-    lines.add_below(format_args!("{} of {} used; {free}", Bytes(outbox.bytes), Bytes(outbox.max_bytes)));
+    let (needed, limit) = (Bytes(outbox.needed_bytes), Bytes(outbox.max_bytes));
+    lines.add_below(format_args!("{needed} of {limit} used by waiting and failed events; {free}"));
+    if let Some(since) = outbox.history_since
+        && status.now.since(since) < config.outbox.keep_delivered
+    {
+        let since = time_and_age(since, status.now);
+        lines.add_below(format_args!("for want of room, the history of delivered events begins {since}"));
+    }
     if let Some(since) = outbox.ids_remembered_since
         && status.now.since(since) < config.outbox.keep_delivered
     {

@@ -43,6 +43,8 @@ enum WaitState {
 struct Outcome {
     delivered: u64,
     skipped: u64,
+    /// Of these only the ids are left, for want of room: they were delivered or skipped.
+    remembered: u64,
 }
 
 impl fmt::Display for Outcome {
@@ -50,6 +52,13 @@ impl fmt::Display for Outcome {
         write!(f, "{} delivered", counted(self.delivered, "event"))?;
         if self.skipped > 0 {
             write!(f, ", {} skipped", grouped(self.skipped))?;
+        }
+        if self.remembered > 0 {
+            write!(
+                f,
+                ", {} delivered or skipped, which the history has no room for",
+                grouped(self.remembered)
+            )?;
         }
         Ok(())
     }
@@ -94,7 +103,7 @@ impl Waiter {
             };
             match state {
                 WaitState::Settled(failures) if failures.is_empty() => {
-                    if outcome.delivered + outcome.skipped > 0 {
+                    if outcome.delivered + outcome.skipped + outcome.remembered > 0 {
                         hint(&outcome);
                     }
                     return Ok(ExitCode::Success);
@@ -166,7 +175,7 @@ fn outbox_state<'a>(
     loop {
         let mut next = ids.clone();
         let Some(id) = next.next() else { return Ok(WaitState::Settled(std::mem::take(failures))) };
-        // An event without a row was rejected, which is in `failures` already.
+        // An event of which nothing is known was rejected, which is in `failures` already.
         if let Some(detail) = reader.events().show(id)? {
             let row = detail.row;
             let reason =
@@ -182,6 +191,8 @@ fn outbox_state<'a>(
                 "discarded" => failures.push(format!("{} was discarded by hand", escaped(id))),
                 _ => {}
             }
+        } else if reader.events().is_remembered(id)? {
+            outcome.remembered += 1;
         }
         *ids = next;
     }

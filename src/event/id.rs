@@ -68,8 +68,11 @@ impl fmt::Display for MessageId {
 ///
 /// Two texts have the same digest if they differ only in white space, in the order and spelling of the top-level names,
 /// or in `sentAt`, `receivedAt` and `_metadata`. The last of duplicate names counts. Nested values count as written.
+///
+/// Only events of one id are compared, so 64 bits of a SHA-256 tell them apart: two that differ have the same digest once in
+/// 2^64 times. It is kept of every delivered event, and each byte counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Digest([u8; 16]);
+pub struct Digest([u8; 8]);
 
 impl Digest {
     /// The event as one compact text, and its digest. Both in one go: each value is searched for white space once.
@@ -90,17 +93,18 @@ impl Digest {
                 content.compact_member_with_key(&member.canonical_key(), &compact[value.clone()]);
             }
         }
-        let digest = Digest(first_half(Sha256::digest(content.finish()).into()));
-        (compact, digest)
+        let mut digest = [0; 8];
+        digest.copy_from_slice(&Sha256::digest(content.finish())[..8]);
+        (compact, Digest(digest))
     }
 
     /// A digest that was stored by [`Digest::to_bytes`].
-    pub fn from_bytes(bytes: [u8; 16]) -> Digest {
+    pub fn from_bytes(bytes: [u8; 8]) -> Digest {
         Digest(bytes)
     }
 
     /// The digest as bytes to be stored.
-    pub fn to_bytes(self) -> [u8; 16] {
+    pub fn to_bytes(self) -> [u8; 8] {
         self.0
     }
 }

@@ -1,42 +1,49 @@
-//! Deliveries whose rows still stand in `pending`, and the compaction that moves those rows into `settled`.
+//! Acceptances whose items still stand in `queue`, and the compaction that settles those.
 //!
-//! The deliveries of one commit lie all over the queue, because events of one person are sent one after another. To
-//! move each row at once would rewrite a page or two for it. So a commit appends their numbers to the table `acks`, a
-//! few bytes each, and the rows move later in the order of the queue, each page once.
+//! The acceptances of one commit lie all over the queue, because events of one person are sent one after another. To
+//! delete each row at once would rewrite a page or two for it. So a commit appends their numbers to the table `acks`, a
+//! few bytes each, and compaction works later in the order of the queue, each page once: a short row comes into `settled`,
+//! and those of the item and of the body go. The event's row is not touched.
+//!
+//! An event that was put back into the queue keeps its number. Its row there names the last ack before that, so that an ack
+//! of its first time in the queue, which may still be in the table after a crash, does not count for the second.
 
 use super::ack_map::{Ack, AckMap};
 use super::counters::CounterChanges;
+use super::meta::{self, LAST_ACK};
 use super::retention::Retention;
 use super::row::Settled;
 use crate::clock::Timestamp;
-use rusqlite::types::ToSqlOutput;
-use rusqlite::{Connection, ToSql, params};
+use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Acks in memory, some seven bytes each, while older events still wait: as many as the sender reads ahead, so that a
 /// queue of that size is compacted once.
 const MAX_ACKS: usize = 1_500_000;
-/// Time after its delivery that a row, with the event's body, may stay in `pending` while older events wait.
-const COMPACT_AFTER: Duration = Duration::from_secs(30);
+/// Time after its delivery that an event's body may stay while older events wait. With the time until the write-ahead log
+/// is emptied, it is overwritten within half a minute.
+const COMPACT_AFTER: Duration = Duration::from_secs(10);
 
-/// The acks whose rows have not moved yet, as of the current transaction.
+/// The acks whose items are not settled yet, as of the current transaction.
 #[derive(Debug, Default)]
 pub(super) struct AckLog {
     acks: AckMap,
     /// Acks of this transaction that are not in the table yet.
     new: Vec<i64>,
-    /// Numbers in the table, including those of rows that have moved.
+    /// Numbers in the table, including those of items that are settled.
     stored: usize,
     /// The time of the oldest ack in the table.
     oldest: Option<Timestamp>,
+    /// The number of the last row of the table, or of one before it that was deleted.
+    last_n: i64,
     pass: Option<CompactionPass>,
 }
 
-/// A pass that moves all delivered rows, some in each transaction.
+/// A pass that settles all accepted items, some in each transaction.
 #[derive(Debug, Clone, Copy)]
 struct CompactionPass {
-    /// The rows before this one have moved.
+    /// The items before this one are settled.
     next: i64,
     /// Rows of the table `acks` up to this one are deleted at the end of the pass.
     upto: i64,
@@ -44,17 +51,39 @@ struct CompactionPass {
 
 impl AckLog {
     pub(super) fn load(conn: &Connection) -> Result<AckLog, rusqlite::Error> {
-        let mut log = AckLog::default();
-        each_ack(conn, |seq, ack| {
+        let last_n = meta::get(conn, LAST_ACK)?.unwrap_or_default();
+        let mut log = AckLog { last_n, ..AckLog::default() };
+        let again = queued_again(conn)?;
+        each_stored(conn, |n, id, ack| {
             log.stored += 1;
+            log.last_n = log.last_n.max(n);
             log.oldest = Some(log.oldest.map_or(ack.at, |oldest| oldest.min(ack.at)));
-            log.acks.insert(seq, ack);
+            if again.get(&id).is_none_or(|after| n > *after) {
+                log.acks.insert(id, ack);
+            }
         })?;
         Ok(log)
     }
 
-    pub(super) fn contains(&self, seq: i64) -> bool {
-        self.acks.get(seq).is_some()
+    pub(super) fn contains(&self, id: i64) -> bool {
+        self.acks.get(id).is_some()
+    }
+
+    /// Takes the ack of an item whose row in the queue is about to be settled otherwise, or was.
+    pub(super) fn take(&mut self, id: i64) -> Option<Ack> {
+        let ack = self.acks.get(id);
+        self.acks.remove(id, id + 1);
+        ack
+    }
+
+    /// The last row of the table: acks up to it do not count for an item that is queued now; 0: the table is empty.
+    pub(super) fn last_stored(&self) -> i64 {
+        if self.stored > 0 { self.last_n } else { 0 }
+    }
+
+    /// When the receiver accepted that item, while it stands in the queue.
+    pub(super) fn at(&self, id: i64) -> Option<Timestamp> {
+        self.acks.get(id).map(|ack| ack.at)
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -62,7 +91,7 @@ impl AckLog {
     }
 
     /// The lowest number above all acks.
-    pub(super) fn next_seq(&self) -> i64 {
+    pub(super) fn next_id(&self) -> i64 {
         self.acks.last().map_or(0, |last| last + 1)
     }
 
@@ -76,16 +105,16 @@ impl AckLog {
         self.pass.is_some()
     }
 
-    /// Records that a pending event is delivered. Returns whether it was not before.
-    pub(super) fn add(&mut self, seq: i64, ack: Ack) -> bool {
-        let is_new = self.acks.insert(seq, ack);
+    /// Records that a pending item is accepted. Returns whether it was not before.
+    pub(super) fn add(&mut self, id: i64, ack: Ack) -> bool {
+        let is_new = self.acks.insert(id, ack);
         if is_new {
-            self.new.push(seq);
+            self.new.push(id);
         }
         is_new
     }
 
-    /// Appends the acks of this transaction whose rows have not moved to the table: a row for each status, which is one as
+    /// Appends the acks of this transaction whose items are not settled to the table: a row for each status, which is one as
     /// a rule.
     pub(super) fn append(&mut self, conn: &Connection) -> Result<(), rusqlite::Error> {
         let mut new = std::mem::take(&mut self.new);
@@ -99,46 +128,45 @@ impl AckLog {
         for (status, (at, seqs)) in by_status {
             let text = serde_json::to_string(&seqs)
                 .map_err(|e| rusqlite::Error::ToSqlConversionFailure(e.into()))?;
-            conn.prepare_cached("INSERT INTO acks (at, seqs, status) VALUES (?, ?, ?)")?
-                .execute(params![at.0, text, status])?;
+            self.last_n += 1;
+            conn.prepare_cached("INSERT INTO acks (n, at, ids, status) VALUES (?, ?, ?, ?)")?
+                .execute(params![self.last_n, at.0, text, status])?;
             self.stored += seqs.len();
             self.oldest.get_or_insert(at);
         }
         Ok(())
     }
 
-    /// Moves delivered rows at the head of the queue; the others only in a pass, which begins when there are many acks
-    /// or old ones. Moves about `limit` rows, and at most twice as many.
+    /// Settles accepted items at the head of the queue if that `is_due`; the others only in a pass, which begins when there
+    /// are many acks or old ones. Settles about `limit` items, and at most twice as many.
     pub(super) fn compact_some(
         &mut self,
         conn: &Connection,
         retention: &Retention,
         counters: &mut CounterChanges,
+        is_due: bool,
         limit: usize,
         now: Timestamp,
     ) -> Result<(), rusqlite::Error> {
         if self.acks.is_empty() {
             return self.clear(conn);
         }
-        self.move_run(conn, retention, counters, i64::MIN, limit)?;
+        if is_due {
+            self.settle_run(conn, retention, counters, i64::MIN, limit)?;
+        }
         let is_old = self.oldest.is_some_and(|oldest| oldest <= now.minus(COMPACT_AFTER));
         if is_old || self.acks.len() > MAX_ACKS || self.stored > 2 * MAX_ACKS {
-            self.begin_pass(conn)?;
+            self.begin_pass();
         }
         self.continue_pass(conn, retention, counters, limit)
     }
 
-    /// Begins to move every row that is delivered by now, unless that has begun.
-    pub(super) fn begin_pass(&mut self, conn: &Connection) -> Result<(), rusqlite::Error> {
-        if self.pass.is_none() {
-            let upto =
-                conn.prepare_cached("SELECT coalesce(max(n), 0) FROM acks")?.query_row([], |r| r.get(0))?;
-            self.pass = Some(CompactionPass { next: i64::MIN, upto });
-        }
-        Ok(())
+    /// Begins to settle every item that is accepted by now, unless that has begun.
+    pub(super) fn begin_pass(&mut self) {
+        self.pass.get_or_insert(CompactionPass { next: i64::MIN, upto: self.last_n });
     }
 
-    /// Moves every delivered row; no acks are left.
+    /// Settles every accepted item; no acks are left.
     pub(super) fn compact_all(
         &mut self,
         conn: &Connection,
@@ -146,7 +174,7 @@ impl AckLog {
         counters: &mut CounterChanges,
     ) -> Result<(), rusqlite::Error> {
         while let Some(first) = self.acks.first_from(i64::MIN) {
-            self.move_run(conn, retention, counters, first, usize::MAX)?;
+            self.settle_run(conn, retention, counters, first, usize::MAX)?;
         }
         self.clear(conn)
     }
@@ -165,8 +193,8 @@ impl AckLog {
                 self.pass = Some(pass);
                 return Ok(());
             }
-            let (moved, next) = self.move_run(conn, retention, counters, first, left)?;
-            left -= moved.max(1);
+            let (settled, next) = self.settle_run(conn, retention, counters, first, left)?;
+            left -= settled.max(1);
             pass.next = next;
         }
         self.pass = None;
@@ -175,7 +203,7 @@ impl AckLog {
         }
         conn.prepare_cached("DELETE FROM acks WHERE n <= ?")?.execute([pass.upto])?;
         (self.stored, self.oldest) = conn
-            .prepare_cached("SELECT coalesce(sum(json_array_length(seqs)), 0), min(at) FROM acks")?
+            .prepare_cached("SELECT coalesce(sum(json_array_length(ids)), 0), min(at) FROM acks")?
             .query_row([], |r| {
                 Ok((r.get::<_, i64>(0)? as usize, r.get::<_, Option<i64>>(1)?.map(Timestamp)))
             })?;
@@ -185,14 +213,21 @@ impl AckLog {
     fn clear(&mut self, conn: &Connection) -> Result<(), rusqlite::Error> {
         if self.stored > 0 {
             conn.prepare_cached("DELETE FROM acks")?.execute([])?;
+            let is_queued_again = conn
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM queue WHERE queued_after > 0)")?
+                .query_row([], |r| r.get::<_, bool>(0))?;
+            if is_queued_again {
+                // The numbers must go on behind those that items in the queue name.
+                meta::set(conn, LAST_ACK, self.last_n)?;
+            }
         }
-        *self = AckLog::default();
+        *self = AckLog { last_n: self.last_n, ..AckLog::default() };
         Ok(())
     }
 
-    /// Moves delivered rows from the first at or after `from` up to the first that is not delivered, at most `limit`.
-    /// Returns how many have moved, and the row at which it stopped.
-    fn move_run(
+    /// Settles accepted items from the first at or after `from` up to the first that is not accepted, at most `limit`.
+    /// Returns how many were settled, and the item at which it stopped.
+    fn settle_run(
         &mut self,
         conn: &Connection,
         retention: &Retention,
@@ -200,77 +235,89 @@ impl AckLog {
         from: i64,
         limit: usize,
     ) -> Result<(usize, i64), rusqlite::Error> {
-        let keeps_body = retention.keeps_body(&Settled::Delivered);
         // Hardly an event has attempts, so they are read only if the table has any rows.
         let has_attempts = conn
             .prepare_cached("SELECT EXISTS (SELECT 1 FROM attempts)")?
             .query_row([], |r| r.get::<_, bool>(0))?;
-        let (mut run, mut next) = (None, i64::MAX);
-        let mut moved = 0;
-        let mut pending = conn.prepare_cached(
-            "SELECT seq, person, message_id, type, event, digest, file, place, owner, spooled_at, received_at,
-                    octet_length(body), body
-               FROM pending WHERE seq >= ? ORDER BY seq",
-        )?;
         let mut attempts = conn.prepare_cached("SELECT coalesce(max(n), 0) FROM attempts WHERE seq = ?")?;
-        let mut settled = conn.prepare_cached(
-            "INSERT INTO settled (seq, person, message_id, type, event, digest, file, place, owner, spooled_at,
-                                  received_at, attempts, state, settled_at, code, reason, status)
-             VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'delivered', ?, '', '', ?)",
+        let mut settle = conn.prepare_cached(
+            "INSERT INTO settled (seq, state, settled_at, attempts, code, reason, status, body_bytes)
+             VALUES (?, 'delivered', ?, ?, '', '', ?, ?) ON CONFLICT (seq) DO NOTHING",
         )?;
-        let mut bodies = conn.prepare_cached(
-            "INSERT INTO bodies (seq, state, settled_at, body) VALUES (?, 'delivered', ?, ?)",
-        )?;
-        let mut rows = pending.query([from])?;
+        let keeps_body = retention.keeps_body(&Settled::Delivered);
+        let mut body = conn.prepare_cached("SELECT octet_length(body) FROM bodies WHERE seq = ?")?;
+        let mut queue =
+            conn.prepare_cached("SELECT id, owner, bytes, seq IS NULL FROM queue WHERE id >= ? ORDER BY id")?;
+        let (mut rows, mut next) = (queue.query([from])?, i64::MAX);
+        // Between two items that follow each other in the queue may stand the bodies of other events.
+        let mut runs: Vec<(i64, i64)> = Vec::new();
+        let mut count = 0;
         while let Some(row) = rows.next()? {
-            let seq: i64 = row.get(0)?;
-            let Some(Ack { at, status }) = self.acks.get(seq).filter(|_| moved < limit) else {
-                next = seq;
+            let id: i64 = row.get(0)?;
+            let Some(Ack { at, status }) = self.acks.get(id).filter(|_| count < limit) else {
+                next = id;
                 break;
             };
-            let unchanged = |column| row.get_ref(column).map(ToSqlOutput::Borrowed);
-            let hash =
-                if keeps_body { None } else { Some(retention.person_key.hash(row.get_ref(1)?.as_str()?)) };
-            settled.raw_bind_parameter(1, seq)?;
-            match &hash {
-                Some(hash) => settled.raw_bind_parameter(2, hash)?,
-                None => settled.raw_bind_parameter(2, unchanged(1)?)?,
+            // An ack is of an event that is one item. After damage there may be an old one, from before the event became
+            // several items, or was settled: it is dropped.
+            if !row.get::<_, bool>(3)? {
+                continue;
             }
-            for column in 2..11 {
-                settled.raw_bind_parameter(column + 1, unchanged(column)?)?;
+            let before: i64 = if has_attempts { attempts.query_row([id], |r| r.get(0))? } else { 0 };
+            let kept: Option<i64> =
+                if keeps_body { body.query_row([id], |r| r.get(0)).optional()? } else { None };
+            if settle.execute(params![id, at.0, before + 1, status, kept.unwrap_or(0)])? == 0 {
+                continue;
             }
-            let before: i64 = if has_attempts { attempts.query_row([seq], |r| r.get(0))? } else { 0 };
-            settled.raw_bind_parameter(12, before + 1)?;
-            settled.raw_bind_parameter(13, at.0)?;
-            settled.raw_bind_parameter(14, status)?;
-            settled.raw_execute()?;
-            if keeps_body {
-                bodies.execute([&seq as &dyn ToSql, &at.0, &unchanged(12)?])?;
+            counters.add_queued(row.get(1)?, -row.get::<_, i64>(2)?);
+            match runs.last_mut() {
+                Some((_, last)) if *last == id - 1 => *last = id,
+                _ => runs.push((id, id)),
             }
-            counters.remove_row(row.get(8)?, row.get(11)?);
-            run = Some((run.map_or(seq, |(first, _)| first), seq));
-            moved += 1;
+            count += 1;
         }
         drop(rows);
-        if let Some((first, last)) = run {
-            conn.prepare_cached("DELETE FROM pending WHERE seq BETWEEN ? AND ?")?.execute([first, last])?;
+        let mut from_queue = conn.prepare_cached("DELETE FROM queue WHERE id BETWEEN ? AND ?")?;
+        let mut from_bodies = conn.prepare_cached("DELETE FROM bodies WHERE seq BETWEEN ? AND ?")?;
+        for run in runs {
+            from_queue.execute(run)?;
+            if !keeps_body {
+                from_bodies.execute(run)?;
+            }
         }
-        // Acks of rows that are gone, because another process has settled them, are dropped as well.
+        // Acks of items that have left the queue otherwise are dropped as well.
         self.acks.remove(from, next);
-        Ok((moved, next))
+        Ok((count, next))
     }
 }
 
-/// Calls `each` with every number in the table `acks` and its ack.
+/// The items that were put back into the queue, and the last ack before that.
+fn queued_again(conn: &Connection) -> Result<BTreeMap<i64, i64>, rusqlite::Error> {
+    conn.prepare_cached("SELECT id, queued_after FROM queue WHERE queued_after > 0")?
+        .query_map([], |r| Ok((r.get(0)?, r.get(1)?)))?
+        .collect()
+}
+
+/// Calls `each` with every accepted item whose row stands in the queue, or stood there, and its ack.
 pub(super) fn each_ack(conn: &Connection, mut each: impl FnMut(i64, Ack)) -> Result<(), rusqlite::Error> {
-    let mut acks = conn.prepare_cached("SELECT at, seqs, status FROM acks ORDER BY n")?;
+    let again = queued_again(conn)?;
+    each_stored(conn, |n, id, ack| {
+        if again.get(&id).is_none_or(|after| n > *after) {
+            each(id, ack);
+        }
+    })
+}
+
+/// Calls `each` with every number in the table `acks`, that of its row first.
+fn each_stored(conn: &Connection, mut each: impl FnMut(i64, i64, Ack)) -> Result<(), rusqlite::Error> {
+    let mut acks = conn.prepare_cached("SELECT n, at, ids, status FROM acks ORDER BY n")?;
     let mut rows = acks.query([])?;
     while let Some(row) = rows.next()? {
-        let ack = Ack { at: Timestamp(row.get(0)?), status: row.get(2)? };
-        let seqs: Vec<i64> = serde_json::from_str(row.get_ref(1)?.as_str()?).map_err(|e| {
-            rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(e))
+        let (n, ack) = (row.get(0)?, Ack { at: Timestamp(row.get(1)?), status: row.get(3)? });
+        let ids: Vec<i64> = serde_json::from_str(row.get_ref(2)?.as_str()?).map_err(|e| {
+            rusqlite::Error::FromSqlConversionFailure(2, rusqlite::types::Type::Text, Box::new(e))
         })?;
-        seqs.into_iter().for_each(|seq| each(seq, ack));
+        ids.into_iter().for_each(|id| each(n, id, ack));
     }
     Ok(())
 }

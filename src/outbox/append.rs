@@ -1,68 +1,21 @@
 //! How events come into the outbox: all of an append or none of it, and none of them twice.
 
-use super::dedup::{IdHash, hash_id};
+use super::appended::{Appended, Enqueued, FirstEvent, ReusedId};
+use super::counters::event_bytes;
+use super::destinations::KOALA;
+use super::id_segment::{IdHash, Known, hash_id};
 use super::items::EventItems;
 use super::row::{Addressee, NewEvent, NewItem, QueuedItem, Settled, State};
 use super::spool_progress::FileProgress;
-use super::store::Store;
+use super::suppression;
+use super::tables::Tables;
 use crate::clock::Timestamp;
-use crate::event::Digest;
 use crate::item::Disposition;
 use rusqlite::{OptionalExtension, params};
 
-/// The result of [`Writer::append`](super::Writer::append).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Appended {
-    /// All events are on the disk, duplicates since an earlier append.
-    Stored {
-        /// Events that are new.
-        stored: u64,
-        /// Events that were stored before.
-        duplicates: u64,
-        /// The items that wait now.
-        enqueued: Enqueued,
-    },
-    /// Nothing is stored: these events carry the id of an earlier event of other content.
-    Reused(Vec<ReusedId>),
-}
-
-/// The items that an append has made pending, so that the sender need not search for them.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Enqueued {
-    /// The lowest number that no event had before the append.
-    pub from: i64,
-    /// The lowest number that no event has after it.
-    pub to: i64,
-    /// In the order of the spool.
-    pub items: Vec<QueuedItem>,
-    /// Some were mapped by other mappings than those in force, so the ordering keys are to be renewed first.
-    pub is_stale: bool,
-}
-
-/// An event whose id an earlier event of other content has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReusedId {
-    /// The event's index in the append.
-    pub index: usize,
-    /// When the first event of that id was stored.
-    pub first_at: Timestamp,
-    /// The spool file of the first event.
-    pub first_file: String,
-    /// The uid of the owner of that file.
-    pub first_owner: Option<u32>,
-}
-
-/// The event that had an id first, as far as a later one is compared with it.
-struct First {
-    digest: Digest,
-    received_at: Timestamp,
-    file: String,
-    owner: Option<u32>,
-}
-
 /// One append, within a transaction of the store.
 pub(super) struct Append<'a> {
-    store: &'a mut Store,
+    tables: &'a mut Tables,
     now: Timestamp,
     enqueued: Enqueued,
     new_ids: Vec<IdHash>,
@@ -74,19 +27,19 @@ pub(super) struct Append<'a> {
 
 impl<'a> Append<'a> {
     /// Adds events at the end of the queue and stores how far their files are ingested, all or nothing: if an id is
-    /// reused, nothing is added. Must be called within [`Store::transaction`].
+    /// reused, nothing is added. Must be called within [`Tables::transaction`].
     pub(super) fn run(
-        store: &'a mut Store,
+        tables: &'a mut Tables,
         events: &[NewEvent],
         progress: &[FileProgress],
         now: Timestamp,
     ) -> Result<Appended, rusqlite::Error> {
-        let first_seq = store.next_seq;
-        let earlier = std::mem::take(&mut store.counters);
-        let failed_before = store.failures.len();
-        store.db.run("SAVEPOINT append")?;
+        let first_seq = tables.next_seq;
+        let earlier = std::mem::take(&mut tables.counters);
+        let failed_before = tables.failures.len();
+        tables.store.run("SAVEPOINT append")?;
         let mut append = Append {
-            store,
+            tables,
             now,
             enqueued: Enqueued { from: first_seq, ..Enqueued::default() },
             new_ids: Vec::new(),
@@ -95,90 +48,72 @@ impl<'a> Append<'a> {
             reused: Vec::new(),
         };
         append.add_all(events)?;
-        let Append { store, mut enqueued, new_ids, duplicates, created, reused, .. } = append;
+        let Append { tables, mut enqueued, new_ids, duplicates, created, reused, .. } = append;
         if !reused.is_empty() {
-            store.db.conn.execute_batch("ROLLBACK TO append; RELEASE append")?;
-            store.next_seq = first_seq;
-            store.dedup.undo_add(&new_ids);
-            store.counters = earlier;
-            store.failures.undo_to(failed_before);
+            tables.store.conn.execute_batch("ROLLBACK TO append; RELEASE append")?;
+            tables.next_seq = first_seq;
+            tables.ids.undo_add(&new_ids);
+            tables.counters = earlier;
+            tables.failures.undo_to(failed_before);
             return Ok(Appended::Reused(reused));
         }
         for file in progress {
-            file.store(&store.db.conn)?;
+            file.store(&tables.store.conn)?;
         }
-        store.db.run("RELEASE append")?;
-        store.counters.merge(earlier);
-        store.counters.add_duplicates(duplicates as i64);
-        store.counters.create(created);
-        enqueued.to = store.next_seq;
+        tables.store.run("RELEASE append")?;
+        tables.counters.merge(earlier);
+        tables.counters.add_duplicates(duplicates as i64);
+        tables.counters.create(created);
+        enqueued.to = tables.next_seq;
         if enqueued.is_stale {
-            store.keying.add_stale(&store.db.conn, enqueued.from..enqueued.to)?;
+            tables.keying.add_stale(&tables.store.conn, enqueued.from..enqueued.to)?;
         }
         Ok(Appended::Stored { stored: events.len() as u64 - duplicates, duplicates, enqueued })
     }
 
     fn add_all(&mut self, events: &[NewEvent]) -> Result<(), rusqlite::Error> {
         let ids: Vec<IdHash> = events.iter().map(|event| hash_id(&event.message_id)).collect();
-        let stored = self.store.dedup.find_all(&self.store.db.conn, &ids)?;
-        let is_suppressing = self.store.suppression().is_in_use()?;
+        let stored = self.tables.ids.find_all(&self.tables.store.conn, &ids)?;
         for (index, event) in events.iter().enumerate() {
-            let redacted = match is_suppressing {
-                true => self.store.suppression().redact(event)?,
-                false => None,
-            };
-            match self.first_with_id(ids[index], stored[index])? {
+            let known = Known { seq: self.tables.next_seq, digest: event.digest.to_bytes() };
+            // The id may also be that of an event before this one in the same append.
+            match stored[index].or_else(|| self.tables.ids.add(ids[index], known, self.now)) {
                 None => {
-                    if redacted.is_some() {
-                        let seq = self.store.next_seq;
-                        self.store.dedup.add_to_table(&self.store.db.conn, &ids[index], seq)?;
-                    }
-                    self.insert(redacted.as_ref().unwrap_or(event))?;
+                    self.new_ids.push(ids[index]);
+                    self.insert(event)?;
                 }
-                Some(first) if first.digest == event.digest => self.duplicates += 1,
-                Some(First { received_at: first_at, file: first_file, owner: first_owner, .. }) => {
-                    self.reused.push(ReusedId { index, first_at, first_file, first_owner });
+                Some(first) if first.digest == known.digest => self.duplicates += 1,
+                Some(_) if event.is_redacted() => self.add_under_own_id(event)?,
+                Some(Known { seq, .. }) => {
+                    let first = self.first_event(seq)?;
+                    self.reused.push(ReusedId { index, first });
                 }
             }
         }
         Ok(())
     }
 
-    /// The earlier event of that id, which the index finds at `stored`; if there is none, the next event gets the id.
-    fn first_with_id(&mut self, id: IdHash, stored: Option<i64>) -> Result<Option<First>, rusqlite::Error> {
-        if let Some(seq) = stored {
-            let first = self.first_at(seq)?;
-            if first.is_some() {
-                return Ok(first);
-            }
-            // The id has outlived the row: a redacted row does not hold the id as it came, so expiry did not find it.
-            self.store.dedup.remove(&self.store.db.conn, &id, seq)?;
+    /// Adds a redacted event whose id another has. It is not reported as a reuse, by which its text would be rejected, and kept.
+    fn add_under_own_id(&mut self, event: &NewEvent) -> Result<(), rusqlite::Error> {
+        let known = Known { seq: self.tables.next_seq, digest: event.digest.to_bytes() };
+        let event = suppression::under_own_id(event, &self.tables.retention.person_key);
+        let id = hash_id(&event.message_id);
+        if self.tables.ids.find_all(&self.tables.store.conn, &[id])?[0]
+            .or_else(|| self.tables.ids.add(id, known, self.now))
+            .is_none()
+        {
+            self.new_ids.push(id);
+            return self.insert(&event);
         }
-        match self.store.dedup.add(id, self.store.next_seq) {
-            None => {
-                self.new_ids.push(id);
-                Ok(None)
-            }
-            // Two events of this append have the same id.
-            Some(seq) => self.first_at(seq)?.ok_or(rusqlite::Error::QueryReturnedNoRows).map(Some),
-        }
+        self.duplicates += 1;
+        Ok(())
     }
 
-    fn first_at(&self, seq: i64) -> Result<Option<First>, rusqlite::Error> {
-        self.store
-            .cached(
-                "SELECT digest, received_at, file, owner FROM pending WHERE seq = ?1
-                 UNION ALL SELECT digest, received_at, file, owner FROM pending WHERE event_seq = ?1
-                 UNION ALL SELECT digest, received_at, file, owner FROM settled WHERE seq = ?1
-                 LIMIT 1",
-            )?
+    fn first_event(&self, seq: i64) -> Result<Option<FirstEvent>, rusqlite::Error> {
+        self.tables
+            .cached("SELECT received_at, file, owner FROM events WHERE seq = ?")?
             .query_row([seq], |r| {
-                Ok(First {
-                    digest: Digest::from_bytes(r.get(0)?),
-                    received_at: Timestamp(r.get(1)?),
-                    file: r.get(2)?,
-                    owner: r.get(3)?,
-                })
+                Ok(FirstEvent { at: Timestamp(r.get(0)?), file: r.get(1)?, owner: r.get(2)? })
             })
             .optional()
     }
@@ -192,87 +127,100 @@ impl<'a> Append<'a> {
         }
     }
 
-    fn insert_items(&mut self, event: &NewEvent, items: &[NewItem]) -> Result<(), rusqlite::Error> {
-        let seq = self.store.next_seq;
-        let event_seq = (items.len() > 1).then_some(seq);
-        let mut item_seq = seq;
-        for item in items {
-            let event_items = EventItems { conn: &self.store.db.conn, seq };
-            let Some(Addressee { ordering_key, keying, person }) =
-                event_items.settle_unless_sent(item, self.now)?
-            else {
-                continue;
-            };
-            self.store
-                .cached(
-                    "INSERT INTO pending (seq, event_seq, ordering_key, mapping, message_id, type, event, person,
-                                          digest, file, place, owner, spooled_at, received_at, body)
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                )?
-                .execute(params![
-                    item_seq,
-                    event_seq,
-                    ordering_key.0,
-                    &*item.mapping,
-                    event.message_id.as_str(),
-                    &event.kind,
-                    &event.name,
-                    person,
-                    event.digest.to_bytes(),
-                    &*event.file,
-                    event.place as i64,
-                    event.owner,
-                    event.spooled_at.0,
-                    self.now.0,
-                    event.body
-                ])?;
-            self.store.counters.add_row(event.owner, event.body.len() as i64);
-            self.enqueued.is_stale |= self.store.keying.is_stale(*keying);
-            let queued = QueuedItem { seq: item_seq, key: *ordering_key, owner: event.owner };
-            self.enqueued.items.push(queued);
-            item_seq += 1;
-        }
-        self.store.next_seq = item_seq.max(seq + 1);
-        self.store.counters.add(State::Pending, "", 1);
-        Ok(())
-    }
-
-    fn insert_settled(&mut self, event: &NewEvent, settled: &Settled) -> Result<(), rusqlite::Error> {
-        let seq = self.store.next_seq;
-        self.store.next_seq += 1;
-        let state = settled.state();
-        let (code, text) = settled.code_and_text();
-        self.store
+    fn insert_event(&self, event: &NewEvent, seq: i64, person: Option<&str>) -> Result<(), rusqlite::Error> {
+        self.tables
             .cached(
-                "INSERT INTO settled (seq, state, message_id, type, event, person, digest, file, place, owner,
-                                      spooled_at, received_at, settled_at, attempts, code, reason)
-                 VALUES (?, ?, ?, ?, ?, NULL, ?, ?, ?, ?, ?, ?, ?, 0, ?, ?)",
+                "INSERT INTO events (seq, message_id, type, event, person, digest, file, place, owner, spooled_at,
+                                     received_at)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?
             .execute(params![
                 seq,
-                state.as_str(),
                 event.message_id.as_str(),
                 &event.kind,
                 &event.name,
+                person.map(|person| self.tables.retention.person_key.hash(person)),
                 event.digest.to_bytes(),
                 &*event.file,
                 event.place as i64,
                 event.owner,
                 event.spooled_at.0,
                 self.now.0,
-                self.now.0,
-                code,
-                text
-            ])?;
-        self.store.counters.settle(state, code);
-        self.store.counters.add(state, code, 1);
-        if let Settled::Failed(reason) = settled {
-            self.store.failures.add(event.message_id.clone(), reason);
+            ])
+            .map(drop)
+    }
+
+    fn insert_body(&self, event: &NewEvent, seq: i64, person: Option<&str>) -> Result<(), rusqlite::Error> {
+        self.tables
+            .cached("INSERT INTO bodies (seq, person, body) VALUES (?, ?, ?)")?
+            .execute(params![seq, person, event.body])
+            .map(drop)
+    }
+
+    fn insert_items(&mut self, event: &NewEvent, items: &[NewItem]) -> Result<(), rusqlite::Error> {
+        let seq = self.tables.next_seq;
+        let event_seq = (items.len() > 1).then_some(seq);
+        let mut id = seq;
+        for item in items {
+            let event_items = EventItems { conn: &self.tables.store.conn, seq };
+            let Some(Addressee { ordering_key, keying, person }) =
+                event_items.settle_unless_sent(item, self.now)?
+            else {
+                continue;
+            };
+            let is_first = id == seq;
+            if is_first {
+                self.insert_event(event, seq, Some(person.as_str()))?;
+                self.insert_body(event, seq, Some(person.as_str()))?;
+            }
+            // The event takes its room once, whatever the number of its items.
+            let bytes = if is_first { event_bytes(event.body.len() as i64) } else { 0 };
+            self.tables
+                .cached(
+                    "INSERT INTO queue (id, seq, destination, mapping, ordering_key, owner, bytes, queued_after)
+                     VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+                )?
+                .execute(params![
+                    id,
+                    event_seq,
+                    KOALA,
+                    &*item.mapping,
+                    ordering_key.0,
+                    event.owner,
+                    bytes
+                ])?;
+            self.tables.counters.add_queued(event.owner, bytes);
+            self.enqueued.is_stale |= self.tables.keying.is_stale(*keying);
+            self.enqueued.items.push(QueuedItem { seq: id, key: *ordering_key, owner: event.owner });
+            id += 1;
         }
-        if self.store.retention.keeps_body(settled) {
-            self.store
-                .cached("INSERT INTO bodies (seq, state, settled_at, body) VALUES (?, ?, ?, ?)")?
-                .execute(params![seq, state.as_str(), self.now.0, event.body])?;
+        self.tables.next_seq = id.max(seq + 1);
+        self.tables.counters.add(State::Pending, "", 1);
+        Ok(())
+    }
+
+    fn insert_settled(&mut self, event: &NewEvent, settled: &Settled) -> Result<(), rusqlite::Error> {
+        let seq = self.tables.next_seq;
+        self.tables.next_seq += 1;
+        let state = settled.state();
+        let (code, text) = settled.code_and_text();
+        self.insert_event(event, seq, None)?;
+        let keeps_body = self.tables.retention.keeps_body(settled);
+        let body = if keeps_body { event.body.len() as i64 } else { 0 };
+        if keeps_body {
+            self.insert_body(event, seq, None)?;
+        }
+        self.tables
+            .cached(
+                "INSERT INTO settled (seq, state, settled_at, attempts, code, reason, body_bytes)
+                 VALUES (?, ?, ?, 0, ?, ?, ?)",
+            )?
+            .execute(params![seq, state.as_str(), self.now.0, code, text, body])?;
+        self.tables.counters.add_kept(state, event_bytes(body));
+        self.tables.counters.settle(state, code);
+        self.tables.counters.add(state, code, 1);
+        if let Settled::Failed(reason) = settled {
+            self.tables.failures.add(event.message_id.clone(), reason);
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use super::write_limit;
 use crate::limits;
+use crate::reason::{Code, Reason};
 use std::path::{Path, PathBuf};
 
 /// An error of the outbox.
@@ -98,6 +99,30 @@ pub enum OutboxError {
         /// The operation that failed.
         operation: &'static str,
     },
+    /// A file or the folder is another user's, or its mode keeps this process from writing.
+    #[error("{user} may not write {path}, which belongs to {owner} and has mode {mode:04o}{}", fix.as_ref().map_or(String::new(), |fix| format!(": {fix}")))]
+    NotWritable {
+        /// The file or folder.
+        path: PathBuf,
+        /// Its owner and group.
+        owner: String,
+        /// Its mode.
+        mode: u32,
+        /// The user of this process.
+        user: String,
+        /// The command line that mends it; `None`: the outbox is another user's, and this process has no business there.
+        fix: Option<String>,
+    },
+    /// Another process holds a lock of SQLite's; nothing has changed.
+    #[error("cannot {operation} in the outbox {path}: {} holds its lock", process(*holder))]
+    Locked {
+        /// The database.
+        path: PathBuf,
+        /// The operation that failed.
+        operation: &'static str,
+        /// The other process; `None`: it had let go of the lock when it was looked for.
+        holder: Option<i32>,
+    },
     /// The file system refuses writes; nothing has changed.
     #[error("cannot {operation} in the outbox {path}: it cannot be written ({text})")]
     ReadOnly {
@@ -166,6 +191,10 @@ impl OutboxError {
                 OutboxError::TooManyFiles { path, operation }
             }
             Some(PermissionDenied) => OutboxError::Denied { path },
+            // A lock on the bytes by which connections agree on the log is an error of the protocol.
+            Some(DatabaseBusy | FileLockingProtocolFailed) => {
+                OutboxError::Locked { path, operation, holder: None }
+            }
             _ => OutboxError::Sqlite { path, operation, source },
         }
     }
@@ -235,24 +264,32 @@ impl OutboxError {
         matches!(self, OutboxError::Full { .. })
     }
 
-    /// Whether the same call can succeed later: the disk was full or read-only, too many files were open, or another
-    /// process was writing.
+    /// Whether the same call can succeed later: the disk was full or read-only, the files could not be written, too many
+    /// files were open, or another process held a lock.
     pub fn is_transient(&self) -> bool {
         match self {
-            OutboxError::Full { .. } | OutboxError::ReadOnly { .. } | OutboxError::TooManyFiles { .. } => {
-                true
-            }
-            _ => self.is_locked(),
-        }
-    }
-
-    /// Whether another process holds SQLite's lock.
-    pub fn is_locked(&self) -> bool {
-        match self {
-            OutboxError::Sqlite { source, .. } => {
-                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy)
-            }
+            OutboxError::NotWritable { fix, .. } => fix.is_some(),
+            OutboxError::Full { .. }
+            | OutboxError::ReadOnly { .. }
+            | OutboxError::TooManyFiles { .. }
+            | OutboxError::Locked { .. } => true,
             _ => false,
         }
     }
+
+    /// The reason that a transient error gives for what waits.
+    pub fn reason(&self) -> Reason {
+        let code = match self {
+            OutboxError::NotWritable { .. } => Code::NotWritable,
+            OutboxError::ReadOnly { .. } => Code::ReadOnly,
+            OutboxError::TooManyFiles { .. } => Code::Unreadable,
+            OutboxError::Locked { .. } => Code::Locked,
+            _ => Code::DiskFull,
+        };
+        Reason::new(code, self.to_string())
+    }
+}
+
+fn process(pid: Option<i32>) -> String {
+    pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"))
 }

@@ -2,14 +2,17 @@
 
 use super::OutboxError;
 use super::ack_log::each_ack;
-use super::dedup::hash_id_text;
+use super::id_index::IdIndex;
+use super::id_segment::hash_id_text;
+use super::items::EventItems;
 use super::retention::PersonKey;
-use super::row::State;
+use super::row::{QueuedItem, State};
 use crate::clock::Timestamp;
 use crate::event::MessageId;
+use crate::item::OrderingKey;
 use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension, Row, params, params_from_iter};
-use serde::Serialize;
+use rusqlite::{Connection, OptionalExtension, Row, params_from_iter};
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -18,19 +21,20 @@ const MAX_READ_AHEAD: u64 = 100_000;
 
 /// Rows that are read to find the persons that have waited longest: some ten milliseconds. The first rows of the queue are
 /// the oldest, and behind those the events that were answered are the ones that do not go on.
-const OLDEST: &str = "SELECT seq, ordering_key FROM (SELECT seq, ordering_key FROM pending ORDER BY seq LIMIT 1000)
+const OLDEST: &str = "SELECT id, ordering_key FROM (SELECT id, ordering_key FROM queue ORDER BY id LIMIT 1000)
     UNION
-    SELECT p.seq, p.ordering_key
-      FROM (SELECT DISTINCT seq FROM attempts WHERE seq >= (SELECT min(seq) FROM pending) ORDER BY seq LIMIT 5000) a
-      JOIN pending p ON p.seq = a.seq
+    SELECT q.id, q.ordering_key
+      FROM (SELECT DISTINCT seq FROM attempts WHERE seq >= (SELECT min(id) FROM queue) ORDER BY seq LIMIT 5000) a
+      JOIN queue q ON q.id = a.seq
      ORDER BY 1";
 
-/// Finds the event of the messageId `?2`, whose hash is `?1`.
-const SEQ_OF_ID: &str = "SELECT seq FROM recent_ids WHERE id = ?1 UNION ALL SELECT seq FROM ids WHERE id = ?1
-                         UNION ALL SELECT seq FROM unindexed WHERE message_id = ?2 LIMIT 1";
+/// Finds the event of a messageId that no segment has yet.
+const SEQ_OF_UNSEALED: &str = "SELECT seq FROM events
+    WHERE seq > coalesce((SELECT value FROM meta WHERE name = 'ids_indexed'), 0) AND message_id = ?";
 
 /// Which events to list; an empty filter means all.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct EventFilter {
     /// Any of these states.
     pub states: Vec<State>,
@@ -232,7 +236,7 @@ impl EventQueries<'_> {
     /// SQLite's.
     pub fn newest_pending(&self, limit: usize) -> Result<Vec<String>, OutboxError> {
         let read = || {
-            let mut select = self.conn.prepare("SELECT body FROM pending ORDER BY seq DESC LIMIT ?")?;
+            let mut select = self.conn.prepare("SELECT b.body FROM queue q JOIN bodies b ON b.seq = coalesce(q.seq, q.id) ORDER BY q.id DESC LIMIT ?")?;
             select.query_map([limit as i64], |r| r.get(0))?.collect::<Result<_, _>>()
         };
         read().map_err(|e| self.error("read the newest events", e))
@@ -281,6 +285,7 @@ impl EventQueries<'_> {
     }
 
     /// Settled events that match and whose bodies are still kept, oldest first, up to `limit` after the number `after`.
+    /// Delivered ones are among them whose bodies are given up as soon as compaction comes to them.
     ///
     /// # Errors
     /// SQLite's.
@@ -295,9 +300,11 @@ impl EventQueries<'_> {
             values.push(after.into());
             self.conn
                 .prepare(&format!(
-                    "SELECT e.seq, e.message_id, s.spooled_at, b.body, e.state
-                       FROM outbox_events e JOIN settled s ON s.seq = e.seq JOIN bodies b ON b.seq = e.seq
-                      WHERE {condition} AND e.seq > ? ORDER BY e.seq LIMIT {limit}"
+                    "SELECT e.seq, e.message_id, n.spooled_at, b.body, e.state
+                       FROM outbox_events e
+                       JOIN events n ON n.seq = e.seq
+                       JOIN bodies b ON b.seq = e.seq
+                      WHERE {condition} AND e.state <> 'pending' AND e.seq > ? ORDER BY e.seq LIMIT {limit}"
                 ))?
                 .query_map(params_from_iter(&values), |r| {
                     let state: String = r.get(4)?;
@@ -314,29 +321,63 @@ impl EventQueries<'_> {
         read().map_err(|e| self.error("read events with their bodies", e))
     }
 
+    /// The rows of an event's items that wait. Delivered ones may be among them.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn pending_items(&self, event_seq: i64) -> Result<Vec<QueuedItem>, OutboxError> {
+        let items = EventItems { conn: self.conn, seq: event_seq }.pending();
+        items.map_err(|e| self.error("read the items of an event", e))
+    }
+
+    /// Those of these items that are in the queue, accepted ones among them, under their present ordering keys.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn queued_items(&self, seqs: &[i64]) -> Result<Vec<QueuedItem>, OutboxError> {
+        let read = || {
+            let mut select =
+                self.conn.prepare_cached("SELECT ordering_key, owner FROM queue WHERE id = ?")?;
+            let mut items = Vec::with_capacity(seqs.len());
+            for seq in seqs {
+                let item =
+                    |r: &Row<'_>| Ok(QueuedItem { seq: *seq, key: OrderingKey(r.get(0)?), owner: r.get(1)? });
+                items.extend(select.query_row([seq], item).optional()?);
+            }
+            Ok(items)
+        };
+        read().map_err(|e| self.error("read the items of events", e))
+    }
+
+    /// Those of these items that are still pending, under their present ordering keys.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn still_pending(&self, seqs: &[i64]) -> Result<Vec<QueuedItem>, OutboxError> {
+        let mut items = self.queued_items(seqs)?;
+        if !items.is_empty() {
+            let mut acked = BTreeSet::new();
+            let read = each_ack(self.conn, |seq, _| _ = acked.insert(seq));
+            read.map_err(|e| self.error("look for delivered events", e))?;
+            items.retain(|item| !acked.contains(&item.seq));
+        }
+        Ok(items)
+    }
+
     /// Everything about the event of that id; `None`: there is none.
     ///
     /// # Errors
     /// SQLite's.
     pub fn show(&self, message_id: &str) -> Result<Option<Detail>, OutboxError> {
         let read = || {
-            let seq: Option<i64> = self
-                .conn
-                .query_row(SEQ_OF_ID, params![hash_id_text(message_id), message_id], |r| r.get(0))
-                .optional()?;
-            let Some(seq) = seq else { return Ok(None) };
+            let Some(seq) = seq_of(self.conn, message_id)? else { return Ok(None) };
             let row = self
                 .conn
                 .query_row("SELECT * FROM outbox_events WHERE seq = ?", [seq], Listed::from_row)
                 .optional()?;
             let Some(row) = row else { return Ok(None) };
             let (spooled_at, body) = self.conn.query_row(
-                "SELECT spooled_at, body FROM pending WHERE seq = ?1
-                 UNION ALL
-                 SELECT spooled_at, body FROM pending WHERE event_seq = ?1
-                 UNION ALL
-                 SELECT s.spooled_at, b.body FROM settled s LEFT JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?1
-                 LIMIT 1",
+                "SELECT e.spooled_at, b.body FROM events e LEFT JOIN bodies b ON b.seq = e.seq WHERE e.seq = ?",
                 [seq],
                 |r| Ok((Timestamp(r.get(0)?), r.get(1)?)),
             )?;
@@ -351,7 +392,7 @@ impl EventQueries<'_> {
                 .conn
                 .query_row(
                     "SELECT settled_at, status FROM settled WHERE seq = ?1 AND state = 'delivered'
-                     UNION ALL SELECT at, status FROM acked WHERE seq = ?1 LIMIT 1",
+                     UNION ALL SELECT at, status FROM acked WHERE id = ?1 LIMIT 1",
                     [seq],
                     |r| Ok(Acceptance { at: Timestamp(r.get(0)?), status: r.get(1)? }),
                 )
@@ -359,6 +400,15 @@ impl EventQueries<'_> {
             Ok(Some(Detail { row, spooled_at, body, attempts, acceptance }))
         };
         read().map_err(|e| self.error("look up an event", e))
+    }
+
+    /// Whether an event of that id came, though its row may not stand any more: then it was delivered, or skipped.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn is_remembered(&self, message_id: &str) -> Result<bool, OutboxError> {
+        let seq = seq_of(self.conn, message_id);
+        Ok(seq.map_err(|e| self.error("look up an id", e))?.is_some())
     }
 
     /// The oldest pending events of the up to `limit` persons that have waited longest, of those that wait since before
@@ -379,11 +429,12 @@ impl EventQueries<'_> {
             let mut keys = BTreeSet::new();
             oldest.retain(|_, key| keys.insert(*key));
             let mut select = self.conn.prepare(
-                "SELECT p.person, p.received_at, p.owner, a.code, a.reason
-                   FROM pending p LEFT JOIN attempts a
-                     ON a.seq = coalesce(p.event_seq, p.seq)
-                    AND a.n = (SELECT max(n) FROM attempts WHERE seq = coalesce(p.event_seq, p.seq))
-                  WHERE p.seq = ? AND p.received_at < ?",
+                "SELECT b.person, e.received_at, e.owner, a.code, a.reason
+                   FROM queue q
+                   JOIN events e ON e.seq = coalesce(q.seq, q.id)
+                   JOIN bodies b ON b.seq = e.seq
+                   LEFT JOIN attempts a ON a.seq = e.seq AND a.n = (SELECT max(n) FROM attempts WHERE seq = e.seq)
+                  WHERE q.id = ? AND e.received_at < ?",
             )?;
             let mut waiting = Vec::new();
             for seq in oldest.into_keys() {
@@ -414,17 +465,27 @@ impl EventQueries<'_> {
         self.conn
             .query_row(
                 &format!(
-                    "SELECT count(*) FILTER (WHERE o.ordering_key = p.ordering_key), count(*)
-                       FROM pending p
-                       JOIN (SELECT ordering_key FROM pending
-                              WHERE seq < ?1 AND seq NOT IN (SELECT seq FROM acked)
-                              ORDER BY seq DESC LIMIT {MAX_READ_AHEAD}) o
-                      WHERE p.seq = (SELECT min(seq) FROM pending WHERE seq = ?1 OR event_seq = ?1)"
+                    "SELECT count(*) FILTER (WHERE o.ordering_key = q.ordering_key), count(*)
+                       FROM queue q
+                       JOIN (SELECT ordering_key FROM queue
+                              WHERE id < ?1 AND id NOT IN (SELECT id FROM acked)
+                              ORDER BY id DESC LIMIT {MAX_READ_AHEAD}) o
+                      WHERE q.id = (SELECT min(id) FROM queue WHERE id = ?1 OR seq = ?1)"
                 ),
                 [seq],
                 |r| Ok((r.get::<_, i64>(0)? as u64, (r.get::<_, i64>(1)? as u64) < MAX_READ_AHEAD)),
             )
             .map_err(|e| self.error("count the events before an event", e))
+    }
+}
+
+/// The number of the event of that id, if its row may still stand.
+fn seq_of(conn: &Connection, message_id: &str) -> Result<Option<i64>, rusqlite::Error> {
+    let unsealed: Option<i64> =
+        conn.prepare_cached(SEQ_OF_UNSEALED)?.query_row([message_id], |r| r.get(0)).optional()?;
+    match unsealed {
+        Some(seq) => Ok(Some(seq)),
+        None => Ok(IdIndex::find_stored(conn, &hash_id_text(message_id))?.map(|known| known.seq)),
     }
 }
 
@@ -436,12 +497,12 @@ mod tests {
     #[test]
     fn an_event_is_found_without_scanning_a_table() {
         let dir = tempfile::tempdir().unwrap();
-        let store = fixture::store(dir.path());
+        let tables = fixture::tables(dir.path());
         let by_seq = "SELECT * FROM outbox_events WHERE seq = ?";
-        for sql in [SEQ_OF_ID, by_seq, "SELECT seq FROM pending WHERE event_seq = ?"] {
-            let plan = fixture::query_plan(&store, sql);
+        for sql in [SEQ_OF_UNSEALED, by_seq, "SELECT id FROM queue WHERE seq = ?"] {
+            let plan = fixture::query_plan(&tables, sql);
             let scans = |table| plan.lines().any(|step| step.trim().starts_with(&format!("SCAN {table}")));
-            let tables = ["p", "s", "pending", "settled", "ids", "recent_ids"];
+            let tables = ["q", "e", "s", "b", "queue", "events", "settled"];
             assert!(!tables.into_iter().any(scans), "{sql}\n{plan}");
             assert!(plan.contains("SEARCH"), "{sql}\n{plan}");
         }

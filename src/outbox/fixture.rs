@@ -1,11 +1,11 @@
 //! Configuration and events for unit tests with an outbox.
 
-use super::store::Store;
+use super::tables::Tables;
 use super::{Addressee, Counts, NewEvent, NewItem, State, recovery};
 use crate::clock::Timestamp;
 use crate::config::{ConfigOptions, Environment, load};
 use crate::event::{Digest, MessageId};
-use crate::item::{Disposition, Keying, OrderingKey};
+use crate::item::{Disposition, Keying, OrderingKey, Person};
 use std::path::Path;
 
 /// The configuration of an outbox in that folder.
@@ -16,17 +16,17 @@ pub(crate) fn config(dir: &Path) -> crate::config::OutboxConfig {
 }
 
 /// Opens the store in that folder, and creates it if there is none.
-pub(super) fn store(dir: &Path) -> Store {
+pub(super) fn tables(dir: &Path) -> Tables {
     let config = config(dir);
     if !config.path.exists() {
         recovery::create_database(&config, |_| Ok(())).unwrap();
     }
-    Store::open(&config).unwrap()
+    Tables::open(&config).unwrap()
 }
 
 /// The steps in which SQLite runs a query, one a line.
-pub(super) fn query_plan(store: &Store, sql: &str) -> String {
-    let mut plan = store.db.conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+pub(super) fn query_plan(tables: &Tables, sql: &str) -> String {
+    let mut plan = tables.store.conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
     let parameters = vec![rusqlite::types::Null; plan.parameter_count()];
     let steps = plan.query_map(rusqlite::params_from_iter(parameters), |r| r.get::<_, String>(3)).unwrap();
     steps.map(Result::unwrap).collect::<Vec<_>>().join("\n")
@@ -48,7 +48,7 @@ pub(super) fn numbered_event(n: u32) -> NewEvent {
 pub(crate) fn event(id: String, body: String) -> NewEvent {
     NewEvent {
         message_id: MessageId::from_stored(id),
-        digest: Digest::from_bytes([0; 16]),
+        digest: Digest::from_bytes([0; 8]),
         kind: None,
         name: None,
         file: "a.ndjson".into(),
@@ -60,6 +60,11 @@ pub(crate) fn event(id: String, body: String) -> NewEvent {
     }
 }
 
+/// The person of that email.
+pub(crate) fn person(email: &str) -> Person {
+    Person::of(None, Some(&format!("\"{email}\""))).unwrap()
+}
+
 /// The decision to send one item, about that person.
 pub(crate) fn to_send(ordering_key: OrderingKey, person: &str) -> Disposition<Vec<NewItem>> {
     Disposition::Send(vec![NewItem {
@@ -67,7 +72,7 @@ pub(crate) fn to_send(ordering_key: OrderingKey, person: &str) -> Disposition<Ve
         disposition: Disposition::Send(Addressee {
             ordering_key,
             keying: Keying::default(),
-            person: person.to_owned(),
+            person: self::person(person),
         }),
     }])
 }

@@ -1,6 +1,6 @@
 //! The integrity check: a damaged page is found when the agent starts, not on the day on which its events are needed.
 
-use super::writer::Alarm;
+use super::alarm::Alarm;
 use super::{OutboxError, Reader};
 use rusqlite::{Connection, InterruptHandle};
 use std::path::Path;

@@ -1,9 +1,10 @@
-//! Events of which several mappings make an item each. Each item that waits has a row in `pending`; the event is
+//! Events of which several mappings make an item each. Each item that waits has a row in `queue`; the event is
 //! settled with the last of them: failed if an item failed, else delivered if one was delivered.
 
-use super::row::{Addressee, NewItem, Settled, State};
+use super::destinations::KOALA;
+use super::row::{Addressee, NewItem, QueuedItem, Settled, State};
 use crate::clock::Timestamp;
-use crate::item::Disposition;
+use crate::item::{Disposition, OrderingKey};
 use crate::reason::{Code, Reason};
 use rusqlite::{Connection, params};
 
@@ -25,10 +26,10 @@ impl EventItems<'_> {
         let (code, reason) = settled.code_and_text();
         self.conn
             .prepare_cached(
-                "INSERT OR REPLACE INTO settled_items (seq, mapping, state, code, reason, settled_at)
-                 VALUES (?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO items (seq, destination, mapping, state, code, reason, settled_at)
+                 VALUES (?, ?, ?, ?, ?, ?, ?)",
             )?
-            .execute(params![self.seq, mapping, settled.state().as_str(), code, reason, now.0])?;
+            .execute(params![self.seq, KOALA, mapping, settled.state().as_str(), code, reason, now.0])?;
         Ok(())
     }
 
@@ -47,18 +48,30 @@ impl EventItems<'_> {
         Ok(None)
     }
 
-    /// Whether another item than the one at `item_seq` is pending.
-    pub(super) fn others_are_pending(&self, item_seq: i64) -> Result<bool, rusqlite::Error> {
+    /// The items in the queue, accepted ones among them.
+    pub(super) fn pending(&self) -> Result<Vec<QueuedItem>, rusqlite::Error> {
         self.conn
-            .prepare_cached("SELECT EXISTS (SELECT 1 FROM pending WHERE event_seq = ? AND seq <> ?)")?
-            .query_row([self.seq, item_seq], |r| r.get(0))
+            .prepare_cached(
+                "SELECT id, ordering_key, owner FROM queue WHERE id = ?1 AND seq IS NULL
+                 UNION ALL SELECT id, ordering_key, owner FROM queue WHERE seq = ?1",
+            )?
+            .query_map([self.seq], |r| {
+                Ok(QueuedItem { seq: r.get(0)?, key: OrderingKey(r.get(1)?), owner: r.get(2)? })
+            })?
+            .collect()
+    }
+
+    /// The first item of the event in the queue but that one.
+    pub(super) fn other_in_queue(&self, id: i64) -> Result<Option<i64>, rusqlite::Error> {
+        self.conn
+            .prepare_cached("SELECT min(id) FROM queue WHERE seq = ? AND id <> ?")?
+            .query_row([self.seq, id], |r| r.get(0))
     }
 
     /// How the event is settled, now that all its items are.
     pub(super) fn result(&self) -> Result<Settled, rusqlite::Error> {
-        let mut items = self
-            .conn
-            .prepare_cached("SELECT mapping, state, code, reason FROM settled_items WHERE seq = ?")?;
+        let mut items =
+            self.conn.prepare_cached("SELECT mapping, state, code, reason FROM items WHERE seq = ?")?;
         let mut items = items.query([self.seq])?;
         let (mut is_delivered, mut skipped, mut failed) = (false, None, Vec::new());
         while let Some(item) = items.next()? {
@@ -86,15 +99,26 @@ impl EventItems<'_> {
     pub(super) fn reset(&self, keep_delivered: bool) -> Result<(), rusqlite::Error> {
         let items = if keep_delivered { "state <> 'delivered'" } else { "true" };
         self.conn
-            .prepare_cached(&format!("DELETE FROM settled_items WHERE seq = ? AND {items}"))?
+            .prepare_cached(&format!("DELETE FROM items WHERE seq = ? AND {items}"))?
             .execute([self.seq])?;
         Ok(())
     }
 
+    /// The items of a retry, of which at least one can be sent: all, or with `keep_delivered` those that were not
+    /// delivered. `Err`: why none can be sent.
+    pub(super) fn to_send_again<'i>(
+        &self,
+        items: &'i [NewItem],
+        keep_delivered: bool,
+    ) -> Result<Result<Vec<&'i NewItem>, Reason>, rusqlite::Error> {
+        let wanted = if keep_delivered { self.undelivered(items)? } else { items.iter().collect() };
+        Ok(why_unsendable(&wanted).map_or(Ok(wanted), Err))
+    }
+
     /// Selects the items that are not recorded as delivered.
-    pub(super) fn undelivered<'i>(&self, items: &'i [NewItem]) -> Result<Vec<&'i NewItem>, rusqlite::Error> {
+    fn undelivered<'i>(&self, items: &'i [NewItem]) -> Result<Vec<&'i NewItem>, rusqlite::Error> {
         let mut is_delivered = self.conn.prepare_cached(
-            "SELECT EXISTS (SELECT 1 FROM settled_items WHERE seq = ? AND mapping = ? AND state = 'delivered')",
+            "SELECT EXISTS (SELECT 1 FROM items WHERE seq = ? AND mapping = ? AND state = 'delivered')",
         )?;
         let mut undelivered = Vec::with_capacity(items.len());
         for item in items {
@@ -105,16 +129,31 @@ impl EventItems<'_> {
         Ok(undelivered)
     }
 
-    /// Whether no row of another event stands at that number, so that an item of this event can be put there.
-    pub(super) fn can_stand_at(&self, item_seq: i64) -> Result<bool, rusqlite::Error> {
-        let is_taken: bool = self
-            .conn
+    /// Whether neither another event nor another item has that number, so that an item of this event can have it.
+    pub(super) fn may_have(&self, id: i64) -> Result<bool, rusqlite::Error> {
+        self.conn
             .prepare_cached(
-                "SELECT EXISTS (SELECT 1 FROM pending WHERE seq = ?1) OR
-                        EXISTS (SELECT 1 FROM pending WHERE event_seq = ?1 AND ?1 <> ?2) OR
-                        EXISTS (SELECT 1 FROM settled WHERE seq = ?1 AND ?1 <> ?2)",
+                "SELECT NOT EXISTS (SELECT 1 FROM queue WHERE id = ?1)
+                    AND NOT EXISTS (SELECT 1 FROM events WHERE seq = ?1 AND ?1 <> ?2)",
             )?
-            .query_row([item_seq, self.seq], |r| r.get(0))?;
-        Ok(!is_taken)
+            .query_row([id, self.seq], |r| r.get(0))
     }
+}
+
+/// Why none of these items can be sent; `None`: one can.
+fn why_unsendable(items: &[&NewItem]) -> Option<Reason> {
+    let (mut code, mut texts) = (Code::NoMapping, Vec::new());
+    for item in items.iter().rev() {
+        match &item.disposition {
+            Disposition::Send(_) => return None,
+            Disposition::Skip(reason) | Disposition::Fail(reason) => {
+                code = reason.code;
+                texts.insert(0, format!("{}: {}", item.mapping, reason.text));
+            }
+        }
+    }
+    if texts.is_empty() {
+        texts.push("all mappings that take it now have delivered it before".to_owned());
+    }
+    Some(Reason::new(code, texts.join("; ")))
 }

@@ -7,34 +7,20 @@ use rusqlite::types::FromSql;
 use rusqlite::{Connection, OptionalExtension, ToSql, params};
 use std::time::Duration;
 
-/// Counts the commands after which events are to be sent; a running agent looks when it has changed.
-pub(super) const RETRY_REQUESTS: &str = "retry_requests";
-/// The highest `seq` in use when rows were last deleted at the end: it must not be used again.
+/// The highest number in use when rows were last deleted at the end: it must not be used again.
 pub(super) const LAST_SEQ: &str = "last_seq";
-/// When the outbox was last opened without a reserve file.
-pub(super) const OPENED: &str = "opened";
-/// The receiver asked for no requests before this time; 0: it did not.
-pub(super) const RETRY_AFTER_DEADLINE: &str = "retry_after_deadline";
-/// A hash of the receiver's address and the key under which it last accepted an event.
-pub(super) const ACCEPTED_BY: &str = "accepted_by";
-/// The ids of all events up to this `seq` stand in `recent_ids` or `ids`.
+/// Ties the database to its log: see [`LogMark`](super::log_mark::LogMark).
+pub(super) const LOG_MARK: &str = "log_mark";
+/// The ids of all events up to this `seq` stand in segments.
 pub(super) const IDS_INDEXED: &str = "ids_indexed";
-/// The ids of all events up to this `seq` stand in `ids`.
-pub(super) const IDS_MERGED: &str = "ids_merged";
 /// The key under which persons are hashed.
 pub(super) const PERSON_KEY: &str = "person_key";
-/// Begins the name of the fact that a person is suppressed; the person's keyed hash ends it, and the value is the time.
-pub(super) const SUPPRESSED: &str = "suppressed ";
-/// The mappings by which ordering keys are computed.
-pub(super) const KEYING: &str = "keying";
-/// The first item whose ordering key may be by other mappings.
-pub(super) const STALE_KEYS_FROM: &str = "stale_keys_from";
-/// The first item after those.
-pub(super) const STALE_KEYS_TO: &str = "stale_keys_to";
+/// The number of the last ack, once all are deleted.
+pub(super) const LAST_ACK: &str = "last_ack";
+/// When the newest event came of which only the id is remembered, for want of room.
+pub(super) const HISTORY_SINCE: &str = "history_since";
 /// When the newest event came whose id was forgotten before its time, for want of room.
 pub(super) const IDS_REMEMBERED_SINCE: &str = "ids_remembered_since";
-/// Zeros that stand in the database for a moment, to overwrite its free space.
-pub(super) const FILLER: &str = "filler";
 /// The state of the clock of retention.
 const RETENTION_CLOCK: &str = "retention_clock";
 const INCIDENT: &str = "incident";
@@ -55,17 +41,9 @@ pub(super) fn set(conn: &Connection, name: &str, value: impl ToSql) -> Result<()
     Ok(())
 }
 
-pub(super) fn increment(conn: &Connection, name: &str) -> Result<(), rusqlite::Error> {
-    conn.prepare_cached(
-        "INSERT INTO meta (name, value) VALUES (?1, 1) ON CONFLICT DO UPDATE SET value = value + 1",
-    )?
-    .execute([name])?;
-    Ok(())
-}
-
-/// Returns whether the fact was there.
-pub(super) fn remove(conn: &Connection, name: &str) -> Result<bool, rusqlite::Error> {
-    Ok(conn.prepare_cached("DELETE FROM meta WHERE name = ?")?.execute([name])? > 0)
+/// Forgets the fact, if it is there.
+pub(super) fn remove(conn: &Connection, name: &str) -> Result<(), rusqlite::Error> {
+    conn.prepare_cached("DELETE FROM meta WHERE name = ?")?.execute([name]).map(drop)
 }
 
 /// Stores an incident in place of the one before.

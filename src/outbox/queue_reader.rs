@@ -1,6 +1,7 @@
 //! The sender's view of the queue: which items wait, and their events.
 
 use super::ack_log::each_ack;
+use super::destinations::KOALA;
 use super::keying::KeyQueries;
 use super::{OutboxError, OutboxStats, PendingItem, QueuedItem, Reader};
 use crate::clock::Mono;
@@ -23,24 +24,8 @@ const SNAPSHOT_AGE: Duration = Duration::from_millis(10);
 pub struct QueueReader {
     reader: Reader,
     stats: Arc<OutboxStats>,
-    snapshot: Option<Snapshot>,
-}
-
-/// An open transaction that reads.
-#[derive(Debug, Clone, Copy)]
-struct Snapshot {
-    until: Mono,
-    /// [`OutboxStats::external_commits`] before the transaction began.
-    read_version: u64,
-}
-
-/// The result of reading a batch.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Gathered {
-    /// Items that are not pending any more.
-    pub gone: Vec<i64>,
-    /// [`OutboxStats::external_commits`] before the items were read.
-    pub read_version: u64,
+    /// The end of the open snapshot.
+    snapshot: Option<Mono>,
 }
 
 impl QueueReader {
@@ -65,12 +50,12 @@ impl QueueReader {
             self.reader
                 .connection()
                 .prepare_cached(
-                    "SELECT seq, ordering_key, owner FROM pending
-                      WHERE seq > ?1
-                        AND seq < coalesce((SELECT value FROM meta WHERE name = 'stale_keys_from'), 1 << 62)
-                      ORDER BY seq LIMIT ?2",
+                    "SELECT id, ordering_key, owner FROM queue
+                      WHERE id > ?1
+                        AND id < (SELECT coalesce(stale_keys_from, 1 << 62) FROM destinations WHERE id = ?3)
+                      ORDER BY id LIMIT ?2",
                 )?
-                .query_map(params![after, limit as i64], |r| {
+                .query_map(params![after, limit as i64, KOALA], |r| {
                     Ok(QueuedItem { seq: r.get(0)?, key: OrderingKey(r.get(1)?), owner: r.get(2)? })
                 })?
                 .collect::<Result<Vec<_>, rusqlite::Error>>()
@@ -87,7 +72,7 @@ impl QueueReader {
         Ok(KeyQueries { reader: &self.reader })
     }
 
-    /// Events that are delivered and whose rows may still stand in `pending`.
+    /// Items that are accepted and may still stand in the queue.
     ///
     /// # Errors
     /// SQLite's.
@@ -101,7 +86,7 @@ impl QueueReader {
         Ok(acked)
     }
 
-    /// Reads these items in turn, as far as they are still pending, until `each` returns `false`.
+    /// Reads these items in turn until `each` returns `false`. Returns those that are not pending any more.
     ///
     /// # Errors
     /// SQLite's.
@@ -110,11 +95,15 @@ impl QueueReader {
         seqs: &[i64],
         now: Mono,
         mut each: impl FnMut(&PendingItem<'_>) -> bool,
-    ) -> Result<Gathered, OutboxError> {
-        let snapshot = self.snapshot(now)?;
+    ) -> Result<Vec<i64>, OutboxError> {
+        self.open_snapshot(now)?;
         let mut read = || {
             let mut statement = self.reader.connection().prepare_cached(
-                "SELECT seq, event_seq IS NULL, mapping, message_id, spooled_at, body FROM pending WHERE seq = ?",
+                "SELECT q.id, q.seq IS NULL, q.mapping, e.message_id, e.spooled_at, b.body
+                   FROM queue q
+                   JOIN events e ON e.seq = coalesce(q.seq, q.id)
+                   JOIN bodies b ON b.seq = e.seq
+                  WHERE q.id = ?",
             )?;
             let mut gone = Vec::new();
             for seq in seqs {
@@ -130,7 +119,7 @@ impl QueueReader {
         if self.stats.wal_is_long() {
             self.release()?;
         }
-        Ok(Gathered { gone, read_version: snapshot.read_version })
+        Ok(gone)
     }
 
     /// The connection.
@@ -138,23 +127,22 @@ impl QueueReader {
         &self.reader
     }
 
-    /// The open snapshot, or one that begins now.
-    fn snapshot(&mut self, now: Mono) -> Result<Snapshot, OutboxError> {
-        let read_version = self.stats.external_commits();
-        if self.snapshot.is_some_and(|open| open.until <= now || open.read_version != read_version) {
+    /// Begins a snapshot, unless one is open that is not too old.
+    fn open_snapshot(&mut self, now: Mono) -> Result<(), OutboxError> {
+        if self.snapshot.is_some_and(|until| until <= now) {
             self.release()?;
         }
-        if let Some(open) = self.snapshot {
-            return Ok(open);
+        if self.snapshot.is_none() {
+            let begun = self.reader.connection().execute_batch("BEGIN");
+            begun.map_err(|e| self.reader.error("begin to read", e))?;
+            self.snapshot = Some(now + SNAPSHOT_AGE);
         }
-        let begun = self.reader.connection().execute_batch("BEGIN");
-        begun.map_err(|e| self.reader.error("begin to read", e))?;
-        Ok(*self.snapshot.insert(Snapshot { until: now + SNAPSHOT_AGE, read_version }))
+        Ok(())
     }
 
     /// When the open snapshot is to be released.
     pub fn held_until(&self) -> Option<Mono> {
-        self.snapshot.map(|open| open.until)
+        self.snapshot
     }
 
     /// Ends the snapshot, if one is open. The next one has all that is committed by then.

@@ -5,6 +5,7 @@
 
 use super::counters::Counts;
 use super::event_queries::EventQueries;
+use super::log_mark::{Pairing, connect_without_log};
 use super::retention::PersonKey;
 use super::{OutboxError, meta, schema};
 use crate::clock::Timestamp;
@@ -13,9 +14,13 @@ use rusqlite::{Connection, OpenFlags};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Time for which a connection waits for another one: commands commit while the agent runs, in transactions of
-/// milliseconds.
+/// Time for which a connection waits for another one: a command is asked by a commit while the agent runs, in a
+/// transaction of milliseconds.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How often a log is looked at before it is said to be another database's, and the time between.
+const OTHER_LOG_ROUNDS: usize = 4;
+const OTHER_LOG_PAUSE: Duration = Duration::from_millis(15);
 
 /// A read-only connection.
 #[derive(Debug)]
@@ -47,6 +52,7 @@ impl Reader {
                 }
             }
         }
+        refuse_other_log(path)?;
         match Reader::connect(path, false) {
             // `immutable` ignores the log, without which a database of another version can look like one of ours.
             Err(e) if !e.is_not_ours() => Reader::connect(path, true),
@@ -66,15 +72,18 @@ impl Reader {
     fn connect(path: &Path, is_immutable: bool) -> Result<Reader, OutboxError> {
         let sql = |e| OutboxError::sqlite(path, "open the database", e);
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let conn = if is_immutable {
-            Connection::open_with_flags(immutable_uri(path), flags | OpenFlags::SQLITE_OPEN_URI)
-        } else {
-            Connection::open_with_flags(path, flags)
+        let conn = match is_immutable {
+            true => connect_without_log(path),
+            false => Connection::open_with_flags(path, flags),
         }
         .map_err(sql)?;
         conn.busy_timeout(BUSY_TIMEOUT).map_err(sql)?;
         schema::check(&conn, path)?;
         Ok(Reader { conn, path: path.to_owned() })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(super) fn connection(&self) -> &Connection {
@@ -88,16 +97,6 @@ impl Reader {
     /// The events, as the commands ask for them.
     pub fn events(&self) -> EventQueries<'_> {
         EventQueries { conn: &self.conn, path: &self.path }
-    }
-
-    /// A number that changes with every commit of another connection.
-    ///
-    /// # Errors
-    /// SQLite's.
-    pub fn data_version(&self) -> Result<i64, OutboxError> {
-        self.conn
-            .query_row("PRAGMA data_version", [], |r| r.get(0))
-            .map_err(|e| self.error("look for changes", e))
     }
 
     /// The counters.
@@ -151,14 +150,16 @@ impl Reader {
     }
 }
 
-fn immutable_uri(path: &Path) -> String {
-    let mut uri = String::from("file:");
-    for byte in path.as_os_str().as_encoded_bytes() {
-        match byte {
-            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'a'..=b'z' | b'A'..=b'Z' => uri.push(*byte as char),
-            other => uri.push_str(&format!("%{other:02x}")),
-        }
+/// Refuses a database beside which another's log stands: SQLite would read the one through the other.
+fn refuse_other_log(path: &Path) -> Result<(), OutboxError> {
+    let mut found = "";
+    // An agent at work can begin the log again between the two looks of one round.
+    for _ in 0..OTHER_LOG_ROUNDS {
+        found = match Pairing::of(path) {
+            Ok((Pairing::NotOwn(why), _)) => why,
+            _ => return Ok(()),
+        };
+        std::thread::sleep(OTHER_LOG_PAUSE);
     }
-    uri.push_str("?immutable=1");
-    uri
+    Err(OutboxError::Damaged { path: path.to_owned(), text: found.to_owned() })
 }

@@ -15,6 +15,11 @@ use std::time::Duration;
 /// Marks a person of whom only a hash is kept.
 const HASH_PREFIX: &str = "hash:";
 
+/// Whether the text stands for a person of whom only a hash is kept.
+pub(super) fn is_hash(text: &str) -> bool {
+    text.starts_with(HASH_PREFIX)
+}
+
 /// The rules of retention, as configured.
 pub(super) struct Retention {
     pub(super) config: config::OutboxConfig,

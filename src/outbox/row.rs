@@ -2,14 +2,15 @@
 
 use crate::clock::Timestamp;
 use crate::event::{Digest, MessageId};
-use crate::item::{Disposition, Keying, OrderingKey};
-use crate::reason::Reason;
+use crate::item::{Disposition, Keying, OrderingKey, Person};
+use crate::reason::{Code, Reason};
+use crate::subject::NamingParts;
 use rusqlite::Row;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// The state of an event. The names are part of the interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// The event waits, in order, for as long as it takes.
@@ -111,8 +112,8 @@ pub struct Addressee {
     pub ordering_key: OrderingKey,
     /// The mappings by which the ordering key was computed.
     pub keying: Keying,
-    /// The name by which people know the addressee: an email, a profile id, a domain.
-    pub person: String,
+    /// The person or account.
+    pub person: Person,
 }
 
 /// An event on its way into the outbox.
@@ -138,6 +139,30 @@ pub struct NewEvent {
     pub body: String,
     /// Whether the event is to be sent, as which items.
     pub disposition: Disposition<Vec<NewItem>>,
+}
+
+impl NewEvent {
+    /// Whether the event is without its content, because its person was erased.
+    pub(super) fn is_redacted(&self) -> bool {
+        matches!(&self.disposition, Disposition::Skip(reason) if reason.code == Code::Erased)
+    }
+
+    /// The parts that may name a person.
+    pub(super) fn naming_parts(&self) -> NamingParts<'_> {
+        let mut texts = vec![self.message_id.as_str(), self.name.as_deref().unwrap_or_default()];
+        let mut profile_ids = Vec::new();
+        match &self.disposition {
+            Disposition::Skip(reason) | Disposition::Fail(reason) => texts.push(&reason.text),
+            Disposition::Send(items) => items.iter().for_each(|item| match &item.disposition {
+                Disposition::Skip(reason) | Disposition::Fail(reason) => texts.push(&reason.text),
+                Disposition::Send(Addressee { person, .. }) => {
+                    texts.push(person.as_str());
+                    profile_ids.extend(person.profile_id());
+                }
+            }),
+        }
+        NamingParts { body: Some(&self.body), file: &self.file, texts, profile_ids }
+    }
 }
 
 /// An item that waits, as far as its turn depends on it.

@@ -12,16 +12,10 @@ use std::path::Path;
 const SCHEMA: &str = include_str!("schema.sql");
 
 /// The oldest version that this agent can read. Earlier ones were never released.
-const FIRST: i64 = 6;
+const FIRST: i64 = 8;
 
 /// Entry `n` takes the schema from version `FIRST + n` to the next. Entries are never changed, only added.
-const MIGRATIONS: &[&str] = &[
-    // 7: the totals of items begin with what is remembered.
-    "INSERT INTO counters SELECT 'settled_' || state, code, events FROM counters
-      WHERE state IN ('delivered', 'skipped', 'failed', 'discarded');
-     INSERT INTO counters SELECT 'created', '', coalesce(sum(events), 0) FROM counters
-      WHERE state IN ('pending', 'delivered', 'skipped', 'failed', 'discarded')",
-];
+const MIGRATIONS: &[&str] = &[];
 
 /// Marks the file as an outbox for `file(1)`, and for a reader that was given the wrong database: "Koal".
 const APPLICATION_ID: i64 = 0x4b6f_616c;
@@ -109,7 +103,6 @@ fn check_numbers(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::outbox::{Counts, State};
     use std::path::PathBuf;
 
     const ADDITIONS: &[&str] =
@@ -133,38 +126,13 @@ mod tests {
     fn a_new_database_and_a_migrated_one_have_the_same_schema() {
         let (old, new) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let (mut migrated, path) = database(old.path());
-        for (applied, newest) in [(0, 6), (1, 7), (2, 8), (2, 8)] {
+        for (applied, newest) in [(0, 8), (1, 9), (2, 10), (2, 10)] {
             migrate_by(&ADDITIONS[..applied], &mut migrated, &path).unwrap();
             assert_eq!(version(&migrated), newest);
         }
         let (mut created, path) = database(new.path());
         migrate_by(ADDITIONS, &mut created, &path).unwrap();
-        assert_eq!((version(&created), schema(&created)), (8, schema(&migrated)));
-    }
-
-    #[test]
-    fn the_totals_of_an_outbox_without_them_begin_with_what_is_remembered() {
-        let dir = tempfile::tempdir().unwrap();
-        let (mut conn, path) = database(dir.path());
-        migrate_by(&[], &mut conn, &path).unwrap();
-        conn.execute_batch(
-            "INSERT INTO counters VALUES ('pending', '', 3), ('delivered', '', 5), ('failed', 'refused', 2),
-                                         ('failed', 'too_large', 1), ('skipped', 'erased', 4), ('duplicate', '', 9),
-                                         ('owner', '1001', 900), ('last_delivery', '', 1800000000000)",
-        )
-        .unwrap();
-        migrate(&mut conn, &path).unwrap();
-        let counts = Counts::read(&conn).unwrap();
-        let settled = counts.totals.settled.iter();
-        let settled: Vec<_> = settled.map(|count| (&*count.state, &*count.code, count.events)).collect();
-        assert_eq!((version(&conn), counts.totals.created, counts.totals.requeued), (7, 15, 0));
-        let expected = [
-            ("delivered", "", 5),
-            ("failed", "refused", 2),
-            ("failed", "too_large", 1),
-            ("skipped", "erased", 4),
-        ];
-        assert_eq!((counts.of(State::Pending), settled.as_slice()), (3, expected.as_slice()));
+        assert_eq!((version(&created), schema(&created)), (10, schema(&migrated)));
     }
 
     #[test]
@@ -183,7 +151,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (mut conn, path) = database(dir.path());
         migrate(&mut conn, &path).unwrap();
-        for version in [0, 1, 5, newest_of(MIGRATIONS) + 1, 99] {
+        for version in [0, 1, 7, newest_of(MIGRATIONS) + 1, 99] {
             conn.pragma_update(None, "user_version", version).unwrap();
             let before = std::fs::read(&path).unwrap();
             let refusals = [
@@ -195,7 +163,7 @@ mod tests {
                 let error = refusal.unwrap_err();
                 assert!(error.is_not_ours());
                 let text = error.to_string();
-                let fix = if version < 6 { "drain it with the version that made it" } else { "install" };
+                let fix = if version < FIRST { "drain it with the version that made it" } else { "install" };
                 let names = [path.to_str().unwrap(), &format!("schema {version}"), fix];
                 assert!(names.iter().all(|name| text.contains(name)), "{text}");
             }
@@ -207,7 +175,7 @@ mod tests {
     fn another_programs_database_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (mut conn, path) = database(dir.path());
-        conn.execute_batch("CREATE TABLE invoices (n INTEGER); PRAGMA user_version = 6").unwrap();
+        conn.execute_batch("CREATE TABLE invoices (n INTEGER); PRAGMA user_version = 8").unwrap();
         assert!(matches!(migrate(&mut conn, &path), Err(OutboxError::Foreign { .. })));
     }
 }

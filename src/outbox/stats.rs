@@ -1,24 +1,22 @@
 //! Figures about the outbox, which the writer's thread keeps up to date and everybody can read without asking it.
 
-use super::counters::PendingBytes;
+use super::counters::ByteCounts;
 use super::row::Settled;
 use crate::clock::Timestamp;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Figures about an open outbox.
 #[derive(Debug, Default)]
 pub struct OutboxStats {
     pub(super) bytes: AtomicU64,
-    pub(super) history_bytes: AtomicU64,
     pub(super) wal_bytes: AtomicU64,
     pub(super) wal_is_long: AtomicBool,
     pub(super) wal_held_by: Mutex<Vec<i32>>,
     pub(super) missing_reserve: AtomicU64,
     pub(super) rounds: AtomicU64,
     pub(super) ingested: AtomicU64,
-    pub(super) external_commits: AtomicU64,
-    pending_bytes: Mutex<PendingBytes>,
+    counted: Mutex<ByteCounts>,
     /// In milliseconds, as a [`Timestamp`].
     pub(super) retention_time: AtomicI64,
     delivered: AtomicU64,
@@ -42,10 +40,9 @@ impl OutboxStats {
         self.bytes.load(Relaxed)
     }
 
-    /// Bytes of the database that are given up as soon as room is short: the history of settled events, failed ones apart.
-    /// 0 while there is room.
-    pub fn history_bytes(&self) -> u64 {
-        self.history_bytes.load(Relaxed)
+    /// The bytes of disk of pending and failed events, which `outbox.max_bytes` limits.
+    pub fn needed_bytes(&self) -> u64 {
+        self.counted().needed()
     }
 
     /// Bytes of the write-ahead log.
@@ -58,7 +55,8 @@ impl OutboxStats {
         self.wal_is_long.load(Relaxed)
     }
 
-    /// The processes that keep a write-ahead log from being emptied that has grown over its limit.
+    /// The processes that keep the write-ahead log from being emptied, once it has grown over its limit or they have done so for
+    /// long.
     pub fn wal_held_by(&self) -> Vec<i32> {
         self.wal_held_by.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -66,12 +64,6 @@ impl OutboxStats {
     /// Bytes that must stay free on the disk so that a released reserve file can be created again.
     pub fn missing_reserve(&self) -> u64 {
         self.missing_reserve.load(Relaxed)
-    }
-
-    /// The number of times that commits of other processes were noticed. Whatever was read before may have been changed
-    /// by them.
-    pub fn external_commits(&self) -> u64 {
-        self.external_commits.load(Relaxed)
     }
 
     /// The time by which what is kept expires: the wall clock's, except that it passes no faster than time really does. It
@@ -86,17 +78,21 @@ impl OutboxStats {
     }
 
     /// The bytes of disk that the waiting events of one owner take, a uid: about as many as the database has grown by them.
-    pub fn pending_bytes(&self, owner: u32) -> u64 {
-        self.pending_bytes.lock().unwrap_or_else(PoisonError::into_inner).of(owner)
+    pub fn queued_bytes(&self, owner: u32) -> u64 {
+        self.counted().of(owner)
     }
 
     /// Whether events of other owners than this one, a uid, have come to the outbox as well.
     pub fn has_other_owner(&self, owner: u32) -> bool {
-        self.pending_bytes.lock().unwrap_or_else(PoisonError::into_inner).has_other(owner)
+        self.counted().has_other(owner)
     }
 
-    pub(super) fn set_pending_bytes(&self, bytes: &PendingBytes) {
-        let mut known = self.pending_bytes.lock().unwrap_or_else(PoisonError::into_inner);
+    fn counted(&self) -> MutexGuard<'_, ByteCounts> {
+        self.counted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_counted(&self, bytes: &ByteCounts) {
+        let mut known = self.counted();
         if *known != *bytes {
             known.clone_from(bytes);
         }

@@ -5,13 +5,13 @@ use super::reader::Reader;
 use super::retention::PersonKey;
 use super::row::State;
 use crate::clock::Timestamp;
-use crate::subject::Subject;
+use crate::subject::{NamingParts, Subject};
 use rusqlite::{Connection, Row, params};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Rows that are read at once by a search and erased in one transaction, so that a running agent does not wait long.
-pub(super) const ROWS_AT_ONCE: usize = 500;
+/// Rows that are read at once, so that the snapshot of a search does not keep the log from being copied for long.
+const ROWS_AT_ONCE: usize = 500;
 
 /// An event that names a person.
 #[derive(Debug, Clone, Serialize)]
@@ -34,19 +34,16 @@ pub struct EventReference {
     pub settled_at: Option<Timestamp>,
 }
 
-const PENDING: &str =
-    "SELECT seq AS row, coalesce(event_seq, seq) AS seq, message_id, type, event, 'pending' AS state,
-                              person, file, NULL AS reason, received_at, NULL AS settled_at, body
-                         FROM pending WHERE seq > ? ORDER BY seq LIMIT ?";
-const SETTLED: &str =
-    "SELECT s.seq AS row, s.seq, s.message_id, s.type, s.event, s.state, s.person, s.file, s.reason,
-                              s.received_at, s.settled_at, b.body
-                         FROM settled s LEFT JOIN bodies b ON b.seq = s.seq
-                        WHERE s.seq > ? ORDER BY s.seq LIMIT ?";
+const EVENTS: &str = "SELECT e.seq, e.message_id, e.type, e.event, coalesce(s.state, 'pending') AS state,
+                             e.person, e.file, s.reason, e.received_at, s.settled_at, b.body
+                        FROM events e
+                        LEFT JOIN settled s ON s.seq = e.seq
+                        LEFT JOIN bodies b ON b.seq = e.seq
+                       WHERE e.seq > ? ORDER BY e.seq LIMIT ?";
 
 impl EventReference {
-    /// Finds the events that name the person, in the order of the spool: by their bodies, or, where a body is erased,
-    /// by the email or the profile id that the event was sent under.
+    /// Finds the events that name the person, in the order of the spool: by any of their [`NamingParts`], or by the
+    /// email or the profile id that the event is sent for, of which a hash is kept.
     ///
     /// # Errors
     /// SQLite's.
@@ -71,6 +68,31 @@ impl EventReference {
     }
 }
 
+/// The identities of ingested files whose names are of that kind. The files are known by them until they are gone from the
+/// spool.
+///
+/// # Errors
+/// SQLite's.
+pub fn finished_files(
+    reader: &Reader,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<(i64, i64, i64)>, OutboxError> {
+    let read = || {
+        let mut select = reader.connection().prepare(
+            "SELECT inode, born, modified, name FROM spool_files WHERE finished = 1 AND name <> x''",
+        )?;
+        let mut rows = select.query([])?;
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            if is_wanted(&String::from_utf8_lossy(row.get_ref(3)?.as_blob()?)) {
+                found.push((row.get(0)?, row.get(1)?, row.get(2)?));
+            }
+        }
+        Ok(found)
+    };
+    read().map_err(|e: rusqlite::Error| reader.error("look for files that are named after a person", e))
+}
+
 struct SubjectSearch<'a> {
     conn: &'a Connection,
     subject: &'a Subject,
@@ -79,24 +101,21 @@ struct SubjectSearch<'a> {
 
 impl SubjectSearch<'_> {
     fn run(&mut self) -> Result<(), rusqlite::Error> {
-        // Events move from `pending` to `settled`: in this order, none is missed that is settled meanwhile.
-        for sql in [PENDING, SETTLED] {
-            let mut after = 0;
-            while let Some(last) = self.search_page(sql, after)? {
-                after = last;
-            }
+        let mut after = 0;
+        while let Some(last) = self.search_page(after)? {
+            after = last;
         }
         Ok(())
     }
 
     /// Searches some rows, and returns the last of them.
-    fn search_page(&mut self, sql: &str, after: i64) -> Result<Option<i64>, rusqlite::Error> {
+    fn search_page(&mut self, after: i64) -> Result<Option<i64>, rusqlite::Error> {
         let hash = self.person_hash()?;
-        let mut select = self.conn.prepare_cached(sql)?;
+        let mut select = self.conn.prepare_cached(EVENTS)?;
         let mut rows = select.query(params![after, ROWS_AT_ONCE as i64])?;
         let mut last = None;
         while let Some(row) = rows.next()? {
-            last = Some(row.get("row")?);
+            last = Some(row.get("seq")?);
             if self.names_subject(row, hash.as_deref())? {
                 let event = EventReference::from_row(row)?;
                 self.found.insert(event.seq, event);
@@ -109,18 +128,85 @@ impl SubjectSearch<'_> {
         let (person, body): (Option<String>, Option<String>) = (row.get("person")?, row.get("body")?);
         let texts: [Option<String>; 3] = [row.get("message_id")?, row.get("event")?, row.get("reason")?];
         let file: String = row.get("file")?;
-        Ok(person.is_some() && person.as_deref() == hash
-            || body.is_some_and(|body| self.subject.is_named_in(&body))
-            || self.subject.is_in_file_name(&file)
-            || texts.iter().flatten().any(|text| self.subject.has_address_in(text)))
+        let parts = NamingParts {
+            body: body.as_deref(),
+            file: &file,
+            texts: texts.iter().flatten().map(String::as_str).collect(),
+            // Of whom it is sent for, only the hash is kept.
+            profile_ids: Vec::new(),
+        };
+        Ok(person.is_some() && person.as_deref() == hash || parts.name(self.subject))
     }
 
-    /// The hash that is kept of an event that was sent for the person, once its body is erased.
+    /// The hash that is kept of whom an event is sent for, if it is the subject.
     fn person_hash(&self) -> Result<Option<String>, rusqlite::Error> {
-        let key = PersonKey::read(self.conn)?;
-        Ok(match self.subject {
-            Subject::Email(name) | Subject::ProfileId(name) => key.map(|key| key.hash(name)),
-            Subject::UserId(_) => None,
-        })
+        let Some(name) = self.subject.sent_as() else { return Ok(None) };
+        Ok(PersonKey::read(self.conn)?.map(|key| key.hash(name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Clock;
+    use crate::outbox::fixture::{config, event};
+    use crate::outbox::{Change, Outbox, Work};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    /// Instructions of SQLite's between two counts.
+    const STRIDE: usize = 10;
+
+    /// The number of events found, and of SQLite's instructions for that.
+    fn cost_of_search(outbox: &Outbox, ana: &Subject) -> (Vec<i64>, usize) {
+        let mut conn = Connection::open(outbox.path()).unwrap();
+        let steps = Arc::new(AtomicUsize::new(0));
+        let count = steps.clone();
+        let handler = move || {
+            count.fetch_add(STRIDE, Relaxed);
+            false
+        };
+        conn.progress_handler(STRIDE as i32, Some(handler)).unwrap();
+        let mut search = SubjectSearch { conn: &conn, subject: ana, found: BTreeMap::new() };
+        search.run().unwrap();
+        (search.found.into_keys().collect(), steps.load(Relaxed))
+    }
+
+    #[test]
+    fn a_search_grows_with_the_events_that_it_looks_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = Outbox::open(&config(dir.path()), Clock::system()).unwrap();
+        let ana = Subject::Email("ana@acme.dev".to_owned());
+        let mut before = None;
+        let mut stored = 0;
+        for many in [2_000, 4_000, 8_000] {
+            let new: Vec<_> = (stored..many)
+                .map(|n| {
+                    let email = if n % 100 == 0 { "ana" } else { "bo" };
+                    event(
+                        format!("m-{n}"),
+                        format!(r#"{{"type":"track","properties":{{"email":"{email}@acme.dev"}}}}"#),
+                    )
+                })
+                .collect();
+            outbox.writer.append(new, vec![]).block().unwrap();
+            stored = many;
+            let (found, steps) = cost_of_search(&outbox, &ana);
+            assert_eq!(found.len(), many / 100);
+            if let Some(before) = before.replace(steps) {
+                assert!(
+                    before > 0 && steps < before * 9 / 4,
+                    "{before} steps, and {steps} for twice the events"
+                );
+            }
+        }
+        let erase = Work::Erase {
+            events: cost_of_search(&outbox, &ana).0,
+            unanswered: Vec::new(),
+            in_flight: Vec::new(),
+        };
+        outbox.writer.change(Change { work: erase, of: None, is_last: false }).block().unwrap();
+        assert!(cost_of_search(&outbox, &ana).0.is_empty());
+        outbox.close();
     }
 }

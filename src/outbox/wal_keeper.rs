@@ -2,14 +2,12 @@
 //! nothing else to do. SQLite's own checkpoints are off, because a commit does not report their errors.
 
 use super::OutboxError;
-use super::database::Database;
-use super::files::with_suffix;
-use super::lock::{Lock, holder_of};
+use super::lock::Lock;
 use super::stats::OutboxStats;
+use super::store::Store;
+use crate::clock::Timestamp;
 use crate::config;
 use crate::disk;
-use nix::libc;
-use std::fs::File;
 use std::path::Path;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
@@ -20,35 +18,37 @@ use std::time::Duration;
 const MAX_PAGES: u64 = 4_096;
 /// A log larger than this has, or had, a reader that prevents the copying. It is emptied as soon as possible.
 const MAX_BYTES: u64 = 64 << 20;
+/// A log that readers have kept for so long still has what was deleted before: half a minute after an event's delivery
+/// nothing of it is to be left in any file.
+const MAX_HELD: Duration = Duration::from_secs(20);
 
 /// The upkeep of the write-ahead log.
 pub(super) struct WalKeeper {
     lock: Arc<Lock>,
     stats: Arc<OutboxStats>,
-    readers: WalReaders,
-    /// Whether all commits are in the database and the log is empty.
+    /// Whether all commits are in the database, and the log has nothing but its mark.
     is_empty: bool,
     /// Free bytes of the disk at the last maintenance.
     free: u64,
 }
 
 impl WalKeeper {
-    /// Starts with a log of that many bytes.
-    pub(super) fn new(db: &Database, lock: Arc<Lock>, stats: Arc<OutboxStats>, bytes: u64) -> WalKeeper {
-        lock.record_wal(bytes > 0);
-        let free = free_bytes(&db.path);
-        WalKeeper { lock, stats, readers: WalReaders::default(), is_empty: bytes == 0, free }
+    pub(super) fn new(db: &Store, lock: Arc<Lock>, stats: Arc<OutboxStats>) -> WalKeeper {
+        WalKeeper { lock, stats, is_empty: false, free: free_bytes(&db.path) }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.is_empty
     }
 
-    pub(super) fn set_empty(&mut self, is_empty: bool) {
-        if self.is_empty != is_empty {
-            self.lock.record_wal(!is_empty);
-            self.is_empty = is_empty;
-        }
+    /// Notes that something was committed.
+    pub(super) fn set_used(&mut self) {
+        self.is_empty = false;
+    }
+
+    /// Keeps the lock where others look for it: see [`Lock::retake`].
+    pub(super) fn retake_lock(&self) -> Result<bool, OutboxError> {
+        self.lock.retake()
     }
 
     /// Confirms the last commit, see [`Lock::confirm_commit`].
@@ -57,13 +57,13 @@ impl WalKeeper {
     }
 
     /// Reads how much room the disk has.
-    pub(super) fn measure_disk(&mut self, db: &Database) {
+    pub(super) fn measure_disk(&mut self, db: &Store) {
         self.free = free_bytes(&db.path);
     }
 
     /// Copies the log after a commit if it is long. Returns `true` if the log is to be emptied instead: it is over its
     /// limit, or takes up room that is needed.
-    pub(super) fn copy_if_long(&mut self, db: &Database) -> Result<bool, OutboxError> {
+    pub(super) fn copy_if_long(&mut self, db: &Store) -> Result<bool, OutboxError> {
         let bytes = self.stats.wal_bytes();
         let is_long = db.wal_pages() > MAX_PAGES;
         // The disk is asked again only where there was little room at the last maintenance.
@@ -77,20 +77,27 @@ impl WalKeeper {
     }
 
     /// Empties the log, unless a reader still needs it after that time.
-    pub(super) fn empty(&mut self, db: &Database, timeout: Duration) -> Result<(), OutboxError> {
-        let before = self.is_empty;
-        if db.copy_wal()? {
-            self.set_empty(true);
-        }
-        let emptied = db.checkpoint(timeout);
-        self.set_empty(*emptied.as_ref().unwrap_or(&before));
-        emptied.map(drop)
+    pub(super) fn empty(&mut self, db: &Store, timeout: Duration) -> Result<(), OutboxError> {
+        self.is_empty = db.checkpoint(timeout)?;
+        Ok(())
     }
 
-    /// Publishes, and logs, which processes prevent an overlong log from being emptied.
-    pub(super) fn report_readers(&mut self, db: &Database) {
+    /// Copies the log into the database and ends the session, unless a reader still needs the log after that time.
+    pub(super) fn close(&mut self, db: &Store, now: Timestamp, timeout: Duration) -> Result<(), OutboxError> {
+        // All but the last mark is copied first: the end must not be in the database before the rest is.
+        if db.checkpoint(timeout)? {
+            db.end_session(now)?;
+            db.truncate_wal(timeout)?;
+        }
+        Ok(())
+    }
+
+    /// Publishes, and logs, which processes prevent the log from being emptied, once it is overlong or they have prevented it
+    /// for long.
+    pub(super) fn report_readers(&mut self, db: &Store, held_for: Duration) {
         let bytes = self.stats.wal_bytes();
-        let pids = if bytes > MAX_BYTES { self.readers.pids(&db.path) } else { Vec::new() };
+        let is_held = bytes > MAX_BYTES || held_for >= MAX_HELD;
+        let pids = if is_held { db.files.log_holders() } else { Vec::new() };
         let mut reported = self.stats.wal_held_by.lock().unwrap_or_else(PoisonError::into_inner);
         if *reported != pids {
             if let Some(pid) = pids.first() {
@@ -107,28 +114,4 @@ impl WalKeeper {
 /// Free bytes of that file's disk; the largest number where they cannot be read.
 fn free_bytes(path: &Path) -> u64 {
     disk::space_of(path).map_or(u64::MAX, |disk| disk.free)
-}
-
-/// The bytes of the -shm file that SQLite's readers lock (<https://sqlite.org/walformat.html>).
-const READ_LOCKS: std::ops::Range<libc::off_t> = 123..128;
-
-/// Finds other processes that read, by their locks.
-#[derive(Debug, Default)]
-struct WalReaders {
-    /// Never closed: closing any descriptor of the file would drop SQLite's own locks on it in this process.
-    shm: Option<&'static File>,
-}
-
-impl WalReaders {
-    /// Other processes with a transaction open, in ascending order.
-    fn pids(&mut self, database: &Path) -> Vec<i32> {
-        if self.shm.is_none() {
-            self.shm = File::open(with_suffix(database, "-shm")).ok().map(|file| &*Box::leak(Box::new(file)));
-        }
-        let Some(shm) = self.shm else { return Vec::new() };
-        let mut pids: Vec<i32> = READ_LOCKS.filter_map(|byte| holder_of(shm, (byte, 1))).collect();
-        pids.sort_unstable();
-        pids.dedup();
-        pids
-    }
 }

@@ -1,16 +1,22 @@
 //! The handle to the thread that writes.
 
-use super::append::Appended;
+use super::alarm::Alarm;
+use super::appended::Appended;
+use super::changes::Change;
+use super::commands::Applied;
+use super::destinations::DestinationFacts;
 use super::keying::KeyRenewal;
+use super::pending_commit::{PendingCommit, Reply};
 use super::row::{NewEvent, Settled};
 use super::spool_progress::FileProgress;
+use super::suppression::Suppression;
 use super::{OutboxError, OutboxStats};
 use crate::clock::Timestamp;
 use crate::config;
 use crate::reason::Reason;
 use crate::spool::FileIdentity;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{oneshot, watch};
 
 /// The handle to the writer. Clones speak to the same thread.
@@ -18,54 +24,38 @@ use tokio::sync::{oneshot, watch};
 pub struct Writer {
     commands: Sender<WriterCommand>,
     stats: Arc<OutboxStats>,
-    retry_requests: watch::Receiver<i64>,
+    suppression: Arc<Mutex<Suppression>>,
     alarm: Alarm,
-    retry_after_deadline: Option<Timestamp>,
-    accepted_by: Option<i64>,
+    destination: DestinationFacts,
 }
-
-/// Raised once the outbox can be used no longer; nothing is committed from then on.
-#[derive(Debug, Clone)]
-pub(super) struct Alarm(watch::Sender<Option<Arc<OutboxError>>>);
-
-impl Alarm {
-    pub(super) fn new() -> Alarm {
-        Alarm(watch::Sender::new(None))
-    }
-
-    pub(super) fn raise(&self, error: impl Into<Arc<OutboxError>>) {
-        self.0.send_replace(Some(error.into()));
-    }
-
-    pub(super) fn is_raised(&self) -> bool {
-        self.0.borrow().is_some()
-    }
-
-    /// Why the alarm is raised.
-    pub(super) fn error(&self) -> Option<Arc<OutboxError>> {
-        self.0.borrow().clone()
-    }
-}
-
-type Reply<T> = oneshot::Sender<Result<T, Arc<OutboxError>>>;
 
 #[derive(Debug)]
 pub(super) enum WriterCommand {
     Append {
         events: Arc<Vec<NewEvent>>,
         progress: Vec<FileProgress>,
+        /// The version of the suppressed persons of whom the events are free.
+        suppression: u64,
         reply: Reply<Appended>,
     },
     Settle {
         settlement: Settlement,
         reply: Reply<()>,
     },
+    /// A change by hand.
+    Change {
+        change: Box<Change>,
+        reply: Reply<Applied>,
+    },
+    /// See [`Writer::empty_log`].
+    EmptyLog(Reply<(bool, Vec<i32>)>),
     /// Waits for the next commit.
     Forget(Vec<FileIdentity>),
     RetryAfterDeadline(Option<Timestamp>),
     AcceptedBy(i64),
     Configure(config::OutboxConfig),
-    CheckForCommits,
+    /// Has the loop come round.
+    Ping,
     Stop,
 }
 
@@ -87,9 +77,8 @@ pub struct Settlement {
     pub rows: Vec<(i64, Settled)>,
     /// Items that stay pending, and the answer they got.
     pub attempts: Vec<(Vec<i64>, Reason)>,
-    /// [`OutboxStats::external_commits`] before the delivered items were read, if each was alone of its event: if it
-    /// has not changed, they need not be read again.
-    pub read_version: Option<u64>,
+    /// Each of the delivered items was alone of its event when it was read, so that it need not be read again.
+    pub are_alone: bool,
     /// The status of the answer that accepted the delivered items.
     pub status: Option<u16>,
     /// A step in the renewal of ordering keys.
@@ -104,57 +93,36 @@ impl From<Vec<(i64, Settled)>> for Settlement {
     }
 }
 
-/// A commit that has not been answered yet. The sender awaits it; the intake's thread blocks on it.
-#[derive(Debug)]
-pub struct PendingCommit<T>(oneshot::Receiver<Result<T, Arc<OutboxError>>>);
-
-impl<T> PendingCommit<T> {
-    /// Waits without blocking the thread.
-    ///
-    /// # Errors
-    /// The errors of the transaction; [`OutboxError::Closed`] when the writer has ended.
-    pub async fn wait(self) -> Result<T, Arc<OutboxError>> {
-        self.0.await.unwrap_or_else(|_| Err(Arc::new(OutboxError::Closed)))
-    }
-
-    /// Blocks the thread; not to be called on a thread that runs tasks.
-    ///
-    /// # Errors
-    /// As [`PendingCommit::wait`].
-    pub fn block(self) -> Result<T, Arc<OutboxError>> {
-        self.0.blocking_recv().unwrap_or_else(|_| Err(Arc::new(OutboxError::Closed)))
-    }
-}
-
 impl Writer {
     pub(super) fn new(
         commands: Sender<WriterCommand>,
         stats: Arc<OutboxStats>,
-        retry_requests: watch::Receiver<i64>,
+        suppression: Arc<Mutex<Suppression>>,
         alarm: Alarm,
-        retry_after_deadline: Option<Timestamp>,
-        accepted_by: Option<i64>,
+        destination: DestinationFacts,
     ) -> Writer {
-        Writer { commands, stats, retry_requests, alarm, retry_after_deadline, accepted_by }
+        Writer { commands, stats, suppression, alarm, destination }
     }
 
     /// Adds events and stores how far their files are ingested, all or nothing. When the result is
-    /// [`Appended::Stored`], both are on the disk.
+    /// [`Appended::Stored`], both are on the disk. Events of suppressed persons are stored without their content.
     pub fn append(
         &self,
         events: impl Into<Arc<Vec<NewEvent>>>,
         progress: Vec<FileProgress>,
     ) -> PendingCommit<Appended> {
         let (reply, answer) = oneshot::channel();
-        self.send(WriterCommand::Append { events: events.into(), progress, reply });
-        PendingCommit(answer)
+        let known = self.suppression.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (events, suppression) = (known.redact(events.into()), known.version());
+        self.send(WriterCommand::Append { events, progress, suppression, reply });
+        PendingCommit::of(answer)
     }
 
     /// Settles pending items and records answers other than acceptance. When the result is `Ok`, it is on the disk.
     pub fn settle(&self, settlement: impl Into<Settlement>) -> PendingCommit<()> {
         let (reply, answer) = oneshot::channel();
         self.send(WriterCommand::Settle { settlement: settlement.into(), reply });
-        PendingCommit(answer)
+        PendingCommit::of(answer)
     }
 
     /// Deletes the progress of files that are gone from the spool. If that is lost in a crash, the next start finds the
@@ -170,7 +138,7 @@ impl Writer {
 
     /// The stored deadline as of the opening of the outbox.
     pub fn retry_after_deadline(&self) -> Option<Timestamp> {
-        self.retry_after_deadline
+        self.destination.retry_after
     }
 
     /// Stores which receiver, with which key, has accepted an event.
@@ -180,12 +148,27 @@ impl Writer {
 
     /// The stored receiver as of the opening of the outbox.
     pub fn accepted_by(&self) -> Option<i64> {
-        self.accepted_by
+        self.destination.accepted_by
     }
 
-    /// Checks for commits of other processes in a moment. The writer's loop makes at least one round after this.
-    pub fn check_for_commits(&self) {
-        self.send(WriterCommand::CheckForCommits);
+    /// Makes a change by hand. When the result is `Ok`, it is on the disk, with the record of it.
+    pub fn change(&self, change: Change) -> PendingCommit<Applied> {
+        let (reply, answer) = oneshot::channel();
+        self.send(WriterCommand::Change { change: Box::new(change), reply });
+        PendingCommit::of(answer)
+    }
+
+    /// Empties the write-ahead log. Returns whether nothing of what was erased before is left in any file, and which other
+    /// processes prevent that.
+    pub fn empty_log(&self) -> PendingCommit<(bool, Vec<i32>)> {
+        let (reply, answer) = oneshot::channel();
+        self.send(WriterCommand::EmptyLog(reply));
+        PendingCommit::of(answer)
+    }
+
+    /// Has the writer's loop make a round.
+    pub fn ping(&self) {
+        self.send(WriterCommand::Ping);
     }
 
     /// Takes over changed settings, except the path.
@@ -198,15 +181,10 @@ impl Writer {
         self.stats.clone()
     }
 
-    /// A number that changes when a command has requeued events, or asks for another attempt.
-    pub fn retry_requests(&self) -> watch::Receiver<i64> {
-        self.retry_requests.clone()
-    }
-
     /// Set once the outbox can be used no longer, because its files are gone or damaged or the device fails. Nothing is
     /// committed from then on.
     pub fn alarm(&self) -> watch::Receiver<Option<Arc<OutboxError>>> {
-        self.alarm.0.subscribe()
+        self.alarm.watch()
     }
 
     pub(super) fn alarm_sender(&self) -> Alarm {

@@ -4,28 +4,34 @@
 //! fsync, commits once, then answers everybody. So a call that has returned `Ok` is durable, and the load decides how
 //! large a commit is.
 
-use super::append::{Append, Appended};
+use super::alarm::Alarm;
+use super::append::Append;
+use super::appended::Appended;
+use super::attempts::add_attempts;
+use super::commands::Applied;
+use super::destinations::{self, DestinationFacts};
 use super::lock::Lock;
 use super::maintenance::{Maintenance, READER_TIMEOUT};
-use super::meta::{self, ACCEPTED_BY, RETRY_AFTER_DEADLINE};
+
 use super::reserve::ReserveFile;
 use super::spool_progress::FileProgress;
-use super::store::Store;
+use super::suppression::Suppression;
+use super::tables::Tables;
 use super::transitions::Transitions;
-use super::writer::{Alarm, Settlement, Writer, WriterCommand};
+use super::writer::{Settlement, Writer, WriterCommand};
 use super::{OutboxError, OutboxStats};
 use crate::clock::{Clock, Timestamp};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// The interval of maintenance.
 const TICK: Duration = Duration::from_secs(1);
-/// The interval of maintenance after it had nothing to do, so that an idle agent hardly wakes. Whoever notices a commit
-/// of another process tells the writer, and missing files must be noticed within ten seconds.
+/// The interval of maintenance after it had nothing to do, so that an idle agent hardly wakes. Missing files must be noticed
+/// within ten seconds.
 const IDLE_INTERVAL: Duration = Duration::from_secs(8);
 /// Time for which a stop compacts, and then waits for readers before it leaves the write-ahead log as it is. Nothing is
 /// lost without either, and the whole stop may take ten seconds.
@@ -45,26 +51,27 @@ const MAX_COMMANDS: usize = 1_024;
 /// # Errors
 /// The system's and SQLite's; then nothing runs.
 pub(super) fn start(
-    store: Store,
+    tables: Tables,
     lock: Arc<Lock>,
     reserve: ReserveFile,
     clock: Clock,
 ) -> Result<(Writer, JoinHandle<()>), OutboxError> {
     let (commands, inbox) = mpsc::channel();
     let alarm = Alarm::new();
-    let maintenance = Maintenance::start(&store.db, lock, reserve, clock.clone(), alarm.clone())?;
-    let fact = |name| meta::get(&store.db.conn, name).map_err(|e| store.db.error("read its state", e));
-    let (deadline, accepted_by) = (fact(RETRY_AFTER_DEADLINE)?.map(Timestamp), fact(ACCEPTED_BY)?);
+    let maintenance = Maintenance::start(&tables.store, lock, reserve, clock.clone(), alarm.clone())?;
+    let facts =
+        DestinationFacts::load(&tables.store.conn).map_err(|e| tables.store.error("read its state", e))?;
     let stats = maintenance.stats();
-    stats.set_pending_bytes(&store.pending_bytes);
-    let retry_requests = maintenance.retry_requests();
-    let writer = Writer::new(commands, stats.clone(), retry_requests, alarm.clone(), deadline, accepted_by);
+    stats.set_counted(&tables.bytes);
+    let suppression = Arc::new(Mutex::new(tables.suppression.clone()));
+    let writer = Writer::new(commands, stats.clone(), suppression.clone(), alarm.clone(), facts);
     let thread = WriterThread {
-        store,
+        tables,
         maintenance,
         inbox,
         clock,
         stats,
+        suppression,
         alarm,
         is_idle: false,
         maintained: Instant::now(),
@@ -78,8 +85,13 @@ pub(super) fn start(
     Ok((writer, thread))
 }
 
-/// The results of the appends in a commit.
-type CommitResult = Result<Vec<Appended>, Arc<OutboxError>>;
+/// The results of the commands in a commit, for those that have one, in their order.
+type CommitResult = Result<Vec<Outcome>, Arc<OutboxError>>;
+
+enum Outcome {
+    Appended(Appended),
+    Applied(Applied),
+}
 
 /// The outcome of one round of the loop.
 enum Round {
@@ -91,11 +103,13 @@ enum Round {
 }
 
 struct WriterThread {
-    store: Store,
+    tables: Tables,
     maintenance: Maintenance,
     inbox: Receiver<WriterCommand>,
     clock: Clock,
     stats: Arc<OutboxStats>,
+    /// The suppressed persons as of the last commit, for those who append.
+    suppression: Arc<Mutex<Suppression>>,
     alarm: Alarm,
     /// Whether the last maintenance left nothing to do, and no command has come since.
     is_idle: bool,
@@ -117,11 +131,11 @@ impl WriterThread {
             // After files were replaced, another check would save their content once more, over the first copy.
             if is_due && !is_stop && !self.alarm.is_raised() {
                 self.maintained = Instant::now();
-                let is_done = self.maintenance.run(&mut self.store, matches!(round, Round::Idle));
+                let is_done = self.maintenance.run(&mut self.tables, matches!(round, Round::Idle));
                 self.is_idle = matches!(round, Round::Idle) && is_done && self.waiting.is_empty();
             }
             if !is_stop && !self.alarm.is_raised() {
-                self.maintenance.make_room(&mut self.store);
+                self.maintenance.make_room(&mut self.tables);
             }
             if self.alarm.is_raised() {
                 // The callers learn it from the closed channel; the log stays as it is, for the next start.
@@ -132,12 +146,12 @@ impl WriterThread {
             }
         }
         self.compact_before_end();
-        self.maintenance.save_clock(&mut self.store);
-        self.maintenance.close(&self.store.db, STOP_TIMEOUT);
+        self.maintenance.save_clock(&mut self.tables);
+        self.maintenance.close(&self.tables.store, STOP_TIMEOUT);
     }
 
     fn round(&mut self) -> Round {
-        let is_compacting = self.store.is_compacting();
+        let is_compacting = self.tables.is_compacting();
         let timeout = match (is_compacting, self.due, self.is_idle) {
             (true, ..) => Duration::ZERO,
             (_, Some(due), _) => due.saturating_duration_since(Instant::now()),
@@ -145,10 +159,7 @@ impl WriterThread {
             _ => TICK,
         };
         match self.inbox.recv_timeout(timeout) {
-            Ok(WriterCommand::CheckForCommits) => {
-                self.is_idle = false;
-                Round::Busy
-            }
+            Ok(WriterCommand::Ping) => Round::Busy,
             Ok(first) => self.take_commands(first),
             Err(RecvTimeoutError::Timeout) if is_compacting => {
                 self.continue_compaction();
@@ -169,8 +180,9 @@ impl WriterThread {
     /// Compacts for a moment, so that the next start has less to read.
     fn compact_before_end(&mut self) {
         let began = Instant::now();
-        let mut done = self.store.transaction(Store::begin_compaction).map_err(Arc::new);
-        while done.is_ok() && self.store.is_compacting() && began.elapsed() < STOP_TIMEOUT {
+        self.tables.begin_compaction();
+        let mut done = Ok(());
+        while done.is_ok() && self.tables.is_compacting() && began.elapsed() < STOP_TIMEOUT {
             done = self.commit(&[], Some(COMPACT_WHEN_IDLE)).map(drop);
         }
     }
@@ -200,26 +212,34 @@ impl WriterThread {
                 let is_append = |c: &WriterCommand| matches!(c, WriterCommand::Append { .. });
                 let (appends, others): (Vec<_>, Vec<_>) = commands.into_iter().partition(is_append);
                 self.answer(appends, Err(full));
-                self.maintenance.empty_wal(&self.store.db, READER_TIMEOUT);
+                self.maintenance.empty_wal(&self.tables.store, READER_TIMEOUT);
+                // Where none can be gained for one, there is none for the next; a smaller one may fit as it is.
+                let mut may_gain_room = true;
                 for command in others {
-                    let result = self.commit_on_full_disk(std::slice::from_ref(&command));
+                    let alone = std::slice::from_ref(&command);
+                    let result = if may_gain_room {
+                        self.commit_on_full_disk(alone)
+                    } else {
+                        self.commit(alone, None)
+                    };
+                    may_gain_room = !result.as_ref().is_err_and(|e| e.is_full());
                     self.answer(vec![command], result);
                 }
             }
             result => self.answer(commands, result),
         }
         if !self.alarm.is_raised() {
-            self.maintenance.shorten_wal(&self.store);
+            self.maintenance.shorten_wal(&self.tables);
         }
     }
 
     /// Commits with what room can be gained: that of the write-ahead log, then that of the reserve file.
     fn commit_on_full_disk(&mut self, commands: &[WriterCommand]) -> CommitResult {
         let empty_wal = |thread: &mut WriterThread| {
-            thread.maintenance.empty_wal(&thread.store.db, READER_TIMEOUT);
+            thread.maintenance.empty_wal(&thread.tables.store, READER_TIMEOUT);
         };
         let release_reserve =
-            |thread: &mut WriterThread| thread.maintenance.release_reserve(&thread.store.db);
+            |thread: &mut WriterThread| thread.maintenance.release_reserve(&thread.tables.store);
         // Compaction takes room as well, so there is none.
         let mut result = self.commit(commands, None);
         for gain_room in [empty_wal as fn(&mut WriterThread), release_reserve] {
@@ -240,57 +260,88 @@ impl WriterThread {
         }
         let now = self.clock.now();
         self.is_idle = false;
-        let stats = self.stats.clone();
-        let committed = self.store.transaction(|store| {
-            stats.external_commits.store(store.external_commits, Relaxed);
-            let mut appended = Vec::new();
+        let committed = self.tables.transaction(|tables| {
+            if let Some(rows) = compact {
+                // Before the appends: they use the pages again that this frees, which are then not written for being zeroed.
+                tables.compact_some(rows, now)?;
+            }
+            let mut outcomes = Vec::new();
             for command in commands {
                 match command {
-                    WriterCommand::Append { events, progress, .. } => {
-                        appended.push(Append::run(store, events, progress, now)?);
+                    WriterCommand::Append { suppression, .. }
+                        if *suppression != tables.suppression.version() =>
+                    {
+                        outcomes.push(Outcome::Appended(Appended::Outdated));
                     }
-                    WriterCommand::Settle { settlement, .. } => settle(store, settlement, now)?,
-                    WriterCommand::Forget(files) => FileProgress::forget(&store.db.conn, files)?,
+                    WriterCommand::Append { events, progress, .. } => {
+                        outcomes.push(Outcome::Appended(Append::run(tables, events, progress, now)?));
+                    }
+                    WriterCommand::Change { change, .. } => {
+                        outcomes.push(Outcome::Applied(change.apply(tables, now)?));
+                    }
+                    WriterCommand::Settle { settlement, .. } => settle(tables, settlement, now)?,
+                    WriterCommand::Forget(files) => FileProgress::forget(&tables.store.conn, files)?,
                     WriterCommand::RetryAfterDeadline(at) => {
-                        meta::set(&store.db.conn, RETRY_AFTER_DEADLINE, at.map_or(0, |t| t.0))?;
+                        destinations::set_retry_after(&tables.store.conn, *at)?;
                     }
                     WriterCommand::AcceptedBy(receiver) => {
-                        meta::set(&store.db.conn, ACCEPTED_BY, receiver)?;
+                        destinations::set_accepted_by(&tables.store.conn, *receiver)?;
                     }
-                    WriterCommand::Configure(_) | WriterCommand::CheckForCommits | WriterCommand::Stop => {}
+                    WriterCommand::Configure(_)
+                    | WriterCommand::EmptyLog(_)
+                    | WriterCommand::Ping
+                    | WriterCommand::Stop => {}
                 }
             }
-            if let Some(rows) = compact {
-                store.compact_some(rows, now)?;
-            }
-            Ok(appended)
+            Ok(outcomes)
         });
-        let checked = committed.and_then(|appended| {
-            self.stats.set_pending_bytes(&self.store.pending_bytes);
-            self.maintenance.after_commit(&self.store, now)?;
-            self.store.failures.committed(self.clock.mono());
-            Ok(appended)
+        let checked = committed.and_then(|outcomes| {
+            self.stats.set_counted(&self.tables.bytes);
+            self.publish_suppression();
+            self.maintenance.after_commit(&self.tables, now)?;
+            self.tables.failures.committed(self.clock.mono());
+            Ok(outcomes)
         });
         checked.map_err(|e| self.maintenance.report(e))
     }
 
+    fn publish_suppression(&self) {
+        let mut published = self.suppression.lock().unwrap_or_else(PoisonError::into_inner);
+        if published.version() != self.tables.suppression.version() {
+            published.clone_from(&self.tables.suppression);
+        }
+    }
+
     fn answer(&mut self, commands: Vec<WriterCommand>, result: CommitResult) {
-        let (appended, error) = match result {
-            Ok(appended) => (appended, None),
+        let (outcomes, error) = match result {
+            Ok(outcomes) => (outcomes, None),
             Err(e) => (Vec::new(), Some(e)),
         };
-        let mut appended = appended.into_iter();
+        let mut outcomes = outcomes.into_iter();
+        let closed = || Arc::new(OutboxError::Closed);
         let done = || error.as_ref().map_or(Ok(()), |e| Err(e.clone()));
         for command in commands {
             // A caller that has gone away does not wait for the reply.
             match command {
                 WriterCommand::Append { reply, .. } => {
-                    let appended = appended.next();
-                    if let Some(Appended::Stored { stored, .. }) = &appended {
+                    let result = done().and_then(|()| match outcomes.next() {
+                        Some(Outcome::Appended(appended)) => Ok(appended),
+                        _ => Err(closed()),
+                    });
+                    if let Ok(Appended::Stored { stored, .. }) = &result {
                         self.stats.ingested.fetch_add(*stored, Relaxed);
                     }
-                    let closed = || Arc::new(OutboxError::Closed);
-                    let _ = reply.send(done().and_then(|()| appended.ok_or_else(closed)));
+                    let _ = reply.send(result);
+                }
+                WriterCommand::Change { reply, .. } => {
+                    let result = done().and_then(|()| match outcomes.next() {
+                        Some(Outcome::Applied(applied)) => Ok(applied),
+                        _ => Err(closed()),
+                    });
+                    let _ = reply.send(result);
+                }
+                WriterCommand::EmptyLog(reply) => {
+                    let _ = reply.send(done().and_then(|()| self.maintenance.overwrite_log(&self.tables)));
                 }
                 WriterCommand::Settle { settlement, reply } => {
                     if error.is_none() {
@@ -298,11 +349,11 @@ impl WriterThread {
                     }
                     let _ = reply.send(done());
                 }
-                WriterCommand::Configure(config) => self.store.retention.config = config,
+                WriterCommand::Configure(config) => self.tables.retention.config = config,
                 WriterCommand::Forget(_)
                 | WriterCommand::RetryAfterDeadline(_)
                 | WriterCommand::AcceptedBy(_)
-                | WriterCommand::CheckForCommits
+                | WriterCommand::Ping
                 | WriterCommand::Stop => {}
             }
         }
@@ -312,20 +363,19 @@ impl WriterThread {
     fn continue_compaction(&mut self) {
         // An error ends the compaction, or the writer.
         self.commit_waiting(COMPACT_WHEN_IDLE);
-        if !self.store.is_compacting() && !self.alarm.is_raised() {
-            self.maintenance.empty_wal(&self.store.db, Duration::ZERO);
+        if !self.tables.is_compacting() && !self.alarm.is_raised() {
+            self.maintenance.empty_wal(&self.tables.store, Duration::ZERO);
         }
     }
 }
 
-fn settle(store: &mut Store, settlement: &Settlement, now: Timestamp) -> Result<(), rusqlite::Error> {
+fn settle(tables: &mut Tables, settlement: &Settlement, now: Timestamp) -> Result<(), rusqlite::Error> {
     if let Some(step) = &settlement.renewal {
-        store.renew_keys(step)?;
+        tables.renew_keys(step)?;
     }
-    let is_read_version = settlement.read_version == Some(store.external_commits);
-    let mut transitions = Transitions { store, now, status: settlement.status };
     for (items, reason) in &settlement.attempts {
-        transitions.add_attempts(items, reason)?;
+        add_attempts(tables, items, reason, now)?;
     }
-    transitions.settle(&settlement.rows, is_read_version)
+    let mut transitions = Transitions { tables, now, status: settlement.status };
+    transitions.settle(&settlement.rows, settlement.are_alone)
 }

@@ -209,7 +209,7 @@ fn program(mappings: &str, faults: Faults) -> TestAgent {
 /// single items, so this looks at their table.
 fn settled_items(agent: &TestAgent) -> BTreeMap<(String, String), String> {
     let sql = "SELECT e.message_id, i.mapping, i.state || ' ' || i.code
-                 FROM settled_items i JOIN outbox_events e ON e.seq = i.seq";
+                 FROM items i JOIN outbox_events e ON e.seq = i.seq";
     let outbox = agent.database();
     let mut rows = outbox.prepare(sql).unwrap();
     let rows = rows.query_map([], |r| Ok(((r.get(0)?, r.get(1)?), r.get(2)?))).unwrap();
@@ -290,7 +290,7 @@ fn pending_items_of_a_renamed_or_removed_mapping_are_skipped() {
     ));
     // Changed once no request by the old mappings is in flight.
     let keying = |agent: &TestAgent| -> Option<i64> {
-        let sql = "SELECT value FROM meta WHERE name = 'keying'";
+        let sql = "SELECT keying FROM destinations";
         agent.database().query_row(sql, [], |r| r.get(0)).ok()
     };
     agent.until("the first mappings are in force", |agent| keying(agent).is_some());
@@ -384,8 +384,8 @@ fn a_change_of_mappings_goes_on_after_a_crash_amid_it() {
     agent.set_tables(&odd_and_even("email"));
     agent.signal(Signal::SIGHUP);
     let stale = |agent: &TestAgent| -> Option<i64> {
-        let sql = "SELECT value FROM meta WHERE name = 'stale_keys_from'";
-        agent.database().query_row(sql, [], |r| r.get(0)).ok()
+        let sql = "SELECT stale_keys_from FROM destinations";
+        agent.database().query_row(sql, [], |r| r.get(0)).ok().flatten()
     };
     while stale(&agent).is_none_or(|from| from == 1) {}
     agent.kill();

@@ -61,19 +61,27 @@ fn what_is_delivered_or_skipped_never_keeps_out_what_is_not() {
         // So that what waits never fills it.
         agent.until_held((file + 1) * 1_000);
     }
-    agent.until_status("nothing waits, and there is room", |status| {
-        status.outbox.pending == 0
+    // Beside what waits: a quarter of the limit for history, a tenth for skipped events, and the ids.
+    agent.until_status("nothing waits, and history keeps to its budget", |status| {
+        let outbox = &status.outbox;
+        outbox.pending == 0
             && status.spool.waiting_files == Some(0)
-            && status.outbox.bytes < status.outbox.max_bytes
+            && outbox.bytes < outbox.max_bytes / 4 + outbox.max_bytes / 10 + 2 * 40 * EVENTS as u64
     });
     let status = agent.status();
     assert!(!agent.log().contains("the intake is blocked"), "{}", agent.log());
     let (delivered, skipped) = (status.outbox.delivered as usize, status.outbox.skipped as usize);
     assert!((1_000..EVENTS - 1_000).contains(&delivered) && skipped < EVENTS - 1_000, "{status:?}");
-    assert!(status.outbox.ids_remembered_since.is_some(), "{status:?}");
-    // The newest ids are remembered still.
-    agent.drop_file("again.jsonl", event(EVENTS - 1, "\"email\":\"p49@acme.dev\""));
-    agent.until_status("it is a duplicate", |status| status.spool.duplicates == 1);
+    assert!(status.outbox.history_since.is_some(), "{status:?}");
+    // All ids are remembered still.
+    assert_eq!(status.outbox.ids_remembered_since, None);
+    for n in [0, EVENTS / 2, EVENTS - 1] {
+        agent.drop_file(format!("again-{n}.jsonl"), event(n, &format!("\"email\":\"p{}@acme.dev\"", n % 50)));
+    }
+    agent.until_status("they are duplicates", |status| status.spool.duplicates == 3);
+    let shown = agent.command("show").arg("m-0").output().unwrap();
+    let said = String::from_utf8_lossy(&shown.stderr);
+    assert!(said.contains("the event m-0 was delivered or skipped, and only its id is left"), "{said}");
     agent.stop();
     assert_eq!(agent.receiver.stats().events as usize, EVENTS);
 }

@@ -12,9 +12,12 @@ use super::events::{gzip, track};
 use super::ledger::{Figures, Ledger};
 use super::process::Process;
 use super::setup::{KEY, Setup};
-use koala_agent::agent::Agent;
+use koala_agent::agent::{Agent, Executor};
 use koala_agent::clock::{Clock, Timestamp};
 use koala_agent::config::Config;
+use koala_agent::outbox::{
+    AskedCommand, Asker, ClaimedCommand, Command, EventOutcome, Outbox, Progress, Report,
+};
 use koala_agent::receiver::{Faults, HeldItem, Receiver, ReceiverOptions};
 use koala_agent::spool::drop_file;
 use koala_agent::status::{DestinationState, Status};
@@ -208,16 +211,19 @@ impl TestAgent {
         });
     }
 
-    /// Starts the program, and waits until everybody can see that it runs.
+    /// Starts the program, and waits until it runs with its outbox open, as everybody can see.
     pub fn start_and_wait(&mut self) {
         self.start();
         self.until_visible();
     }
 
-    /// Waits until everybody can see that the program runs that was started last.
+    /// Waits until the program that was started last runs with its outbox open, as everybody can see. It has the lock before.
     pub fn until_visible(&mut self) {
         let pid = self.pid().unsigned_abs();
-        self.until_status("it runs", |status| status.agent.running && status.agent.pid == Some(pid));
+        self.until_status("it runs", |status| {
+            let agent = &status.agent;
+            agent.running && agent.pid == Some(pid) && agent.since.is_some() && !agent.waits_to_start
+        });
     }
 
     pub fn is_started(&self) -> bool {
@@ -545,6 +551,49 @@ impl TestAgent {
         }
         let text = format!("{open}{}{close}", events.join(between)).into_bytes();
         self.drop_next(extension, if extension.ends_with("gz") { gzip(&text) } else { text });
+    }
+}
+
+/// Commands, as those of a person.
+impl TestAgent {
+    /// Asks the agent for a change by hand, which may be in another process; where none runs, makes it in this one.
+    pub fn ask(&self, command: &Command) -> Report {
+        if self.running.is_none() {
+            return self.carry_out(command);
+        }
+        let asked = self.begin_asking(command);
+        let began = Instant::now();
+        loop {
+            match asked.progress().unwrap() {
+                Progress::Finished(report) => return report,
+                Progress::Gone => panic!("the command is dropped"),
+                _ => assert!(began.elapsed() < TIMEOUT, "no answer:\n{}", self.log()),
+            }
+            self.sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Asks the agent that runs, and waits for nothing.
+    pub fn begin_asking(&self, command: &Command) -> AskedCommand {
+        AskedCommand::ask(&self.outbox(), command, &Asker::of_process(None), self.clock.now()).unwrap()
+    }
+
+    fn carry_out(&self, command: &Command) -> Report {
+        let config = self.config();
+        let outbox = Outbox::open(&config.outbox, self.clock.clone()).unwrap();
+        let executor = Executor::without_agent(&outbox, config.mappings.clone());
+        let report =
+            executor.carry_out(ClaimedCommand::own(Asker::of_process(None), command.clone())).unwrap();
+        outbox.close();
+        report
+    }
+
+    /// Asks that, of one event, and returns what came of it.
+    pub fn ask_of(&self, command: fn(Vec<String>) -> Command, id: &str) -> EventOutcome {
+        match self.ask(&command(vec![id.to_owned()])) {
+            Report::Events(mut events) => events.remove(0).outcome,
+            other => panic!("{other:?}"),
+        }
     }
 }
 

@@ -4,9 +4,10 @@
 //! The test starts its own program again, whose `main` asks [`run_if_driven`] first. The two talk in lines.
 
 use super::process::{Process, append_to};
-use koala_agent::agent::Agent;
+use koala_agent::agent::{Agent, StartError};
 use koala_agent::clock::{Clock, Timestamp};
 use koala_agent::config::{ConfigOptions, Environment, load};
+use koala_agent::outbox::OutboxError;
 use koala_agent::status::Status;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -24,6 +25,7 @@ const WALL: &str = "KOALA_DRIVEN_WALL";
 
 /// A stop takes ten seconds at most.
 const TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The whole life of such a process; `None`: this process is none.
 pub fn run_if_driven() -> Option<ExitCode> {
@@ -41,7 +43,13 @@ pub fn run_if_driven() -> Option<ExitCode> {
 async fn obey(config: &Path, clock: Clock) {
     let options = ConfigOptions::with_file(config);
     let config = load(&options, &Environment::default()).unwrap();
-    let mut agent = Agent::start(config, clock.clone()).await.unwrap();
+    let mut agent = loop {
+        match Agent::start(config.clone(), clock.clone()).await {
+            // A command that found no agent makes its change itself.
+            Err(StartError::Outbox(OutboxError::Held { .. })) => tokio::time::sleep(POLL_INTERVAL).await,
+            started => break started.unwrap(),
+        }
+    };
     println!("started");
     let (lines, mut commands) = mpsc::unbounded_channel();
     std::thread::spawn(move || std::io::stdin().lines().try_for_each(|line| lines.send(line.unwrap())));

@@ -22,6 +22,8 @@ pub enum Expected {
     Skipped(Code),
     /// Failed without having been sent.
     Invalid,
+    /// Erased with its person: nowhere any more but at the receiver, or skipped without content.
+    Erased,
     /// Written to `rejected/`, and never an event of the outbox.
     Rejected,
 }

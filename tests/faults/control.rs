@@ -38,10 +38,18 @@ pub const EARLY_REMOVAL: Control = Control {
 /// Answers commits when they are in the file, but not on the disk.
 pub const CARELESS_COMMIT: Control = Control {
     name: "careless-commit",
-    file: "outbox/database.rs",
+    file: "outbox/store.rs",
     line: r#"conn.pragma_update(None, "synchronous", "FULL")?;"#,
     spoilt: r#"let level = if crate::is_spoilt("careless-commit") { "NORMAL" } else { "FULL" };
     conn.pragma_update(None, "synchronous", level)?;"#,
+};
+
+/// The same where the level is set again.
+const CARELESS_AGAIN: Control = Control {
+    line: r#"self.conn.pragma_update(None, "synchronous", synchronous)?;"#,
+    spoilt: r#"let level = if crate::is_spoilt("careless-commit") { "NORMAL" } else { synchronous };
+        self.conn.pragma_update(None, "synchronous", level)?;"#,
+    ..CARELESS_COMMIT
 };
 
 /// Keeps no reserve file.
@@ -55,12 +63,12 @@ pub const NO_RESERVE: Control = Control {
 /// Gives the database no room before it commits.
 pub const NO_CLAIM: Control = Control {
     name: "no-claim",
-    file: "outbox/store.rs",
-    line: "            self.db.allocate_pages()?;\n",
-    spoilt: r#"            if !crate::is_spoilt("no-claim") { self.db.allocate_pages()?; }"#,
+    file: "outbox/tables.rs",
+    line: "            self.store.allocate_pages()?;\n",
+    spoilt: r#"            if !crate::is_spoilt("no-claim") { self.store.allocate_pages()?; }"#,
 };
 
-const ALL: [Control; 4] = [EARLY_REMOVAL, CARELESS_COMMIT, NO_RESERVE, NO_CLAIM];
+const ALL: [Control; 5] = [EARLY_REMOVAL, CARELESS_COMMIT, CARELESS_AGAIN, NO_RESERVE, NO_CLAIM];
 
 /// The program's name until it is started under another.
 const PROGRAM: &str = "koala-agent-spoilt";

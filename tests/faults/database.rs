@@ -1,10 +1,12 @@
 //! The database is damaged, gone, of another version, or in use.
 
 mod damage;
+mod pairing;
 mod removal;
 mod rounds;
 mod sharing;
 mod version;
+mod writable;
 
 use crate::common::agent::TestAgent;
 use crate::common::ledger::numbers;
@@ -12,6 +14,7 @@ use crate::runner::Fault;
 use koala_agent::receiver::Faults;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rusqlite::Connection;
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -31,7 +34,19 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "12-older", title: "an older schema", alone: false, run: version::older },
     Fault { name: "12-kill", title: "SIGKILL while the schema is made", alone: false, run: version::kills },
     Fault { name: "13", title: "a reader that holds a snapshot", alone: false, run: sharing::snapshot },
+    Fault { name: "13-locked", title: "another process holds a lock", alone: false, run: sharing::locked },
+    Fault {
+        name: "13-deleted",
+        title: "a reader that holds what was deleted",
+        alone: false,
+        run: sharing::deleted,
+    },
     Fault { name: "14", title: "a second agent on the same outbox", alone: true, run: sharing::second },
+    Fault { name: "41", title: "files removed, then used by another", alone: false, run: removal::used },
+    Fault { name: "41-lock", title: "the lock removed or replaced", alone: true, run: removal::lock },
+    Fault { name: "n3", title: "an outbox that cannot be written", alone: true, run: writable::unwritable },
+    Fault { name: "o5", title: "a log beside another database", alone: false, run: pairing::other_logs },
+    Fault { name: "o5-copy", title: "a copy put back", alone: false, run: pairing::copies },
 ];
 
 /// After these the service manager starts the agent no more.
@@ -84,6 +99,11 @@ fn until(agent: &mut TestAgent, fact: &str, mut holds: impl FnMut(&mut TestAgent
 /// The numbers of what the receiver holds.
 fn held(agent: &TestAgent) -> BTreeSet<u64> {
     agent.receiver.events().iter().map(|held| numbers(held.item.get().as_bytes())[0]).collect()
+}
+
+/// Another program's connection to a database, which may write and creates what is missing.
+fn writing(database: &Path) -> Connection {
+    Connection::open(database).unwrap()
 }
 
 /// The last lines of a log.

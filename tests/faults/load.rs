@@ -4,6 +4,7 @@
 //! files again, and kills at the same shares.
 
 mod corpus;
+mod month;
 
 use crate::common::agent::TestAgent;
 use crate::common::kills::{Kill, UNDER_WAY, repeats};
@@ -25,6 +26,7 @@ const KILLS: usize = 10;
 pub const FAULTS: &[Fault] = &[
     Fault { name: "load", title: "the main job, the receiver in trouble", alone: false, run: no_kill },
     Fault { name: "load-kills", title: "the same, killed ten times", alone: false, run: ten_kills },
+    Fault { name: "month", title: "ten events a second for 30 days", alone: true, run: month::steady },
 ];
 
 fn no_kill(scale: &Scale) -> Outcome {

@@ -19,6 +19,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, reason = "test code")]
 
 mod calls;
+mod commands;
 #[path = "../common/mod.rs"]
 mod common;
 mod control;
@@ -50,6 +51,7 @@ const GROUPS: &[(&str, &[Fault])] = &[
     ("database", database::FAULTS),
     ("spool", spool::FAULTS),
     ("receiver", receiver::FAULTS),
+    ("commands", commands::FAULTS),
     ("service", service::FAULTS),
     ("load", load::FAULTS),
     ("model", model::FAULTS),

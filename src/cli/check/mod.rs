@@ -15,14 +15,14 @@ use super::producer::{self, DropTrial};
 use super::remedy::{
     Remedy, clock_remedy, damaged_outbox_remedy, full_outbox_remedy, remedy, spool_remedy, start_remedy,
 };
-use super::status::existing_folder;
+use super::status::{existing_folder, running_agent};
 use super::{CliError, CommandContext, ExitCode, unreadable};
 use crate::clock::Timestamp;
 use crate::config::{self, Bytes, Config, ConfigError, Scope};
 use crate::disk;
 use crate::event::Event;
 use crate::mapping::turns_off_only_browser;
-use crate::outbox::{EventFilter, OutboxError, Reader, State, holder};
+use crate::outbox::{EventFilter, OutboxError, Reader, State, check_writable};
 use crate::reason::Code;
 use crate::spool::REJECTED;
 use clap::Args;
@@ -198,7 +198,7 @@ fn check_machine(context: &CommandContext, config: &Config, args: &CheckArgs, re
         receiver::check_proxy(context, config, report);
         check_receiver(context, config, report);
     }
-    match holder(&config.outbox.path) {
+    match running_agent(config) {
         Some(pid) => report.ok("agent", format!("running, pid {pid}")),
         None => report.fail_with("agent", "not running", &start_remedy(config)),
     }
@@ -248,20 +248,30 @@ fn check_producer(config: &Config, user: &str, tried: DropTrial, report: &mut Re
 /// Returns the time at which the newest event was stored.
 fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
     let path = &config.outbox.path;
-    let (database, me) = (path.display(), my_name());
+    let database = path.display();
     let folder = existing_folder(path);
-    if access(folder, all_rights()).is_err() {
-        let folder = folder.display();
+    let is_created = folder == path.parent().unwrap_or(folder);
+    if !is_created && access(folder, all_rights()).is_err() {
+        let (folder, me) = (folder.display(), my_name());
         let remedy = Remedy::run("give it the folder", format!("chown {me} {folder}"));
         report.fail_with("outbox", format!("{me} cannot write in {folder}"), &remedy);
         return None;
     }
+    // As the agent's user, whom root has become.
+    let is_writable = match check_writable(path) {
+        Err(error) if is_created => {
+            report.fail("outbox", error);
+            false
+        }
+        _ => true,
+    };
     let reader = match Reader::open(path) {
         Ok(reader) => reader,
         Err(OutboxError::Missing { .. }) => {
             report.ok("outbox", format!("{database} (created when the agent first starts)"));
             return None;
         }
+        Err(_) if !is_writable => return None,
         Err(error) => {
             let remedy = error.is_damage().then(|| damaged_outbox_remedy(config));
             report.fail("outbox", error);
@@ -269,10 +279,6 @@ fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
             return None;
         }
     };
-    if access(path, AccessFlags::W_OK).is_err() {
-        let remedy = Remedy::run("give it the files", format!("chown {me} {database}*"));
-        report.fail_with("outbox", format!("{me} cannot write {database}"), &remedy);
-    }
     if let Err(error) = check_integrations(&reader, report) {
         report.fail("outbox", error);
     }
@@ -281,7 +287,9 @@ fn check_outbox(config: &Config, report: &mut Report) -> Option<Timestamp> {
         Ok((bytes, listing)) => {
             let text = format!("{database}, {} of {} used", Bytes(bytes), Bytes(max_bytes));
             if bytes < max_bytes {
-                report.ok("outbox", text);
+                if is_writable {
+                    report.ok("outbox", text);
+                }
                 return listing.rows.first().and_then(|row| Timestamp::parse(&row.received_at));
             }
             let pending = reader.counts().map_or(0, |counts| counts.of(State::Pending));

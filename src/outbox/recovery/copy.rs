@@ -2,13 +2,12 @@
 
 use super::pages::{Pages, StoredRow};
 use crate::outbox::ack_log::AckLog;
-use crate::outbox::counters::{CounterChanges, DUPLICATES, PendingBytes};
-use crate::outbox::dedup::{DedupIndex, hash_id_text};
-use crate::outbox::meta::{
-    ACCEPTED_BY, IDS_REMEMBERED_SINCE, PERSON_KEY, RETRY_AFTER_DEADLINE, RETRY_REQUESTS, SUPPRESSED,
-};
+use crate::outbox::counters::{ByteCounts, CounterChanges, DUPLICATES};
+use crate::outbox::id_index::IdIndex;
+use crate::outbox::meta::{HISTORY_SINCE, IDS_REMEMBERED_SINCE, PERSON_KEY};
+use crate::outbox::retention::is_hash;
 use crate::outbox::row::State;
-use crate::outbox::store::Store;
+use crate::outbox::tables::Tables;
 use rusqlite::types::Value;
 use rusqlite::{ErrorCode, params_from_iter};
 use std::fmt;
@@ -42,112 +41,144 @@ impl fmt::Display for Copied {
 
 /// The table of a stored row, recognised by the number and the types of its columns.
 enum RowKind {
-    Pending,
-    Settled,
-    Bodies,
-    Attempts,
-    SettledItems,
-    Acks,
+    /// A table whose rows are copied as they are.
+    Copied(&'static str),
     Meta,
     Counters,
+    Destination,
 }
 
 impl RowKind {
     fn of(row: &StoredRow) -> Option<RowKind> {
-        use Value::{Integer, Null, Text};
+        use RowKind::{Copied, Counters, Destination, Meta};
+        use Value::{Blob, Integer, Null, Text};
         // A rowid's own column is stored as NULL.
         match (row.rowid, row.columns.as_slice()) {
-            (Some(_), columns @ [Null, ..]) if columns.len() == 15 => Some(RowKind::Pending),
-            (Some(_), columns @ [Null, ..]) if columns.len() == 17 => Some(RowKind::Settled),
-            (Some(_), [Null, Text(_), Integer(_), Text(_)]) => Some(RowKind::Bodies),
-            (Some(_), [Null, Integer(_), Text(seqs), Null | Integer(_)])
-                if serde_json::from_str::<Vec<i64>>(seqs).is_ok() =>
+            (Some(_), [Null, Text(_), .., Integer(_), Integer(_)]) if row.columns.len() == 11 => {
+                Some(Copied("events"))
+            }
+            (Some(_), [Null, Text(_) | Null, Text(_)]) => Some(Copied("bodies")),
+            (
+                Some(_),
+                [Null, Integer(_) | Null, Integer(_), Text(_), Integer(_), _, Integer(_), Integer(_)],
+            ) => Some(Copied("queue")),
+            (Some(_), [Null, Text(_), Integer(_), Integer(_), Text(_), Text(_), _, Integer(_)]) => {
+                Some(Copied("settled"))
+            }
+            (Some(_), [Null, Integer(_), Text(ids), Null | Integer(_)])
+                if serde_json::from_str::<Vec<i64>>(ids).is_ok() =>
             {
-                Some(RowKind::Acks)
+                Some(Copied("acks"))
             }
-            (None, [Integer(_), Integer(_), Integer(_), Text(_), Text(_)]) => Some(RowKind::Attempts),
-            (None, [Integer(_), Text(_), Text(_), Text(_), Text(_), Integer(_)]) => {
-                Some(RowKind::SettledItems)
+            (None, [Integer(_), Integer(_), Integer(_), Integer(_), Text(_), Text(_)]) => {
+                Some(Copied("attempts"))
             }
-            (None, [Text(_), _]) => Some(RowKind::Meta),
-            (None, [Text(_), Text(_), Integer(_)]) => Some(RowKind::Counters),
+            (None, [Integer(_), Integer(_), Text(_), Text(_), Text(_), Text(_), Integer(_)]) => {
+                Some(Copied("items"))
+            }
+            (Some(_), [Null, .., Blob(_), Blob(_)]) if row.columns.len() == 9 => Some(Copied("id_segments")),
+            (Some(_), [Null, Blob(_)]) => Some(Copied("id_chunks")),
+            (Some(1), [Null, Text(_), ..]) if row.columns.len() == 7 => Some(Destination),
+            (None, [Text(name), Integer(_)]) if is_hash(name) => Some(Copied("suppressed")),
+            (None, [Text(_), _]) => Some(Meta),
+            (None, [Text(_), Integer(_), Text(_), Integer(_)]) => Some(Counters),
             _ => None,
         }
     }
 }
 
+/// Deletes items of events that are settled, which is what counts if both can be read, and of those that cannot be sent.
+const DELETE_STALE: &str = "DELETE FROM queue WHERE coalesce(seq, id) IN (SELECT seq FROM settled)
+                                                OR coalesce(seq, id) NOT IN (SELECT seq FROM events)
+                                                OR coalesce(seq, id) NOT IN (SELECT seq FROM bodies)";
+
 /// Copies every row that can be read. The progress of the spool's files is not copied: the files are read again,
 /// because an event that is lost here may still be there, and the others are recognised as duplicates. Must be called
-/// within [`Store::transaction`], on a new store.
-pub fn copy(pages: &Pages, store: &mut Store) -> Result<Copied, rusqlite::Error> {
+/// within [`Tables::transaction`], on a new store.
+pub fn copy(pages: &Pages, tables: &mut Tables) -> Result<Copied, rusqlite::Error> {
     let (mut counted, mut duplicates, mut totals) = (None::<i64>, 0, CounterChanges::default());
-    // Settled rows come first: an event that is found in both tables is settled.
     pages.each_row(|row| match RowKind::of(&row) {
-        Some(RowKind::Settled) => insert(store, "settled", row),
-        Some(RowKind::Bodies) => insert(store, "bodies", row),
-        Some(RowKind::Attempts) => insert(store, "attempts", row),
-        Some(RowKind::SettledItems) => insert(store, "settled_items", row),
-        Some(RowKind::Acks) => insert(store, "acks", row),
-        Some(RowKind::Meta) => insert_meta(store, &row),
+        Some(RowKind::Copied(table)) => insert(tables, table, row),
+        Some(RowKind::Meta) => insert_meta(tables, &row),
+        Some(RowKind::Destination) => {
+            let facts = params_from_iter(&row.columns[2..4]);
+            tables
+                .cached("UPDATE destinations SET retry_after = ?, accepted_by = ? WHERE id = 1")?
+                .execute(facts)?;
+            Ok(())
+        }
         Some(RowKind::Counters) => {
-            if let [Value::Text(name), _, Value::Integer(events)] = row.columns.as_slice() {
+            if let [Value::Text(name), _, Value::Text(code), Value::Integer(value)] = row.columns.as_slice() {
                 if name == DUPLICATES {
-                    duplicates = *events;
+                    duplicates = *value;
                 } else if State::parse(name).is_some() {
-                    *counted.get_or_insert(0) += events;
-                } else if let Value::Text(code) = &row.columns[1] {
-                    totals.recover_total(name, code, *events);
+                    *counted.get_or_insert(0) += value;
+                } else {
+                    totals.recover_total(name, code, *value);
                 }
             }
             Ok(())
         }
-        Some(RowKind::Pending) | None => Ok(()),
+        None => Ok(()),
     })?;
-    pages.each_row(|row| match RowKind::of(&row) {
-        Some(RowKind::Pending) => insert(store, "pending", row),
-        _ => Ok(()),
-    })?;
-    store.db.conn.execute_batch(
-        "DELETE FROM pending WHERE coalesce(event_seq, seq) IN (SELECT seq FROM settled);
-         DELETE FROM bodies WHERE seq NOT IN (SELECT seq FROM settled);
-         DELETE FROM attempts WHERE seq NOT IN (SELECT seq FROM settled)
-                                AND seq NOT IN (SELECT coalesce(event_seq, seq) FROM pending);
-         DELETE FROM settled_items WHERE seq NOT IN (SELECT seq FROM settled)
-                                     AND seq NOT IN (SELECT event_seq FROM pending WHERE event_seq IS NOT NULL);",
+    tables.store.conn.execute_batch(DELETE_STALE)?;
+    // One that was not settled, and whose body is here, waits: its ordering key is
+    // computed when the agent starts. Of one without a body nothing can be sent, and its id must not keep it out.
+    tables.store.conn.execute_batch(
+        "DELETE FROM settled WHERE seq NOT IN (SELECT seq FROM events);
+         UPDATE settled SET body_bytes = coalesce((SELECT octet_length(b.body) FROM bodies b WHERE b.seq = settled.seq), 0)
+          WHERE body_bytes > 0 OR seq IN (SELECT seq FROM bodies);
+         INSERT OR IGNORE INTO queue (id, seq, destination, mapping, ordering_key, owner, bytes, queued_after)
+         SELECT e.seq, NULL, 1, '', 0, e.owner, 0, 0 FROM events e JOIN bodies b ON b.seq = e.seq
+          WHERE e.seq NOT IN (SELECT seq FROM settled)
+            AND e.seq NOT IN (SELECT coalesce(seq, id) FROM queue);
+         DELETE FROM events WHERE seq NOT IN (SELECT seq FROM settled)
+                              AND seq NOT IN (SELECT coalesce(seq, id) FROM queue);
+         DELETE FROM bodies WHERE seq NOT IN (SELECT seq FROM events);
+         DELETE FROM attempts WHERE seq NOT IN (SELECT seq FROM events);
+         DELETE FROM items WHERE seq NOT IN (SELECT seq FROM events);
+         UPDATE destinations SET stale_keys_from = (SELECT min(id) FROM queue),
+                                 stale_keys_to = (SELECT max(id) + 1 FROM queue);",
     )?;
-    store.acks = AckLog::load(&store.db.conn)?;
-    store.compact_acks()?;
+    delete_copies(tables)?;
+    tables.acks = AckLog::load(&tables.store.conn)?;
+    tables.compact_all()?;
+    // An ack may have settled an event of which an item waits. And no acks are left: the number of the last one is not
+    // copied, so the next ones begin again, and no item may name one before which they would not count.
+    tables.store.conn.execute_batch(DELETE_STALE)?;
+    tables.store.conn.execute_batch(
+        "DELETE FROM acks;
+         UPDATE queue SET queued_after = 0 WHERE queued_after > 0;",
+    )?;
     // All is counted anew below: what these rows changed is no change of that.
-    store.counters.clear();
-    index_ids(store, "settled", "seq")?;
-    index_ids(store, "pending", "coalesce(event_seq, seq)")?;
-    store.db.conn.execute_batch(
-        "INSERT INTO counters SELECT 'pending', '', count(DISTINCT coalesce(event_seq, seq)) FROM pending
+    tables.counters.clear();
+    IdIndex::rebuild(&tables.store.conn)?;
+    tables.store.conn.execute_batch(
+        "INSERT INTO counters SELECT 'pending', 0, '', count(DISTINCT coalesce(seq, id)) FROM queue
                                HAVING count(*) > 0;
-         INSERT INTO counters SELECT state, code, count(*) FROM settled GROUP BY state, code;",
+         INSERT INTO counters SELECT state, 0, code, count(*) FROM settled GROUP BY state, code;",
     )?;
-    store.pending_bytes = PendingBytes::recount(&store.db.conn)?;
-    store.counters.add_duplicates(duplicates);
-    let number = |sql: &str| store.db.conn.query_row(sql, [], |r| r.get::<_, i64>(0));
-    let pending = number("SELECT count(DISTINCT coalesce(event_seq, seq)) FROM pending")?;
+    tables.bytes = ByteCounts::recount(&tables.store.conn)?;
+    tables.counters.add_duplicates(duplicates);
+    let number = |sql: &str| tables.store.conn.query_row(sql, [], |r| r.get::<_, i64>(0));
+    let pending = number("SELECT count(DISTINCT coalesce(seq, id)) FROM queue")?;
     let settled = number("SELECT count(*) FROM settled")?;
     totals.balance_totals(pending);
-    let last_seq = number(
-        "SELECT max(coalesce((SELECT max(seq) FROM pending), 0), coalesce((SELECT max(seq) FROM settled), 0))",
-    )?;
-    store.next_seq = last_seq + 1;
-    store.counters.merge(totals);
-    DedupIndex::set_merged(&store.db.conn, last_seq)?;
-    Ok(Copied { pending, settled, missing: counted.map(|n| (n - pending - settled).max(0)) })
+    tables.counters.merge(totals);
+    Ok(Copied {
+        pending,
+        settled,
+        missing: counted.filter(|_| pages.are_of_one_state()).map(|n| (n - pending - settled).max(0)),
+    })
 }
 
 /// Inserts a row, unless it breaks a rule of the table: then it is a damaged one.
-fn insert(store: &Store, table: &str, row: StoredRow) -> Result<(), rusqlite::Error> {
+fn insert(tables: &Tables, table: &str, row: StoredRow) -> Result<(), rusqlite::Error> {
     let placeholders = vec!["?"; row.columns.len()].join(", ");
     let rowid = row.rowid.map(Value::Integer);
     let skip = usize::from(rowid.is_some());
     let values = rowid.into_iter().chain(row.columns.into_iter().skip(skip));
-    let inserted = store
+    let inserted = tables
         .cached(&format!("INSERT OR IGNORE INTO {table} VALUES ({placeholders})"))?
         .execute(params_from_iter(values));
     match inserted {
@@ -157,40 +188,34 @@ fn insert(store: &Store, table: &str, row: StoredRow) -> Result<(), rusqlite::Er
 }
 
 /// Inserts a fact, if it is one that outlives the damage.
-fn insert_meta(store: &Store, row: &StoredRow) -> Result<(), rusqlite::Error> {
+fn insert_meta(tables: &Tables, row: &StoredRow) -> Result<(), rusqlite::Error> {
     let is_kept = match row.columns.as_slice() {
         [Value::Text(name), Value::Blob(key)] => name == PERSON_KEY && key.len() == 32,
         [Value::Text(name), Value::Integer(_)] => {
-            [RETRY_REQUESTS, RETRY_AFTER_DEADLINE, ACCEPTED_BY, IDS_REMEMBERED_SINCE].contains(&name.as_str())
-                || name.starts_with(SUPPRESSED)
+            [HISTORY_SINCE, IDS_REMEMBERED_SINCE].contains(&name.as_str())
         }
         _ => false,
     };
     if is_kept {
-        store.cached("INSERT OR REPLACE INTO meta VALUES (?, ?)")?.execute(params_from_iter(&row.columns))?;
+        tables
+            .cached("INSERT OR REPLACE INTO meta VALUES (?, ?)")?
+            .execute(params_from_iter(&row.columns))?;
     }
     Ok(())
 }
 
-/// Indexes the ids of a table's events. `event_seq` is the expression for the event of a row. A row whose id another
-/// event has already is deleted: it is a copy of that event.
-fn index_ids(store: &Store, table: &str, event_seq: &str) -> Result<(), rusqlite::Error> {
-    let mut rows =
-        store.db.conn.prepare(&format!("SELECT seq, {event_seq}, message_id FROM {table} ORDER BY seq"))?;
-    let mut rows = rows.query([])?;
-    let mut copies: Vec<i64> = Vec::new();
-    while let Some(row) = rows.next()? {
-        let (seq, event, message_id): (i64, i64, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        let id = hash_id_text(&message_id);
-        let added = store
-            .cached("INSERT INTO ids (id, seq) VALUES (?, ?) ON CONFLICT DO NOTHING")?
-            .execute((id, event))?;
-        if added == 0 && store.dedup.find(&store.db.conn, &id)? != Some(event) {
-            copies.push(seq);
-        }
-    }
-    for seq in copies {
-        store.cached(&format!("DELETE FROM {table} WHERE seq = ?"))?.execute([seq])?;
-    }
-    Ok(())
+/// Deletes events whose id an earlier event has: each is a copy of that one, from a page that was in use before.
+fn delete_copies(tables: &Tables) -> Result<(), rusqlite::Error> {
+    tables.store.conn.execute_batch(
+        "CREATE TEMP TABLE copies AS
+         SELECT seq FROM (SELECT seq, row_number() OVER (PARTITION BY message_id ORDER BY seq) AS n FROM events)
+          WHERE n > 1;
+         DELETE FROM events WHERE seq IN (SELECT seq FROM copies);
+         DELETE FROM bodies WHERE seq IN (SELECT seq FROM copies);
+         DELETE FROM queue WHERE coalesce(seq, id) IN (SELECT seq FROM copies);
+         DELETE FROM settled WHERE seq IN (SELECT seq FROM copies);
+         DELETE FROM items WHERE seq IN (SELECT seq FROM copies);
+         DELETE FROM attempts WHERE seq IN (SELECT seq FROM copies);
+         DROP TABLE copies;",
+    )
 }

@@ -10,29 +10,32 @@
 //!
 //! A recovery begins with writing a note and ends with removing it, and every step between can be repeated. So after a
 //! power cut the next start goes on where this one was.
+//!
+//! What is not in the files is not known: the counters say how many events there were at the last commit that can be read,
+//! and nothing says what was done after it.
 
 mod copy;
-mod pages;
-mod record;
 #[cfg(test)]
 mod tests;
-mod wal_pages;
 
 use super::files::{FILE_MODE, create, remove_if_exists, sync_folder_of, with_suffix};
-use super::lock::Lock;
-use super::store::Store;
+use super::log_mark::{FOREIGN_LOG, LogMark, OTHER_LOG, Pairing, Token};
+use super::pages::{self, Log, Pages, u32_at};
+use super::tables::Tables;
 use super::{OutboxError, meta, schema};
 use crate::clock::Timestamp;
 use crate::config;
 use crate::status::Incident;
-use pages::Pages;
-use record::u32_at;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// What no file says after a recovery.
+const UNKNOWN: &str =
+    "deliveries that were recorded in what could not be read are made again, with the same ids";
 
 /// The suffixes of a database's files. The main file is moved last, so its place says how far the move has come.
 const SUFFIXES: [&str; 3] = ["-wal", "-shm", ""];
@@ -74,7 +77,7 @@ pub(super) fn begin(path: &Path, why: &str, now: Timestamp) -> Result<(), Outbox
 ///
 /// # Errors
 /// The system's and SQLite's, for the new database; then the next call goes on.
-pub(super) fn resume(config: &config::OutboxConfig, lock: &Lock) -> Result<bool, OutboxError> {
+pub(super) fn resume(config: &config::OutboxConfig) -> Result<bool, OutboxError> {
     let path = &config.path;
     let Some(note) = read_note(path)? else { return Ok(false) };
     let damaged = path.with_file_name(&note.damaged);
@@ -88,11 +91,16 @@ pub(super) fn resume(config: &config::OutboxConfig, lock: &Lock) -> Result<bool,
         );
         move_away(path, &damaged)?;
         let operation = "read the damaged database";
-        let pages = Pages::open(&damaged, &with_suffix(&damaged, "-wal"))
+        let log = match note.why.as_str() {
+            OTHER_LOG => Log::Other,
+            FOREIGN_LOG => Log::None,
+            _ => Log::Own,
+        };
+        let pages = Pages::open(&damaged, &with_suffix(&damaged, "-wal"), log)
             .map_err(|e| OutboxError::io(&damaged, operation, &e))?;
-        create_database(config, |store| {
-            let copied = store.transaction(|store| copy::copy(&pages, store))?;
-            let text = format!("the outbox was damaged ({}): {copied}", note.why);
+        create_database(config, |tables| {
+            let copied = tables.transaction(|tables| copy::copy(&pages, tables))?;
+            let text = format!("the outbox was damaged ({}): {copied}; {UNKNOWN}", note.why);
             tracing::warn!(
                 notice = "outbox_recovered",
                 outbox = %path.display(),
@@ -100,11 +108,9 @@ pub(super) fn resume(config: &config::OutboxConfig, lock: &Lock) -> Result<bool,
                 "{text}; the damaged files are kept"
             );
             let incident = Incident { at: note.at, text, files: Some(damaged.clone()) };
-            store.transaction(|store| meta::set_incident(&store.db.conn, &incident))
+            tables.transaction(|tables| meta::set_incident(&tables.store.conn, &incident))
         })?;
     }
-    // The fate of the old log is reported, and the new database has none.
-    lock.record_wal(false);
     fs::remove_file(note_path(path)).map_err(|e| OutboxError::io(path, "end the recovery", &e))?;
     sync_folder_of(path)?;
     Ok(true)
@@ -113,7 +119,7 @@ pub(super) fn resume(config: &config::OutboxConfig, lock: &Lock) -> Result<bool,
 /// Creates a database at `config.path`, whole before it appears there under its name.
 pub(super) fn create_database(
     config: &config::OutboxConfig,
-    fill: impl FnOnce(&mut Store) -> Result<(), OutboxError>,
+    fill: impl FnOnce(&mut Tables) -> Result<(), OutboxError>,
 ) -> Result<(), OutboxError> {
     let path = &config.path;
     let new = with_suffix(path, ".new");
@@ -124,10 +130,10 @@ pub(super) fn create_database(
     let io = |e| OutboxError::io(path, "create the database", &e);
     // SQLite would create the file with a mode that depends on the umask.
     OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&new).map_err(io)?;
-    let mut store = Store::open(&config::OutboxConfig { path: new.clone(), ..config.clone() })?;
-    fill(&mut store)?;
-    store.db.checkpoint(Duration::ZERO)?;
-    drop(store);
+    let mut tables = Tables::open(&config::OutboxConfig { path: new.clone(), ..config.clone() })?;
+    fill(&mut tables)?;
+    tables.store.truncate_wal(Duration::ZERO)?;
+    drop(tables);
     for suffix in ["-wal", "-shm"] {
         fs::remove_file(with_suffix(&new, suffix)).map_err(io)?;
         let _ = fs::remove_file(with_suffix(path, suffix));
@@ -137,20 +143,49 @@ pub(super) fn create_database(
     sync_folder_of(path)
 }
 
-/// The state of the files, as far as it shows without opening the database.
+/// The state of the files, as far as it shows without letting SQLite open them.
 pub(super) enum Inspection {
     /// No file exists.
     Nothing,
-    /// A database with a write-ahead log.
-    Database,
-    /// A database whose write-ahead log is missing or empty.
-    WithoutWal,
-    /// Something that is no database, or the rest of one; why.
+    /// A database that can be opened, and its mark if it has one.
+    Database(Option<LogMark>),
+    /// A database that was open, without its log.
+    LogLost(LogMark),
+    /// Something that is no database, or the rest of one, or a database with another's log; why.
     Damaged(&'static str),
 }
 
+impl Inspection {
+    /// What is to be told, where a recovery does not tell more. `last`: the last session here.
+    pub(super) fn incident(&self, last: Option<&Token>) -> Option<String> {
+        let text = match self {
+            Inspection::Nothing => {
+                last.map(|_| "the outbox that was here is gone, and this is a new one".to_owned())?
+            }
+            Inspection::LogLost(mark) if mark.is_of_another_session(last) => format!(
+                "it is a copy that was made while an agent had it open, since {}: what was stored after the copy is not in \
+                 it, and how much that is is not known; what was delivered after it is sent again, with the same ids",
+                mark.at
+            ),
+            Inspection::LogLost(mark) => format!(
+                "its write-ahead log was empty or gone when the agent started, or it is a copy without it: what an agent \
+                 has stored or delivered since {} may be missing, and how much is not known; what is missing of \
+                 deliveries is sent again, with the same ids",
+                mark.at
+            ),
+            Inspection::Database(Some(mark)) if mark.is_of_another_session(last) => format!(
+                "it is not the outbox that was used here last, but a copy of {} or another one: what was stored later is not in \
+                 it, and how much that is is not known; what was delivered later is sent again, with the same ids",
+                mark.at
+            ),
+            Inspection::Database(_) | Inspection::Damaged(_) => return None,
+        };
+        Some(text)
+    }
+}
+
 /// Inspects the files before SQLite does, which would delete the log of a database that is empty or gone, with all that
-/// is in it.
+/// is in it, and apply a log to a database that it does not belong to.
 pub(super) fn inspect(path: &Path) -> Result<Inspection, OutboxError> {
     let io = |e| OutboxError::io(path, "examine the database", &e);
     let metadata = |path: &Path| match fs::metadata(path) {
@@ -158,11 +193,11 @@ pub(super) fn inspect(path: &Path) -> Result<Inspection, OutboxError> {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(io(e)),
     };
-    let wal = metadata(&with_suffix(path, "-wal"))?.map(|wal| wal.len());
-    Ok(match (metadata(path)?, wal) {
-        (None, None | Some(0)) => Inspection::Nothing,
-        (None, Some(_)) => Inspection::Damaged("the database is gone, and its write-ahead log is not"),
-        (Some(main), _) if main.is_dir() => {
+    let wal = metadata(&with_suffix(path, "-wal"))?.map_or(0, |wal| wal.len());
+    Ok(match metadata(path)? {
+        None if wal == 0 => Inspection::Nothing,
+        None => Inspection::Damaged("the database is gone, and its write-ahead log is not"),
+        Some(main) if main.is_dir() => {
             if fs::read_dir(path).map_err(io)?.next().is_some() {
                 return Err(OutboxError::Foreign {
                     path: path.to_owned(),
@@ -171,9 +206,12 @@ pub(super) fn inspect(path: &Path) -> Result<Inspection, OutboxError> {
             }
             Inspection::Damaged("an empty folder stands in its place")
         }
-        (Some(main), _) if main.len() == 0 => Inspection::Damaged("the database is empty"),
-        (Some(_), None | Some(0)) => Inspection::WithoutWal,
-        (Some(_), Some(_)) => Inspection::Database,
+        Some(main) if main.len() == 0 => Inspection::Damaged("the database is empty"),
+        Some(_) => match Pairing::of(path)? {
+            (Pairing::NotOwn(why), _) => Inspection::Damaged(why),
+            (Pairing::LogLost, Some(mark)) => Inspection::LogLost(mark),
+            (Pairing::LogLost | Pairing::Whole, mark) => Inspection::Database(mark),
+        },
     })
 }
 

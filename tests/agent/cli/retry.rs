@@ -43,18 +43,3 @@ fn all_events_of_a_state_become_pending_except_those_that_cannot_be_sent() {
     assert_eq!(ran.code, 0);
     assert_says(&ran.out, &["0 events pending again", "no event matches"]);
 }
-
-#[test]
-fn a_running_agent_is_notified_of_a_retry() {
-    let setup = Setup::with_events();
-    let outbox = setup.open_outbox();
-    let retry_requests = outbox.writer.retry_requests();
-    let before = *retry_requests.borrow();
-    assert_eq!(setup.run(&["retry", "refused"]).code, 0);
-    let since = std::time::Instant::now();
-    while *retry_requests.borrow() == before {
-        assert!(since.elapsed().as_secs() < 60, "the agent was not notified");
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    outbox.close();
-}

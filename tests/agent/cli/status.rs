@@ -32,7 +32,7 @@ fn the_status_before_the_first_run_is_all_zeros() {
     let status = status.json();
     assert_eq!(
         status["agent"],
-        json!({"version": "0.1.0", "running": false, "pid": null, "since": null, "log_lines_dropped": 0})
+        json!({"version": "0.1.0", "running": false, "pid": null, "since": null, "log_lines_dropped": 0, "waits_to_start": false})
     );
     assert_eq!((&status["config_in_force"], &status["clock_step"]), (&Value::Null, &Value::Null));
     assert_eq!(

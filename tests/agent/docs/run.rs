@@ -75,8 +75,9 @@ pub fn until(setup: &Setup, fact: impl Fn(&Value) -> bool) -> Value {
     }
 }
 
+/// Waits until so many events are delivered, and no file is left in the spool.
 pub fn delivered(setup: &Setup, events: u64) {
-    until(setup, |status| status["outbox"]["delivered"] == events);
+    until(setup, |status| status["outbox"]["delivered"] == events && status["spool"]["waiting_files"] == 0);
 }
 
 /// Replaces the system's folders in a text by those of the test.

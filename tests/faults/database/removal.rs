@@ -3,7 +3,8 @@
 //! Nothing may be lost by that: neither what was in the spool at that moment or is dropped later, nor what was pending
 //! in the database. Of a database that was replaced it is kept beside the other.
 
-use super::{copy_files, ended, held, new_place, supervise, until};
+use super::{copy_files, ended, held, new_place, supervise, until, writing};
+use crate::common::agent::TestAgent;
 use crate::common::ledger::numbers;
 use crate::runner::{Figures, Outcome, Scale};
 use koala_agent::receiver::Faults;
@@ -41,20 +42,136 @@ const STRIKES: &[(&str, Then, Strike)] = &[
     }),
 ];
 
+const USED: &[(&str, Then, Strike)] = &[
+    ("-shm removed, used", Then::Delivered, |state, _| {
+        fs::remove_file(state.join("outbox.db-shm")).unwrap();
+        use_it(state);
+    }),
+    ("-shm replaced, used", Then::Delivered, |state, older| {
+        fs::copy(older.join("outbox.db-shm"), state.join("restored")).unwrap();
+        fs::rename(state.join("restored"), state.join("outbox.db-shm")).unwrap();
+        use_it(state);
+    }),
+    ("the log removed, used", Then::Delivered, |state, _| {
+        fs::remove_file(state.join("outbox.db-wal")).unwrap();
+        use_it(state);
+    }),
+    ("an empty log in its place, used", Then::Delivered, |state, _| {
+        fs::write(state.join("restored"), "").unwrap();
+        fs::rename(state.join("restored"), state.join("outbox.db-wal")).unwrap();
+        use_it(state);
+    }),
+    ("the database removed, looked for", Then::Delivered, |state, _| {
+        fs::remove_file(state.join("outbox.db")).unwrap();
+        // SQLite makes an empty file, and removes the log beside it.
+        let _ =
+            writing(&state.join("outbox.db")).query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+    }),
+    ("an older copy in its place, used", Then::KeptBeside, |state, older| {
+        fs::copy(older.join("outbox.db"), state.join("restored")).unwrap();
+        fs::rename(state.join("restored"), state.join("outbox.db")).unwrap();
+        use_it(state);
+    }),
+    ("the folder renamed, used there", Then::Delivered, |state, _| {
+        let away = state.with_extension("away");
+        fs::rename(state, &away).unwrap();
+        use_it(&away);
+    }),
+    ("an older folder in its place, used", Then::KeptBeside, |state, older| {
+        fs::rename(state, state.with_extension("away")).unwrap();
+        copy_files(older, state);
+        use_it(state);
+    }),
+];
+
+/// Another program reads and writes what it finds there, as far as it can.
+fn use_it(state: &Path) {
+    let other = writing(&state.join("outbox.db"));
+    let _ = other.query_row("SELECT count(*) FROM pending", [], |_| Ok(()));
+    let _ = other.execute("INSERT OR REPLACE INTO meta (name, value) VALUES ('other', 1)", []);
+}
+
+/// The lock's file alone removed or replaced: the agent takes it again. If another agent was quicker, the first ends.
+pub fn lock(_: &Scale) -> Outcome {
+    let mut figures = Figures::default();
+    let strikes: [fn(&Path); 2] = [
+        |lock| fs::remove_file(lock).unwrap(),
+        |lock| {
+            fs::write(lock.with_extension("other"), "").unwrap();
+            fs::rename(lock.with_extension("other"), lock).unwrap();
+        },
+    ];
+    for strike in strikes {
+        let mut agent = new_place(Faults::default());
+        let lock = agent.path("state/outbox.db.lock");
+        agent.start();
+        agent.drop_events(20, 10);
+        agent.until_delivered();
+        agent.until_settled();
+        strike(&lock);
+        agent.until_within(Duration::from_secs(50), "the incident is told", |agent| {
+            agent.status().outbox.incident.is_some_and(|incident| incident.text.contains("lock file"))
+        });
+        assert!(agent.exit_status().is_none(), "{}", agent.log());
+        let mut other = second(&agent);
+        other.start();
+        assert_eq!(other.wait_for_exit().code(), Some(75), "{}", other.log());
+        // A second agent that starts before the first has noticed.
+        agent.signal(Signal::SIGSTOP);
+        agent.until("it stands still", |agent| stands_still(agent.pid()));
+        strike(&lock);
+        other.start();
+        other.until("the second runs", |other| other.log().contains(super::RUNS));
+        agent.signal(Signal::SIGCONT);
+        agent.drop_events(20, 10);
+        let mut code = None;
+        agent.until_within(Duration::from_secs(50), "the first ends", |agent| {
+            code = ended(agent);
+            code.is_some()
+        });
+        assert_eq!(code, Some(75), "{}", agent.log());
+        assert!(agent.log().contains(&format!("pid {}", other.pid())), "{}", agent.log());
+        other.stop();
+        agent.start();
+        figures.add(agent.end());
+    }
+    figures.into()
+}
+
+/// Another agent on the same outbox, with a spool of its own.
+fn second(agent: &TestAgent) -> TestAgent {
+    let mut other = new_place(Faults::default());
+    other.set(&format!("outbox.path = \"{}\"", agent.outbox().display()));
+    other.set(&format!("koala.endpoint = \"{}\"", agent.receiver.endpoint()));
+    other
+}
+
 /// Nothing is stored or sent: the agent must look by itself.
 pub fn idle(scale: &Scale) -> Outcome {
-    side_by_side(scale, false)
+    side_by_side(scale, STRIKES, false)
 }
 
 pub fn under_load(scale: &Scale) -> Outcome {
-    side_by_side(scale, true)
+    side_by_side(scale, STRIKES, true)
 }
 
-fn side_by_side(scale: &Scale, load: bool) -> Outcome {
+/// Line 41: another program opens what is there then, reads, writes, and closes it.
+pub fn used(scale: &Scale) -> Outcome {
+    let mut figures = Figures::default();
+    for load in [false, true] {
+        match side_by_side(scale, USED, load) {
+            Outcome::Done(done) => figures.add(done),
+            other => return other,
+        }
+    }
+    figures.into()
+}
+
+fn side_by_side(scale: &Scale, strikes: &'static [(&str, Then, Strike)], load: bool) -> Outcome {
     let mut figures = Figures::default();
     for _ in 0..scale.of(1, 10) {
         std::thread::scope(|scope| {
-            let rounds = STRIKES
+            let rounds = strikes
                 .iter()
                 .map(|(name, then, strike)| scope.spawn(move || round(name, *then, *strike, load)));
             let rounds: Vec<_> = rounds.collect();
@@ -116,6 +233,8 @@ fn round(name: &str, then: Then, strike: Strike, load: bool) -> Figures {
 
     let ran = supervise(&mut agent);
     assert!(ran.is_ok(), "{name}: {ran:?}");
+    let told = agent.status().outbox.incident.unwrap_or_else(|| panic!("{name}: no incident"));
+    assert!(told.text.contains("while it was open"), "{name}: {told:?}");
     agent.drop_events(20, 50);
     let wanted: BTreeSet<u64> = agent.ledger.dropped.keys().copied().collect();
     let wanted: BTreeSet<u64> = wanted.difference(&agent.ledger.destroyed).copied().collect();
@@ -146,7 +265,7 @@ fn replaced(state: &Path) -> Option<PathBuf> {
 /// The numbers of what is pending in a database of nobody.
 fn pending(database: &Path) -> BTreeSet<u64> {
     let conn = Connection::open_with_flags(database, OpenFlags::SQLITE_OPEN_READ_WRITE).unwrap();
-    let mut rows = conn.prepare("SELECT body FROM pending").unwrap();
+    let mut rows = conn.prepare("SELECT b.body FROM queue q JOIN bodies b ON b.seq = q.id").unwrap();
     let rows = rows.query_map([], |row| row.get::<_, String>(0)).unwrap();
     rows.map(|body| numbers(body.unwrap().as_bytes())[0]).collect()
 }

@@ -87,7 +87,7 @@ impl DamageRounds {
         agent.start();
         agent.until_status("it runs", |status| status.agent.running);
         let reader = agent.database();
-        reader.execute_batch("BEGIN; SELECT count(*) FROM pending").unwrap();
+        reader.execute_batch("BEGIN; SELECT count(*) FROM queue").unwrap();
         for _ in 0..Self::PENDING / 60 {
             agent.drop_lines(60, 40);
         }
@@ -267,9 +267,8 @@ impl DamageRounds {
 /// All rows of an undamaged database.
 fn rows(agent: &TestAgent, known: &BTreeMap<String, u64>) -> Vec<Row> {
     let outbox = agent.database();
-    let sql = "SELECT seq, 'pending', message_id, body FROM pending
-               UNION ALL SELECT s.seq, s.state, s.message_id, b.body
-                           FROM settled s LEFT JOIN bodies b ON b.seq = s.seq";
+    let sql = "SELECT e.seq, coalesce(s.state, 'pending'), e.message_id, b.body
+                 FROM events e LEFT JOIN settled s ON s.seq = e.seq LEFT JOIN bodies b ON b.seq = e.seq";
     let mut statement = outbox.prepare(sql).unwrap();
     let row = |r: &rusqlite::Row<'_>| Ok((r.get(0)?, r.get(1)?, r.get(2)?, r.get(3)?));
     let rows: Vec<(i64, String, String, Option<String>)> =
@@ -307,10 +306,16 @@ fn readable(state: &Path, rows: &[Row], undamaged: &Template) -> Readable {
     let check = conn.query_row("PRAGMA quick_check", [], |r| r.get::<_, String>(0));
     let reads = |row: &&Row| {
         let sql = match (row.state.as_str(), &row.body) {
-            ("pending", _) => "SELECT 'pending', message_id, body FROM pending WHERE seq = ?",
-            (_, None) => "SELECT state, message_id, NULL FROM settled WHERE seq = ?",
+            ("pending", _) => {
+                "SELECT 'pending', e.message_id, b.body
+                   FROM queue q JOIN events e ON e.seq = q.id JOIN bodies b ON b.seq = q.id WHERE q.id = ?"
+            }
+            (_, None) => {
+                "SELECT s.state, e.message_id, NULL FROM settled s JOIN events e ON e.seq = s.seq WHERE s.seq = ?"
+            }
             (_, Some(_)) => {
-                "SELECT s.state, message_id, body FROM settled s JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?"
+                "SELECT s.state, e.message_id, b.body
+                   FROM settled s JOIN events e ON e.seq = s.seq JOIN bodies b ON b.seq = s.seq WHERE s.seq = ?"
             }
         };
         let found = conn.query_row(sql, [row.seq], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?)));
@@ -340,28 +345,24 @@ impl Template {
         let conn = Connection::open(beside(copy.path(), "")).unwrap();
         conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
         let image = fs::read(beside(copy.path(), "")).unwrap();
-        let leaves = |table: &str| -> Vec<usize> {
+        // The pages of a table, each by the rows on it.
+        let leaves = |table: &str| -> BTreeMap<i64, usize> {
             let sql = "SELECT pageno FROM dbstat WHERE name = ? AND pagetype = 'leaf'";
             let mut leaves = conn.prepare(sql).unwrap();
-            leaves
-                .query_map([table], |row| row.get::<_, u32>(0))
-                .unwrap()
-                .map(|n| n.unwrap() as usize)
-                .collect()
+            let leaves = leaves.query_map([table], |row| row.get::<_, u32>(0)).unwrap();
+            let on_page =
+                |n: usize| row_numbers(page(&image, n).unwrap()).into_iter().map(move |row| (row, n));
+            leaves.flat_map(|n| on_page(n.unwrap() as usize)).collect()
         };
-        let (pending, settled, bodies) = (leaves("pending"), leaves("settled"), leaves("bodies"));
-        let find = |leaves: &[usize], text: &str| {
-            let holds =
-                |n: &&usize| memchr::memmem::find(page(&image, **n).unwrap(), text.as_bytes()).is_some();
-            *leaves.iter().find(holds).expect("a row on no page")
-        };
-        let places = |row: &Row| match (row.state.as_str(), &row.body) {
-            ("pending", Some(body)) => vec![find(&pending, body)],
-            (state, body) => {
-                // State, id and type are adjacent columns.
-                let at = find(&settled, &format!("{state}{}track", row.message_id));
-                body.iter().map(|body| find(&bodies, body)).chain([at]).collect()
-            }
+        let [events, settled, bodies] = ["events", "settled", "bodies"].map(leaves);
+        // A row of the queue that is lost is made anew of those of the event and its body.
+        let places = |row: &Row| -> Vec<usize> {
+            let tables = [
+                Some(&events),
+                (row.state != "pending").then_some(&settled),
+                row.body.as_ref().map(|_| &bodies),
+            ];
+            tables.into_iter().flatten().map(|table| table[&row.seq]).collect()
         };
         let pages = rows.iter().map(|row| (row.seq, places(row))).collect();
         Template { folder, log, image, pages }
@@ -374,6 +375,30 @@ impl Template {
         let in_log = || log == self.log && memchr::memmem::find(log, wanted.unwrap()).is_some();
         page(main, n) == wanted || in_log()
     }
+}
+
+/// The numbers of the rows on a leaf of a table.
+fn row_numbers(leaf: &[u8]) -> Vec<i64> {
+    let cells = usize::from(u16::from_be_bytes([leaf[3], leaf[4]]));
+    let at = |cell: usize| usize::from(u16::from_be_bytes([leaf[8 + 2 * cell], leaf[9 + 2 * cell]]));
+    // Of a cell, the first number is the length of the row, the second its number: seven bits a byte.
+    let number = |from: &mut usize| {
+        let mut number = 0;
+        loop {
+            let byte = leaf[*from];
+            *from += 1;
+            number = number << 7 | i64::from(byte & 0x7f);
+            if byte < 0x80 {
+                return number;
+            }
+        }
+    };
+    let row = |cell| {
+        let mut from = at(cell);
+        number(&mut from);
+        number(&mut from)
+    };
+    (0..cells).map(row).collect()
 }
 
 /// A page, by its number from 1.

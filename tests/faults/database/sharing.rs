@@ -1,14 +1,19 @@
-//! Lines 13 and 14: others at the same database, one that reads it for long, one that would own it as well.
+//! Lines 13 and 14: others at the same database, one that reads it for long, one that holds a lock, one that would own it
+//! as well.
 
-use super::new_place;
+use super::{new_place, writing};
 use crate::common::agent::TestAgent;
 use crate::runner::{Figures, Outcome, Scale};
+use koala_agent::reason::Code;
 use koala_agent::receiver::Faults;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
 use nix::sys::signal::Signal;
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// The size that the log of the database may come to, unless `status` names who keeps it from being emptied.
@@ -22,7 +27,7 @@ pub fn snapshot(scale: &Scale) -> Outcome {
     agent.drop_events(10, 10);
     agent.until_delivered();
     let reader = agent.database();
-    reader.execute_batch("BEGIN; SELECT count(*) FROM pending").unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM queue").unwrap();
     let padding = format!(r#""a":"{}","#, "a".repeat(28 << 10));
     let mut most = 0;
     let (mut named, mut stored) = (false, 0);
@@ -51,6 +56,103 @@ pub fn snapshot(scale: &Scale) -> Outcome {
     agent.until("nobody is blamed any more", |agent| !names_reader(agent));
     let blamed = if named { "the reader is named" } else { "nobody is named" };
     agent.end().note(format!("log at most {} MiB, {blamed}", most >> 20)).into()
+}
+
+/// Another process holds a lock that a commit needs: SQLite's own, for a transaction that it does not end, or one on the
+/// bytes of the -shm file, which whoever may read can have.
+pub fn locked(_: &Scale) -> Outcome {
+    let mut agent = new_place(Faults::default());
+    agent.start();
+    agent.drop_events(20, 10);
+    agent.until_delivered();
+    agent.until_settled();
+    let shm = agent.path("state/outbox.db-shm");
+    let mut figures = Figures::default();
+    for (name, bytes) in [("a transaction", None), ("one byte", Some((120, 1))), ("all bytes", Some((0, 0)))]
+    {
+        for is_running in [true, false] {
+            if !is_running {
+                agent.stop();
+            }
+            let writer = writing(&agent.outbox());
+            let reader = fs::File::open(&shm).unwrap();
+            match bytes {
+                None => writer.execute_batch("BEGIN IMMEDIATE").unwrap(),
+                Some(bytes) => read_lock(&reader, bytes),
+            }
+            let before = agent.receiver.stats().events;
+            agent.drop_events(10, 10);
+            if !is_running {
+                agent.start();
+            }
+            let name = format!("{name}, {}", if is_running { "amid the work" } else { "at the start" });
+            agent.until(&format!("{name}: told"), |agent| {
+                agent.status().intake.reason.is_some_and(|reason| {
+                    assert_eq!(reason.code, Code::Locked, "{name}: {reason}");
+                    assert!(
+                        reason.text.contains(&format!("process {}", std::process::id())),
+                        "{name}: {reason}"
+                    );
+                    true
+                })
+            });
+            assert_eq!(agent.receiver.stats().events, before, "{name}: sent what could not be recorded");
+            if bytes.is_none() {
+                writer.execute_batch("ROLLBACK").unwrap();
+            }
+            // Closing the file lets go of the lock.
+            drop((writer, reader));
+            agent.until_delivered();
+            agent.until_settled();
+            agent.until(&format!("{name}: it goes on"), |agent| agent.status().intake.reason.is_none());
+            figures.rounds += 1;
+        }
+    }
+    // Nobody but the owner can lock the file that says who owns the outbox.
+    let mode = fs::metadata(agent.path("state/outbox.db.lock")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let ended = agent.end();
+    figures.add(Figures { rounds: 0, ..ended });
+    figures.into()
+}
+
+fn read_lock(file: &fs::File, (start, len): (libc::off_t, libc::off_t)) {
+    let lock = libc::flock {
+        l_type: libc::F_RDLCK as libc::c_short,
+        l_whence: libc::SEEK_SET as libc::c_short,
+        l_start: start,
+        l_len: len,
+        l_pid: 0,
+    };
+    fcntl(file, FcntlArg::F_SETLK(&lock)).unwrap();
+}
+
+/// Another process reads from a snapshot of events that are delivered and erased meanwhile: a short log keeps them, `status`
+/// names the process, and nothing is left of them once it has gone.
+pub fn deleted(_: &Scale) -> Outcome {
+    const MARKER: &str = "marker-5c1e07";
+    let mut agent = new_place(Faults { offline: true, ..Faults::default() });
+    agent.start();
+    let padding = format!(r#""a":"{MARKER}","#);
+    let text: String =
+        (0..200).map(|n| agent.ledger.event_with(n, &format!("marked-{n}"), &padding) + "\n").collect();
+    agent.drop_next("ndjson", text.as_bytes());
+    agent.until_status("stored", |status| status.outbox.pending == 200);
+    let reader = agent.database();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM bodies").unwrap();
+    agent.receiver.set_faults(Faults::default());
+    agent.until_delivered();
+    agent.until("the reader is named", |agent| names_reader(agent));
+    assert!(has_in_a_file(&agent, MARKER), "the snapshot has the events");
+    drop(reader);
+    agent.until("nothing is left of the events", |agent| !has_in_a_file(agent, MARKER));
+    agent.until("nobody is blamed any more", |agent| !names_reader(agent));
+    agent.end().into()
+}
+
+/// Whether the text stands in a file of the state folder.
+fn has_in_a_file(agent: &TestAgent, text: &str) -> bool {
+    Command::new("grep").args(["-rqaF", text]).arg(agent.path("state")).status().unwrap().success()
 }
 
 /// Whether `status` names this process as the one that keeps the log from being emptied.

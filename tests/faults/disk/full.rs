@@ -176,6 +176,9 @@ fn unacknowledged_by(program: &Path, name: &str, log: Log, scale: &Scale) -> Res
     Ok(Figures { lost: unacknowledged, ..figures }.note(note))
 }
 
+/// The most that an empty log of a running agent has: its mark.
+const MARK: u64 = 16 << 10;
+
 /// Bytes of the write-ahead log.
 fn log_bytes(agent: &TestAgent) -> u64 {
     fs::metadata(agent.path("state/outbox.db-wal")).map_or(0, |file| file.len())
@@ -193,7 +196,7 @@ fn fills_amid_requests(agent: &mut TestAgent, mount: &Mount, log: Log, scale: &S
     agent.until("the log is as it should be", |agent| {
         let bytes = log_bytes(agent);
         match log {
-            Log::Empty => bytes == 0,
+            Log::Empty => bytes <= MARK,
             Log::Long => bytes > 3 << 20,
         }
     });
@@ -211,14 +214,14 @@ pub fn unsent(_: &Scale) -> Outcome {
     run_with(Mount::tmpfs(&state, "size=16m"), |mount| {
         with_pending(&mut agent, 100);
         let outbox = rusqlite::Connection::open(agent.outbox()).unwrap();
-        outbox.execute("UPDATE pending SET body = replace(body, 'Signed Up', '')", []).unwrap();
+        outbox.execute("UPDATE bodies SET body = replace(body, 'Signed Up', '')", []).unwrap();
         drop(outbox);
         // Without a key nothing is settled before the disk is full.
         agent.unset("koala.public_key");
         agent.start();
         agent.until_visible();
         // A log that has yet to be copied would give its room back.
-        agent.until("the log is copied", |agent| log_bytes(agent) == 0);
+        agent.until("the log is copied", |agent| log_bytes(agent) <= MARK);
         // Filled before as well, so that the agent has no time to reserve the room again.
         mount.fill();
         fs::remove_file(state.join("outbox.db.reserve")).unwrap();

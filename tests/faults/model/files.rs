@@ -5,6 +5,7 @@ use crate::common::events::gzip;
 use crate::common::ledger::{Dropped, Expected, Ledger, Reject};
 use koala_agent::event::MAX_DEPTH;
 use koala_agent::reason::Code;
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// Above `spool.max_event_bytes`.
@@ -29,6 +30,10 @@ pub struct Files {
     pub replaced: Vec<Range<u64>>,
     /// Events that others may follow by their ids: by number.
     known: Vec<u64>,
+    /// Events under the ids of others: the person, the file and the place in it.
+    reused: Vec<(String, String, u64)>,
+    /// Persons whose later events are skipped.
+    kept_out: BTreeSet<String>,
     /// The last file of each name that is used again.
     over: [Option<Range<u64>>; 2],
     files: u64,
@@ -118,6 +123,26 @@ impl Files {
         SpoolFile { name, bytes, first }
     }
 
+    /// Everything of a person that was dropped is erased. The ids are forgotten too, so that no other piece builds on one.
+    pub fn erase(&mut self, ledger: &mut Ledger, person: &str, may_return: bool) {
+        let names = |n: &u64| self.texts[*n as usize].contains(&address(person));
+        let erased =
+            ledger.dropped.iter_mut().filter(|(n, event)| event.expected != Expected::Rejected && names(n));
+        erased.for_each(|(_, event)| event.expected = Expected::Erased);
+        self.known.retain(|n| !names(n));
+        let is_reuse = |reject: &Reject| {
+            self.reused
+                .iter()
+                .any(|(p, file, place)| p == person && (file, *place) == (&reject.file, reject.place))
+        };
+        ledger.rejects.retain(|reject| !is_reuse(reject));
+        if may_return {
+            self.kept_out.remove(person);
+        } else {
+            self.kept_out.insert(person.to_owned());
+        }
+    }
+
     fn piece(&mut self, ledger: &mut Ledger, piece: Piece, person: Option<String>, at: At) -> String {
         match piece {
             Piece::New { kind, person: p, named } => {
@@ -132,15 +157,17 @@ impl Files {
                 }
                 None => self.event(ledger, Kind::Track, "p0".into(), true),
             },
-            Piece::Reused(back) => match self.known(ledger, back).and_then(|(_, known)| known.id.clone()) {
-                Some(id) => {
-                    let text = text(ledger.next(), Kind::Track, "p0", Some(&id));
-                    ledger.enter("p0", Some(id), Expected::Rejected);
+            // By the same person, so that the first is not erased, and its id forgotten, before this one is read.
+            Piece::Reused(back) => match self.known(ledger, back).map(|(_, known)| known.clone()) {
+                Some(Dropped { person, id: Some(id), .. }) => {
+                    let text = text(ledger.next(), Kind::Track, &person, Some(&id));
+                    self.reused.push((person.clone(), at.name.to_owned(), at.place));
+                    ledger.enter(person, Some(id), Expected::Rejected);
                     self.texts.push(text.clone());
                     ledger.rejects.push(at.reject(Code::MessageIdReused, &text));
                     text
                 }
-                None => self.event(ledger, Kind::Track, "p0".into(), true),
+                _ => self.event(ledger, Kind::Track, "p0".into(), true),
             },
             Piece::Bad(flaw) => {
                 let (text, code) = bad(flaw, at.form);
@@ -153,8 +180,12 @@ impl Files {
     fn event(&mut self, ledger: &mut Ledger, kind: Kind, person: String, named: bool) -> String {
         let n = ledger.next();
         let poison = if kind == Kind::Poison { "-poison" } else { "" };
+        let is_kept_out = kind != Kind::Nobody && self.kept_out.contains(&person);
+        // What is kept of it without its content is its id.
+        let named = named || is_kept_out;
         let id = named.then(|| format!("e-{n}{poison}"));
         let expected = match kind {
+            _ if is_kept_out => Expected::Skipped(Code::Erased),
             Kind::Track | Kind::Identify => Expected::Delivered,
             Kind::Poison => Expected::Refused,
             Kind::Nobody => Expected::Skipped(Code::NoIdentity),
@@ -198,9 +229,14 @@ fn alone(piece: Piece) -> Piece {
     }
 }
 
+/// The address by which a person is erased.
+pub fn address(person: &str) -> String {
+    format!("{person}@acme.dev")
+}
+
 fn text(n: u64, kind: Kind, person: &str, id: Option<&str>) -> String {
     let id = id.map_or(String::new(), |id| format!(r#""messageId":"{id}","#));
-    let about = format!(r#"{{"n":{n},"email":"{person}@acme.dev"}}"#);
+    let about = format!(r#"{{"n":{n},"email":"{}"}}"#, address(person));
     match kind {
         Kind::Track | Kind::Poison => {
             format!(r#"{{"type":"track","event":"Signed Up",{id}"properties":{about}}}"#)

@@ -127,6 +127,10 @@ impl Run {
         let held = numbers_of(&accepted);
         let requests = self.agent.receiver.requests();
         for (n, event) in &ledger.dropped {
+            if event.expected == Expected::Erased {
+                self.check_erased(ids.get(n).or(event.id.as_ref()), &outbox, held.contains(n))?;
+                continue;
+            }
             let Some(id) = ids.get(n) else {
                 let replaced = self.files.replaced.iter().any(|version| version.contains(n));
                 prop_assert!(event.expected == Expected::Rejected || replaced, "{} is lost: {:?}", n, event);
@@ -135,15 +139,58 @@ impl Run {
             let Some(row) = outbox.rows.get(id) else {
                 return Err(TestCaseError::fail(format!("{n}, sent as {id}, is not in the outbox")));
             };
-            let discarded = self.discarded.contains(id);
+            let perhaps = self.perhaps_discarded.contains(id) && row.state == State::Discarded;
+            let discarded = self.discarded.contains(id) || perhaps;
             let fits = fits(event, row, held.contains(n), discarded, || is_proven(&requests, id));
             prop_assert!(fits, "{}, {:?} is {:?}", n, event, row);
         }
+        self.check_unknown(&outbox, &ids)?;
         for version in &self.files.replaced {
             let there = version.clone().filter(|n| ids.contains_key(n)).count() as u64;
             prop_assert!(there == 0 || there == version.end - version.start, "{:?} was torn", version);
         }
         ledger.check_order(&accepted, &self.retried).map_err(TestCaseError::fail)
+    }
+
+    /// An erased event has become what the receipt says, or was skipped as it came after its person was erased; nothing
+    /// but its id is left. `id`: as far as it is known.
+    fn check_erased(&self, id: Option<&String>, outbox: &Outbox, is_held: bool) -> Checked {
+        let Some(id) = id else { return Ok(()) };
+        let (said, row) = (self.erased.get(id).map(String::as_str), outbox.rows.get(id));
+        prop_assert!(said.is_some() || row.is_some(), "{} is lost and not erased", id);
+        let is_empty =
+            |row: &Row| row.body.is_none() && matches!(row.state, State::Skipped | State::Discarded);
+        prop_assert!(row.is_none_or(is_empty), "{} is erased and {:?}", id, row);
+        // Which requests had no answer yet is not known after a crash.
+        let fits = match said {
+            Some("delivered") => is_held,
+            Some("in_flight") => true,
+            _ => !is_held || self.may_reread || self.retried.contains(id),
+        };
+        prop_assert!(fits, "{} was erased as {:?} and is at the receiver: {}", id, said, is_held);
+        Ok(())
+    }
+
+    /// Erased events whose ids nobody knows are as many as the receipts and rows without content that nobody knows.
+    fn check_unknown(&self, outbox: &Outbox, ids: &BTreeMap<u64, String>) -> Checked {
+        let dropped = &self.agent.ledger.dropped;
+        let is_unknown = |(n, event): &(&u64, &Dropped)| {
+            event.expected == Expected::Erased && event.id.is_none() && !ids.contains_key(n)
+        };
+        let erased = self
+            .erased
+            .keys()
+            .chain(outbox.rows.iter().filter(|(_, row)| row.code == Some(Code::Erased)).map(|(id, _)| id));
+        let given = dropped.values().filter_map(|event| event.id.as_ref());
+        let known: BTreeSet<&String> = given.chain(ids.values()).collect();
+        let left: BTreeSet<&String> = erased.filter(|id| !known.contains(id)).collect();
+        prop_assert_eq!(
+            left.len(),
+            dropped.iter().filter(is_unknown).count(),
+            "events erased by unknown ids: {:?}",
+            left
+        );
+        Ok(())
     }
 
     /// The one id, by number, of each event that came further than the spool.
@@ -162,6 +209,9 @@ impl Run {
         for (id, row) in &outbox.rows {
             let by_body = row.body.as_ref().and_then(|body| numbers(body.as_bytes()).first().copied());
             let Some(n) = by_body.or_else(|| known.get(id).copied()) else {
+                if row.code == Some(Code::Erased) {
+                    continue;
+                }
                 return Err(TestCaseError::fail(format!("nobody dropped {id}")));
             };
             stored.push((n, id.clone()));
@@ -185,7 +235,7 @@ fn fits(event: &Dropped, row: &Row, held: bool, discarded: bool, refused: impl F
         Expected::Refused => by_receiver && !held,
         Expected::Skipped(code) => row.state == State::Skipped && row.code == Some(code) && !held,
         Expected::Invalid => failed && row.code == Some(Code::InvalidField) && !held,
-        Expected::Rejected => false,
+        Expected::Erased | Expected::Rejected => false,
     }
 }
 

@@ -1,22 +1,22 @@
 //! The run of a script: the agent in a process of its own, its files, and the ledger.
 
 use super::Checked;
-use super::files::{Files, SpoolFile};
+use super::files::{Files, SpoolFile, address};
 use super::outbox::Outbox;
 use super::script::{File, Step, Way, Weather};
 use crate::common::agent::TestAgent;
-use koala_agent::agent::disposition;
 use koala_agent::clock::Timestamp;
-use koala_agent::event::Event;
-use koala_agent::item::Disposition;
-use koala_agent::mapping::Mappings;
-use koala_agent::outbox::Admin;
+use koala_agent::outbox::{Command, EventOutcome};
 use nix::sys::stat::futimens;
 use nix::sys::time::TimeSpec;
+use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-use std::collections::BTreeSet;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::rc::Rc;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -25,6 +25,9 @@ use std::time::{Duration, Instant};
 /// time stamps, and left alone for a while by the agent's own clock; but that one the model moves, so here its producer
 /// waits.
 const TICK: Duration = Duration::from_millis(11);
+
+/// The time between two looks at a command.
+const LOOK: Duration = Duration::from_millis(3);
 
 pub struct Run {
     pub agent: TestAgent,
@@ -38,6 +41,10 @@ pub struct Run {
     /// Events that were put back since the beginning.
     pub retried: BTreeSet<String>,
     pub discarded: BTreeSet<String>,
+    /// Events that were to be discarded when the agent was killed.
+    pub perhaps_discarded: BTreeSet<String>,
+    /// The states in which receipts call the events that were erased.
+    pub erased: BTreeMap<String, String>,
     /// A request may have been taken and its answer lost.
     pub may_repeat: bool,
     /// A crash may have left files on their way out: put back, they are read again.
@@ -58,6 +65,8 @@ impl Run {
             put_back: BTreeSet::new(),
             retried: BTreeSet::new(),
             discarded: BTreeSet::new(),
+            perhaps_discarded: BTreeSet::new(),
+            erased: BTreeMap::new(),
             may_repeat: false,
             may_reread: false,
         }
@@ -81,16 +90,29 @@ impl Run {
             Step::Work { ms } => sleep(Duration::from_millis((*ms).into())),
             Step::Stop => self.stop(),
             Step::Crash { after_us } => {
-                if self.agent.is_started() {
-                    sleep(Duration::from_micros((*after_us).into()));
-                    self.agent.kill();
-                    (self.may_repeat, self.may_reread) = (true, true);
-                }
+                self.crash(*after_us);
+                return Ok(());
+            }
+            Step::RetryAndCrash(back, after_us) => {
+                let id = self.known_id(*back);
+                self.put_back.extend(id.clone());
+                self.retried.extend(id.clone());
+                self.ask_and_crash(Command::Retry, id, *after_us);
+                return Ok(());
+            }
+            Step::DiscardAndCrash(back, after_us) => {
+                let id = self.known_id(*back);
+                self.perhaps_discarded.extend(id.clone());
+                self.ask_and_crash(Command::Discard, id, *after_us);
                 return Ok(());
             }
             Step::Start => self.start(),
             Step::Retry(back) => self.retry(*back),
             Step::Discard(back) => self.discard(*back),
+            Step::Erase { person, may_return } => self.erase(*person, *may_return, None)?,
+            Step::EraseAmidCrash { person, may_return, after_us } => {
+                self.erase(*person, *may_return, Some(*after_us))?;
+            }
         }
         self.read_outbox().map(drop)
     }
@@ -99,7 +121,7 @@ impl Run {
     pub fn read_outbox(&mut self) -> Result<Rc<Outbox>, TestCaseError> {
         let outbox = Rc::new(Outbox::read(&self.agent.outbox())?);
         if let Some(before) = &self.last_read {
-            outbox.follows(before, &self.put_back)?;
+            outbox.follows(before, &self.put_back, |id| self.erased.contains_key(id))?;
         }
         self.put_back.clear();
         self.last_read = Some(outbox.clone());
@@ -175,14 +197,7 @@ impl Run {
     /// Does the same as `retry MESSAGE_ID`.
     fn retry(&mut self, back: u8) {
         let Some(id) = self.known_id(back) else { return };
-        let mut admin = self.admin();
-        let Some(Ok(kept)) = admin.reader().events().retained(&id).unwrap() else { return };
-        let event = Event::parse(&kept.body).unwrap();
-        let now = self.agent.clock.now();
-        if let Disposition::Send(items) =
-            disposition(&Mappings::presets(), &event, &kept.message_id, kept.spooled_at)
-            && admin.requeue(&[(kept.seq, items)], now).unwrap() > 0
-        {
+        if self.agent.ask_of(Command::Retry, &id) == EventOutcome::Requeued {
             self.put_back.insert(id.clone());
             self.retried.insert(id);
         }
@@ -191,8 +206,62 @@ impl Run {
     /// Does the same as `discard MESSAGE_ID`.
     fn discard(&mut self, back: u8) {
         let Some(id) = self.known_id(back) else { return };
-        if self.admin().discard(&id, self.agent.clock.now()).unwrap() == Some(true) {
+        if let EventOutcome::Discarded { .. } = self.agent.ask_of(Command::Discard, &id) {
             self.discarded.insert(id);
+        }
+    }
+
+    /// What comes of it is not known: the command is carried out, or nothing of it is.
+    fn ask_and_crash(&mut self, command: fn(Vec<String>) -> Command, id: Option<String>, after_us: u32) {
+        if let Some(id) = id.filter(|_| self.agent.is_started()) {
+            let asked = self.agent.begin_asking(&command(vec![id]));
+            self.crash(after_us);
+            drop(asked);
+        }
+    }
+
+    /// Runs `erase`, with a crash of the agent so long after its start. What it says is then true: no file names the person.
+    fn erase(&mut self, person: u8, may_return: bool, crash_after: Option<u32>) -> Checked {
+        let person = format!("p{person}");
+        let mut command = self.agent.command("erase");
+        command.args(["--json", "--email", &address(&person)]);
+        command.args(may_return.then_some("--may-return"));
+        let mut erasing = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        if let Some(after_us) = crash_after.filter(|_| self.agent.is_started()) {
+            self.crash(after_us);
+            self.start();
+        }
+        // Snapshots of the agent end by its clock.
+        while erasing.try_wait().unwrap().is_none() {
+            self.agent.advance(TICK);
+            sleep(LOOK);
+        }
+        let output = erasing.wait_with_output().unwrap();
+        let Ok(receipt) = serde_json::from_slice::<Value>(&output.stdout) else {
+            return Err(TestCaseError::fail(format!("erase: {output:?}")));
+        };
+        // Packed files of others that are not whole cannot be looked at.
+        let left = receipt["left"].as_array().unwrap();
+        let is_cut = |sentence: &Value| sentence.as_str().unwrap().contains("cannot be read to its end");
+        let is_done = output.status.code() == Some(if left.is_empty() { 0 } else { 75 });
+        prop_assert!(is_done && left.iter().all(is_cut), "erase: {:?}", output);
+        for event in receipt["events"].as_array().unwrap() {
+            let text = |member: &str| event[member].as_str().unwrap().to_owned();
+            self.erased.insert(text("message_id"), text("state"));
+        }
+        self.files.erase(&mut self.agent.ledger, &person, may_return);
+        for folder in [self.agent.state(), self.agent.spool()] {
+            let naming = files_with(&folder, &address(&person));
+            prop_assert!(naming.is_empty(), "{} is erased and named in {:?}", person, naming);
+        }
+        Ok(())
+    }
+
+    fn crash(&mut self, after_us: u32) {
+        if self.agent.is_started() {
+            sleep(Duration::from_micros(after_us.into()));
+            self.agent.kill();
+            (self.may_repeat, self.may_reread) = (true, true);
         }
     }
 
@@ -200,12 +269,22 @@ impl Run {
         self.files.known(&self.agent.ledger, back).and_then(|(_, event)| event.id.clone())
     }
 
-    fn admin(&self) -> Admin {
-        Admin::open(&self.agent.config().outbox).unwrap()
-    }
-
     /// The text of the agent's panics.
     pub fn panics(&self) -> String {
         fs::read_to_string(self.agent.path("stderr")).unwrap_or_default()
     }
+}
+
+/// The files below a folder in which the text stands, or that are named so.
+pub fn files_with(folder: &Path, text: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files_with(&path, text));
+        } else if memchr::memmem::find(&fs::read(&path).unwrap_or_default(), text.as_bytes()).is_some() {
+            found.push(path);
+        }
+    }
+    found
 }

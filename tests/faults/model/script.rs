@@ -9,6 +9,10 @@ use proptest::prelude::*;
 /// Steps in a script: enough for a few crashes with work between them, few enough to be read.
 const MOST_STEPS: usize = 30;
 const MOST_PIECES: usize = 6;
+/// The persons whose events may be erased.
+const PERSONS: u8 = 4;
+/// Microseconds that `erase` takes on a busy machine, from the start of its process.
+const AMID_ERASURE: u32 = 150_000;
 const DAY: i64 = 86_400;
 
 #[derive(Debug, Clone)]
@@ -42,6 +46,20 @@ pub enum Step {
     /// Retries by hand the event so many back among those whose ids are known.
     Retry(u8),
     Discard(u8),
+    /// The same, and the agent is killed so soon after it was asked: nobody waits for what comes of it.
+    RetryAndCrash(u8, u32),
+    DiscardAndCrash(u8, u32),
+    /// Erases a person, whose later events are skipped or come back.
+    Erase {
+        person: u8,
+        may_return: bool,
+    },
+    /// The same, and the agent is killed amid it and started again: the command goes on.
+    EraseAmidCrash {
+        person: u8,
+        may_return: bool,
+        after_us: u32,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -158,7 +176,7 @@ fn piece() -> impl Strategy<Value = Piece> {
     let flaw =
         prop_oneof![Just(Flaw::NotJson), Just(Flaw::NotAnEvent), Just(Flaw::TooDeep), Just(Flaw::TooLarge)];
     prop_oneof![
-        10 => (kind, 0..4u8, any::<bool>())
+        10 => (kind, 0..PERSONS, any::<bool>())
             .prop_map(|(kind, person, named)| Piece::New { kind, person, named }),
         1 => (0..8u8).prop_map(Piece::Again),
         1 => (0..8u8).prop_map(Piece::Reused),
@@ -222,6 +240,13 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Start),
         1 => (0..8u8).prop_map(Step::Retry),
         1 => (0..8u8).prop_map(Step::Discard),
+        1 => (0..8u8, moment()).prop_map(|(back, after_us)| Step::RetryAndCrash(back, after_us)),
+        1 => (0..8u8, moment()).prop_map(|(back, after_us)| Step::DiscardAndCrash(back, after_us)),
+        2 => (0..PERSONS, any::<bool>())
+            .prop_map(|(person, may_return)| Step::Erase { person, may_return }),
+        2 => (0..PERSONS, any::<bool>(), 0..AMID_ERASURE).prop_map(|(person, may_return, after_us)| {
+            Step::EraseAmidCrash { person, may_return, after_us }
+        }),
     ]
 }
 

@@ -2,14 +2,20 @@
 //! (<https://sqlite.org/fileformat2.html>), and an intact page says by itself which rows are on it. No byte is trusted:
 //! a row that does not add up is left out.
 
-use super::record::{ByteReader, PAGE_SIZE, columns, u16_at, u32_at};
-use super::wal_pages::WalPages;
+pub(super) mod record;
+mod wal_pages;
+
+use record::{ByteReader, PAGE_SIZE, columns, u16_at};
 use rusqlite::types::Value;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use wal_pages::WalPages;
+
+pub use record::u32_at;
+pub use wal_pages::{StoredTexts, stored_texts};
 
 /// The length of the file's header, which stands on the first page.
 const FILE_HEADER: usize = 100;
@@ -20,8 +26,18 @@ const MAX_ROW: usize = 256 << 20;
 pub struct Pages {
     main: Option<File>,
     wal: Option<(File, WalPages)>,
-    /// The number of pages of the database.
-    pub count: u32,
+    log: Log,
+}
+
+/// What the log is to the database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Log {
+    /// The database's own: its pages take the place of the database's.
+    Own,
+    /// That of another state of the database: its pages are read beside the database's, and none of one leads to the other.
+    Other,
+    /// There is none, or it is not to be read.
+    None,
 }
 
 /// A row as it is stored.
@@ -37,27 +53,54 @@ impl Pages {
     ///
     /// # Errors
     /// The system's.
-    pub fn open(main: &Path, wal: &Path) -> io::Result<Pages> {
-        let main = open_if_exists(main)?;
-        let length = main.as_ref().map_or(Ok(0), |file| file.metadata().map(|meta| meta.len()))?;
-        let mut count = u32::try_from(length / PAGE_SIZE as u64).unwrap_or(u32::MAX);
+    pub fn open(main: &Path, wal: &Path, log: Log) -> io::Result<Pages> {
         let wal = match open_if_exists(wal)? {
-            Some(file) => WalPages::read(&file)?.map(|pages| (file, pages)),
-            None => None,
+            Some(file) if log != Log::None => WalPages::read(&file)?.map(|pages| (file, pages)),
+            _ => None,
         };
-        if let Some((_, pages)) = &wal {
-            count = pages.count;
-        }
-        Ok(Pages { main, wal, count })
+        Ok(Pages { main: open_if_exists(main)?, wal, log })
     }
 
-    /// Calls `each` with every row on an intact page in use, whatever its table. Skips pages that cannot be read.
+    /// Whether the rows are those of one state of the database, so that its counters say how many there should be.
+    pub fn are_of_one_state(&self) -> bool {
+        self.log != Log::Other
+    }
+
+    /// Calls `each` with every row on an intact page in use, whatever its table. Skips pages that cannot be read. The rows
+    /// in another log come first: mostly that is the newer one.
     ///
     /// # Errors
     /// The first of `each`.
     pub fn each_row<E>(&self, mut each: impl FnMut(StoredRow) -> Result<(), E>) -> Result<(), E> {
-        let free = self.free_pages();
-        for number in (1..=self.count).filter(|number| !free.contains(number)) {
+        let main = View { main: self.main.as_ref(), wal: None };
+        let wal = View { main: None, wal: self.wal.as_ref() };
+        if self.log == Log::Other {
+            wal.each_row(&mut each)?;
+            return main.each_row(&mut each);
+        }
+        View { main: main.main, wal: wal.wal }.each_row(&mut each)
+    }
+}
+
+/// The pages that are one state of a database.
+struct View<'a> {
+    main: Option<&'a File>,
+    wal: Option<&'a (File, WalPages)>,
+}
+
+impl View<'_> {
+    /// The number of pages.
+    fn count(&self) -> u32 {
+        let bytes = || self.main.and_then(|file| file.metadata().ok()).map_or(0, |meta| meta.len());
+        self.wal.map_or_else(
+            || u32::try_from(bytes() / PAGE_SIZE as u64).unwrap_or(u32::MAX),
+            |(_, wal)| wal.count,
+        )
+    }
+
+    fn each_row<E>(&self, each: &mut impl FnMut(StoredRow) -> Result<(), E>) -> Result<(), E> {
+        let (free, count) = (self.free_pages(), self.count());
+        for number in (1..=count).filter(|number| !free.contains(number)) {
             let Some(page) = self.page(number) else { continue };
             for row in self.rows_of(&page, if number == 1 { FILE_HEADER } else { 0 }) {
                 each(row)?;
@@ -68,13 +111,13 @@ impl Pages {
 
     fn page(&self, number: u32) -> Option<Vec<u8>> {
         let mut page = vec![0; PAGE_SIZE];
-        if let Some((file, pages)) = &self.wal
+        if let Some((file, pages)) = self.wal
             && let Some(at) = pages.offset(number)
         {
             file.read_exact_at(&mut page, at).ok()?;
         } else {
             let at = u64::from(number.checked_sub(1)?) * PAGE_SIZE as u64;
-            self.main.as_ref()?.read_exact_at(&mut page, at).ok()?;
+            self.main?.read_exact_at(&mut page, at).ok()?;
         }
         Some(page)
     }
@@ -83,7 +126,8 @@ impl Pages {
     fn free_pages(&self) -> HashSet<u32> {
         let mut free = HashSet::new();
         let mut trunk = self.page(1).and_then(|first| u32_at(&first, 32)).unwrap_or(0);
-        while trunk != 0 && trunk <= self.count && free.insert(trunk) {
+        let count = self.count();
+        while trunk != 0 && trunk <= count && free.insert(trunk) {
             let Some(page) = self.page(trunk) else { break };
             let leaves = u32_at(&page, 4).unwrap_or(0) as usize;
             free.extend((0..leaves.min(PAGE_SIZE / 4)).filter_map(|n| u32_at(&page, 8 + 4 * n)));
@@ -126,6 +170,11 @@ impl Pages {
         }
         Some(StoredRow { rowid, columns: columns(&row)? })
     }
+}
+
+/// The rows that stand wholly on a page other than the first.
+pub fn local_rows(page: &[u8]) -> Vec<StoredRow> {
+    View { main: None, wal: None }.rows_of(page, 0)
 }
 
 fn open_if_exists(path: &Path) -> io::Result<Option<File>> {
