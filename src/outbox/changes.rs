@@ -309,7 +309,7 @@ mod tests {
         // The second waits, so the acks of both others stay in the table when the first is settled.
         settle(&mut tables, 1, Settled::Delivered);
         settle(&mut tables, 3, Settled::Delivered);
-        tables.transaction(|tables| tables.compact_some(1, NOW)).unwrap();
+        tables.transaction(|tables| tables.compact_some(1, false, NOW)).unwrap();
         assert_eq!(retry(&mut tables, 1, &items_of(&events[0])), EventOutcome::Requeued);
         settle(&mut tables, 1, Settled::Failed(Reason::new(Code::Refused, "")));
         drop(tables);

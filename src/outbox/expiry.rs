@@ -417,7 +417,7 @@ mod tests {
         deliver(&mut tables, &[numbered_event(0)], BEGAN);
         for (day, indexed) in [(0, 0), (1, 1)] {
             expire(&mut tables, &mut expiry, days(day));
-            tables.transaction(|tables| tables.compact_some(10, days(day))).unwrap();
+            tables.transaction(|tables| tables.compact_some(10, false, days(day))).unwrap();
             assert_eq!(tables.ids.indexed(), indexed, "after {day} days");
         }
     }
@@ -468,7 +468,7 @@ mod tests {
             tables.transaction(|tables| expiry.give_up(tables, Excess::Skipped, 100)).unwrap()
         };
         assert_eq!(give_up(&mut tables), 0);
-        tables.transaction(|tables| tables.compact_some(100, BEGAN)).unwrap();
+        tables.transaction(|tables| tables.compact_some(100, false, BEGAN)).unwrap();
         assert_eq!(give_up(&mut tables), 10);
         let again = append(&mut tables, &events, BEGAN);
         assert!(matches!(again, Appended::Stored { stored: 0, duplicates: 10, .. }), "{again:?}");

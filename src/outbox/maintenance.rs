@@ -35,6 +35,8 @@ const EMPTY_INTERVAL: Duration = Duration::from_secs(10);
 const EXPIRE_INTERVAL: Duration = Duration::from_secs(30);
 /// Free pages given back in one step (4 MiB), and the least that is worth a step.
 const SHRINK_PAGES: u64 = 1_024;
+/// Free bytes of the disk below which as little as possible is written at once: what a large commit may take.
+const TIGHT: u64 = 16 << 20;
 /// Time for which emptying the log on a full disk waits for the snapshot that the sender reads at that moment.
 pub(super) const READER_TIMEOUT: Duration = Duration::from_millis(50);
 
@@ -209,10 +211,23 @@ impl Maintenance {
             }
         }
         if is_idle && tables.store.size()?.free_pages > SHRINK_PAGES {
-            tables.store.shrink(SHRINK_PAGES)?;
+            tables.store.shrink(self.shrink_pages(tables))?;
             self.wal.set_used();
         }
         self.store_clock(tables)
+    }
+
+    /// Whether the disk has little room, as of the last run.
+    pub(super) fn is_tight(&self) -> bool {
+        self.wal.free() < TIGHT
+    }
+
+    /// The free pages to be given back in one step. Pages that move for that take as much room in the log: no more than there is
+    /// on a disk that is nearly full.
+    fn shrink_pages(&self, tables: &Tables) -> u64 {
+        const PAGE: u64 = 4 << 10;
+        disk::space_of(&tables.store.path)
+            .map_or(SHRINK_PAGES, |disk| (disk.free / (4 * PAGE)).clamp(1, SHRINK_PAGES))
     }
 
     /// Notices a step of the wall clock.

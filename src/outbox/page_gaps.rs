@@ -243,7 +243,7 @@ mod tests {
             let events: Vec<_> = (0..count).map(|n| event(&mut self.rng, self.next + n)).collect();
             self.next += count;
             let append = |tables: &mut Tables| {
-                tables.compact_some(16, NOW)?;
+                tables.compact_some(16, false, NOW)?;
                 Append::run(tables, &events, &[], NOW)
             };
             let Appended::Stored { enqueued, .. } = self.tables.transaction(append).unwrap() else {

@@ -190,12 +190,19 @@ impl Tables {
     }
 
     /// Compacts at least `rows` items and ids, and more of them the more were added since the last compaction: in one
-    /// transaction or in several, of which some may have given up history.
-    pub(super) fn compact_some(&mut self, rows: usize, now: Timestamp) -> Result<(), rusqlite::Error> {
+    /// transaction or in several, of which some may have given up history. `is_tight`: the disk has little room, so few items
+    /// are settled, and at once.
+    pub(super) fn compact_some(
+        &mut self,
+        rows: usize,
+        is_tight: bool,
+        now: Timestamp,
+    ) -> Result<(), rusqlite::Error> {
         let ids = rows.max(3 * std::mem::take(&mut self.added.ids));
         self.ids.index_some(&self.store.conn, self.next_seq - 1, ids)?;
-        let is_due = self.added.acks >= COMPACT_AT;
-        let acks = rows.max(2 * if is_due { std::mem::take(&mut self.added.acks) } else { 0 });
+        let is_due = is_tight || self.added.acks >= COMPACT_AT;
+        let added = if is_due { std::mem::take(&mut self.added.acks) } else { 0 };
+        let acks = if is_tight { rows } else { rows.max(2 * added) };
         self.acks.compact_some(&self.store.conn, &self.retention, &mut self.counters, is_due, acks, now)
     }
 
@@ -214,9 +221,9 @@ impl Tables {
         self.acks.is_compacting() || self.ids.is_indexing()
     }
 
-    /// Whether every accepted item is settled.
+    /// Whether every accepted item is settled. After a transaction that has failed, that is not known before the next.
     pub(super) fn is_compact(&self) -> bool {
-        self.acks.is_empty()
+        self.is_loaded && self.acks.is_empty()
     }
 
     /// Settles every accepted item.

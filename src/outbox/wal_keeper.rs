@@ -56,6 +56,11 @@ impl WalKeeper {
         self.lock.confirm_commit()
     }
 
+    /// Free bytes of the disk at the last maintenance.
+    pub(super) fn free(&self) -> u64 {
+        self.free
+    }
+
     /// Reads how much room the disk has.
     pub(super) fn measure_disk(&mut self, db: &Store) {
         self.free = free_bytes(&db.path);

@@ -74,6 +74,7 @@ pub(super) fn start(
         suppression,
         alarm,
         is_idle: false,
+        idle_step: COMPACT_WHEN_IDLE,
         maintained: Instant::now(),
         waiting: Vec::new(),
         due: None,
@@ -113,6 +114,8 @@ struct WriterThread {
     alarm: Alarm,
     /// Whether the last maintenance left nothing to do, and no command has come since.
     is_idle: bool,
+    /// Rows that are compacted at once when there is nothing else to do; fewer than [`COMPACT_WHEN_IDLE`] on a full disk.
+    idle_step: usize,
     /// When maintenance last ran.
     maintained: Instant,
     /// Commands that wait for the next commit.
@@ -202,11 +205,14 @@ impl WriterThread {
         if is_stop { Round::Stop } else { Round::Busy }
     }
 
-    /// Commits the commands that wait and compacts at least `rows` rows; then answers.
-    fn commit_waiting(&mut self, rows: usize) {
+    /// Commits the commands that wait and compacts at least `rows` rows; then answers. Returns whether there was room for
+    /// that.
+    fn commit_waiting(&mut self, rows: usize) -> bool {
         self.due = None;
         let commands = std::mem::take(&mut self.waiting);
-        match self.commit(&commands, Some(rows)) {
+        let committed = self.commit(&commands, Some(rows));
+        let has_room = !committed.as_ref().is_err_and(|e| e.is_full());
+        match committed {
             Err(full) if full.is_full() => {
                 // Events are safe in the spool; deliveries must be recorded, or they are sent again.
                 let is_append = |c: &WriterCommand| matches!(c, WriterCommand::Append { .. });
@@ -231,6 +237,7 @@ impl WriterThread {
         if !self.alarm.is_raised() {
             self.maintenance.shorten_wal(&self.tables);
         }
+        has_room
     }
 
     /// Commits with what room can be gained: that of the write-ahead log, then that of the reserve file.
@@ -260,10 +267,11 @@ impl WriterThread {
         }
         let now = self.clock.now();
         self.is_idle = false;
+        let is_tight = self.maintenance.is_tight();
         let committed = self.tables.transaction(|tables| {
             if let Some(rows) = compact {
                 // Before the appends: they use the pages again that this frees, which are then not written for being zeroed.
-                tables.compact_some(rows, now)?;
+                tables.compact_some(rows, is_tight, now)?;
             }
             let mut outcomes = Vec::new();
             for command in commands {
@@ -361,8 +369,12 @@ impl WriterThread {
 
     /// Compacts while there is nothing else to do, and empties the write-ahead log when that is done.
     fn continue_compaction(&mut self) {
-        // An error ends the compaction, or the writer.
-        self.commit_waiting(COMPACT_WHEN_IDLE);
+        // An error ends the compaction, or the writer. What is erased takes room in the log first: on a full disk, a step is
+        // made smaller until it fits, or nothing would ever become free.
+        self.idle_step = match self.commit_waiting(self.idle_step) {
+            true => (2 * self.idle_step).min(COMPACT_WHEN_IDLE),
+            false => (self.idle_step / 4).max(1),
+        };
         if !self.tables.is_compacting() && !self.alarm.is_raised() {
             self.maintenance.empty_wal(&self.tables.store, Duration::ZERO);
         }
