@@ -2,7 +2,6 @@
 
 use super::appended::{Appended, Enqueued, FirstEvent, ReusedId};
 use super::counters::event_bytes;
-use super::destinations::KOALA;
 use super::id_segment::{IdHash, Known, hash_id};
 use super::items::EventItems;
 use super::row::{Addressee, NewEvent, NewItem, QueuedItem, Settled, State};
@@ -175,23 +174,10 @@ impl<'a> Append<'a> {
             }
             // The event takes its room once, whatever the number of its items.
             let bytes = if is_first { event_bytes(event.body.len() as i64) } else { 0 };
-            self.tables
-                .cached(
-                    "INSERT INTO queue (id, seq, destination, mapping, ordering_key, owner, bytes, queued_after)
-                     VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
-                )?
-                .execute(params![
-                    id,
-                    event_seq,
-                    KOALA,
-                    &*item.mapping,
-                    ordering_key.0,
-                    event.owner,
-                    bytes
-                ])?;
-            self.tables.counters.add_queued(event.owner, bytes);
+            let queued = QueuedItem { seq: id, key: *ordering_key, owner: event.owner };
+            self.tables.enqueue(&queued, event_seq, &item.mapping, bytes, 0)?;
             self.enqueued.is_stale |= self.tables.keying.is_stale(*keying);
-            self.enqueued.items.push(QueuedItem { seq: id, key: *ordering_key, owner: event.owner });
+            self.enqueued.items.push(queued);
             id += 1;
         }
         self.tables.next_seq = id.max(seq + 1);

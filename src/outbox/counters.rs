@@ -7,6 +7,7 @@
 
 use super::destinations::KOALA;
 use super::meta::{self, HISTORY_SINCE, IDS_REMEMBERED_SINCE};
+use super::pages::record::{OVERFLOW_ROOM, PAGE_SIZE, local_length};
 use super::row::State;
 use crate::clock::Timestamp;
 use crate::reason::Code;
@@ -38,31 +39,21 @@ const OF_EVENTS: i64 = 0;
 /// owner of many small events would seem to hold little of what they fill.
 const ROW_BYTES: i64 = 210;
 
-/// From SQLite's file format: the bytes of a leaf for rows, the longest row that stands wholly on it, the part of a longer one
-/// that stays there at least, and the bytes of each page that the rest of it fills.
-const LEAF: i64 = 4_096 - 8;
-const MAX_LOCAL: i64 = 4_096 - 35;
-const MIN_LOCAL: i64 = (4_096 - 12) * 32 / 255 - 23;
-const OVERFLOW: i64 = 4_096 - 4;
+/// The bytes of a leaf for rows: a page without its header.
+const LEAF: usize = PAGE_SIZE - 8;
 /// Of a row in `bodies` beside the body: its length, number, header, place on the page, and the person's name.
-const BODY_COLUMNS: i64 = 24;
+const BODY_COLUMNS: usize = 24;
 
 /// The bytes of disk that an event with a body of that length takes; 0: its body is not kept.
 pub(super) fn event_bytes(body: i64) -> i64 {
     if body == 0 {
         return ROW_BYTES;
     }
-    let row = body + BODY_COLUMNS;
-    let (local, overflow) = match row {
-        ..=MAX_LOCAL => (row, 0),
-        _ => {
-            let fitting = MIN_LOCAL + (row - MIN_LOCAL) % OVERFLOW;
-            let local = if fitting <= MAX_LOCAL { fitting } else { MIN_LOCAL };
-            (local, (row - local + OVERFLOW - 1) / OVERFLOW * 4_096)
-        }
-    };
+    let row = body as usize + BODY_COLUMNS;
+    let local = local_length(row, true);
+    let overflow = (row - local).div_ceil(OVERFLOW_ROOM) * PAGE_SIZE;
     // Rows of half a page and more waste what they leave of it.
-    ROW_BYTES + 4_096 / (LEAF / local).max(1) + overflow
+    ROW_BYTES + (PAGE_SIZE / (LEAF / local).max(1) + overflow) as i64
 }
 
 /// The counters, and the oldest pending event.

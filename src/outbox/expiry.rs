@@ -10,8 +10,7 @@
 
 use super::counters::event_bytes;
 use super::id_index::Oldest;
-use super::id_segment::SEGMENT_AGE;
-use super::id_segment::hash_id_text;
+use super::id_segment::{SEGMENT_AGE, hash_id_text};
 use super::meta::{self, HISTORY_SINCE, IDS_REMEMBERED_SINCE};
 use super::row::State;
 use super::settled_row::SettledRow;

@@ -14,7 +14,7 @@
 //! segments. So the id of an event is always the one that its row holds: an event that is stored under another id than it
 //! came with gets that one before it is appended.
 //!
-//! A seal of few ids (the agent is idle or stops) takes up the newest segments that are no larger than it. So there is about
+//! A seal of few ids (a day has passed, or history is given up) takes up the newest segments that are no larger than it. So there is about
 //! a segment for each 100,000 to 200,000 ids, however often the agent seals.
 
 use super::id_rebuild::IdRebuild;

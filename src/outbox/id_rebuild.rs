@@ -16,8 +16,7 @@
 //! an id may come again once its event was erased or forgotten.
 
 use super::id_rewrite::SegmentWriter;
-use super::id_segment::hash_id_text;
-use super::id_segment::{Coverage, Entry, IdHash, Known, Run, SEGMENT_AGE, Segment};
+use super::id_segment::{Coverage, Entry, IdHash, Known, Run, SEGMENT_AGE, Segment, hash_id_text};
 use super::meta::{self, IDS_INDEXED};
 use crate::clock::Timestamp;
 use rusqlite::{Connection, Rows, params};

@@ -5,6 +5,7 @@
 //! about 1,000 bytes would overflow its page in a table WITHOUT ROWID; in a table with row ids it may fill the page.
 
 use super::id_filter::IdFilter;
+use super::pages::record::{OVERFLOW_ROOM, PAGE_SIZE};
 use crate::clock::Timestamp;
 use crate::event::MessageId;
 use rusqlite::{Connection, OptionalExtension, ffi, params};
@@ -359,11 +360,7 @@ impl Segment {
 
     /// Bytes of the pages that the segment takes on the disk, but for a few of the tables' inner pages.
     pub(super) fn bytes(&self) -> u64 {
-        // A page of a row that does not fit into one leads to the next by its first four bytes.
-        let row_pages = (self.filter.size() + self.run.fences.as_flattened().len()).div_ceil(PAGE - 4);
-        ((self.run.chunks() + row_pages) * PAGE) as u64
+        let row_pages = (self.filter.size() + self.run.fences.as_flattened().len()).div_ceil(OVERFLOW_ROOM);
+        ((self.run.chunks() + row_pages) * PAGE_SIZE) as u64
     }
 }
-
-/// SQLite's default, and so the outbox's.
-const PAGE: usize = 4_096;

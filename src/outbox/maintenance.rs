@@ -6,6 +6,7 @@ use super::alarm::Alarm;
 use super::expiry::{Excess, Expiry};
 use super::lock::Lock;
 use super::meta;
+use super::pages::record::PAGE_SIZE;
 use super::replaced_files::check_files;
 use super::reserve::ReserveFile;
 use super::retention_clock::{ClockStep, RetentionClock};
@@ -114,11 +115,10 @@ impl Maintenance {
     /// Runs once a second, or seldom while there is nothing to do. An error here is no worse than not having run yet.
     /// Returns whether nothing is left to do.
     pub(super) fn run(&mut self, tables: &mut Tables, is_idle: bool) -> bool {
-        self.wal.measure_disk(&tables.store);
+        let disk = self.wal.measure_disk(&tables.store);
         tables.store.resume_overwriting();
         let min_free = &tables.retention.config.min_free;
-        self.is_disk_short =
-            disk::space_of(&tables.store.path).is_some_and(|disk| disk.free < min_free.bytes(disk.total));
+        self.is_disk_short = disk.is_some_and(|disk| disk.free < min_free.bytes(disk.total));
         if let Err(e) = self.run_steps(tables, is_idle) {
             self.report(e);
         }
@@ -225,7 +225,7 @@ impl Maintenance {
     /// The free pages to be given back in one step. Pages that move for that take as much room in the log: no more than there is
     /// on a disk that is nearly full.
     fn shrink_pages(&self, tables: &Tables) -> u64 {
-        const PAGE: u64 = 4 << 10;
+        const PAGE: u64 = PAGE_SIZE as u64;
         disk::space_of(&tables.store.path)
             .map_or(SHRINK_PAGES, |disk| (disk.free / (4 * PAGE)).clamp(1, SHRINK_PAGES))
     }

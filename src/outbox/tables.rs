@@ -7,6 +7,7 @@
 use super::OutboxError;
 use super::ack_log::AckLog;
 use super::counters::{ByteCounts, CounterChanges};
+use super::destinations::KOALA;
 use super::failures::FailureLog;
 use super::id_index::IdIndex;
 use super::items::EventItems;
@@ -261,6 +262,26 @@ impl Tables {
     /// Whether an item was erased while a request with it was in flight.
     pub(super) fn is_removed(&self, seq: i64) -> bool {
         !self.removed.is_empty() && self.removed.contains(&seq)
+    }
+
+    /// Stores and counts an item of the queue. `event_seq` is the number of an event with several items; acks up to the number
+    /// `queued_after` are of an item that had this one's number before.
+    pub(super) fn enqueue(
+        &mut self,
+        item: &QueuedItem,
+        event_seq: Option<i64>,
+        mapping: &str,
+        bytes: i64,
+        queued_after: i64,
+    ) -> Result<(), rusqlite::Error> {
+        let QueuedItem { seq: id, key, owner } = item;
+        self.cached(
+            "INSERT INTO queue (id, seq, destination, mapping, ordering_key, owner, bytes, queued_after)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![id, event_seq, KOALA, mapping, key.0, owner, bytes, queued_after])?;
+        self.counters.add_queued(*owner, bytes);
+        Ok(())
     }
 
     pub(super) fn cached(&self, sql: &str) -> Result<CachedStatement<'_>, rusqlite::Error> {

@@ -2,9 +2,8 @@
 
 use super::ack_map::Ack;
 use super::counters::event_bytes;
-use super::destinations::KOALA;
 use super::items::EventItems;
-use super::row::{Addressee, NewItem, Settled, State};
+use super::row::{Addressee, NewItem, QueuedItem, Settled, State};
 use super::settled_row::SettledRow;
 use super::tables::Tables;
 use crate::clock::Timestamp;
@@ -211,22 +210,9 @@ impl Transitions<'_> {
                 self.tables.set_person(seq, person.as_str())?;
             }
             n += 1;
-            self.tables
-                .cached(
-                    "INSERT INTO queue (id, seq, destination, mapping, ordering_key, owner, bytes, queued_after)
-                     VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                )?
-                .execute(params![
-                    id,
-                    event_seq,
-                    KOALA,
-                    &*item.mapping,
-                    ordering_key.0,
-                    owner,
-                    bytes,
-                    self.tables.acks.last_stored()
-                ])?;
-            self.tables.counters.add_queued(owner, bytes);
+            let queued = QueuedItem { seq: id, key: *ordering_key, owner };
+            let queued_after = self.tables.acks.last_stored();
+            self.tables.enqueue(&queued, event_seq, &item.mapping, bytes, queued_after)?;
             bytes = 0;
             if self.tables.keying.is_stale(*keying) {
                 self.tables.keying.add_stale(&self.tables.store.conn, id..id + 1)?;

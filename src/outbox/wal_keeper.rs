@@ -7,8 +7,7 @@ use super::stats::OutboxStats;
 use super::store::Store;
 use crate::clock::Timestamp;
 use crate::config;
-use crate::disk;
-use std::path::Path;
+use crate::disk::{self, DiskSpace};
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -34,7 +33,7 @@ pub(super) struct WalKeeper {
 
 impl WalKeeper {
     pub(super) fn new(db: &Store, lock: Arc<Lock>, stats: Arc<OutboxStats>) -> WalKeeper {
-        WalKeeper { lock, stats, is_empty: false, free: free_bytes(&db.path) }
+        WalKeeper { lock, stats, is_empty: false, free: free_bytes(disk::space_of(&db.path)) }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -61,9 +60,11 @@ impl WalKeeper {
         self.free
     }
 
-    /// Reads how much room the disk has.
-    pub(super) fn measure_disk(&mut self, db: &Store) {
-        self.free = free_bytes(&db.path);
+    /// Reads how much room the disk has; `None`: that cannot be read.
+    pub(super) fn measure_disk(&mut self, db: &Store) -> Option<DiskSpace> {
+        let disk = disk::space_of(&db.path);
+        self.free = free_bytes(disk);
+        disk
     }
 
     /// Copies the log after a commit if it is long. Returns `true` if the log is to be emptied instead: it is over its
@@ -72,7 +73,7 @@ impl WalKeeper {
         let bytes = self.stats.wal_bytes();
         let is_long = db.wal_pages() > MAX_PAGES;
         // The disk is asked again only where there was little room at the last maintenance.
-        let needs_room = bytes > self.free / 4 && bytes > free_bytes(&db.path);
+        let needs_room = bytes > self.free / 4 && bytes > free_bytes(disk::space_of(&db.path));
         let is_too_large = bytes > MAX_BYTES || needs_room;
         self.stats.wal_is_long.store(is_long || is_too_large, Relaxed);
         if is_long && !is_too_large {
@@ -116,7 +117,7 @@ impl WalKeeper {
     }
 }
 
-/// Free bytes of that file's disk; the largest number where they cannot be read.
-fn free_bytes(path: &Path) -> u64 {
-    disk::space_of(path).map_or(u64::MAX, |disk| disk.free)
+/// Free bytes of a disk; the largest number where they cannot be read.
+fn free_bytes(disk: Option<DiskSpace>) -> u64 {
+    disk.map_or(u64::MAX, |disk| disk.free)
 }

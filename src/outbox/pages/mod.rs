@@ -5,7 +5,7 @@
 pub(super) mod record;
 mod wal_pages;
 
-use record::{ByteReader, PAGE_SIZE, columns, u16_at};
+use record::{ByteReader, OVERFLOW_ROOM, PAGE_SIZE, columns, local_length, u16_at};
 use rusqlite::types::Value;
 use std::collections::HashSet;
 use std::fs::File;
@@ -153,18 +153,15 @@ impl View<'_> {
         let mut cell = ByteReader { bytes: page.get(at..)? };
         let length = usize::try_from(cell.varint()?).ok().filter(|length| *length <= MAX_ROW)?;
         let rowid = if has_rowid { Some(cell.varint()?) } else { None };
-        // From the file format: a row up to this length stands wholly on its page.
-        let max_local = if has_rowid { PAGE_SIZE - 35 } else { (PAGE_SIZE - 12) * 64 / 255 - 23 };
-        if length <= max_local {
-            return Some(StoredRow { rowid, columns: columns(cell.take(length)?)? });
+        let local = cell.take(local_length(length, has_rowid))?;
+        if local.len() == length {
+            return Some(StoredRow { rowid, columns: columns(local)? });
         }
-        let min_local = (PAGE_SIZE - 12) * 32 / 255 - 23;
-        let fitting = min_local + (length - min_local) % (PAGE_SIZE - 4);
-        let mut row = cell.take(if fitting <= max_local { fitting } else { min_local })?.to_vec();
+        let mut row = local.to_vec();
         let mut next = u32_at(cell.bytes, 0)?;
         while row.len() < length {
             let page = self.page(next)?;
-            let rest = (length - row.len()).min(PAGE_SIZE - 4);
+            let rest = (length - row.len()).min(OVERFLOW_ROOM);
             row.extend_from_slice(&page[4..4 + rest]);
             next = u32_at(&page, 0)?;
         }

@@ -4,6 +4,20 @@ use rusqlite::types::Value;
 
 /// The size of a page. It is SQLite's default, which this outbox never changes.
 pub const PAGE_SIZE: usize = 4_096;
+/// What an overflow page holds of a row; its first four bytes are the number of the next one.
+pub const OVERFLOW_ROOM: usize = PAGE_SIZE - 4;
+
+/// How many bytes of a row of that length stand on its own page; the rest is on overflow pages
+/// (<https://sqlite.org/fileformat2.html#b_tree_pages>). `has_rowid`: the row is of a table with row numbers.
+pub const fn local_length(length: usize, has_rowid: bool) -> usize {
+    let max = if has_rowid { PAGE_SIZE - 35 } else { (PAGE_SIZE - 12) * 64 / 255 - 23 };
+    if length <= max {
+        return length;
+    }
+    let min = (PAGE_SIZE - 12) * 32 / 255 - 23;
+    let fitting = min + (length - min) % OVERFLOW_ROOM;
+    if fitting <= max { fitting } else { min }
+}
 
 /// The columns of a record; `None`: it is damaged.
 pub fn columns(record: &[u8]) -> Option<Vec<Value>> {
